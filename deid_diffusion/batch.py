@@ -1,0 +1,193 @@
+"""The loop over photos: each one is read, de-identified, written and recorded, and a bad one stops only itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deid_diffusion import images, report
+from deid_diffusion.errors import DeidError, ImageError, one_line
+from deid_diffusion.files import prepare_folder
+from deid_diffusion.planning import Job, Plan
+from deid_diffusion.report import ImageReport
+
+if TYPE_CHECKING:
+    from deid_diffusion.anonymizer import Anonymizer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How photos are processed; see `Anonymizer.__call__`.
+
+    Attributes:
+        steps: denoising steps; None is the model's default.
+        seed: makes a run repeatable, and so its faces linkable; None is fresh randomness.
+        batch_size: faces in one denoising run.
+        require_face: a photo with no face fails instead of being written.
+    """
+
+    steps: int | None = None
+    seed: int | None = None
+    batch_size: int = 8
+    require_face: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job.
+
+    Attributes:
+        report: the record of the photo.
+        message: one line for the user if the photo failed, else None.
+        unexpected: the exception behind the failure if it was none that a user can act on.
+    """
+
+    report: ImageReport
+    message: str | None = None
+    unexpected: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of a run: photos by what became of them, and faces by what was done to them."""
+
+    done: int = 0
+    no_face: int = 0
+    failed: int = 0
+    internal: int = 0
+    replaced: int = 0
+    covered: int = 0
+
+    def add(self, outcome: Outcome) -> Tally:
+        """The counts with one more photo."""
+        status = outcome.report.status
+        covered = sum(face.action == "covered" for face in outcome.report.faces)
+        return replace(
+            self,
+            done=self.done + (status == "done"),
+            no_face=self.no_face + (status == "no_face"),
+            failed=self.failed + (status == "failed"),
+            internal=self.internal + (outcome.unexpected is not None),
+            replaced=self.replaced + len(outcome.report.faces) - covered,
+            covered=self.covered + covered,
+        )
+
+    @property
+    def photos(self) -> int:
+        """Photos so far, whatever became of them."""
+        return self.done + self.no_face + self.failed
+
+    @property
+    def exit_code(self) -> int:
+        """1 an internal error, else 2 an unreadable photo, else 3 a face covered instead of replaced, else 0."""
+        if self.internal:
+            return 1
+        return 2 if self.failed else 3 if self.covered else 0
+
+
+def run(
+    plan: Plan, load: Callable[[], Anonymizer], settings: Settings, report_file: Path | None = None
+) -> Iterator[Outcome]:
+    """Process the jobs of a plan one by one.
+
+    Args:
+        plan: the jobs.
+        load: makes the anonymizer; called once, when the first photo has been read.
+        settings: for all photos.
+        report_file: JSON-lines file that gets each photo's record before the next photo is begun.
+
+    Raises:
+        DeidError: the model cannot be loaded or the record cannot be written. A photo's own errors become outcomes.
+    """
+    for job in plan.jobs:
+        if job.holds_original:
+            job.target.unlink(missing_ok=True)  # whatever happens next, the photo is not left under the result's name
+    loaded: list[Anonymizer] = []
+
+    def anonymizer() -> Anonymizer:
+        if not loaded:
+            loaded.append(load())
+        return loaded[0]
+
+    versions = report.versions()
+    for job in plan.jobs:
+        outcome = _run_job(job, anonymizer, settings)
+        model = loaded[0].model_name if loaded else None
+        outcome = replace(outcome, report=replace(outcome.report, model=model, versions=versions))
+        if report_file is not None:
+            _record(report_file, job, outcome.report)
+        yield outcome
+
+
+def _run_job(job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings) -> Outcome:
+    """One photo from file to file. Raises only what `anonymizer` raises, when the model cannot be loaded."""
+    start = time.perf_counter()
+    failed = ImageReport(job.input_name, None, "failed")
+    try:
+        images.output_format(job.target)
+        prepare_folder(job.target.parent)
+        photo = images.read(job.source)
+        height, width = photo.pixels.shape[:2]
+        failed = replace(failed, input_sha256=photo.sha256, width=width, height=height)
+        images.check_target(job.target, (height, width), photo.alpha)
+    except ImageError as error:
+        return _failure(job, failed, start, error)
+    except Exception as error:
+        return _internal(job, failed, start, error)
+    model = anonymizer()
+    try:
+        result = model(photo.pixels, steps=settings.steps, seed=settings.seed, batch_size=settings.batch_size)
+        if settings.require_face and not result.faces:
+            raise ImageError(f"{job.source}: no face found, and --require-face asks for one: nothing written")
+        digest = images.write(
+            job.target,
+            np.asarray(result.image),
+            alpha=photo.alpha,
+            icc_profile=photo.icc_profile,
+            overwrite=job.replace,
+            ai_edited=any(face.action == "replaced" for face in result.faces),
+        )
+    except DeidError as error:
+        return _failure(job, failed, start, error)
+    except Exception as error:
+        return _internal(job, failed, start, error)
+    done = replace(
+        failed,
+        status="done" if result.faces else "no_face",
+        output=job.output_name,
+        output_sha256=digest,
+        faces=result.faces,
+        seconds=_since(start),
+    )
+    return Outcome(done)
+
+
+def _failure(job: Job, failed: ImageReport, start: float, error: DeidError) -> Outcome:
+    public = str(error).replace(str(job.target), job.output_name).replace(str(job.source), job.input_name)
+    return Outcome(replace(failed, error=one_line(public), seconds=_since(start)), one_line(error))
+
+
+def _internal(job: Job, failed: ImageReport, start: float, error: Exception) -> Outcome:
+    """The record names the kind of error only: the text of a foreign exception may hold paths of this machine."""
+    kind = f"internal error: {type(error).__name__}"
+    message = one_line(f"{job.source}: {kind}: {error} (please report; DEID_DEBUG=1 shows more)")
+    return Outcome(replace(failed, error=kind, seconds=_since(start)), message, error)
+
+
+def _record(report_file: Path, job: Job, record: ImageReport) -> None:
+    """Append the record; a new result that could not be recorded is withdrawn, so that the next run makes it again."""
+    try:
+        report.append(report_file, record)
+    except BaseException:
+        if record.output is not None and not job.replace:
+            job.target.unlink(missing_ok=True)
+        raise
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 3)

@@ -1,0 +1,71 @@
+"""The demonstration: one well-known photo, its result, the two side by side with the map, and the record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deid_diffusion import images, report
+from deid_diffusion.errors import DeidError
+from deid_diffusion.files import prepare_folder, write_atomic
+from deid_diffusion.preview import draw_maps, side_by_side
+from deid_diffusion.report import ImageReport
+
+if TYPE_CHECKING:
+    from deid_diffusion.anonymizer import Anonymizer
+
+NAMES = ("demo.png", "astronaut.png", "demo.json")
+"""The three files: original, map and result side by side; the result; the record."""
+
+
+def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
+    """De-identify scikit-image's astronaut photo (NASA, public domain), (512, 512, 3) uint8 RGB, without network.
+
+    Args:
+        anonymizer: with its model loaded.
+        folder: gets the files of `NAMES`, which replace those of an earlier demo.
+
+    Returns:
+        The record. Its input hash is of the pixels' bytes, as there is no input file.
+
+    Raises:
+        DeidError: scikit-image is missing, or the folder cannot be written.
+    """
+    prepare_folder(folder)
+    start = time.perf_counter()
+    pixels = _astronaut()
+    result = anonymizer(pixels)
+    edited = np.asarray(result.image)
+    panels = [("original", pixels), ("semantic map", draw_maps(pixels, anonymizer.analyse(pixels))), ("result", edited)]
+    picture, photo, record_file = (folder / name for name in NAMES)
+    digest = images.write(photo, edited, overwrite=True)
+    images.write(picture, side_by_side(panels), overwrite=True)
+    record = ImageReport(
+        input="skimage.data.astronaut()",
+        output=photo.name,
+        status="done" if result.faces else "no_face",
+        input_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        output_sha256=digest,
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        faces=result.faces,
+        model=anonymizer.model_name,
+        versions=report.versions(),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+    text = json.dumps(json.loads(record.to_json()), indent=2) + "\n"
+    write_atomic(record_file, text.encode(), overwrite=True)
+    return record
+
+
+def _astronaut() -> np.ndarray:
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise DeidError("the demo's photo is in scikit-image: pip install scikit-image") from error
+    return np.ascontiguousarray(data.astronaut())

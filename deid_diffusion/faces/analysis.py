@@ -1,0 +1,82 @@
+"""Everything that is known of one detected face before it is replaced: crop, mesh, map and mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .crop import extract, frame_from_box, frame_from_mesh, invert, transform
+from .detected_face import DetectedFace
+from .landmarks import Landmarker
+from .mask import DILATION, box_outline, face_outline, paste_alpha, union_outline
+from .semantic_map import draw_semantic_map, mean_mesh
+
+_LOOK = 320  # side of the crop in which the mesh is sought, in pixels
+_NO_MESH_DILATION = 1.4 * DILATION  # the mask of a face whose outline is guessed reaches further
+
+
+@dataclass(frozen=True)
+class FaceAnalysis:
+    """One face of one photo.
+
+    Attributes:
+        face: what the detector said.
+        matrix: (2, 3) float32, photo pixels to crop pixels.
+        mesh: (478, 2) float32 crop pixels, or None when the landmarker found none.
+        semantic_map: (S, S) uint8 labels in the crop.
+        alpha: (H, W) float32 in the photo: 1 where the face is replaced, falling to 0 around it.
+    """
+
+    face: DetectedFace
+    matrix: np.ndarray
+    mesh: np.ndarray | None
+    semantic_map: np.ndarray
+    alpha: np.ndarray
+
+
+def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, size: int) -> FaceAnalysis:
+    """Fit mesh, crop, map and mask to a detected face; without a mesh they come from its box and five points.
+
+    Args:
+        photo: (H, W, 3) uint8 RGB.
+        face: a detection in that photo.
+        landmarker: finds the mesh in a crop around the detection.
+        size: side of the face crop, in pixels.
+    """
+    mesh = _mesh_in_photo(photo, face, landmarker)
+    if mesh is None:
+        matrix = frame_from_box(face.box, face.points, size)
+        points = None if face.points is None else transform(face.points, matrix)
+        guess = mean_mesh(size, points)
+        outline = union_outline(face_outline(guess), box_outline(face.box, matrix))
+        alpha = paste_alpha(outline, matrix, photo.shape[:2], size, _NO_MESH_DILATION)
+        return FaceAnalysis(face, matrix, None, draw_semantic_map(guess, size), alpha)
+    matrix = frame_from_mesh(mesh, size)
+    mesh = transform(mesh, matrix)
+    alpha = paste_alpha(face_outline(mesh), matrix, photo.shape[:2], size)
+    return FaceAnalysis(face, matrix, mesh, draw_semantic_map(mesh, size), alpha)
+
+
+def cover_alpha(photo_shape: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
+    """(H, W) float32 mask of a box grown by a fifth on each side: the last resort when ``analyse_face`` fails."""
+    x0, y0, x1, y1 = box
+    width, height = 0.2 * (x1 - x0) + 1, 0.2 * (y1 - y0) + 1
+    alpha = np.zeros(photo_shape, np.float32)
+    top, left = max(0, int(y0 - 1.5 * height)), max(0, int(x0 - width))
+    alpha[top : max(0, int(np.ceil(y1 + height))), left : max(0, int(np.ceil(x1 + width)))] = 1
+    return alpha
+
+
+def _mesh_in_photo(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker) -> np.ndarray | None:
+    """(478, 2) photo pixels; None when there is no mesh, or the mesh belongs to another face nearby."""
+    look = frame_from_box(face.box, face.points, _LOOK)
+    mesh = landmarker(extract(photo, look, _LOOK))
+    if mesh is None:
+        return None
+    mesh = transform(mesh, invert(look))
+    low, high = mesh.min(0), mesh.max(0)
+    x0, y0, x1, y1 = face.box
+    inside = np.maximum(0, np.minimum(high, (x1, y1)) - np.maximum(low, (x0, y0))).prod()
+    both = (high - low).prod() + (x1 - x0) * (y1 - y0) - inside
+    return mesh if inside > 0.35 * both else None

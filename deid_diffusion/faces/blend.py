@@ -1,0 +1,79 @@
+"""The finished picture: it starts with every face opaque, and replacements are pasted in."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .crop import invert, warp
+
+FILL = (128, 128, 128)
+"""What a covered face looks like; also what the generator sees in a face's place."""
+
+
+def erase(photo: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """A copy of a (H, W, 3) uint8 photo in which every pixel of the (H, W) bool mask is ``FILL``."""
+    erased = photo.copy()
+    erased[gone] = FILL
+    return erased
+
+
+class Canvas:
+    """A picture in the making. Whatever happens, no pixel of an original face is on it.
+
+    On construction every face is opaque; ``paste`` puts a replacement over one. The ring around a face, where a
+    replacement is feathered into the photo, still shows the photo (it lies outside the face); ``cover`` makes the ring
+    opaque too. Pixels that no alpha touches stay bit-identical to the photo.
+    """
+
+    def __init__(self, photo: np.ndarray, alphas: list[np.ndarray]) -> None:
+        """Takes a (H, W, 3) uint8 photo and the (H, W) float32 alpha of each face."""
+        self.pixels = photo.copy()
+        self._alphas = alphas
+        for alpha in alphas:
+            self.pixels[alpha >= 1] = FILL
+
+    def paste(self, index: int, crop: np.ndarray, matrix: np.ndarray) -> None:
+        """Put a (S, S, 3) uint8 replacement over face ``index``, by its (2, 3) crop matrix."""
+        alpha = self._alphas[index]
+        ys, xs = np.nonzero(alpha.any(1))[0], np.nonzero(alpha.any(0))[0]
+        if not len(ys):
+            return
+        y0, y1, x0, x1 = ys[0], ys[-1] + 1, xs[0], xs[-1] + 1
+        shifted = invert(matrix)
+        shifted[:, 2] -= (x0, y0)
+        patch = warp(crop, shifted, (int(x1 - x0), int(y1 - y0))).astype(np.float32)
+        weight = alpha[y0:y1, x0:x1, None]
+        under = self.pixels[y0:y1, x0:x1]
+        mixed = np.clip(patch * weight + under * (1 - weight) + 0.5, 0, 255).astype(np.uint8)
+        self.pixels[y0:y1, x0:x1] = np.where(weight > 0, mixed, under)
+
+    def cover(self, index: int) -> None:
+        """Make all of face ``index``, its ring included, opaque."""
+        self.pixels[self._alphas[index] > 0] = FILL
+
+
+def match_rim(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: float = 0.06) -> np.ndarray:
+    """Shift a generated crop's colours so that they meet the photo at the mask's rim.
+
+    The difference on a ring just outside the mask, where both are known, is spread smoothly inwards (a membrane, as in
+    Perez et al., "Poisson Image Editing", 2003, solved by repeated blurring of known values).
+
+    Args:
+        crop: (S, S, 3) uint8, generated everywhere.
+        context: (S, S, 3) uint8, the photo's crop, read outside the mask only.
+        mask: (S, S) bool, True where the photo is erased.
+        reach: width of the ring, as a share of S.
+    """
+    size = len(crop)
+    width = max(2, round(reach * size))
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((2 * width + 1,) * 2, np.uint8)) > 0
+    ring = (grown & ~mask).astype(np.float32)[..., None]
+    if not ring.any():
+        return crop
+    difference = (context.astype(np.float32) - crop) * ring
+    sigma = size / 10
+    spread = cv2.GaussianBlur(difference, (0, 0), sigma)
+    known = cv2.GaussianBlur(ring, (0, 0), sigma)
+    shift = np.where(known[..., None] > 1e-3, spread / np.maximum(known[..., None], 1e-3), 0)
+    return np.clip(crop + shift + 0.5, 0, 255).astype(np.uint8)

@@ -1,0 +1,60 @@
+"""The 478-point face mesh of one face, and the groups of its points that the rest of the house uses.
+
+Point numbers are those of MediaPipe Face Mesh with refined irises (Kartynnik et al., "Real-time Facial Surface Geometry
+from Monocular Video on Mobile GPUs", 2019; Ablavatski et al., "Real-time Pupil Tracking", 2020).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+# Closed outlines, in order. Right is the subject's right, the left side of the picture.
+MESH_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149,
+             150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
+MESH_EYES = (
+    (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
+    (362, 398, 384, 385, 386, 387, 388, 466, 263, 249, 390, 373, 374, 380, 381, 382),
+)
+MESH_BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
+MESH_IRISES = ((469, 470, 471, 472), (474, 475, 476, 477))
+MESH_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
+MESH_MOUTH = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
+MESH_NOSE = (193, 168, 417, 351, 420, 279, 358, 327, 326, 2, 97, 98, 129, 49, 198, 122)  # its convex hull is the nose
+_NOSE_TIP, _MOUTH_CORNERS = 1, (61, 291)
+
+
+def five_points(mesh: np.ndarray) -> np.ndarray:
+    """(5, 2) right eye, left eye, nose tip, right and left mouth corner of a (478, 2) mesh."""
+    eyes = [mesh[list(eye)].mean(0) for eye in MESH_EYES]
+    return np.stack([*eyes, mesh[_NOSE_TIP], *mesh[list(_MOUTH_CORNERS)]]).astype(np.float32)
+
+
+class Landmarker(Protocol):
+    """Finds the mesh of the one face that a crop is centred on."""
+
+    def __call__(self, crop: np.ndarray) -> np.ndarray | None:
+        """(S, S, 3) uint8 RGB -> (478, 2) float32 crop pixels, or None when there is no mesh to be had."""
+        ...
+
+
+class FaceMesh:
+    """MediaPipe's face mesh; the model ships inside the mediapipe wheel."""
+
+    @cached_property
+    def _graph(self) -> Any:
+        from ._mediapipe import quiet_solutions
+
+        return quiet_solutions().face_mesh.FaceMesh(
+            static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.3
+        )
+
+    def __call__(self, crop: np.ndarray) -> np.ndarray | None:
+        found = self._graph.process(np.ascontiguousarray(crop)).multi_face_landmarks
+        if not found:
+            return None
+        height, width = crop.shape[:2]
+        mesh = np.array([(p.x * width, p.y * height) for p in found[0].landmark], np.float32)
+        return mesh if np.isfinite(mesh).all() else None

@@ -1,0 +1,118 @@
+"""The record of each photo: one JSON line that says what was found, what was done to it, and by which software."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from deid_diffusion._version import __version__
+from deid_diffusion.errors import DeidError
+from deid_diffusion.files import refusal
+
+Action = Literal["replaced", "covered"]
+Status = Literal["done", "no_face", "failed"]
+
+_PACKAGES = ("torch", "diffusers", "transformers", "mediapipe")
+
+
+@dataclass(frozen=True)
+class FaceRecord:
+    """What was done to one face.
+
+    Attributes:
+        box: x0, y0, x1, y1 in pixels of the upright photo.
+        detector: name of the detector that found it.
+        score: the detector's score, 0 to 1.
+        action: "replaced" by a generated face, or "covered" by an opaque fill.
+        seed: of the generated face; None if covered.
+        mesh: whether a face mesh was fitted; without one the mask comes from the box or the five points.
+        reason: why the face was covered; None if replaced.
+    """
+
+    box: tuple[float, float, float, float]
+    detector: str
+    score: float
+    action: Action
+    seed: int | None
+    mesh: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """What was done to one photo.
+
+    Attributes:
+        input: the photo's name as the user gave it, never an absolute path.
+        output: the result's name as the user gave it; None if nothing was written.
+        status: "done" (every face replaced or covered), "no_face" (none was found) or "failed" (nothing was written).
+        input_sha256: hex digest of the input file; None if it could not be read.
+        output_sha256: hex digest of the output file; None if nothing was written.
+        width: of the upright photo in pixels; None if it could not be read.
+        height: likewise.
+        faces: one record a face.
+        model: name of the model; None if the photo failed before one was needed.
+        versions: software name to version.
+        seconds: wall-clock time from reading to writing.
+        error: one line; None unless the status is "failed".
+    """
+
+    input: str
+    output: str | None
+    status: Status
+    input_sha256: str | None = None
+    output_sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    faces: tuple[FaceRecord, ...] = ()
+    model: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON, ASCII only, without the line break."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> ImageReport:
+        """The report that `to_json` wrote. Raises ValueError for anything else."""
+        try:
+            values: dict[str, Any] = json.loads(line)
+            faces = tuple(FaceRecord(**{**face, "box": tuple(face["box"])}) for face in values["faces"])
+            return cls(**{**values, "faces": faces})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"line: not a report written by this version of deid-diffusion ({error})") from error
+
+
+def append(path: str | Path, report: ImageReport) -> None:
+    """Add one line to a JSON-lines file and wait until it is on the disk. Raises DeidError if that fails."""
+    path = Path(path)
+    try:
+        with path.open("ab+") as stream:
+            torn = b""
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                torn = b"" if stream.read(1) == b"\n" else b"\n"  # a crash cut the last line short
+            stream.write(torn + report.to_json().encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise DeidError(refusal(path, error)) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, deid-diffusion and the packages that shape a result, without importing them."""
+    found = {"python": platform.python_version(), "deid-diffusion": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,41 @@
+import numpy as np
+import torch
+
+from deid_diffusion.attributes.encoder import FEATURE_NAMES, encode_attributes, labels_tensor, region_weights
+from deid_diffusion.faces.labels import REGIONS
+from deid_diffusion.faces.semantic_map import draw_semantic_map, mean_mesh
+
+
+def test_weights_sum_to_one_and_lie_on_their_region() -> None:
+    labels = draw_semantic_map(mean_mesh(128), 128)
+    weights = region_weights(labels_tensor([labels]), 8)
+    assert weights.shape == (1, len(REGIONS), 64)
+    assert torch.allclose(weights.sum(-1), torch.ones(1, len(REGIONS)))
+    rows = (weights.view(-1, 8, 8).sum(-1) * torch.arange(8)).sum(-1)
+    by_name = dict(zip(REGIONS, rows.tolist(), strict=True))
+    assert by_name["brows"] < by_name["eyes"] < by_name["nose"] < by_name["mouth"]
+
+
+def test_a_map_without_a_region_or_without_a_face_still_gives_weights() -> None:
+    weights = region_weights(torch.zeros(1, 32, 32, dtype=torch.long), 4)
+    assert torch.isfinite(weights).all()
+    assert torch.allclose(weights.sum(-1), torch.ones(1, len(REGIONS)))
+
+
+def test_features_are_unit_vectors_one_a_region(tiny_pipeline) -> None:
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    maps = labels_tensor([draw_semantic_map(mean_mesh(32), 32)] * 2)
+    with torch.no_grad():
+        features = encode_attributes(tiny_pipeline.image_encoder, images, maps)
+    assert features.shape == (2, len(FEATURE_NAMES), 16)
+    assert np.allclose(features.norm(dim=-1), 1, atol=1e-5)
+
+
+def test_a_region_feature_reads_its_region(tiny_pipeline) -> None:
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    maps = labels_tensor([draw_semantic_map(mean_mesh(32), 32)])
+    moved = maps.roll(8, -1)
+    with torch.no_grad():
+        one, other = (encode_attributes(tiny_pipeline.image_encoder, images, m) for m in (maps, moved))
+    assert torch.equal(one[:, 0], other[:, 0])  # the whole face does not depend on the map
+    assert (one[:, 1:] - other[:, 1:]).abs().max() > 1e-4

@@ -1,0 +1,91 @@
+"""Shared fixtures: a real photo that scikit-image brings, and a pipeline of tiny random components."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """(512, 512, 3) uint8 RGB, one face near (220, 120)."""
+    from skimage.data import astronaut
+
+    return astronaut()
+
+
+def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
+    """FaceDeidPipeline with random weights: 32 px crops, 16 px latents."""
+    from diffusers import AutoencoderKL
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
+    from deid_diffusion.attributes.encoder import FEATURE_NAMES
+    from deid_diffusion.models.attribute_adapter import AttributeAdapter
+    from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
+    from deid_diffusion.training.attribute_encoder import train_tokenizer
+    from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
+
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["photo of a person"], folder / "tok", vocab_size=600, model_max_length=12)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=12,
+        projection_dim=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **shape,
+    )
+    unet = make_unet((16, 32), sample_size=16, cross_attention_dim=16)
+    controlnet = make_controlnet(unet, 2)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, projection_dim=16, **shape)
+    pipeline = FaceDeidPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=unet,
+        controlnet=controlnet,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=CLIPImageProcessor(),
+        image_encoder=CLIPVisionModelWithProjection(vision) if with_adapter else None,
+        attribute_adapter=AttributeAdapter(16, len(FEATURE_NAMES), 4, 16) if with_adapter else None,
+        default_steps=2,
+        default_guidance=1.5,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    for model in pipeline.components.values():
+        if isinstance(model, torch.nn.Module):
+            model.eval()
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory):
+    return make_tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def anonymizer():
+    """The embedded model."""
+    from deid_diffusion import Anonymizer
+
+    return Anonymizer.from_pretrained("builtin", device="cpu")

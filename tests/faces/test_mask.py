@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from deid_diffusion.faces.crop import invert, similarity, transform
+from deid_diffusion.faces.mask import box_outline, face_outline, paste_alpha
+from deid_diffusion.faces.semantic_map import mean_mesh
+
+
+@pytest.mark.parametrize("side", [30.0, 160.0, 400.0])
+def test_every_point_of_the_mesh_is_fully_replaced(side: float) -> None:
+    matrix = similarity((200, 220), side, 0.2, 128)
+    alpha = paste_alpha(face_outline(mean_mesh(128)), matrix, (440, 400), 128)
+    inside = np.floor(transform(mean_mesh(128), invert(matrix))).astype(int)
+    assert (alpha[inside[:, 1], inside[:, 0]] == 1).all()
+    assert alpha[0, 0] == 0
+    assert 0 < ((alpha > 0) & (alpha < 1)).sum() < (alpha == 1).sum()
+
+
+def test_a_face_cut_by_the_border_is_opaque_up_to_it() -> None:
+    matrix = similarity((0, 100), 160, 0.0, 128)
+    alpha = paste_alpha(face_outline(mean_mesh(128)), matrix, (200, 300), 128)
+    assert alpha[100, 0] == 1
+
+
+def test_a_face_outside_the_photo_gives_an_empty_mask() -> None:
+    matrix = similarity((-900, 100), 160, 0.0, 128)
+    assert not paste_alpha(face_outline(mean_mesh(128)), matrix, (200, 300), 128).any()
+
+
+def test_box_outline_covers_the_box_sides() -> None:
+    matrix = similarity((50, 50), 100, 0.0, 100)
+    outline = transform(box_outline((30, 30, 70, 80), matrix), invert(matrix))
+    assert outline[:, 0].min() < 30
+    assert outline[:, 0].max() > 70
+    assert outline[:, 1].min() < 30
+    assert outline[:, 1].max() > 80

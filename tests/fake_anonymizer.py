@@ -1,0 +1,61 @@
+"""An `Anonymizer` without models: it inverts the top left quarter of a photo and reports the faces it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from deid_diffusion.faces.analysis import FaceAnalysis
+from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.report import FaceRecord
+
+REPLACED = FaceRecord((0.0, 0.0, 8.0, 8.0), "fake", 0.9, "replaced", 1, True)
+COVERED = FaceRecord((0.0, 0.0, 8.0, 8.0), "fake", 0.9, "covered", None, False, "too similar")
+
+
+@dataclass
+class FakeAnonymizer:
+    """Attributes: the faces of every photo; a hook called with each photo before it is processed; the calls so far."""
+
+    faces: tuple[FaceRecord, ...] = (REPLACED,)
+    hook: Callable[[np.ndarray], None] | None = None
+    model_name: str = "fake"
+    calls: list[dict[str, object]] = field(default_factory=list)
+
+    def __call__(self, image, *, steps=None, seed=None, batch_size=8):
+        self.calls.append({"steps": steps, "seed": seed, "batch_size": batch_size})
+        if self.hook is not None:
+            self.hook(image)
+        result = expected(image) if self.faces else image
+        return SimpleNamespace(image=Image.fromarray(result), faces=self.faces)
+
+    def analyse(self, image):
+        return tuple(analysis(image) for _ in self.faces)
+
+
+def expected(pixels: np.ndarray) -> np.ndarray:
+    """What the fake makes of a photo with faces."""
+    result = pixels.copy()
+    height, width = (max(1, side // 2) for side in pixels.shape[:2])
+    result[:height, :width] = 255 - result[:height, :width]
+    return result
+
+
+def analysis(pixels: np.ndarray, mesh: bool = True) -> FaceAnalysis:
+    """A face in the square from (10, 20) to (42, 52) of the photo, seen by a 64-pixel crop: skin in its middle half."""
+    labels = np.zeros((64, 64), np.uint8)
+    labels[16:48, 16:48] = 1
+    mask = np.zeros(pixels.shape[:2], np.float32)
+    mask[28:44, 18:34] = 1
+    points = np.array([[20, 30], [32, 30], [26, 36], [21, 42], [31, 42]], np.float32)
+    return FaceAnalysis(
+        face=DetectedFace((10.0, 20.0, 42.0, 52.0), 0.9, "fake", points),
+        matrix=np.array([[2, 0, -20], [0, 2, -40]], np.float32),
+        mesh=np.full((478, 2), 32, np.float32) if mesh else None,
+        semantic_map=labels,
+        alpha=mask,
+    )

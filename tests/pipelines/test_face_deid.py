@@ -1,0 +1,138 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionInpaintPipeline
+
+from deid_diffusion.attributes.encoder import FEATURE_NAMES
+from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
+
+ROOT = Path(__file__).parents[2]
+SHIM = str(ROOT / "pipelines" / "face_deid")
+
+
+def inputs(batch: int = 3) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.zeros(batch, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    features = torch.nn.functional.normalize(torch.randn(batch, len(FEATURE_NAMES), 16, generator=generator), dim=-1)
+    return {
+        "image": torch.rand(batch, 3, 32, 32, generator=generator) * 2 - 1,
+        "mask_image": mask,
+        "control_image": torch.rand(batch, 3, 32, 32, generator=generator),
+        "attribute_features": features,
+    }
+
+
+def run(pipeline: FaceDeidPipeline, given: dict[str, torch.Tensor], seeds: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds[: len(given["image"])]]
+    return pipeline(**given, generator=generators, output_type="np").images
+
+
+def test_no_masked_pixel_has_any_influence(tiny_pipeline: FaceDeidPipeline) -> None:
+    given = inputs()
+    other = dict(given, image=torch.where(given["mask_image"] > 0.5, torch.rand(3, 3, 32, 32) * 2 - 1, given["image"]))
+    assert not torch.equal(given["image"], other["image"])
+    assert np.array_equal(run(tiny_pipeline, given), run(tiny_pipeline, other))
+
+
+@pytest.mark.parametrize("name", ["image", "control_image", "attribute_features"])
+def test_every_condition_has_an_influence(tiny_pipeline: FaceDeidPipeline, name: str) -> None:
+    given = inputs()
+    changed = dict(given, **{name: given[name].flip(-1)})
+    assert np.abs(run(tiny_pipeline, given) - run(tiny_pipeline, changed)).max() > 1e-3
+
+
+def test_the_seed_alone_decides_between_results(tiny_pipeline: FaceDeidPipeline) -> None:
+    given = inputs()
+    assert np.array_equal(run(tiny_pipeline, given), run(tiny_pipeline, given))
+    assert np.abs(run(tiny_pipeline, given) - run(tiny_pipeline, given, (7, 8, 9))).max() > 1e-3
+
+
+def test_a_batch_equals_one_at_a_time(tiny_pipeline: FaceDeidPipeline) -> None:
+    """To 1e-4 of a full scale of 1, float32's rounding through another batch size."""
+    given = inputs()
+    together = run(tiny_pipeline, given)
+    for k in range(3):
+        alone = run(tiny_pipeline, {name: value[k : k + 1] for name, value in given.items()}, (k,))
+        assert np.abs(alone[0] - together[k]).max() < 1e-4
+
+
+def test_attributes_can_be_left_out(tiny_pipeline: FaceDeidPipeline) -> None:
+    given = inputs()
+    del given["attribute_features"]
+    assert run(tiny_pipeline, given).shape == (3, 32, 32, 3)
+
+
+def test_unequal_counts_are_refused_by_name(tiny_pipeline: FaceDeidPipeline) -> None:
+    given = inputs()
+    given["control_image"] = given["control_image"][:2]
+    with pytest.raises(ValueError, match="2 control_image"):
+        run(tiny_pipeline, given)
+
+
+def test_an_unknown_argument_is_refused(tiny_pipeline: FaceDeidPipeline) -> None:
+    with pytest.raises(TypeError, match="strenght"):
+        tiny_pipeline(**inputs(), strenght=0.5)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_pipeline: FaceDeidPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    tiny_pipeline.save_pretrained(folder)
+    return folder
+
+
+def test_saved_names_are_portable(saved: Path) -> None:
+    index = json.loads((saved / "model_index.json").read_text())
+    assert index["_class_name"] == ["pipeline", "FaceDeidPipeline"]
+    assert index["attribute_adapter"] == ["attribute_adapter", "AttributeAdapter"]
+    assert not any("deid_diffusion." in json.dumps(value) for value in index.values())
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "inside", "class"])
+def test_every_way_of_loading_gives_the_same_pictures(form: str, saved: Path, tiny_pipeline: FaceDeidPipeline) -> None:
+    if form == "class":
+        loaded = FaceDeidPipeline.from_pretrained(saved, trust_remote_code=True)
+    else:
+        where = {"folder": SHIM, "file": f"{SHIM}/pipeline.py", "inside": "pipeline.py"}[form]
+        where = str(saved / where) if form == "inside" else where
+        loaded = DiffusionPipeline.from_pretrained(saved, custom_pipeline=where, trust_remote_code=True)
+    assert type(loaded) is FaceDeidPipeline
+    assert loaded.config.default_steps == 2
+    loaded.set_progress_bar_config(disable=True)
+    assert np.abs(run(loaded, inputs()) - run(tiny_pipeline, inputs())).max() < 1e-5
+
+
+def test_a_plain_inpainting_folder_takes_our_parts(
+    tiny_pipeline: FaceDeidPipeline, saved: Path, tmp_path: Path
+) -> None:
+    parts = tiny_pipeline.components
+    plain = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "feature_extractor")
+    StableDiffusionInpaintPipeline(
+        **{name: parts[name] for name in plain}, requires_safety_checker=False
+    ).save_pretrained(tmp_path / "sd")
+    ours = {name: parts[name] for name in ("controlnet", "image_encoder", "attribute_adapter")}
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "sd", custom_pipeline=SHIM, trust_remote_code=True, **ours)
+    assert loaded.attribute_adapter is parts["attribute_adapter"]
+    loaded.set_progress_bar_config(disable=True)
+    given = dict(inputs(), num_inference_steps=2, guidance_scale=1.5)
+    assert np.abs(run(loaded, given) - run(tiny_pipeline, given)).max() < 1e-5
+
+
+def test_a_pipeline_without_adapter_works_and_says_so(tmp_path: Path) -> None:
+    from tests.conftest import make_tiny_pipeline
+
+    pipeline = make_tiny_pipeline(tmp_path, with_adapter=False)
+    given = inputs()
+    with pytest.raises(ValueError, match="no attribute_adapter"):
+        run(pipeline, given)
+    del given["attribute_features"]
+    assert run(pipeline, given).shape == (3, 32, 32, 3)
+    pipeline.save_pretrained(tmp_path / "model")
+    again = FaceDeidPipeline.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    assert again.attribute_adapter is None
+    shutil.rmtree(tmp_path / "model")

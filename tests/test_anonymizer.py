@@ -1,0 +1,141 @@
+"""What reaches a user's picture, when all goes well and when each station fails."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.errors import DeidError
+from deid_diffusion.faces.blend import FILL
+from deid_diffusion.faces.detected_face import DetectedFace
+
+FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+CORE = (slice(90, 170), slice(190, 250))  # inside FACE whatever the mask's exact shape
+
+
+class Given:
+    """A detector that knows the answer."""
+
+    def __init__(self, *faces: DetectedFace) -> None:
+        self.faces = list(faces)
+
+    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+        return self.faces
+
+
+def no_mesh(crop: np.ndarray) -> None:
+    return None
+
+
+def failing(*args: object, **kwargs: object) -> None:
+    raise RuntimeError("broken\non purpose")
+
+
+@pytest.fixture
+def tiny(tiny_pipeline) -> Anonymizer:
+    return Anonymizer(tiny_pipeline, detector=Given(FACE, OTHER), landmarker=no_mesh)
+
+
+def test_every_face_is_replaced_and_the_rest_is_bit_identical(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    result = tiny(astronaut, seed=1)
+    pixels = np.asarray(result.image)
+    assert [face.action for face in result.faces] == ["replaced", "replaced"]
+    outside = np.all([one.alpha == 0 for one in tiny.analyse(astronaut)], axis=0)
+    assert np.array_equal(pixels[outside], astronaut[outside])
+    assert (pixels[CORE] != astronaut[CORE]).any(-1).mean() > 0.9
+
+
+def test_a_photo_without_faces_comes_back_as_it_was(tiny_pipeline, astronaut: np.ndarray) -> None:
+    result = Anonymizer(tiny_pipeline, detector=Given(), landmarker=no_mesh)(astronaut)
+    assert result.faces == ()
+    assert np.array_equal(np.asarray(result.image), astronaut)
+
+
+def test_seeds_make_results_repeatable_and_their_absence_does_not(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    one, again, fresh, other = (np.asarray(tiny(astronaut, seed=s).image) for s in (5, 5, None, None))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(fresh, other)
+    assert len({face.seed for face in tiny(astronaut).faces}) == 2
+
+
+def test_one_face_at_a_time_gives_the_same_picture(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    together, alone = (np.asarray(tiny(astronaut, seed=5, batch_size=n).image).astype(int) for n in (8, 1))
+    assert np.abs(together - alone).max() <= 1
+
+
+def test_the_generators_input_does_not_depend_on_what_is_masked(
+    tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attribute features aside, which are fixed here: they are meant to read the face."""
+    monkeypatch.setattr(tiny.pipeline, "encode_attributes", lambda crops, maps: None)
+    other = astronaut.copy()
+    for one in tiny.analyse(astronaut):
+        other[one.alpha > 0] = np.random.default_rng(0).integers(0, 256, 3)
+    results = [np.asarray(tiny(picture, seed=5).image) for picture in (astronaut, other)]
+    core = np.any([one.alpha == 1 for one in tiny.analyse(astronaut)], axis=0)
+    assert np.array_equal(results[0][core], results[1][core])
+
+
+@pytest.mark.parametrize("station", ["landmarker", "encode_attributes", "__call__", "nan", "flat"])
+def test_whatever_fails_the_face_is_covered(
+    station: str, tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if station == "landmarker":
+        tiny.landmarker = failing
+    elif station in ("encode_attributes", "__call__"):
+        monkeypatch.setattr(type(tiny.pipeline), station, failing)
+    else:
+        value = np.nan if station == "nan" else 0.5
+        images = np.full((2, 32, 32, 3), value, np.float32)
+        monkeypatch.setattr(type(tiny.pipeline), "__call__", lambda self, **k: type("Out", (), {"images": images}))
+    result = tiny(astronaut)
+    assert [face.action for face in result.faces] == ["covered", "covered"]
+    assert all(face.reason and "\n" not in face.reason and face.seed is None for face in result.faces)
+    assert (np.asarray(result.image)[CORE] == FILL).all()
+
+
+def test_a_failing_detector_gives_no_picture_at_all(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    tiny.detector = failing
+    with pytest.raises(RuntimeError):
+        tiny(astronaut)
+
+
+@pytest.mark.parametrize("image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), "photo.jpg"])
+def test_what_is_no_photo_is_refused_by_name(tiny: Anonymizer, image: object) -> None:
+    with pytest.raises(ValueError, match="image: expected"):
+        tiny(image)
+
+
+def test_bad_numbers_are_refused(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        tiny(astronaut, steps=0)
+
+
+@pytest.mark.parametrize(("model", "device"), [("no/such/folder/anywhere", "cpu"), ("builtin", "warp")])
+def test_a_missing_model_or_device_is_one_line(model: str, device: str) -> None:
+    with pytest.raises(DeidError) as caught:
+        Anonymizer.from_pretrained(model, device=device)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_embedded_model_gives_the_astronaut_another_face(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
+    result = anonymizer(Image.fromarray(astronaut), seed=3)
+    (face,) = result.faces
+    assert (face.action, face.mesh) == ("replaced", True)
+    pixels = np.asarray(result.image)
+    assert np.abs(pixels[CORE].astype(int) - astronaut[CORE]).mean() > 8
+    (found,) = anonymizer.detector(pixels)  # still a face, in the same place
+    assert np.abs(np.subtract(found.box, face.box)).max() < 0.35 * (face.box[2] - face.box[0])
+
+
+def test_the_embedded_model_handles_a_face_at_the_border_and_a_tiny_one(
+    anonymizer: Anonymizer, astronaut: np.ndarray
+) -> None:
+    cut = astronaut[:, 215:]  # half of the face is outside
+    anonymizer_result = Anonymizer(
+        anonymizer.pipeline, detector=Given(DetectedFace((0.0, 60.0, 55.0, 190.0), 0.9, "given"))
+    )
+    assert anonymizer_result(cut).faces[0].action == "replaced"
+    tiny_face = DetectedFace((200.0, 100.0, 210.0, 112.0), 0.9, "given")
+    assert Anonymizer(anonymizer.pipeline, detector=Given(tiny_face))(astronaut).faces[0].action == "replaced"

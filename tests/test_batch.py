@@ -1,0 +1,254 @@
+"""The loop: what is written, recorded and counted, and what a failure at each point leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid_diffusion import images, report
+from deid_diffusion.batch import Outcome, Settings, Tally, run
+from deid_diffusion.errors import DeidError
+from deid_diffusion.planning import make_plan
+from deid_diffusion.report import ImageReport
+
+from .fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def photos(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PIXELS).save(name)
+
+
+def process(
+    inputs: list[str], fake: FakeAnonymizer, out: str | None = "out", *, report_file: str | None = None,
+    settings: Settings | None = None, **options: object,
+) -> list[Outcome]:  # fmt: skip
+    plan = make_plan([Path(name) for name in inputs], Path(out) if out else None, **options)
+    return list(run(plan, lambda: fake, settings or Settings(), Path(report_file) if report_file else None))
+
+
+def test_a_photo_is_written_and_recorded():
+    photos("in/a.png")
+    fake = FakeAnonymizer((REPLACED, COVERED))
+    (outcome,) = process(["in"], fake, report_file="r.jsonl", settings=Settings(4, 5, 6))
+    np.testing.assert_array_equal(images.read("out/a.png").pixels, expected(PIXELS))
+    assert fake.calls == [{"steps": 4, "seed": 5, "batch_size": 6}]
+    record = ImageReport.from_json(Path("r.jsonl").read_text())
+    assert record == outcome.report
+    assert (record.input, record.output, record.status) == ("in/a.png", "out/a.png", "done")
+    assert record.input_sha256 == hashlib.sha256(Path("in/a.png").read_bytes()).hexdigest()
+    assert record.output_sha256 == hashlib.sha256(Path("out/a.png").read_bytes()).hexdigest()
+    assert (record.width, record.height, record.faces, record.model) == (32, 24, (REPLACED, COVERED), "fake")
+    assert record.versions == report.versions()
+    assert record.error is None
+    assert outcome.message is None
+
+
+def test_alpha_and_profile_go_along():
+    alpha = np.full((24, 32), 7, np.uint8)
+    Image.fromarray(np.dstack([PIXELS, alpha])).save("a.png")
+    process(["a.png"], FakeAnonymizer())
+    np.testing.assert_array_equal(images.read("out/a.png").alpha, alpha)
+
+
+def test_the_ai_mark_says_the_truth():
+    photos("a.png")
+    for name, faces in {"replaced": (COVERED, REPLACED), "covered": (COVERED,), "none": ()}.items():
+        process(["a.png"], FakeAnonymizer(faces), out=name)
+        assert (b"AlgorithmicMedia" in Path(name, "a.png").read_bytes()) == (name == "replaced")
+
+
+def test_no_face():
+    photos("a.png")
+    (outcome,) = process(["a.png"], FakeAnonymizer(()))
+    assert outcome.report.status == "no_face"
+    np.testing.assert_array_equal(images.read("out/a.png").pixels, PIXELS)
+    (strict,) = process(["a.png"], FakeAnonymizer(()), out="strict", settings=Settings(require_face=True))
+    assert strict.report.status == "failed"
+    assert strict.report.output is None
+    assert "--require-face" in strict.message
+    assert not list(Path("strict").iterdir())
+
+
+def test_a_bad_photo_stops_only_itself():
+    photos("a.png", "c.png")
+    Path("b.jpg").write_text("this is a text")
+    bad, *rest = process(["b.jpg", "a.png", "none.png", "c.png"], FakeAnonymizer(), report_file="r.jsonl")
+    assert [outcome.report.status for outcome in rest] == ["done", "failed", "done"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "c.png"]
+    assert bad.message.startswith("b.jpg: is not a photo")
+    assert bad.report.error == bad.message
+    assert bad.report.model is None
+    assert len(Path("r.jsonl").read_text().splitlines()) == 4
+
+
+def test_an_unexpected_error_stops_only_its_photo():
+    photos("a.png", "b.png")
+    fake = FakeAnonymizer()
+
+    def fail(image: np.ndarray) -> None:
+        if len(fake.calls) == 1:
+            raise RuntimeError("line one\nof /somewhere/private")
+
+    fake.hook = fail
+    first, second = process(["a.png", "b.png"], fake)
+    assert isinstance(first.unexpected, RuntimeError)
+    assert "internal error: RuntimeError: line one of" in first.message
+    assert first.report.error == "internal error: RuntimeError"
+    assert second.report.status == "done"
+    assert [path.name for path in Path("out").iterdir()] == ["b.png"]
+
+
+def test_records_hold_no_absolute_path(tmp_path):
+    photos("in/a.png")
+    Path("in/b.png").write_bytes(b"")
+    Path("in/c.png").symlink_to("nowhere")
+    process([str(tmp_path / "in")], FakeAnonymizer(), out=str(tmp_path / "out"), report_file="r.jsonl")
+    text = Path("r.jsonl").read_text()
+    assert str(tmp_path) not in text
+    assert [json.loads(line)["error"] for line in text.splitlines()] == [
+        None,
+        "in/b.png: is empty (0 bytes): get a complete copy",
+        "in/c.png: no such file: check the name",
+    ]
+
+
+def test_transparency_for_jpeg_is_refused_before_the_work():
+    Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]])).save("a.png")
+    fake = FakeAnonymizer()
+    (outcome,) = process(["a.png"], fake, file_format="jpeg")
+    assert "JPEG cannot hold" in outcome.message
+    assert not fake.calls
+
+
+def test_an_unwritable_output_is_refused_before_the_work(monkeypatch):
+    photos("in/deep/a.png")
+    Path("out").mkdir()
+    Path("out/deep").write_bytes(b"")
+    fake = FakeAnonymizer()
+    (outcome,) = process(["in"], fake, recursive=True)
+    assert "out/deep: is a file where a folder is needed" in outcome.message
+    Path("out/deep").unlink()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    (outcome,) = process(["in"], fake, recursive=True)
+    assert "out/deep: writing there is not allowed" in outcome.message
+    assert not fake.calls
+
+
+def test_in_place():
+    photos("in/a.png", "in/b.jpg")
+    Path("in/c.heic").write_bytes(b"heic")
+    png, jpeg, heic = process(["in"], FakeAnonymizer(), out=None, in_place=True)
+    assert images.read("in/a.png").sha256 == png.report.output_sha256
+    np.testing.assert_array_equal(images.read("in/a.png").pixels, expected(PIXELS))
+    assert images.read("in/b.jpg").format == "JPEG"
+    assert jpeg.report.output == "in/b.jpg"
+    assert ".heic cannot be written" in heic.message
+    assert Path("in/c.heic").read_bytes() == b"heic"
+    assert len(list(Path("in").iterdir())) == 3
+
+
+def test_an_interrupt_leaves_no_partial_output_and_the_next_run_goes_on():
+    photos("in/a.png", "in/b.png", "in/c.png")
+    fake = FakeAnonymizer()
+
+    def interrupt(image: np.ndarray) -> None:
+        if len(fake.calls) == 2:
+            raise KeyboardInterrupt
+
+    fake.hook = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        process(["in"], fake)
+    assert [path.name for path in Path("out").iterdir()] == ["a.png"]
+    before = Path("out/a.png").stat().st_mtime_ns
+    again = FakeAnonymizer()
+    assert len(process(["in"], again)) == 2
+    assert len(again.calls) == 2
+    assert Path("out/a.png").stat().st_mtime_ns == before
+
+
+def test_a_failure_never_leaves_the_original_under_the_outputs_name():
+    photos("in/a.png", "in/b.png")
+    Path("out").mkdir()
+    for name in ("a.png", "b.png"):
+        Path("out", name).write_bytes(Path("in", name).read_bytes())
+
+    def fail(image: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        process(["in"], FakeAnonymizer(hook=fail))
+    assert not list(Path("out").iterdir())
+    assert len(list(Path("in").iterdir())) == 2
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_full_disk(monkeypatch):
+    photos("a.png")
+    monkeypatch.setattr("os.fsync", full_disk)
+    (outcome,) = process(["a.png"], FakeAnonymizer())
+    assert outcome.message == "out/a.png: the disk is full: free some space and run the command again"
+    assert not list(Path("out").iterdir())
+
+
+def test_a_result_that_cannot_be_recorded_is_withdrawn(monkeypatch):
+    photos("a.png")
+    monkeypatch.setattr(report, "append", lambda *_: full_disk())
+    with pytest.raises(OSError, match="No space"):
+        process(["a.png"], FakeAnonymizer(), report_file="r.jsonl")
+    assert not list(Path("out").iterdir())
+
+
+def test_the_model_is_loaded_once_and_only_for_a_readable_photo():
+    photos("a.png", "c.png")
+    Path("b.jpg").write_bytes(b"")
+    loads: list[FakeAnonymizer] = []
+
+    def load() -> FakeAnonymizer:
+        loads.append(FakeAnonymizer())
+        return loads[-1]
+
+    list(run(make_plan([Path("b.jpg")], Path("out")), load, Settings()))
+    assert not loads
+    list(run(make_plan([Path("a.png"), Path("c.png")], Path("out")), load, Settings()))
+    assert len(loads) == 1
+
+    def refuse() -> FakeAnonymizer:
+        raise DeidError("no such model")
+
+    with pytest.raises(DeidError, match="no such model"):
+        list(run(make_plan([Path("a.png")], Path("other")), refuse, Settings()))
+
+
+def test_exit_codes():
+    def outcome(status: str, *faces: report.FaceRecord, unexpected: Exception | None = None) -> Outcome:
+        return Outcome(ImageReport("a", None, status, faces=faces), unexpected=unexpected)
+
+    done, covered = outcome("done", REPLACED), outcome("done", REPLACED, COVERED)
+    failed, internal = outcome("failed"), outcome("failed", unexpected=RuntimeError())
+    for outcomes, code in [
+        ([], 0), ([done, outcome("no_face")], 0), ([covered, done], 3), ([covered, failed], 2), ([internal, failed], 1),
+    ]:  # fmt: skip
+        tally = Tally()
+        for each in outcomes:
+            tally = tally.add(each)
+        assert tally.exit_code == code
+        assert tally.photos == len(outcomes)
+    assert Tally().add(covered) == Tally(done=1, replaced=1, covered=1)

@@ -1,0 +1,281 @@
+"""The command line as a user meets it: exit codes, one-line messages, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import deid_diffusion
+from deid_diffusion import cli, demo, images
+from deid_diffusion.errors import DeidError
+from deid_diffusion.report import ImageReport
+
+from .fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEID_DEBUG", raising=False)
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def fake(monkeypatch) -> FakeAnonymizer:
+    fake = FakeAnonymizer()
+    monkeypatch.setattr(cli, "_load", lambda model, device: fake)
+    return fake
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run `deid-diffusion` with arguments: exit code, lines on standard output, lines on standard error."""
+
+    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
+        monkeypatch.setattr(sys, "argv", ["deid-diffusion", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err or "--debug" in arguments
+        return caught.value.code or 0, out.splitlines(), err.splitlines()
+
+    return run
+
+
+def photos(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PIXELS).save(name)
+
+
+def test_version_and_help(call):
+    assert call("--version") == (0, [f"deid-diffusion {deid_diffusion.__version__}"], [])
+    for command in ("anonymize", "demo", "inspect"):
+        code, out, _ = call(command, "--help")
+        assert code == 0
+        assert out[0].startswith(f"Usage: deid-diffusion {command}")
+    text = " ".join(" ".join(call("anonymize", "--help")[1]).split())
+    assert "Repeatable, and therefore linkable: omit it for fresh randomness." in text
+    assert "lossless" in text
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['deid-diffusion', '--version']\n"
+        "from deid_diffusion.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'diffusers', 'mediapipe', 'PIL', 'cv2', 'numpy') if name in sys.modules])"
+    )
+    root = Path(deid_diffusion.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_folder(call, fake):
+    photos("in/a.png", "in/b.jpg")
+    Path("in/note.txt").touch()
+    options = ("--steps", "4", "--seed", "5", "--batch-size", "6", "--report", "r.jsonl")
+    code, out, err = call("anonymize", "in", "-o", "out", *options)
+    assert code == 0
+    assert out == ["2 photos: 2 de-identified, 1 other files skipped; 2 faces: 2 replaced"]
+    assert err[-1] == "2/2 photos, 2 faces"
+    assert fake.calls[0] == {"steps": 4, "seed": 5, "batch_size": 6}
+    np.testing.assert_array_equal(images.read("out/a.png").pixels, expected(PIXELS))
+    records = [ImageReport.from_json(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert [(record.input, record.output) for record in records] == [
+        ("in/a.png", "out/a.png"),
+        ("in/b.jpg", "out/b.png"),
+    ]
+
+
+def test_resuming_needs_no_model(call, fake, monkeypatch):
+    photos("in/a.png")
+    assert call("anonymize", "in", "-o", "out")[0] == 0
+    monkeypatch.setattr(cli, "_load", None)
+    assert call("anonymize", "in", "-o", "out") == (0, ["1 photo: 1 already done; 0 faces: 0 replaced"], [])
+
+
+def test_covered_faces_are_exit_code_3(call, fake):
+    photos("a.png")
+    fake.faces = (REPLACED, COVERED)
+    code, out, _ = call("anonymize", "a.png", "-o", "b.webp")
+    assert (code, out) == (3, ["1 photo: 1 de-identified; 2 faces: 1 replaced, 1 covered"])
+    assert images.read("b.webp").format == "WEBP"
+
+
+def test_no_face(call, fake):
+    photos("a.png")
+    fake.faces = ()
+    assert call("anonymize", "a.png", "-o", "out")[:2] == (0, ["1 photo: 1 without a face; 0 faces: 0 replaced"])
+    code, _, err = call("anonymize", "a.png", "-o", "strict", "--require-face")
+    assert code == 2
+    assert err[0] == "a.png: no face found, and --require-face asks for one: nothing written"
+
+
+def test_a_bad_photo_is_one_line_and_the_rest_goes_on(call, fake):
+    photos("in/c.png")
+    Path("in/a.jpg").write_text("this is a text")
+    Path("in/b.png").write_bytes(b"")
+    code, out, err = call("anonymize", "in", "-o", "out")
+    assert code == 2
+    assert out == ["3 photos: 1 de-identified, 2 failed; 1 face: 1 replaced"]
+    assert [line for line in err if "photos, " not in line] == [
+        "in/a.jpg: is not a photo, or its header is damaged: give JPEG, PNG, WebP, TIFF or HEIC",
+        "in/b.png: is empty (0 bytes): get a complete copy",
+    ]
+    assert Path("out/c.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.png"], "no output"),
+        (["a.png", "-o", "a.png"], "is the input a.png itself"),
+        (["a.png", "b/a.png", "-o", "out"], "a.png and b/a.png would both become out/a.png"),
+        (["empty", "-o", "out"], "no photo found"),
+        (["a.png", "-o", "out", "--report", "b.jpg"], "is a photo's name"),
+        (["a.png", "-o", "out", "--report", "none/r.jsonl"], "folder does not exist"),
+        (["a.png", "--in-place", "--overwrite"], "--in-place"),
+    ],
+)
+def test_bad_usage_is_one_line_before_anything_is_done(call, fake, arguments, words):
+    photos("a.png", "b/a.png")
+    Path("empty").mkdir()
+    code, out, err = call("anonymize", *arguments)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert err[0].startswith("error: ")
+    assert words in err[0]
+    assert not fake.calls
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--steps", "0"], ["--seed", "-1"], ["--batch-size", "x"], ["--format", "bmp"], ["--nonsense"]]
+)
+def test_bad_options(call, fake, arguments):
+    photos("a.png")
+    assert call("anonymize", "a.png", "-o", "out", *arguments)[0] == 2
+    assert not Path("out").exists()
+
+
+def test_a_missing_model_ends_the_run(call, monkeypatch):
+    def refuse(model: str, device: str) -> None:
+        raise DeidError(f"{model}: no such model: check the name")
+
+    monkeypatch.setattr(cli, "_load", refuse)
+    photos("a.png", "b.png")
+    code, out, err = call("anonymize", "a.png", "b.png", "-o", "out", "--model", "x")
+    assert (code, out, err) == (2, [], ["error: x: no such model: check the name"])
+
+
+def test_interrupt(call, fake):
+    photos("in/a.png", "in/b.png")
+
+    def interrupt(image: np.ndarray) -> None:
+        if len(fake.calls) == 2:
+            raise KeyboardInterrupt
+
+    fake.hook = interrupt
+    code, out, err = call("anonymize", "in", "-o", "out")
+    assert (code, out) == (130, [])
+    assert err[-1].startswith("interrupted: ")
+    assert [path.name for path in Path("out").iterdir()] == ["a.png"]
+    fake.hook = None
+    assert call("anonymize", "in", "-o", "out")[1] == ["2 photos: 1 de-identified, 1 already done; 1 face: 1 replaced"]
+
+
+def test_full_disk(call, fake, monkeypatch):
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    photos("a.png")
+    monkeypatch.setattr("os.fsync", full)
+    code, _, err = call("anonymize", "a.png", "-o", "out")
+    assert code == 2
+    assert err[0] == "out/a.png: the disk is full: free some space and run the command again"
+    assert not list(Path("out").iterdir())
+
+
+def test_internal_errors(call, fake, monkeypatch):
+    def fail(image: np.ndarray) -> None:
+        raise RuntimeError("two\nlines")
+
+    photos("a.png", "b.png")
+    fake.hook = fail
+    code, _, err = call("anonymize", "a.png", "b.png", "-o", "out")
+    assert code == 1
+    assert [line for line in err if "internal error: RuntimeError: two lines (please report" in line] == err[::2]
+    assert not list(Path("out").iterdir())
+    assert "Traceback (most recent call last):" in call("--debug", "anonymize", "a.png", "-o", "out")[2]
+
+    def broken(model: str, device: str) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(cli, "_load", broken)
+    code, out, err = call("anonymize", "a.png", "-o", "out")
+    assert (code, out, len(err)) == (1, [], 1)
+    assert err[0].startswith("internal error: ZeroDivisionError: division by zero (please report")
+    assert "Traceback (most recent call last):" in call("--debug", "anonymize", "a.png", "-o", "out")[2]
+
+
+def test_in_place(call, fake):
+    photos("in/a.png")
+    Path("in/b.heic").write_bytes(b"heic")
+    code, out, err = call("anonymize", "in", "--in-place")
+    assert code == 2
+    assert out == ["2 photos: 1 de-identified, 1 failed; 1 face: 1 replaced"]
+    assert "in/b.heic: .heic cannot be written" in err[1]
+    assert err[-1] == "the photos that failed are unchanged: they still show the original faces"
+    np.testing.assert_array_equal(images.read("in/a.png").pixels, expected(PIXELS))
+
+
+def test_names_that_a_terminal_would_obey(call, fake):
+    Path("in").mkdir()
+    Path("in/\x1b[2J\n.png").write_bytes(b"")
+    code, _, err = call("anonymize", "in", "-o", "out")
+    assert code == 2
+    assert err[0] == "in/\N{REPLACEMENT CHARACTER}[2J .png: is empty (0 bytes): get a complete copy"
+
+
+def test_the_photo_of_the_demo():
+    assert demo._astronaut().shape == (512, 512, 3)
+
+
+def test_demo(call, fake, monkeypatch):
+    monkeypatch.setattr(demo, "_astronaut", lambda: np.tile(PIXELS, (3, 3, 1)))
+    for _ in range(2):  # a second run replaces its own files
+        code, out, err = call("demo", "-o", "shown")
+        assert (code, err) == (0, [])
+        assert out[1:] == ["shown/demo.png", "shown/astronaut.png", "shown/demo.json"]
+    assert sorted(path.name for path in Path("shown").iterdir()) == ["astronaut.png", "demo.json", "demo.png"]
+    record = ImageReport.from_json(Path("shown/demo.json").read_text())
+    assert (record.status, record.output, record.width) == ("done", "astronaut.png", 96)
+    assert record.output_sha256 == images.read("shown/astronaut.png").sha256
+    assert json.loads(Path("shown/demo.json").read_text())["faces"][0]["action"] == "replaced"
+    assert images.read("shown/demo.png").pixels.shape[1] > 3 * 96
+    fake.faces = (COVERED,)
+    assert call("demo", "-o", "shown")[0] == 3
+
+
+def test_inspect(call, fake):
+    photos("a.png")
+    assert call("inspect", "a.png", "-o", "seen.png") == (0, ["1 face drawn: seen.png"], [])
+    assert images.read("seen.png").pixels.shape[1] >= 3 * 32
+    assert call("inspect", "a.png", "-o", "seen.png")[0] == 2
+    assert call("inspect", "a.png", "-o", "seen.png", "--overwrite")[0] == 0
+    before = Path("a.png").read_bytes()
+    assert call("inspect", "a.png", "-o", "a.png", "--overwrite")[0] == 2
+    assert Path("a.png").read_bytes() == before
+    code, out, err = call("inspect", "none.png")
+    assert (code, out, err) == (2, [], ["error: none.png: no such file: check the name"])

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from deid_diffusion.faces.semantic_map import draw_semantic_map, mean_mesh
+from deid_diffusion.training.captions import caption, facts, skin_tone
+
+
+def test_facts_of_a_row() -> None:
+    crop = np.full((64, 64, 3), (200, 160, 140), np.uint8)
+    row = {"predicted_age": "43", "predicted_male": "0.02", "text": "person wearing a hat; hat"}
+    said = facts(row, crop, mean_mesh(64))
+    assert said["person"] == "woman"
+    assert said["age"] == "middle-aged, about 45 years old"
+    assert said["pose"] == "facing the camera"
+    assert said["text"] == "person wearing a hat"
+    assert said["picture"] == "colour photo"
+
+
+def test_a_written_age_and_a_child_win_over_the_classifier() -> None:
+    crop = np.zeros((64, 64, 3), np.uint8)
+    toddler = facts(
+        {"predicted_age": "21", "predicted_male": "0.9", "text": "a 2.5 year old toddler"}, crop, mean_mesh(64)
+    )
+    assert toddler["age"].startswith("toddler")
+    assert toddler["person"] == "boy"
+    child = facts({"predicted_age": "21", "predicted_male": "0.1", "text": "asian small child"}, crop, mean_mesh(64))
+    assert child["age"].startswith("child")
+    assert child["person"] == "girl"
+
+
+def test_nothing_is_said_of_the_skin_in_a_grey_photo() -> None:
+    assert "skin" not in facts({"grey": True}, np.zeros((64, 64, 3), np.uint8), mean_mesh(64))
+
+
+@pytest.mark.parametrize(("colour", "word"), [((250, 225, 210), "very light"), ((60, 40, 30), "dark")])
+def test_skin_tones_run_from_light_to_dark(colour: tuple[int, int, int], word: str) -> None:
+    crop = np.full((64, 64, 3), colour, np.uint8)
+    assert skin_tone(crop, draw_semantic_map(mean_mesh(64), 64)) == word
+
+
+def test_captions_keep_what_they_are_told_to() -> None:
+    said = {"person": "man", "age": "young", "pose": "looking left", "picture": "colour photo"}
+    rng = np.random.default_rng(0)
+    assert caption(said, rng, keep=0) == "photo of a man"
+    full = caption(said, rng, keep=1)
+    assert full.startswith("colour photo of a man, ")
+    assert "young" in full
+    assert "looking left" in full
