@@ -150,7 +150,7 @@ class Anonymizer:
         return AnonymizedImage(Image.fromarray(canvas.pixels), records)
 
     def analyse(self, image: Image.Image | np.ndarray) -> tuple[FaceAnalysis, ...]:
-        """Detect and measure the faces of a photo without replacing them; faces that cannot be measured are left out."""
+        """Detect and measure the faces of a photo; those that cannot be measured are left out."""
         photo = _as_array(image)
         return tuple(one for one in self._analyse_all(photo, self.detector(photo))[0] if one is not None)
 

@@ -47,7 +47,7 @@ def draw_faces(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     line = max(1, round(max(pixels.shape[:2]) / 400))
-    font = ImageFont.load_default(10 + 2 * line)
+    font = ImageFont.load_default(12 + 2 * line)
     for analysis in faces:
         x0, y0, x1, y1 = analysis.face.box
         draw.rectangle((x0, y0, x1, y1), outline=_BOX, width=line)

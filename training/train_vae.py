@@ -39,7 +39,7 @@ def main() -> None:
         mid_block_add_attention=False,
     ).to(memory_format=torch.channels_last)
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    dataset = CropDataset(cache)
+    dataset = CropDataset(cache, config.seed)
     train(AutoencoderObjective(vae, adversarial_start=config.adversarial_start), dataset, config)
     if PartialState().is_main_process:
         sample = torch.stack([dataset[i]["pixels"] for i in range(0, len(dataset), max(1, len(dataset) // 64))])

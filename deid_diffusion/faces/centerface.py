@@ -84,6 +84,7 @@ def _session() -> onnxruntime.InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave idle cores to others
     model = with_free_shape(_model_file().read_bytes(), INPUT, ("batch", 3, "height", "width"))
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -1,7 +1,7 @@
 """The semantic map's classes, their names and their colours.
 
-Labels 0 to 18 are CelebAMask-HQ's (Lee et al., "MaskGAN", CVPR 2020). Label 19, the iris, is ours: without it a map says
-where an eye is but not where it looks. Left and right are the subject's own.
+Labels 0 to 18 are CelebAMask-HQ's (Lee et al., "MaskGAN", CVPR 2020). Label 19, the iris, is ours: without it a map
+says where an eye is but not where it looks. Left and right are the subject's own.
 """
 
 from __future__ import annotations

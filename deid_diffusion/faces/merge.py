@@ -11,6 +11,7 @@ from deid_diffusion.faces.detected_face import DetectedFace
 MERGE_IOU = 0.3
 CONTAINED = 0.7  # share of the smaller box inside the larger one
 CORE = 0.6  # half-axes of the larger box's core ellipse, relative to half its sides
+PART = 0.25  # area of a part of a face, as a tile's border leaves it, relative to the whole
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
@@ -31,7 +32,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
 
 
 def overlaps(box: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How `box` (4,) overlaps each of `others` (N, 4): intersection over union, and over the smaller area; each (N,)."""
+    """How `box` (4,) overlaps each of `others` (N, 4): (N,) over their union, (N,) over the smaller area."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     intersection = np.prod(np.clip(sides, 0, None), axis=1)
     area = np.prod(box[2:] - box[:2])
@@ -40,20 +41,25 @@ def overlaps(box: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return intersection / union, intersection / smaller
 
 
-def same_face(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    """Whether two boxes (x0, y0, x1, y1) frame one face.
+def same_face(best: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    """Whether the box `other` (x0, y0, x1, y1) frames the face that the surer box `best` frames.
 
-    They do when they overlap enough, or when the smaller one lies inside the larger one with its centre in the
+    It does when the two overlap enough, or when the smaller one lies inside the larger one with its centre in the
     larger's core, where the larger face is and no second face can be. A small box in a corner of a large one (a child
-    before a parent) stays a face of its own.
+    before a parent) stays a face of its own. So does a small box that is surer than the large one around it: the large
+    one may be no face, and must not swallow it.
     """
-    iou, contained = (float(value[0]) for value in overlaps(np.array(a), np.array([b])))
+    iou, contained = (float(value[0]) for value in overlaps(np.array(best), np.array([other])))
     if iou >= MERGE_IOU:
         return True
     if contained < CONTAINED:
         return False
-    small, large = sorted(np.array([a, b]), key=lambda box: np.prod(box[2:] - box[:2]))
-    from_centre = ((small[:2] + small[2:]) - (large[:2] + large[2:])) / np.maximum(large[2:] - large[:2], 1e-9)
+    inner, outer = np.array(best), np.array(other)
+    if np.prod(inner[2:] - inner[:2]) > np.prod(outer[2:] - outer[:2]):
+        inner, outer = outer, inner
+    elif np.prod(inner[2:] - inner[:2]) < PART * np.prod(outer[2:] - outer[:2]):
+        return False
+    from_centre = ((inner[:2] + inner[2:]) - (outer[:2] + outer[2:])) / np.maximum(outer[2:] - outer[:2], 1e-9)
     return bool(np.hypot(*from_centre) <= CORE)
 
 

@@ -1,4 +1,4 @@
-"""FaceDeidPipeline: inpaint face crops from their semantic maps and attribute tokens, and from nothing else of a face."""
+"""FaceDeidPipeline: inpaint face crops from semantic maps and attribute tokens, and from nothing else."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         batch: int,
         guided: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Text embeddings with the attribute tokens appended: (B, T + N, W) each; the negative one only for guidance."""
+        """Text embeddings with the attribute tokens appended: (B, T + N, W); negative only if guided."""
         device = self._execution_device
         prompts, negatives = ([p] * batch if isinstance(p, str) else p for p in (prompt, negative_prompt))
         positive, negative = self.encode_prompt(prompts, device, 1, guided, negatives)

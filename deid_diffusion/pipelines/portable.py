@@ -1,4 +1,4 @@
-"""What makes a saved pipeline portable: component names that a hub can resolve, and one-line shims beside the weights."""
+"""What makes a saved pipeline portable: names that a hub can resolve, and one-line shims beside the weights."""
 
 from __future__ import annotations
 

@@ -6,18 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..attributes.encoder import encode_attributes
 from ..faces.semantic_map import draw_semantic_map
 from .captions import caption, facts
-from .data import FaceCache, to_tensor
+from .data import FaceCache, FaceDataset, to_tensor
 from .loop import Objective
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -51,7 +49,7 @@ def train_tokenizer(captions: Sequence[str], folder: Path, *, vocab_size: int, m
     return saved
 
 
-class CaptionedFaces(Dataset[dict[str, torch.Tensor]]):
+class CaptionedFaces(FaceDataset):
     """Crops with their maps and a caption drawn anew each time.
 
     Items: ``pixels`` (3, S, S) in -1..1, ``labels`` (S, S) int64, ``input_ids`` (T,) int64.
@@ -60,14 +58,11 @@ class CaptionedFaces(Dataset[dict[str, torch.Tensor]]):
     def __init__(
         self, cache: FaceCache, tokenizer: CLIPTokenizer, said: Sequence[Mapping[str, str]], seed: int
     ) -> None:
-        self.cache, self.tokenizer, self.said = cache, tokenizer, said
-        self._rng = np.random.default_rng(seed)
-
-    def __len__(self) -> int:
-        return len(self.cache)
+        super().__init__(cache, seed)
+        self.tokenizer, self.said = tokenizer, said
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = tokenize(self.tokenizer, [caption(self.said[index], self._rng)])[0]
+        ids = tokenize(self.tokenizer, [caption(self.said[index], self.rng(index))])[0]
         labels = draw_semantic_map(self.cache.meshes[index], self.cache.size)
         pixels = to_tensor(self.cache.crops[index])
         return {"pixels": pixels, "labels": torch.from_numpy(labels).long(), "input_ids": ids}

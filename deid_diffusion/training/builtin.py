@@ -13,7 +13,7 @@ from ..pipelines.face_deid import FaceDeidPipeline
 
 
 def make_scheduler() -> DDIMScheduler:
-    """Velocity prediction from zero terminal SNR (Lin et al., WACV 2024): sampling starts from noise and nothing else."""
+    """Velocity prediction from zero terminal SNR (Lin et al., WACV 2024): sampling starts from pure noise."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

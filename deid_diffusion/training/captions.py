@@ -33,7 +33,7 @@ def skin_tone(crop: np.ndarray, labels: np.ndarray) -> str:
 
 
 def facts(row: Mapping[str, str], crop: np.ndarray, mesh: np.ndarray) -> dict[str, str]:
-    """What can be said of one face, as phrases by attribute: person, age, skin, expression, eyes, pose, picture, text."""
+    """What can be said of one face: person, age, skin, expression, eyes, pose, picture, text, each a phrase."""
     said: dict[str, str] = {}
     text = row.get("text", "").lower()
     male = float(row.get("predicted_male") or 0.5)

@@ -34,14 +34,29 @@ class FaceCache:
         return int(self.crops.shape[1])
 
 
-class CropDataset(Dataset[dict[str, torch.Tensor]]):
-    """Face crops alone: ``pixels`` (3, S, S) float32 in -1..1."""
+class FaceDataset(Dataset[dict[str, torch.Tensor]]):
+    """A data set over a cache whose random choices follow from seed, epoch and index alone.
 
-    def __init__(self, cache: FaceCache) -> None:
-        self.cache = cache
+    So a resumed training sees what the uninterrupted one would have seen.
+    """
+
+    def __init__(self, cache: FaceCache, seed: int) -> None:
+        self.cache, self.seed, self.epoch = cache, seed, 0
 
     def __len__(self) -> int:
         return len(self.cache)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the loop before each epoch."""
+        self.epoch = epoch
+
+    def rng(self, index: int) -> np.random.Generator:
+        """The random generator of one item in this epoch."""
+        return np.random.default_rng((self.seed, self.epoch, index))
+
+
+class CropDataset(FaceDataset):
+    """Face crops alone: ``pixels`` (3, S, S) float32 in -1..1."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"pixels": to_tensor(self.cache.crops[index])}

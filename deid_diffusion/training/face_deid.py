@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, SchedulerMixin, UNet2DConditionModel
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from ..attributes.encoder import encode_attributes
@@ -18,7 +17,7 @@ from ..faces.mask import face_outline
 from ..faces.semantic_map import control_image, draw_semantic_map, mean_mesh
 from ..models.attribute_adapter import AttributeAdapter
 from ..pipelines.face_deid import ERASED
-from .data import FaceCache, to_tensor
+from .data import FaceCache, FaceDataset, to_tensor
 from .loop import Objective
 
 
@@ -31,15 +30,15 @@ def random_mask(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.nda
         outline = np.float32([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
         if kind > 0.92:
             turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-            grown = 1.15 * np.stack([width * np.cos(turn), height * np.sin(turn)], 1) / 2
-            outline = (grown + (x + width / 2, y + height / 2)).astype(np.float32)
+            rim = np.stack([width * np.cos(turn), height * np.sin(turn)], 1)
+            outline = (1.15 / 2 * rim + np.array([x + width / 2, y + height / 2])).astype(np.float32)
     mask = np.zeros((size, size), np.uint8)
     cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 1)
     reach = int(rng.uniform(0.03, 0.10) * size)
     return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)) > 0
 
 
-class LatentFaces(Dataset[dict[str, torch.Tensor]]):
+class LatentFaces(FaceDataset):
     """Faces whose latents, masks and features were computed once, by ``encode_cache``.
 
     Items: ``latents`` and ``masked_latents`` (4, h, w), ``mask`` (1, h, w), ``control`` (3, S, S) in 0..1, ``features``
@@ -47,17 +46,13 @@ class LatentFaces(Dataset[dict[str, torch.Tensor]]):
     """
 
     def __init__(self, cache: FaceCache, encoded: Path, seed: int) -> None:
-        self.cache = cache
+        super().__init__(cache, seed)
         self.arrays = {name: np.load(encoded / f"{name}.npy", mmap_mode="r") for name in _ENCODED}
-        self._rng = np.random.default_rng(seed)
-
-    def __len__(self) -> int:
-        return len(self.arrays["latents"])
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         item = {name: torch.from_numpy(np.array(array[index], np.float32)) for name, array in self.arrays.items()}
         mesh, size = self.cache.meshes[index], self.cache.size
-        if self._rng.random() < 0.06:  # a face without a mesh gets the mean one: be ready for maps that do not fit
+        if self.rng(index).random() < 0.06:  # a face without a mesh gets the mean one: be ready for maps that do not fit
             mesh = mean_mesh(size)
         labels = draw_semantic_map(mesh, size)
         item["control"] = torch.from_numpy(control_image(labels)).permute(2, 0, 1).float() / 255

@@ -15,9 +15,10 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from .config import TrainConfig
+from .data import FaceDataset
 
 
 class Objective(nn.Module):
@@ -41,7 +42,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-def train(objective: Objective, dataset: Dataset[Any], config: TrainConfig) -> None:
+def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> None:
     """Run a training to ``max_train_steps``, leave the finished weights in ``objective`` and write them out.
 
     ``log.jsonl`` in the output folder gets one line a step. A run that was killed and resumed with
@@ -51,8 +52,8 @@ def train(objective: Objective, dataset: Dataset[Any], config: TrainConfig) -> N
         ValueError: when the data set is smaller than one batch.
         FileNotFoundError: when the checkpoint to resume from does not exist.
     """
-    if len(dataset) < config.train_batch_size:  # type: ignore[arg-type]
-        raise ValueError(f"{config.train_data_dir} holds {len(dataset)} crops, fewer than one batch")  # type: ignore[arg-type]
+    if len(dataset) < config.train_batch_size:
+        raise ValueError(f"{config.train_data_dir} holds {len(dataset)} crops, fewer than one batch")
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -63,7 +64,12 @@ def train(objective: Objective, dataset: Dataset[Any], config: TrainConfig) -> N
     )
     set_seed(config.seed, device_specific=True)
     loader: Any = DataLoader(
-        dataset, config.train_batch_size, shuffle=True, drop_last=True, num_workers=config.dataloader_num_workers
+        dataset,
+        config.train_batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=config.dataloader_num_workers,
+        generator=torch.Generator(),  # its own, so that starting an epoch anew on resume draws nothing from the noise's
     )
     optimizers = {
         turn: torch.optim.AdamW(
@@ -97,6 +103,7 @@ def train(objective: Objective, dataset: Dataset[Any], config: TrainConfig) -> N
     started = time.perf_counter()
     wrapped.train()
     while step < config.max_train_steps:
+        dataset.set_epoch(step // per_epoch)
         for batches in _steps_of_epoch(loader, step, per_epoch, config.gradient_accumulation_steps):
             figures: dict[str, float] = {}
             for turn, optimizer in optimizers.items():

@@ -5,19 +5,24 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from deid_diffusion.training.config import TrainConfig, parse
+from deid_diffusion.training.data import FaceDataset
 from deid_diffusion.training.loop import Objective, train
 
 
-class Points(Dataset):
+class Points(FaceDataset):
+    """Each point is moved a little, anew in each epoch."""
+
+    def __init__(self) -> None:
+        self.seed = self.epoch = 0
+
     def __len__(self) -> int:
         return 20
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         x = torch.linspace(-1, 1, 20)[index : index + 1]
-        return {"x": x, "y": 3 * x}
+        return {"x": x, "y": 3 * x + 0.1 * float(self.rng(index).normal())}
 
 
 class Line(Objective):

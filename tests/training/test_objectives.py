@@ -41,12 +41,12 @@ def losses(folder: Path, name: str) -> list[float]:
 
 def test_autoencoder_learns_with_and_without_its_discriminator(tiny_pipeline, cache: FaceCache, tmp_path: Path) -> None:
     vae = type(tiny_pipeline.vae).from_config(tiny_pipeline.vae.config)
-    train(AutoencoderObjective(vae, adversarial_start=10), CropDataset(cache), config(tmp_path, 20))
+    train(AutoencoderObjective(vae, adversarial_start=10), CropDataset(cache, 0), config(tmp_path, 20))
     found = losses(tmp_path, "reconstruction")
     assert found[9] < found[0]
     assert losses(tmp_path, "loss_discriminator")[9] == 0
-    assert losses(tmp_path, "loss_discriminator")[-1] > 0
-    assert measure_scaling_factor(vae, CropDataset(cache)[0]["pixels"][None]) > 0
+    assert max(losses(tmp_path, "loss_discriminator")[10:]) > 0
+    assert measure_scaling_factor(vae, CropDataset(cache, 0)[0]["pixels"][None]) > 0
     assert (tmp_path / "diffusion_pytorch_model.safetensors").is_file()
 
 

@@ -1,0 +1,160 @@
+"""Finding faces: real ones in a real photo, at every size and roll, and none where none is."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from skimage.data import astronaut, brick, coffee
+
+from deid_diffusion.faces.detection import (
+    CenterFaceDetector,
+    DetectedFace,
+    MediapipeDetector,
+    UnionDetector,
+    add_turned,
+)
+
+FACE = (180, 70, 270, 180)  # of the astronaut, by eye
+EYES_NOSE_MOUTH = np.array([[203, 103], [247, 105], [223, 126], [204, 143], [242, 144]])
+
+
+def centre_is_in(face: DetectedFace, box: tuple[float, float, float, float]) -> bool:
+    x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return astronaut()
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return UnionDetector()
+
+
+@pytest.mark.parametrize("one", [CenterFaceDetector(), MediapipeDetector()])
+def test_each_detector_finds_the_face_and_its_points(one, photo):
+    (face,) = one(photo)
+    assert centre_is_in(face, FACE)
+    assert face.points is not None
+    assert face.points.shape == (5, 2)
+    assert face.points.dtype == np.float32
+    assert np.abs(face.points - EYES_NOSE_MOUTH).max() < 12
+
+
+def test_union_merges_both_detectors(detector, photo):
+    (face,) = detector(photo)
+    assert face.detector == "centerface+mediapipe"
+    assert 0.7 < face.score <= 1
+    assert all(abs(a - b) < 30 for a, b in zip(face.box, FACE, strict=True))
+    assert np.abs(face.points - EYES_NOSE_MOUTH).max() < 8
+
+
+def test_two_faces_side_by_side(detector, photo):
+    faces = detector(np.hstack([photo[:260, 120:340], photo[:260, 120:340][:, ::-1]]))
+    assert sorted(face.box[0] > 220 for face in faces) == [False, True]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turned_head_has_points_that_turn_with_it(detector, photo, turns):
+    (face,) = detector(np.rot90(photo, turns))
+    x, y = EYES_NOSE_MOUTH.T
+    expected = {1: (y, 512 - x), 2: (512 - x, 512 - y), 3: (512 - y, x)}[turns]
+    assert np.abs(face.points - np.stack(expected, axis=1)).max() < 12
+
+
+def test_faces_of_24_pixels_in_a_large_photo(detector, photo):
+    ground = cv2.resize(coffee(), (4000, 3000), interpolation=cv2.INTER_LINEAR)
+    scale = 24 / (FACE[3] - FACE[1])
+    small = cv2.resize(photo[:256, 100:356], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    # in the corners, in the middle, and where tiles meet
+    places = [(3, 3), (3000, 12), (1990, 1480), (655, 655), (30, 2900), (3930, 2930), (3300, 1700)]
+    for x, y in places:
+        ground[y : y + small.shape[0], x : x + small.shape[1]] = small
+    faces = detector(ground)
+    for x, y in places:
+        box = x + 80 * scale, y + 70 * scale, x + 170 * scale, y + 180 * scale
+        assert [face for face in faces if centre_is_in(face, box) and face.box[2] - face.box[0] < 40], (x, y)
+    assert len(faces) == len(places)
+
+
+def test_face_that_fills_the_photo_and_more(detector, photo):
+    for size in (48, 400):
+        faces = detector(cv2.resize(photo[90:160, 192:262], (size, size)))
+        assert len(faces) == 1
+        x0, y0, x1, y1 = faces[0].box
+        assert x0 >= 0
+        assert y0 >= 0
+        assert max(x1, y1) <= size
+        assert (x1 - x0) * (y1 - y0) > 0.5 * size * size
+
+
+def test_grey_photo(detector, photo):
+    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    assert len(detector(np.stack([grey] * 3, axis=2))) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 400), (7, 7), (8, 8), (64, 64), (9, 2000)])
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_blank_and_tiny_pictures_have_no_face(detector, shape, level):
+    assert detector(np.full((*shape, 3), level, np.uint8)) == []
+
+
+def test_texture_has_no_face(detector):
+    assert detector(np.stack([brick()] * 3, axis=2)) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "came"),
+    [
+        (np.zeros((8, 8), np.uint8), r"\(8, 8\) of uint8"),
+        (np.zeros((8, 8, 4), np.uint8), r"\(8, 8, 4\) of uint8"),
+        (np.zeros((8, 8, 3), np.float32), r"\(8, 8, 3\) of float32"),
+        (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\) of uint8"),
+        ([[0, 0, 0]], "list"),
+    ],
+)
+@pytest.mark.parametrize("one", [CenterFaceDetector(), MediapipeDetector(), UnionDetector()])
+def test_another_array_is_refused(one, image, came):
+    with pytest.raises(ValueError, match=rf"^image: expected .*\(H, W, 3\) of uint8, RGB, got {came}$"):
+        one(image)
+
+
+def test_no_detector_is_refused():
+    with pytest.raises(ValueError, match=r"^detectors: expected at least one"):
+        UnionDetector([])
+
+
+def test_a_detector_of_ones_own_sees_every_view():
+    sides = []
+
+    def own(image: np.ndarray) -> list[DetectedFace]:
+        sides.append(image.shape[:2])
+        return [DetectedFace((0.0, 0.0, 20.0, 20.0), 0.9, "own")] if image.shape[1] == 600 else []
+
+    (face,) = UnionDetector([own])(np.zeros((100, 400, 3), np.uint8))
+    assert face.detector == "own"
+    assert face.box == pytest.approx((0, 0, 13.33, 13.33), abs=0.01)
+    assert sides == [(150, 600), (400, 100), (100, 400), (400, 100)]
+
+
+class TestAddTurned:
+    upright = DetectedFace((0, 0, 100, 100), 0.6, "centerface", np.zeros((5, 2), np.float32))
+
+    def test_the_same_face_seen_again_changes_nothing(self):
+        again = DetectedFace((20, 0, 120, 100), 0.65, "centerface", np.ones((5, 2), np.float32))
+        assert add_turned([self.upright], [again]) == [self.upright]
+
+    def test_a_face_seen_clearly_better_gives_the_points_and_widens_the_box(self):
+        better = DetectedFace((20, 0, 120, 100), 0.9, "centerface", np.ones((5, 2), np.float32))
+        (face,) = add_turned([self.upright], [better])
+        assert face.box == (0, 0, 120, 100)
+        assert face.score == 0.9
+        assert (face.points == 1).all()
+
+    def test_a_face_elsewhere_joins_when_sure(self):
+        unsure = DetectedFace((200, 0, 300, 100), 0.4, "centerface")
+        sure = DetectedFace((400, 0, 500, 100), 0.55, "centerface")
+        assert add_turned([self.upright], [unsure, sure]) == [self.upright, sure]
