@@ -81,7 +81,7 @@ class Anonymizer:
         target = _pick_device(device)
         dtype = torch.float16 if target.type == "cuda" else torch.float32
         try:
-            pipeline = FaceDeidPipeline.from_pretrained(source, torch_dtype=dtype, trust_remote_code=True)
+            pipeline = FaceDeidPipeline.from_pretrained(source, dtype=dtype, trust_remote_code=True)
         except (OSError, ValueError) as error:
             raise DeidError(f"--model {model}: cannot be loaded: {one_line(error)[:200]}") from error
         pipeline.set_progress_bar_config(disable=True)
@@ -124,7 +124,7 @@ class Anonymizer:
             rows = ready[start : start + batch_size]
             faces = [one for k in rows if (one := analysed[k]) is not None]
             try:
-                made = self.generate(photo, gone, faces, [seeds[k] for k in rows], steps)
+                made = self._generate(photo, gone, faces, [seeds[k] for k in rows], steps)
             except Exception as error:  # whatever it was, the faces stay covered and the record says why
                 problems |= {k: f"generation failed: {one_line(error)[:120]}" for k in rows}
                 continue
@@ -167,7 +167,7 @@ class Anonymizer:
                 problems[k] = f"analysis failed: {one_line(error)[:120]}"
         return analysed, problems
 
-    def generate(
+    def _generate(
         self,
         photo: np.ndarray,
         gone: np.ndarray,
@@ -192,11 +192,11 @@ class Anonymizer:
         contexts = [extract(erased, face.matrix, size) for face in faces]
         masks = [extract(gone.astype(np.float32), face.matrix, size) > 1e-3 for face in faces]
         features = self.pipeline.encode_attributes(
-            torch.stack([_to_tensor(extract(photo, face.matrix, size)) for face in faces]) * 2 - 1,
+            torch.stack([_to_tensor(extract(photo, face.matrix, size)) for face in faces]),
             [face.semantic_map for face in faces],
         )
         made = self.pipeline(
-            image=torch.stack([_to_tensor(context) for context in contexts]) * 2 - 1,
+            image=torch.stack([_to_tensor(context) for context in contexts]),
             mask_image=torch.stack([torch.from_numpy(mask)[None].float() for mask in masks]),
             control_image=torch.stack([_to_tensor(control_image(face.semantic_map)) for face in faces]),
             attribute_features=features,

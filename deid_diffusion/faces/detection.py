@@ -13,23 +13,26 @@ import numpy as np
 from deid_diffusion.faces.centerface import CenterFaceDetector
 from deid_diffusion.faces.detected_face import DetectedFace, FaceDetector, check_image
 from deid_diffusion.faces.mediapipe_faces import MediapipeDetector
-from deid_diffusion.faces.merge import merge_faces, same_face
-from deid_diffusion.faces.views import View, framed, pyramid, turned
+from deid_diffusion.faces.merge import merge_faces, overlaps, same_face
+from deid_diffusion.faces.views import View, framed, mirrored, pyramid, turned
 
 __all__ = ["CenterFaceDetector", "DetectedFace", "FaceDetector", "MediapipeDetector", "UnionDetector"]
 
 SMALLEST_SIDE = 8  # pixels; no detector knows a face in less
-TURNED_SCORE = 0.5  # no false face at this score in the turned views of 90 photos, one in 15 photos at 0.3
-TURNED_LEAD = 0.1  # a turned view scores an upright face at most 0.06 higher than the upright view does
+SURE = 0.5  # score of a face that only an unusual view shows
+LEAD = 0.1  # a turned view scores an upright face at most 0.06 higher than the upright view does
+CUT = (0.3, 0.9)  # share of a cut face inside the photo; with less it is the mirror image, with more it is not cut
+SEEN = 0.5  # share of a cut face, or of the face it overlaps, that is already found
 
 
 class UnionDetector:
     """Every face that any detector finds, at any scale, merged by overlap.
 
     The photo is searched at one and a half times its size in overlapping tiles, so that faces of 24 pixels are found
-    in a photo of any size, and at coarser scales up to the whole photo, for larger ones. The first detector also
-    searches the photo turned by quarters, shrunk to at most 1,024 pixels, for lying and hanging heads. Where nothing
-    is found, all search the photo shrunk in a black frame, for a face larger than the picture.
+    in a photo of any size, and at coarser scales up to the whole photo, for larger ones. Two more looks, at no more
+    than 1,024 pixels: the first detector searches the photo turned by quarters, for lying and hanging heads, and all
+    search it mirrored at its edges, for halves of faces. Where nothing is found, all search the photo shrunk in a
+    black frame, for a face larger than the picture.
 
     Args:
         detectors: what searches each view, the best for small faces first; CenterFace and MediaPipe when None.
@@ -54,10 +57,18 @@ class UnionDetector:
         height, width = image.shape[:2]
         if min(height, width) < SMALLEST_SIDE:
             return []
-        upright = _search(image, pyramid(height, width), self.detectors)
-        lying = _search(image, turned(height, width), self.detectors[:1])
-        faces = add_turned(merge_faces(upright), merge_faces(lying))
+        upright = merge_faces(_search(image, pyramid(height, width), self.detectors))
+        lying = merge_faces(_search(image, turned(height, width), self.detectors[:1]))
+        cut = merge_faces(self._cut_faces(image))
+        faces = add_cut(add_turned(upright, lying), cut)
         return faces or merge_faces(_search(image, [framed(height, width)], self.detectors))
+
+    def _cut_faces(self, image: np.ndarray) -> list[DetectedFace]:
+        """Faces that the photo's edge cuts, completed by their mirror image; boxes hold the part in the photo."""
+        view = mirrored(*image.shape[:2])
+        picture = view.take(image)
+        found = [face for detector in self.detectors for face in detector(picture)]
+        return [view.back(face) for face in found if CUT[0] <= view.share_inside(face) <= CUT[1]]
 
 
 def add_turned(upright: Sequence[DetectedFace], lying: Sequence[DetectedFace]) -> list[DetectedFace]:
@@ -70,9 +81,20 @@ def add_turned(upright: Sequence[DetectedFace], lying: Sequence[DetectedFace]) -
     faces = list(upright)
     for face in lying:
         here = [other for other in faces if same_face(face.box, other.box)]
-        if face.score >= max([TURNED_SCORE, *(other.score + TURNED_LEAD for other in here)]):
+        if face.score >= max([SURE, *(other.score + LEAD for other in here)]):
             elsewhere = [other for other in faces if not any(other is rival for rival in here)]
             faces = [*elsewhere, *merge_faces([face, *here])]
+    return _best_first(faces)
+
+
+def add_cut(faces: Sequence[DetectedFace], cut: Sequence[DetectedFace]) -> list[DetectedFace]:
+    """`faces` with the sure ones of the faces cut by the photo's edge, where nothing is found yet, best score first."""
+    boxes = np.array([face.box for face in faces]).reshape(-1, 4)
+    new = [f for f in cut if f.score >= SURE and not (overlaps(np.array(f.box), boxes)[1] > SEEN).any()]
+    return _best_first([*faces, *new])
+
+
+def _best_first(faces: Iterable[DetectedFace]) -> list[DetectedFace]:
     return sorted(faces, key=lambda face: -face.score)
 
 

@@ -11,9 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .quiet import quiet_stderr
+
 # Closed outlines, in order. Right is the subject's right, the left side of the picture.
-MESH_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149,
-             150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
+MESH_OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
 MESH_EYES = (
     (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
     (362, 398, 384, 385, 386, 387, 388, 466, 263, 249, 390, 373, 374, 380, 381, 382),
@@ -45,11 +49,12 @@ class FaceMesh:
 
     @cached_property
     def _graph(self) -> Any:
-        from ._mediapipe import quiet_solutions
+        with quiet_stderr():
+            from mediapipe.python.solutions.face_mesh import FaceMesh as Graph
 
-        return quiet_solutions().face_mesh.FaceMesh(
-            static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.3
-        )
+            graph = Graph(static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.3)
+            graph.process(np.zeros((128, 128, 3), np.uint8))
+        return graph
 
     def __call__(self, crop: np.ndarray) -> np.ndarray | None:
         found = self._graph.process(np.ascontiguousarray(crop)).multi_face_landmarks

@@ -28,7 +28,7 @@ class MediapipeDetector:
         threshold: lowest score of a face, 0 to 1.
     """
 
-    def __init__(self, threshold: float = 0.5) -> None:
+    def __init__(self, threshold: float = 0.6) -> None:
         self.threshold = threshold
 
     def __call__(self, image: np.ndarray) -> list[DetectedFace]:

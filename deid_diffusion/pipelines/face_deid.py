@@ -19,8 +19,8 @@ from ..attributes.encoder import encode_attributes, labels_tensor
 from ..models.attribute_adapter import AttributeAdapter
 from .portable import write_portable
 
-ERASED = 0.0
-"""What the generator sees in a face's place, in -1..1: mid-grey, as SD's inpainting models were trained with."""
+ERASED = 0.5
+"""What the generator sees in a face's place, in 0..1: mid-grey, as SD's inpainting models were trained with."""
 
 
 class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
@@ -66,7 +66,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         """Attribute features of original face crops.
 
         Args:
-            crops: (B, 3, H, W) in -1..1.
+            crops: (B, 3, H, W) in 0..1.
             semantic_maps: B label maps, (H, W) uint8 each.
 
         Returns:
@@ -75,7 +75,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         if self.image_encoder is None or self.attribute_adapter is None:
             return None
         device = self._execution_device
-        return encode_attributes(self.image_encoder, crops.to(device), labels_tensor(list(semantic_maps)).to(device))
+        images = crops.to(device) * 2 - 1
+        return encode_attributes(self.image_encoder, images, labels_tensor(list(semantic_maps)).to(device))
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -99,7 +100,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         """Generate a face in every crop.
 
         Args:
-            image: B face crops; tensors are (B, 3, H, W) in -1..1. What the mask covers is never read.
+            image: B face crops; tensors are (B, 3, H, W) in 0..1. What the mask covers is never read.
             mask_image: B masks, (B, 1, H, W) in 0..1; 0.5 and more is replaced.
             control_image: B coloured semantic maps, (B, 3, H, W) in 0..1.
             attribute_features: (B, N, D) from ``encode_attributes``; None keeps no attribute but those of the map.
@@ -116,7 +117,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         Raises:
             ValueError: when the numbers of crops, masks, maps or features differ, or there is nothing to replace.
         """
-        image_t = self.image_processor.preprocess(image)
+        image_t = self.image_processor.preprocess(image) / 2 + 0.5
         mask_t = self.mask_processor.preprocess(mask_image)
         control_t = self.control_image_processor.preprocess(control_image)
         batch = len(image_t)

@@ -75,19 +75,19 @@ def assemble(
     vae: Path, clip: Path, generator: Path, output: Path, *, default_steps: int, default_guidance: float
 ) -> None:
     """Write the trained parts as one float16 pipeline folder."""
+    half = torch.float16
     pipeline = FaceDeidPipeline(
-        vae=AutoencoderKL.from_pretrained(vae),
-        text_encoder=CLIPTextModel.from_pretrained(clip / "text_encoder"),
+        vae=AutoencoderKL.from_pretrained(vae, dtype=half),
+        text_encoder=CLIPTextModel.from_pretrained(clip / "text_encoder", dtype=half),
         tokenizer=CLIPTokenizer.from_pretrained(clip / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(generator / "unet"),
-        controlnet=ControlNetModel.from_pretrained(generator / "controlnet"),
+        unet=UNet2DConditionModel.from_pretrained(generator / "unet", dtype=half),
+        controlnet=ControlNetModel.from_pretrained(generator / "controlnet", dtype=half),
         scheduler=make_scheduler(),
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
-        image_encoder=CLIPVisionModelWithProjection.from_pretrained(clip / "image_encoder"),
-        attribute_adapter=AttributeAdapter.from_pretrained(generator / "attribute_adapter"),
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(clip / "image_encoder", dtype=half),
+        attribute_adapter=AttributeAdapter.from_pretrained(generator / "attribute_adapter", dtype=half),
         default_steps=default_steps,
         default_guidance=default_guidance,
     )
-    pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(output)

@@ -52,7 +52,9 @@ class LatentFaces(FaceDataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         item = {name: torch.from_numpy(np.array(array[index], np.float32)) for name, array in self.arrays.items()}
         mesh, size = self.cache.meshes[index], self.cache.size
-        if self.rng(index).random() < 0.06:  # a face without a mesh gets the mean one: be ready for maps that do not fit
+        if (
+            self.rng(index).random() < 0.06
+        ):  # a face without a mesh gets the mean one: be ready for maps that do not fit
             mesh = mean_mesh(size)
         labels = draw_semantic_map(mesh, size)
         item["control"] = torch.from_numpy(control_image(labels)).permute(2, 0, 1).float() / 255
@@ -97,7 +99,7 @@ def encode_cache(
         pixels = torch.stack([to_tensor(cache.crops[i]) for i in rows]).to(device)
         labels = torch.stack([torch.from_numpy(draw_semantic_map(cache.meshes[i], cache.size)) for i in rows])
         masks = torch.stack([torch.from_numpy(random_mask(cache.meshes[i], cache.size, rng)) for i in rows])[:, None]
-        erased = torch.where(masks.to(device), torch.full_like(pixels, ERASED), pixels)
+        erased = torch.where(masks.to(device), torch.full_like(pixels, 2 * ERASED - 1), pixels)
         with torch.autocast(device.type, torch.bfloat16):
             latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist.mode() * scale
             masked = vae.encode(erased.contiguous(memory_format=torch.channels_last)).latent_dist.mode() * scale

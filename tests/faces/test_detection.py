@@ -5,13 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from skimage.data import astronaut, brick, coffee
+from skimage.data import astronaut, brick
 
 from deid_diffusion.faces.detection import (
     CenterFaceDetector,
     DetectedFace,
     MediapipeDetector,
     UnionDetector,
+    add_cut,
     add_turned,
 )
 
@@ -66,7 +67,7 @@ def test_turned_head_has_points_that_turn_with_it(detector, photo, turns):
 
 
 def test_faces_of_24_pixels_in_a_large_photo(detector, photo):
-    ground = cv2.resize(coffee(), (4000, 3000), interpolation=cv2.INTER_LINEAR)
+    ground = np.stack([np.tile(brick(), (6, 8))[:3000, :4000]] * 3, axis=2)
     scale = 24 / (FACE[3] - FACE[1])
     small = cv2.resize(photo[:256, 100:356], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     # in the corners, in the middle, and where tiles meet
@@ -137,7 +138,7 @@ def test_a_detector_of_ones_own_sees_every_view():
     (face,) = UnionDetector([own])(np.zeros((100, 400, 3), np.uint8))
     assert face.detector == "own"
     assert face.box == pytest.approx((0, 0, 13.33, 13.33), abs=0.01)
-    assert sides == [(150, 600), (400, 100), (100, 400), (400, 100)]
+    assert sides == [(150, 600), (400, 100), (100, 400), (400, 100), (234, 534)]
 
 
 class TestAddTurned:
@@ -158,3 +159,19 @@ class TestAddTurned:
         unsure = DetectedFace((200, 0, 300, 100), 0.4, "centerface")
         sure = DetectedFace((400, 0, 500, 100), 0.55, "centerface")
         assert add_turned([self.upright], [unsure, sure]) == [self.upright, sure]
+
+
+def test_half_a_face_at_the_edge(detector, photo):
+    half = photo[:, 224:]
+    (face,) = detector(half)
+    assert face.box[0] == 0
+    assert 20 < face.box[2] < 70
+
+
+def test_a_cut_face_joins_where_nothing_is_found():
+    found = DetectedFace((0, 0, 100, 100), 0.9, "own")
+    again = DetectedFace((0, 10, 40, 60), 0.8, "own")
+    unsure = DetectedFace((0, 300, 40, 400), 0.4, "own")
+    new = DetectedFace((0, 200, 40, 280), 0.6, "own")
+    assert add_cut([found], [again, new, unsure]) == [found, new]
+    assert add_cut([], [new]) == [new]

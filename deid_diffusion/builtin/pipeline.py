@@ -1,0 +1,1 @@
+from deid_diffusion.pipelines.face_deid import FaceDeidPipeline  # noqa: F401
