@@ -21,6 +21,7 @@ import numpy as np
 from deid_diffusion import images
 from deid_diffusion.anonymizer import AnonymizedImage, Anonymizer
 from deid_diffusion.faces.analysis import FaceAnalysis
+from deid_diffusion.faces.mask import touched
 
 #: Where the recogniser wants eyes, nose and mouth corners, as shares of its 128 px input (Open Model Zoo's reid-0095).
 ALIGNED = np.array(
@@ -71,9 +72,7 @@ def near(found: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarra
 
 def outside_difference(photo: np.ndarray, result: np.ndarray, faces: tuple[FaceAnalysis, ...]) -> int:
     """Largest change of a value outside every mask."""
-    outside = np.ones(photo.shape[:2], bool)
-    for face in faces:
-        outside &= face.alpha == 0
+    outside = ~touched((photo.shape[0], photo.shape[1]), [face.mask for face in faces])
     return int(np.abs(photo.astype(int) - result)[outside].max(initial=0))
 
 

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from .errors import DeidError, one_line
-from .faces.analysis import FaceAnalysis, analyse_face, cover_alpha
+from .faces.analysis import FaceAnalysis, analyse_face
 from .faces.blend import Canvas, erase, match_rim
 from .faces.crop import extract
 from .faces.detected_face import DetectedFace, FaceDetector
 from .faces.detection import UnionDetector
 from .faces.landmarks import FaceMesh, Landmarker
+from .faces.mask import box_mask, touched
 from .faces.semantic_map import control_image
 from .report import FaceRecord
 
@@ -114,10 +115,12 @@ class Anonymizer:
         photo = _as_array(image)
         detected = self.detector(photo)
         analysed, problems = self._analyse_all(photo, detected)
-        alphas = [one.alpha if one is not None else cover_alpha(photo.shape[:2], face.box)
-                  for one, face in zip(analysed, detected, strict=True)]  # fmt: skip
-        canvas = Canvas(photo, alphas)
-        gone = np.any([alpha > 0 for alpha in alphas], axis=0) if alphas else np.zeros(photo.shape[:2], bool)
+        shape = (photo.shape[0], photo.shape[1])
+        masks = [
+            one.mask if one is not None else box_mask(face.box, shape)
+            for one, face in zip(analysed, detected, strict=True)
+        ]
+        canvas, gone = Canvas(photo, masks), touched(shape, masks)
         seeds = [(seed + k) % 2**63 if seed is not None else secrets.randbits(63) for k in range(len(detected))]
         ready = [k for k, one in enumerate(analysed) if one is not None]
         for start in range(0, len(ready), batch_size):
@@ -203,7 +206,8 @@ class Anonymizer:
             num_inference_steps=steps,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="np",
-        ).images
+            return_dict=False,
+        )[0]
         results: list[np.ndarray | None] = []
         for crop, context, mask in zip(made, contexts, masks, strict=True):
             if not np.isfinite(crop).all() or crop[mask].std() < 0.01:

@@ -80,8 +80,8 @@ def draw_masks(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
     """The photo, (H, W, 3) uint8 RGB, tinted where a paste would change it, by how much it would."""
     canvas = pixels.astype(np.float32)
     for analysis in faces:
-        weight = 0.6 * analysis.alpha[..., None]
-        canvas = canvas * (1 - weight) + weight * np.array(_MASK, np.float32)
+        window, weight = analysis.mask.window, 0.6 * analysis.mask.alpha[..., None]
+        canvas[window] = canvas[window] * (1 - weight) + weight * np.array(_MASK, np.float32)
     return np.rint(canvas).astype(np.uint8)
 
 

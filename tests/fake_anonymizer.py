@@ -11,6 +11,7 @@ from PIL import Image
 
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.mask import box_mask
 from deid_diffusion.report import FaceRecord
 
 REPLACED = FaceRecord((0.0, 0.0, 8.0, 8.0), "fake", 0.9, "replaced", 1, True)
@@ -49,13 +50,11 @@ def analysis(pixels: np.ndarray, mesh: bool = True) -> FaceAnalysis:
     """A face in the square from (10, 20) to (42, 52) of the photo, seen by a 64-pixel crop: skin in its middle half."""
     labels = np.zeros((64, 64), np.uint8)
     labels[16:48, 16:48] = 1
-    mask = np.zeros(pixels.shape[:2], np.float32)
-    mask[28:44, 18:34] = 1
     points = np.array([[20, 30], [32, 30], [26, 36], [21, 42], [31, 42]], np.float32)
     return FaceAnalysis(
         face=DetectedFace((10.0, 20.0, 42.0, 52.0), 0.9, "fake", points),
         matrix=np.array([[2, 0, -20], [0, 2, -40]], np.float32),
         mesh=np.full((478, 2), 32, np.float32) if mesh else None,
         semantic_map=labels,
-        alpha=mask,
+        mask=box_mask((20.0, 30.0, 32.0, 42.0), (pixels.shape[0], pixels.shape[1])),
     )

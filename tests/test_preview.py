@@ -24,7 +24,7 @@ def test_maps_lie_where_the_faces_are():
 def test_masks_tint_what_they_cover():
     drawn = preview.draw_masks(PIXELS, [analysis(PIXELS)])
     changed = (drawn != PIXELS).any(axis=2)
-    np.testing.assert_array_equal(changed, analysis(PIXELS).alpha > 0)
+    np.testing.assert_array_equal(changed, analysis(PIXELS).mask.full() > 0)
 
 
 def test_boxes_meshes_and_points():

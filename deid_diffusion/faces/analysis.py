@@ -9,7 +9,7 @@ import numpy as np
 from .crop import extract, frame_from_box, frame_from_mesh, invert, transform
 from .detected_face import DetectedFace
 from .landmarks import Landmarker
-from .mask import DILATION, box_outline, face_outline, paste_alpha, union_outline
+from .mask import DILATION, PasteMask, box_outline, face_outline, paste_mask, union_outline
 from .semantic_map import draw_semantic_map, mean_mesh
 
 _LOOK = 320  # side of the crop in which the mesh is sought, in pixels
@@ -25,14 +25,14 @@ class FaceAnalysis:
         matrix: (2, 3) float32, photo pixels to crop pixels.
         mesh: (478, 2) float32 crop pixels, or None when the landmarker found none.
         semantic_map: (S, S) uint8 labels in the crop.
-        alpha: (H, W) float32 in the photo: 1 where the face is replaced, falling to 0 around it.
+        mask: where in the photo the face is replaced.
     """
 
     face: DetectedFace
     matrix: np.ndarray
     mesh: np.ndarray | None
     semantic_map: np.ndarray
-    alpha: np.ndarray
+    mask: PasteMask
 
 
 def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, size: int) -> FaceAnalysis:
@@ -44,28 +44,19 @@ def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, 
         landmarker: finds the mesh in a crop around the detection.
         size: side of the face crop, in pixels.
     """
+    shape = (photo.shape[0], photo.shape[1])
     mesh = _mesh_in_photo(photo, face, landmarker)
     if mesh is None:
         matrix = frame_from_box(face.box, face.points, size)
         points = None if face.points is None else transform(face.points, matrix)
         guess = mean_mesh(size, points)
         outline = union_outline(face_outline(guess), box_outline(face.box, matrix))
-        alpha = paste_alpha(outline, matrix, photo.shape[:2], size, _NO_MESH_DILATION)
-        return FaceAnalysis(face, matrix, None, draw_semantic_map(guess, size), alpha)
+        mask = paste_mask(outline, matrix, shape, size, _NO_MESH_DILATION)
+        return FaceAnalysis(face, matrix, None, draw_semantic_map(guess, size), mask)
     matrix = frame_from_mesh(mesh, size)
     mesh = transform(mesh, matrix)
-    alpha = paste_alpha(face_outline(mesh), matrix, photo.shape[:2], size)
-    return FaceAnalysis(face, matrix, mesh, draw_semantic_map(mesh, size), alpha)
-
-
-def cover_alpha(photo_shape: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
-    """(H, W) float32 mask of a box grown by a fifth on each side: the last resort when ``analyse_face`` fails."""
-    x0, y0, x1, y1 = box
-    width, height = 0.2 * (x1 - x0) + 1, 0.2 * (y1 - y0) + 1
-    alpha = np.zeros(photo_shape, np.float32)
-    top, left = max(0, int(y0 - 1.5 * height)), max(0, int(x0 - width))
-    alpha[top : max(0, int(np.ceil(y1 + height))), left : max(0, int(np.ceil(x1 + width)))] = 1
-    return alpha
+    mask = paste_mask(face_outline(mesh), matrix, shape, size)
+    return FaceAnalysis(face, matrix, mesh, draw_semantic_map(mesh, size), mask)
 
 
 def _mesh_in_photo(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker) -> np.ndarray | None:

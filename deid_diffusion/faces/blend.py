@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from .crop import invert, warp
+from .mask import PasteMask
 
 FILL = (128, 128, 128)
 """What a covered face looks like; also what the generator sees in a face's place."""
@@ -23,34 +26,34 @@ class Canvas:
 
     On construction every face is opaque; ``paste`` puts a replacement over one. The ring around a face, where a
     replacement is feathered into the photo, still shows the photo (it lies outside the face); ``cover`` makes the ring
-    opaque too. Pixels that no alpha touches stay bit-identical to the photo.
+    opaque too. Pixels that no mask touches stay bit-identical to the photo.
     """
 
-    def __init__(self, photo: np.ndarray, alphas: list[np.ndarray]) -> None:
-        """Takes a (H, W, 3) uint8 photo and the (H, W) float32 alpha of each face."""
+    def __init__(self, photo: np.ndarray, masks: Sequence[PasteMask]) -> None:
+        """Takes a (H, W, 3) uint8 photo and the mask of each face."""
         self.pixels = photo.copy()
-        self._alphas = alphas
-        for alpha in alphas:
-            self.pixels[alpha >= 1] = FILL
+        self._masks = masks
+        for mask in masks:
+            self.pixels[mask.window][mask.alpha >= 1] = FILL
 
     def paste(self, index: int, crop: np.ndarray, matrix: np.ndarray) -> None:
         """Put a (S, S, 3) uint8 replacement over face ``index``, by its (2, 3) crop matrix."""
-        alpha = self._alphas[index]
-        ys, xs = np.nonzero(alpha.any(1))[0], np.nonzero(alpha.any(0))[0]
-        if not len(ys):
+        mask = self._masks[index]
+        if not mask.alpha.size:
             return
-        y0, y1, x0, x1 = ys[0], ys[-1] + 1, xs[0], xs[-1] + 1
+        height, width = mask.alpha.shape
         shifted = invert(matrix)
-        shifted[:, 2] -= (x0, y0)
-        patch = warp(crop, shifted, (int(x1 - x0), int(y1 - y0))).astype(np.float32)
-        weight = alpha[y0:y1, x0:x1, None]
-        under = self.pixels[y0:y1, x0:x1]
+        shifted[:, 2] -= (mask.left, mask.top)
+        patch = warp(crop, shifted, (width, height)).astype(np.float32)
+        weight = mask.alpha[..., None]
+        under = self.pixels[mask.window]
         mixed = np.clip(patch * weight + under * (1 - weight) + 0.5, 0, 255).astype(np.uint8)
-        self.pixels[y0:y1, x0:x1] = np.where(weight > 0, mixed, under)
+        self.pixels[mask.window] = np.where(weight > 0, mixed, under)
 
     def cover(self, index: int) -> None:
         """Make all of face ``index``, its ring included, opaque."""
-        self.pixels[self._alphas[index] > 0] = FILL
+        mask = self._masks[index]
+        self.pixels[mask.window][mask.alpha > 0] = FILL
 
 
 def match_rim(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: float = 0.06) -> np.ndarray:

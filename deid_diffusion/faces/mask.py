@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -13,15 +16,52 @@ DILATION = 0.055
 FEATHER = 0.045
 
 
+@dataclass(frozen=True, eq=False)
+class PasteMask:
+    """How much of each photo pixel a replacement takes, kept only where it is not 0.
+
+    Attributes:
+        alpha: (h, w) float32, 0..1: 1 on the face, falling to 0 in a ring around it.
+        top: row of the photo at which ``alpha`` begins.
+        left: column likewise.
+        photo_shape: (height, width) of the photo.
+    """
+
+    alpha: np.ndarray
+    top: int
+    left: int
+    photo_shape: tuple[int, int]
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the photo that ``alpha`` covers."""
+        height, width = self.alpha.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+    def full(self) -> np.ndarray:
+        """(height, width) float32 alpha of the whole photo."""
+        whole = np.zeros(self.photo_shape, np.float32)
+        whole[self.window] = self.alpha
+        return whole
+
+
+def touched(photo_shape: tuple[int, int], masks: Sequence[PasteMask]) -> np.ndarray:
+    """(height, width) bool: every pixel that any mask touches."""
+    gone = np.zeros(photo_shape, bool)
+    for mask in masks:
+        gone[mask.window] |= mask.alpha > 0
+    return gone
+
+
 def face_outline(mesh: np.ndarray) -> np.ndarray:
     """(N, 2) convex outline, forehead to chin and cheek to cheek, of a (478, 2) mesh."""
     return cv2.convexHull(mesh.astype(np.float32))[:, 0]
 
 
-def paste_alpha(
+def paste_mask(
     outline: np.ndarray, matrix: np.ndarray, photo_shape: tuple[int, int], crop_size: int, dilation: float = DILATION
-) -> np.ndarray:
-    """How much of each photo pixel the replacement takes: 1 on the face, falling to 0 in a ring around it.
+) -> PasteMask:
+    """The mask of a face: its outline grown, with a soft ring around it.
 
     Args:
         outline: (N, 2) closed outline of the face, crop pixels.
@@ -31,7 +71,7 @@ def paste_alpha(
         dilation: reach past the outline, as a share of the crop's side.
 
     Returns:
-        (height, width) float32, 0..1; exactly 0 outside the ring and exactly 1 on the face.
+        Exactly 1 on the face and, for a face outside the photo, an empty window.
     """
     height, width = photo_shape
     in_photo = transform(outline, invert(matrix))
@@ -43,15 +83,30 @@ def paste_alpha(
     x1, y1 = (int(v) for v in np.ceil(in_photo.max(0)) + pad)
     # On a window that may reach past the photo, so that a face cut by the border is not feathered along it.
     window = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    cv2.fillPoly(window, [np.round((in_photo - (x0, y0)) * 16).astype(np.int32)], 1, shift=4)
+    cv2.fillPoly(window, [np.round((in_photo - (x0, y0)) * 16).astype(np.int32)], (1,), shift=4)
     distance = cv2.distanceTransform(1 - window, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     ring = np.clip((reach - distance) / feather, 0, 1).astype(np.float32)
     ring = ring * ring * (3 - 2 * ring)
-    alpha = np.zeros((height, width), np.float32)
     left, top, right, bottom = max(0, x0), max(0, y0), min(width, x1), min(height, y1)
-    if left < right and top < bottom:
-        alpha[top:bottom, left:right] = ring[top - y0 : bottom - y0, left - x0 : right - x0]
-    return alpha
+    if left >= right or top >= bottom:
+        return PasteMask(np.zeros((0, 0), np.float32), 0, 0, photo_shape)
+    return PasteMask(ring[top - y0 : bottom - y0, left - x0 : right - x0], top, left, photo_shape)
+
+
+def box_mask(box: tuple[float, float, float, float], photo_shape: tuple[int, int]) -> PasteMask:
+    """An opaque box grown by a fifth and more above the brows: the last resort for a face that cannot be measured.
+
+    Args:
+        box: x0, y0, x1, y1 in photo pixels.
+        photo_shape: (height, width).
+    """
+    x0, y0, x1, y1 = box
+    width, height = 0.2 * (x1 - x0) + 1, 0.2 * (y1 - y0) + 1
+    rows, columns = photo_shape
+    top, left = (int(min(max(0, v), limit)) for v, limit in ((y0 - 1.5 * height, rows), (x0 - width, columns)))
+    bottom = int(np.clip(np.ceil(y1 + height), top, rows))
+    right = int(np.clip(np.ceil(x1 + width), left, columns))
+    return PasteMask(np.ones((bottom - top, right - left), np.float32), top, left, photo_shape)
 
 
 def box_outline(box: tuple[float, float, float, float], matrix: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ class MediapipeDetector:
     """MediaPipe's short-range detector on the CPU, safe to call from several threads.
 
     Args:
-        threshold: lowest score of a face, 0 to 1.
+        threshold: lowest score of a face, 0.5 to 1; the graph itself drops what is below 0.5, whatever it is told.
     """
 
     def __init__(self, threshold: float = 0.6) -> None:
@@ -37,7 +37,7 @@ class MediapipeDetector:
         The model gives the centre of the mouth only: the corners are placed beside it, along the eyes' axis.
         """
         check_image(image)
-        graph, lock = _graph(self.threshold)
+        graph, lock = _graph()
         with lock:
             detections = graph.process(np.ascontiguousarray(image)).detections
         size = np.array([image.shape[1], image.shape[0]])
@@ -46,7 +46,7 @@ class MediapipeDetector:
             frame = detection.location_data.relative_bounding_box
             corners = np.array([[frame.xmin, frame.ymin], [frame.xmin + frame.width, frame.ymin + frame.height]])
             (x0, y0), (x1, y1) = (np.clip(corners, 0, 1) * size).tolist()
-            if x1 <= x0 or y1 <= y0:
+            if detection.score[0] < self.threshold or x1 <= x0 or y1 <= y0:
                 continue
             keypoints = [(point.x, point.y) for point in detection.location_data.relative_keypoints]
             right_eye, left_eye, nose, mouth = np.array(keypoints[:4]) * size
@@ -57,11 +57,11 @@ class MediapipeDetector:
 
 
 @cache
-def _graph(threshold: float) -> tuple[FaceDetection, Lock]:
-    """The running graph, started once per process and threshold, and the lock that keeps it to one caller at a time."""
+def _graph() -> tuple[FaceDetection, Lock]:
+    """The running graph, started once per process, and the lock that keeps it to one caller at a time."""
     with quiet_stderr():
         from mediapipe.python.solutions.face_detection import FaceDetection
 
-        graph = FaceDetection(min_detection_confidence=threshold, model_selection=0)
+        graph = FaceDetection(model_selection=0)
         graph.process(np.zeros((128, 128, 3), np.uint8))
     return graph, Lock()

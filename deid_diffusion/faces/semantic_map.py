@@ -16,7 +16,7 @@ _SHIFT = 4  # cv2 draws with 1 / 16 pixel precision
 
 
 def _fill(canvas: np.ndarray, outline: np.ndarray, label: int) -> None:
-    cv2.fillPoly(canvas, [np.round(outline * (1 << _SHIFT)).astype(np.int32)], label, shift=_SHIFT)
+    cv2.fillPoly(canvas, [np.round(outline * (1 << _SHIFT)).astype(np.int32)], (label,), shift=_SHIFT)
 
 
 def draw_semantic_map(mesh: np.ndarray, size: int) -> np.ndarray:

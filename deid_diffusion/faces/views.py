@@ -1,4 +1,4 @@
-"""The pieces of a photo that a detector looks at: scales cut into tiles, the photo turned, in a frame, mirrored outwards.
+"""The pieces of a photo that a detector looks at: scales cut in tiles, the photo turned, framed, or mirrored outwards.
 
 The figures in this file's comments were measured with CenterFace, threshold 0.3, on real faces of known height.
 """

@@ -79,7 +79,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         return encode_attributes(self.image_encoder, images, labels_tensor(list(semantic_maps)).to(device))
 
     @torch.no_grad()
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         image: torch.Tensor | Image.Image | list[Image.Image],
         mask_image: torch.Tensor | Image.Image | list[Image.Image],
@@ -172,7 +172,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         positive = torch.cat([positive, tokens], 1)
         return positive, torch.cat([negative, null], 1) if guided else None
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
         safe_serialization: bool = True,

@@ -27,13 +27,13 @@ def random_mask(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.nda
     kind = rng.random()
     if kind > 0.85:
         x, y, width, height = cv2.boundingRect(outline)
-        outline = np.float32([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
+        outline = np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], np.float32)
         if kind > 0.92:
             turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
             rim = np.stack([width * np.cos(turn), height * np.sin(turn)], 1)
             outline = (1.15 / 2 * rim + np.array([x + width / 2, y + height / 2])).astype(np.float32)
     mask = np.zeros((size, size), np.uint8)
-    cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 1)
+    cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], (1,))
     reach = int(rng.uniform(0.03, 0.10) * size)
     return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)) > 0
 
@@ -136,6 +136,7 @@ class FaceDeidObjective(Objective):
         self.unet, self.controlnet, self.adapter, self.scheduler = unet, controlnet, adapter, scheduler
         unet.requires_grad_(train_unet)
         self.snr_gamma, self.outside_weight, self.drop = snr_gamma, outside_weight, drop
+        self.empty_text: torch.Tensor
         self.register_buffer("empty_text", empty_text, persistent=False)
 
     def trained(self, turn: str) -> nn.Module:

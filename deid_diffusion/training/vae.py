@@ -64,7 +64,7 @@ class AutoencoderObjective(Objective):
         adversarial = step >= self.adversarial_start
         if turn == "discriminator":
             if not adversarial:
-                return 0.0 * sum(p.sum() for p in self.discriminator.parameters()), {}
+                return 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum(), {}
             images = images[: (len(images) + 1) // 2]  # half a batch: it learns faster than the autoencoder anyway
             with torch.no_grad():
                 made = self.vae.decode(self.vae.encode(images).latent_dist.sample()).sample

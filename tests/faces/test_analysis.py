@@ -1,6 +1,6 @@
 import numpy as np
 
-from deid_diffusion.faces.analysis import analyse_face, cover_alpha
+from deid_diffusion.faces.analysis import analyse_face
 from deid_diffusion.faces.crop import invert, transform
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.semantic_map import mean_mesh
@@ -13,8 +13,8 @@ def test_a_face_without_a_mesh_is_masked_by_its_box(astronaut: np.ndarray) -> No
     assert found.mesh is None
     assert set(np.unique(found.semantic_map)) > {0, 1, 2}
     x0, y0, x1, y1 = (int(v) for v in FACE.box)
-    assert (found.alpha[(y0 + y1) // 2, x0:x1] == 1).all()
-    assert (found.alpha[y0:y1, (x0 + x1) // 2] == 1).all()
+    assert (found.mask.full()[(y0 + y1) // 2, x0:x1] == 1).all()
+    assert (found.mask.full()[y0:y1, (x0 + x1) // 2] == 1).all()
 
 
 def test_a_mesh_that_lies_on_another_face_is_not_believed(astronaut: np.ndarray) -> None:
@@ -25,12 +25,4 @@ def test_a_mesh_sets_crop_map_and_mask(astronaut: np.ndarray) -> None:
     found = analyse_face(astronaut, FACE, lambda crop: mean_mesh(320), 64)
     assert found.mesh is not None
     photo_points = np.floor(transform(found.mesh, invert(found.matrix))).astype(int)
-    assert (found.alpha[photo_points[:, 1], photo_points[:, 0]] == 1).all()
-
-
-def test_the_last_resort_covers_more_than_the_box() -> None:
-    alpha = cover_alpha((300, 300), FACE.box)
-    assert alpha[60:190, 170:270].all()
-    assert alpha[45, 200] == 1
-    assert alpha[280, 20] == 0
-    assert not cover_alpha((50, 50), (400.0, 400.0, 420.0, 420.0)).any()
+    assert (found.mask.full()[photo_points[:, 1], photo_points[:, 0]] == 1).all()

@@ -2,57 +2,57 @@ import numpy as np
 
 from deid_diffusion.faces.blend import FILL, Canvas, erase, match_rim
 from deid_diffusion.faces.crop import similarity
-from deid_diffusion.faces.mask import face_outline, paste_alpha
+from deid_diffusion.faces.mask import PasteMask, face_outline, paste_mask, touched
 from deid_diffusion.faces.semantic_map import mean_mesh
 
 
-def _scene() -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+def _scene() -> tuple[np.ndarray, list[np.ndarray], list[PasteMask]]:
     photo = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     matrices = [similarity((100, 120), 140, 0.1, 64), similarity((190, 120), 140, -0.1, 64)]  # overlapping
     outline = face_outline(mean_mesh(64))
-    return photo, matrices, [paste_alpha(outline, matrix, photo.shape[:2], 64) for matrix in matrices]
+    return photo, matrices, [paste_mask(outline, matrix, (240, 320), 64) for matrix in matrices]
 
 
 def test_a_new_canvas_is_opaque_on_every_face() -> None:
-    photo, _, alphas = _scene()
-    canvas = Canvas(photo, alphas)
-    for alpha in alphas:
-        assert (canvas.pixels[alpha == 1] == FILL).all()
+    photo, _, masks = _scene()
+    canvas = Canvas(photo, masks)
+    for mask in masks:
+        assert (canvas.pixels[mask.full() == 1] == FILL).all()
 
 
 def test_outside_the_masks_nothing_changes_and_inside_nothing_depends_on_the_photo() -> None:
-    photo, matrices, alphas = _scene()
+    photo, matrices, masks = _scene()
     other = photo.copy()
-    for alpha in alphas:
-        other[alpha == 1] = 7
+    for mask in masks:
+        other[mask.full() == 1] = 7
     crop = np.full((64, 64, 3), (200, 150, 120), np.uint8)
     results = []
     for picture in (photo, other):
-        canvas = Canvas(picture, alphas)
+        canvas = Canvas(picture, masks)
         for k, matrix in enumerate(matrices):
             canvas.paste(k, crop, matrix)
         results.append(canvas.pixels)
-    outside = (alphas[0] == 0) & (alphas[1] == 0)
+    outside = ~touched((240, 320), masks)
     assert np.array_equal(results[0][outside], photo[outside])
     assert np.array_equal(results[0], results[1])
 
 
 def test_cover_hides_the_ring_too() -> None:
-    photo, matrices, alphas = _scene()
-    canvas = Canvas(photo, alphas)
+    photo, matrices, masks = _scene()
+    canvas = Canvas(photo, masks)
     canvas.paste(0, np.zeros((64, 64, 3), np.uint8), matrices[0])
     canvas.cover(0)
-    assert (canvas.pixels[alphas[0] > 0] == FILL).all()
+    assert (canvas.pixels[masks[0].full() > 0] == FILL).all()
 
 
 def test_the_photo_itself_is_never_written_to() -> None:
-    photo, matrices, alphas = _scene()
+    photo, matrices, masks = _scene()
     before = photo.copy()
-    canvas = Canvas(photo, alphas)
+    canvas = Canvas(photo, masks)
     canvas.paste(1, np.zeros((64, 64, 3), np.uint8), matrices[1])
-    erased = erase(photo, alphas[0] > 0)
+    erased = erase(photo, masks[0].full() > 0)
     assert np.array_equal(photo, before)
-    assert (erased[alphas[0] > 0] == FILL).all()
+    assert (erased[masks[0].full() > 0] == FILL).all()
 
 
 def test_match_rim_meets_the_photo_at_the_edge() -> None:

@@ -45,6 +45,13 @@ def test_each_detector_finds_the_face_and_its_points(one, photo):
     assert np.abs(face.points - EYES_NOSE_MOUTH).max() < 12
 
 
+@pytest.mark.parametrize("kind", [CenterFaceDetector, MediapipeDetector])
+def test_threshold_is_the_lowest_score(kind, photo):
+    (face,) = kind()(photo)
+    assert len(kind(face.score - 0.01)(photo)) == 1
+    assert kind(face.score + 0.01)(photo) == []
+
+
 def test_union_merges_both_detectors(detector, photo):
     (face,) = detector(photo)
     assert face.detector == "centerface+mediapipe"
