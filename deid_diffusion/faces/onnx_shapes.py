@@ -2,7 +2,8 @@
 
 CenterFace ships with its input fixed to (10, 3, 32, 32), while its layers (convolutions only) accept any size. Its
 weights are also listed as inputs, as old exporters did, which keeps the runtime from folding them. Both are facts of
-the file's header, changed here in the file's own protobuf encoding, so that the `onnx` package is not needed.
+the file's header, changed here in the file's own protobuf encoding, because the `onnx` package wants a
+protobuf that MediaPipe does not run with.
 Source of the field numbers: `onnx.proto` (ModelProto.graph = 7; GraphProto.input = 11, output = 12, value_info = 13;
 ValueInfoProto.name = 1, type = 2; TypeProto.tensor_type = 1; Tensor.elem_type = 1, shape = 2; Dimension.dim_value = 1,
 dim_param = 2).
