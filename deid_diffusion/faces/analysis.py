@@ -49,7 +49,9 @@ def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, 
     if mesh is None:
         matrix = frame_from_box(face.box, face.points, size)
         points = None if face.points is None else transform(face.points, matrix)
-        guess = mean_mesh(size, points)
+        in_photo = transform(mean_mesh(size, points), invert(matrix))
+        matrix = frame_from_mesh(in_photo, size)  # as tight as for a face with a mesh
+        guess = transform(in_photo, matrix)
         outline = union_outline(face_outline(guess), box_outline(face.box, matrix))
         mask = paste_mask(outline, matrix, shape, size, _NO_MESH_DILATION)
         return FaceAnalysis(face, matrix, None, draw_semantic_map(guess, size), mask)

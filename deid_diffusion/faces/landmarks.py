@@ -52,7 +52,7 @@ class FaceMesh:
         with quiet_stderr():
             from mediapipe.python.solutions.face_mesh import FaceMesh as Graph
 
-            graph = Graph(static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.3)
+            graph = Graph(static_image_mode=True, max_num_faces=4, refine_landmarks=True, min_detection_confidence=0.3)
             graph.process(np.zeros((128, 128, 3), np.uint8))
         return graph
 
@@ -60,6 +60,8 @@ class FaceMesh:
         found = self._graph.process(np.ascontiguousarray(crop)).multi_face_landmarks
         if not found:
             return None
-        height, width = crop.shape[:2]
-        mesh = np.array([(p.x * width, p.y * height) for p in found[0].landmark], np.float32)
+        size = np.array([crop.shape[1], crop.shape[0]], np.float32)
+        meshes = [np.array([(p.x, p.y) for p in one.landmark], np.float32) * size for one in found]
+        # neighbours are often sharper than the face that is meant, which is the one in the middle
+        mesh = min(meshes, key=lambda one: float(np.linalg.norm((one.min(0) + one.max(0)) / 2 - size / 2)))
         return mesh if np.isfinite(mesh).all() else None

@@ -99,6 +99,8 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
     schedulers = {turn: accelerator.prepare(scheduler) for turn, scheduler in schedulers.items()}
 
     step = _resume(accelerator, config)
+    if accelerator.is_main_process:
+        _cut_log(config.output_dir, step)
     per_epoch = len(loader) // config.gradient_accumulation_steps
     started = time.perf_counter()
     wrapped.train()
@@ -186,6 +188,13 @@ def _save(accelerator: Accelerator, objective: Objective, ema: EMAModel | None, 
     objective.save(folder)
     if ema is not None:
         ema.restore(parameters)
+
+
+def _cut_log(folder: Path, step: int) -> None:
+    """Drop the lines of steps that are about to be done again."""
+    log = folder / "log.jsonl"
+    if log.is_file():
+        log.write_text("".join(line for line in log.open() if json.loads(line)["step"] <= step))
 
 
 def _log(folder: Path, step: int, figures: dict[str, float]) -> None:

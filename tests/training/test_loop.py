@@ -70,6 +70,12 @@ def test_a_resumed_run_gives_the_same_losses_in_the_middle_of_an_epoch(tmp_path:
     assert both == pytest.approx(whole, abs=1e-5)
 
 
+def test_steps_that_are_done_again_replace_their_log_lines(tmp_path: Path) -> None:
+    run(tmp_path, 4)  # the checkpoints are at 3 and, being the last, at 4
+    (tmp_path / "checkpoint-4").rename(tmp_path / "lost")
+    assert len(run(tmp_path, 6, resume="latest")) == 6
+
+
 def test_it_learns_and_keeps_only_the_newest_checkpoints(tmp_path: Path) -> None:
     losses = run(tmp_path, 60)
     assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
