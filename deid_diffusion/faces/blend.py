@@ -13,6 +13,9 @@ from .mask import PasteMask
 FILL = (128, 128, 128)
 """What a covered face looks like; also what the generator sees in a face's place."""
 
+_SKIN_SPREAD = 35.0  # RGB distance, 0..255 scale, over which a rim colour stops being the face's
+_DOUBT = 0.03  # share of skin around a point below which its shift fades out
+
 
 def erase(photo: np.ndarray, gone: np.ndarray) -> np.ndarray:
     """A copy of a (H, W, 3) uint8 photo in which every pixel of the (H, W) bool mask is ``FILL``."""
@@ -57,10 +60,11 @@ class Canvas:
 
 
 def match_rim(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: float = 0.06) -> np.ndarray:
-    """Shift a generated crop's colours so that they meet the photo at the mask's rim.
+    """Shift a generated crop's colours so that its skin meets the photo's at the mask's rim.
 
     The difference on a ring just outside the mask, where both are known, is spread smoothly inwards (a membrane, as in
-    Perez et al., "Poisson Image Editing", 2003, solved by repeated blurring of known values).
+    Perez et al., "Poisson Image Editing", 2003, solved by blurring the known values). Only ring pixels that were
+    generated in a colour like the face's count: what an autoencoder does to a red scarf says nothing of a cheek.
 
     Args:
         crop: (S, S, 3) uint8, generated everywhere.
@@ -71,12 +75,13 @@ def match_rim(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: fl
     size = len(crop)
     width = max(2, round(reach * size))
     grown = cv2.dilate(mask.astype(np.uint8), np.ones((2 * width + 1,) * 2, np.uint8)) > 0
-    ring = (grown & ~mask).astype(np.float32)[..., None]
-    if not ring.any():
+    if not (grown & ~mask).any() or not mask.any():
         return crop
-    difference = (context.astype(np.float32) - crop) * ring
+    made = crop.astype(np.float32)
+    unlike = np.linalg.norm(made - np.median(made[mask], axis=0), axis=2)
+    weight = ((grown & ~mask) * np.exp(-0.5 * (unlike / _SKIN_SPREAD) ** 2)).astype(np.float32)[..., None]
     sigma = size / 10
-    spread = cv2.GaussianBlur(difference, (0, 0), sigma)
-    known = cv2.GaussianBlur(ring, (0, 0), sigma)
-    shift = np.where(known[..., None] > 1e-3, spread / np.maximum(known[..., None], 1e-3), 0)
-    return np.clip(crop + shift + 0.5, 0, 255).astype(np.uint8)
+    spread = cv2.GaussianBlur((context.astype(np.float32) - made) * weight, (0, 0), sigma)
+    known = cv2.GaussianBlur(weight, (0, 0), sigma)[..., None]
+    shift = spread / (known + _DOUBT)
+    return np.clip(made + shift + 0.5, 0, 255).astype(np.uint8)

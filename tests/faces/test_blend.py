@@ -55,12 +55,22 @@ def test_the_photo_itself_is_never_written_to() -> None:
     assert (erased[masks[0].full() > 0] == FILL).all()
 
 
-def test_match_rim_meets_the_photo_at_the_edge() -> None:
-    context = np.full((64, 64, 3), (180, 140, 120), np.uint8)
-    mask = np.zeros((64, 64), bool)
-    mask[16:48, 16:48] = True
+MASK = np.zeros((64, 64), bool)
+MASK[16:48, 16:48] = True
+SKIN = np.full((64, 64, 3), (180, 140, 120), np.uint8)
+
+
+def test_match_rim_meets_the_photos_skin_at_the_edge() -> None:
     made = np.full((64, 64, 3), (160, 150, 130), np.uint8)
-    assert np.abs(match_rim(made, context, mask)[mask].astype(int) - context[mask]).max() <= 1
+    off = np.abs(match_rim(made, SKIN, MASK).astype(int) - SKIN).max(2)
+    assert off[16, 16:48].max() <= 3  # of 20 before
+    assert off[MASK].max() <= 12
+
+
+def test_match_rim_takes_no_colour_from_what_is_not_skin() -> None:
+    context, made = (np.full((64, 64, 3), colour, np.uint8) for colour in ((0, 220, 230), (60, 180, 190)))
+    made[MASK] = SKIN[MASK]
+    assert np.abs(match_rim(made, context, MASK)[MASK].astype(int) - SKIN[MASK]).max() <= 3
 
 
 def test_match_rim_without_a_rim_leaves_the_crop() -> None:
