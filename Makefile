@@ -20,7 +20,7 @@ lint: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[heic,train,test,lint]"
+	$(BIN)/python -m pip install --quiet --quiet -e ".[heic,train,test,lint]"
 	touch $@
 
 clean:

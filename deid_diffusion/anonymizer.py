@@ -84,7 +84,9 @@ class Anonymizer:
         try:
             pipeline = FaceDeidPipeline.from_pretrained(source, dtype=dtype, trust_remote_code=True)
         except (OSError, ValueError) as error:
-            raise DeidError(f"--model {model}: cannot be loaded: {one_line(error)[:200]}") from error
+            where = "the folder" if Path(source).is_dir() else "no such folder, and from the hub it"
+            hint = "give builtin, a folder written by save_pretrained, or a hub name while online"
+            raise DeidError(f"model {model}: {where} cannot be loaded ({one_line(error)[:120]}...): {hint}") from error
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline.to(target), model_name=model if model == "builtin" else Path(model).name)
 

@@ -176,8 +176,15 @@ def main() -> None:
 
 
 def _load(model: str, device: str) -> Anonymizer:
+    """The anonymizer, without the progress bars and remarks of the libraries that load it."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
     from deid_diffusion.anonymizer import Anonymizer
 
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     return Anonymizer.from_pretrained(model, device=device)
 
 

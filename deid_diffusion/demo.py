@@ -23,6 +23,9 @@ NAMES = ("demo.png", "astronaut.png", "demo.json")
 """The three files: original, map and result side by side; the result; the record."""
 
 
+_SEED = 4  # everybody sees the same demonstration; the record says so
+
+
 def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
     """De-identify scikit-image's astronaut photo (NASA, public domain), (512, 512, 3) uint8 RGB, without network.
 
@@ -39,7 +42,7 @@ def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
     prepare_folder(folder)
     start = time.perf_counter()
     pixels = _astronaut()
-    result = anonymizer(pixels)
+    result = anonymizer(pixels, seed=_SEED)
     edited = np.asarray(result.image)
     panels = [("original", pixels), ("semantic map", draw_maps(pixels, anonymizer.analyse(pixels))), ("result", edited)]
     picture, photo, record_file = (folder / name for name in NAMES)

@@ -6,6 +6,7 @@ from Monocular Video on Mobile GPUs", 2019; Ablavatski et al., "Real-time Pupil 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -47,19 +48,24 @@ class Landmarker(Protocol):
 class FaceMesh:
     """MediaPipe's face mesh; the model ships inside the mediapipe wheel."""
 
+    def __init__(self) -> None:
+        self._spoken = False
+
     @cached_property
     def _graph(self) -> Any:
         with quiet_stderr():
             from mediapipe.python.solutions.face_mesh import FaceMesh as Graph
 
             graph = Graph(static_image_mode=True, max_num_faces=4, refine_landmarks=True, min_detection_confidence=0.3)
-            graph.process(np.zeros((128, 128, 3), np.uint8))
         return graph
 
     def __call__(self, crop: np.ndarray) -> np.ndarray | None:
-        found = self._graph.process(np.ascontiguousarray(crop)).multi_face_landmarks
+        graph = self._graph
+        with nullcontext() if self._spoken else quiet_stderr():  # it logs until it has seen its first face
+            found = graph.process(np.ascontiguousarray(crop)).multi_face_landmarks
         if not found:
             return None
+        self._spoken = True
         size = np.array([crop.shape[1], crop.shape[0]], np.float32)
         meshes = [np.array([(p.x, p.y) for p in one.landmark], np.float32) * size for one in found]
         # neighbours are often sharper than the face that is meant, which is the one in the middle

@@ -64,8 +64,9 @@ def control_image(labels: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _mean_face() -> np.ndarray:
-    return np.load(Path(__file__).with_name("mean_face.npy")).astype(np.float32)
+def _mean_faces() -> np.ndarray:
+    """(7, 478, 2): the median training face in each of seven ranges of yaw, left profile to right, in crop sides."""
+    return np.load(Path(__file__).with_name("mean_faces.npy")).astype(np.float32)
 
 
 def mean_mesh(size: int, points: np.ndarray | None = None) -> np.ndarray:
@@ -73,16 +74,22 @@ def mean_mesh(size: int, points: np.ndarray | None = None) -> np.ndarray:
 
     Args:
         size: of the crop, in pixels.
-        points: (5, 2) crop pixels that the mean face is fitted to by a similarity, or None for the crop's middle.
+        points: (5, 2) crop pixels that a mean face, of the yaw that suits them best, is fitted to by a similarity; or
+            None for a frontal one in the crop's middle.
 
     Returns:
         (478, 2) float32 crop pixels.
     """
-    mesh = _mean_face() * size
+    meshes = _mean_faces() * size
+    best, error = meshes[len(meshes) // 2], np.inf
     if points is None:
-        return mesh
-    matrix, _ = cv2.estimateAffinePartial2D(five_points(mesh), points.astype(np.float32), method=cv2.LMEDS)
-    if matrix is None:
-        return mesh
-    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-    return transform(mesh, matrix) if 0.6 < scale < 1.6 else mesh
+        return best
+    for mesh in meshes:
+        matrix, _ = cv2.estimateAffinePartial2D(five_points(mesh), points.astype(np.float32), method=cv2.LMEDS)
+        if matrix is None or not 0.6 < np.sqrt(abs(np.linalg.det(matrix[:, :2]))) < 1.6:
+            continue
+        fitted = transform(mesh, matrix)
+        off = float(np.linalg.norm(five_points(fitted) - points, axis=1).mean())
+        if off < error:
+            best, error = fitted, off
+    return best

@@ -3,6 +3,7 @@ import numpy as np
 from deid_diffusion.faces.crop import similarity, transform
 from deid_diffusion.faces.labels import LABEL, LABELS, PALETTE
 from deid_diffusion.faces.landmarks import five_points
+from deid_diffusion.faces.measures import measure
 from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map, mean_mesh
 
 
@@ -28,6 +29,16 @@ def test_mean_mesh_follows_five_points() -> None:
     move = similarity((70, 60), 140, 0.3, 128)
     points = transform(five_points(mean_mesh(128)), move)
     assert np.abs(five_points(mean_mesh(128, points)) - points).max() < 1
+
+
+def test_a_profiles_points_get_a_profiles_mesh() -> None:
+    turned = mean_mesh(128)
+    points = five_points(turned)
+    middle = points[:, 0].mean()
+    points[:, 0] = (
+        middle + 0.3 * (points[:, 0] - middle) + np.array([0, 0, 22, 0, 0])
+    )  # both eyes close, nose far right
+    assert measure(mean_mesh(128, points)).yaw > measure(turned).yaw + 0.4
 
 
 def test_points_that_fit_no_face_leave_the_mean_face_in_the_middle() -> None:
