@@ -16,7 +16,7 @@ from .errors import DeidError, one_line
 from .faces.analysis import FaceAnalysis, analyse_face
 from .faces.blend import Canvas, erase, match_rim
 from .faces.crop import extract
-from .faces.detected_face import DetectedFace, FaceDetector
+from .faces.detected_face import DetectedFace, FaceDetector, check_image
 from .faces.detection import UnionDetector
 from .faces.landmarks import FaceMesh, Landmarker
 from .faces.mask import box_mask, touched
@@ -110,7 +110,7 @@ class Anonymizer:
             batch_size: faces denoised together.
 
         Raises:
-            ValueError: for an image that is not RGB-convertible, or steps or batch_size under 1.
+            ValueError: for an array of another kind, or steps or batch_size under 1.
         """
         if batch_size < 1 or (steps is not None and steps < 1):
             raise ValueError(f"batch_size and steps must be at least 1, got {batch_size} and {steps}")
@@ -222,9 +222,7 @@ class Anonymizer:
 def _as_array(image: Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image: expected a PIL image or (H, W, 3) uint8 RGB, got {what}")
+    check_image(image)
     return image
 
 

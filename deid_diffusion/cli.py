@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ app = typer.Typer(
     help="Replace every face in photos by a different, realistic face.",
     epilog="Exit codes: 0 every face replaced, 3 some faces covered by an opaque fill instead, 2 bad usage or an "
     "unreadable photo, 1 internal error, 130 interrupted.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -171,8 +171,22 @@ def inspect(
 
 
 def main() -> None:
-    """The entry point `deid-diffusion`."""
-    app(prog_name="deid-diffusion")
+    """The entry point `deid-diffusion`: a usage error is one line, like every other error."""
+    try:
+        code = app(sys.argv[1:] or ["--help"], prog_name="deid-diffusion", standalone_mode=False)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        message = getattr(
+            error, "format_message", None
+        )  # the mark of click's errors, which typer carries its own copy of
+        if message is None:
+            raise
+        typer.echo(
+            f"error: {one_line(message())} (deid-diffusion --help, or COMMAND --help, lists what there is)", err=True
+        )
+        sys.exit(2)
+    sys.exit(code)
 
 
 def _load(model: str, device: str) -> Anonymizer:

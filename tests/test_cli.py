@@ -58,6 +58,21 @@ def photos(*names: str) -> None:
         Image.fromarray(PIXELS).save(name)
 
 
+@pytest.mark.parametrize(
+    "wrong", [["anonymize"], ["anonymize", "a.png", "--stepz", "3"], ["anonymize", "a", "--steps", "0"], ["nope"]]
+)
+def test_wrong_usage_is_one_line(call, wrong):
+    code, out, err = call(*wrong)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert err[0].startswith("error: ")
+
+
+def test_no_argument_shows_the_help(call):
+    code, out, err = call()
+    assert (code, err) == (0, [])
+    assert out[0].startswith("Usage:")
+
+
 def test_version_and_help(call):
     assert call("--version") == (0, [f"deid-diffusion {deid_diffusion.__version__}"], [])
     for command in ("anonymize", "demo", "inspect"):
