@@ -57,7 +57,10 @@ def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, 
         return FaceAnalysis(face, matrix, None, draw_semantic_map(guess, size), mask)
     matrix = frame_from_mesh(mesh, size)
     mesh = transform(mesh, matrix)
-    mask = paste_mask(face_outline(mesh), matrix, shape, size)
+    outline = face_outline(mesh)
+    if face.points is not None:  # a mesh that misses what the detector saw must not leave it bare
+        outline = union_outline(outline, transform(face.points, matrix))
+    mask = paste_mask(outline, matrix, shape, size)
     return FaceAnalysis(face, matrix, mesh, draw_semantic_map(mesh, size), mask)
 
 

@@ -21,6 +21,13 @@ def test_a_mesh_that_lies_on_another_face_is_not_believed(astronaut: np.ndarray)
     assert analyse_face(astronaut, FACE, lambda crop: mean_mesh(80), 64).mesh is None
 
 
+def test_what_the_detector_saw_is_covered_even_where_the_mesh_misses_it(astronaut: np.ndarray) -> None:
+    points = np.array([(200, 100), (245, 100), (222, 130), (205, 155), (262, 185)], np.float32)
+    found = analyse_face(astronaut, DetectedFace(FACE.box, 0.9, "given", points), lambda crop: 0.9 * mean_mesh(320), 64)
+    assert found.mesh is not None
+    assert (found.mask.full()[points[:, 1].astype(int), points[:, 0].astype(int)] == 1).all()
+
+
 def test_a_mesh_sets_crop_map_and_mask(astronaut: np.ndarray) -> None:
     found = analyse_face(astronaut, FACE, lambda crop: mean_mesh(320), 64)
     assert found.mesh is not None
