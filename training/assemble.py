@@ -14,7 +14,7 @@ def main() -> None:
     for name in ("vae", "clip", "generator", "output_dir"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--default_steps", type=int, default=12)
-    parser.add_argument("--default_guidance", type=float, default=2.0)
+    parser.add_argument("--default_guidance", type=float, default=1.0)
     args = parser.parse_args()
     assemble(
         args.vae,
