@@ -170,6 +170,52 @@ def inspect(
         typer.echo(f"{len(found)} face{'' if len(found) == 1 else 's'} drawn: {out}")
 
 
+@app.command()
+def prepare(
+    context: typer.Context,
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Image folders, tar files or WebDataset shards, folders saved by `datasets`, or names of data sets "
+            "(NAME, or NAME:SPLIT).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="CACHE", help="Folder of the crops and meshes.")],
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="More columns for photos, by their name in column `file`.")
+    ] = None,
+    caption_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of the captions.", show_default="text, or the .txt sidecar"),
+    ] = None,
+    resolution: Annotated[int, typer.Option(min=32, help="Side of a crop, in pixels.")] = 128,
+    variants: Annotated[int, typer.Option(min=1, help="Crops of a photo: the first is plain, the others vary.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the variation.")] = 0,
+) -> None:
+    """Find, align and mesh the largest face of each photo in DATA: the cache that the training scripts read.
+
+    An interrupted run is resumed by the same command. Photos that are broken or without a face are listed in
+    CACHE/skipped.jsonl.
+    """
+    with _errors_as_exit_codes(context):
+        from deid_diffusion.console import Bar, prepared
+        from deid_diffusion.training.prepare import prepare as make_cache
+
+        with Bar() as bar:
+            done = make_cache(
+                data,
+                out,
+                size=resolution,
+                variants=variants,
+                manifest=manifest,
+                caption_column=caption_column,
+                seed=seed,
+                progress=bar.show,
+            )
+        typer.echo(prepared(done, out))
+
+
 def main() -> None:
     """The entry point `deid-diffusion`: a usage error is one line, like every other error."""
     try:

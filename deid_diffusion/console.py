@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -9,31 +10,34 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from deid_diffusion.batch import Tally
     from deid_diffusion.planning import Plan
+    from deid_diffusion.training.prepare import Prepared
 
 
-class Display:
-    """Progress over `total` photos on the error stream, as a context manager.
+class Bar:
+    """Progress over photos on the error stream, as a context manager.
 
     On a terminal it is a live bar. Elsewhere (a log file, a pipe) it is a plain line at each tenth of the way.
     """
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("photos"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[faces]} faces"),
+            TextColumn("{task.fields[remark]}"),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("photos", total=total, faces=0)
+        self._task = self._progress.add_task("photos", total=None, remark="")
+        self._begun = False
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -42,15 +46,31 @@ class Display:
     ) -> None:
         self._progress.stop()
 
-    def update(self, tally: Tally) -> None:
-        """Show the counts so far."""
-        self._progress.update(self._task, completed=tally.photos, faces=tally.replaced + tally.covered)
-        if not self._console.is_terminal and tally.photos * 10 // self._total > (tally.photos - 1) * 10 // self._total:
-            self.complain(f"{tally.photos}/{self._total} photos, {tally.replaced + tally.covered} faces")
+    def show(self, done: int, total: int, remark: str = "") -> None:
+        """Show `done` of `total` photos. The first call says where the run begins; each later one counts one photo."""
+        if not self._begun:
+            self._progress.reset(self._task, total=total, completed=done, remark=remark)
+        elif not self._console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+            self.complain(f"{done}/{total} photos{remark and ', '}{remark}")
+        self._progress.update(self._task, completed=done, remark=remark)
+        self._begun = True
 
     def complain(self, line: str) -> None:
         """Print `line` above the bar, as it is."""
         self._console.print(line, markup=False, soft_wrap=True)
+
+
+class Display(Bar):
+    """Progress over `total` photos, with the number of faces."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self._total = total
+        self.show(0, total, "0 faces")
+
+    def update(self, tally: Tally) -> None:
+        """Show the counts so far."""
+        self.show(tally.photos, self._total, f"{tally.replaced + tally.covered} faces")
 
 
 def summary(tally: Tally, plan: Plan) -> str:
@@ -66,6 +86,18 @@ def summary(tally: Tally, plan: Plan) -> str:
     return f"{_number(tally.photos + plan.done, 'photo')}: {counts}; {faces(tally)}"
 
 
+def prepared(done: Prepared, cache: Path) -> str:
+    """One line: what a cache of training faces holds."""
+    counts = f"{_number(done.crops, 'crop')} of {_number(done.photographs, 'photograph')}"
+    counts = f"{cache} is complete: {counts}" if done.was_complete else f"{counts} in {cache}"
+    skipped = done.broken + done.faceless
+    if not skipped:
+        return counts
+    reasons = [(done.broken, "broken"), (done.faceless, "without a face")]
+    listed = ", ".join(f"{count:,} {what}" for count, what in reasons if count)
+    return f"{counts}; {skipped:,} skipped: {listed} ({cache / 'skipped.jsonl'})"
+
+
 def faces(tally: Tally) -> str:
     """The counts of faces in words."""
     covered = f", {tally.covered} covered" if tally.covered else ""
@@ -73,4 +105,4 @@ def faces(tally: Tally) -> str:
 
 
 def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

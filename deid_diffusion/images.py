@@ -74,29 +74,35 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
         ImageError: missing, empty, truncated, animated, too large, or not a photo at all. One line, with the name.
     """
     path = Path(path)
-    data = _file_bytes(path)
+    return decode(_file_bytes(path), path, max_pixels=max_pixels)
+
+
+def decode(data: bytes, name: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """What `read` does, for a file's bytes; `name` is what errors call it. Raises ImageError."""
+    if not data:
+        raise ImageError(f"{name}: is empty (0 bytes): get a complete copy")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF blocks, which are dropped anyway
-        image = _open(path, data)
+        image = _open(name, data)
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(
-                f"{path}: {width} x {height} pixels are over the limit of {max_pixels}: scale the photo down first"
+                f"{name}: {width} x {height} pixels are over the limit of {max_pixels}: scale the photo down first"
             )
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # a phone's JPEG with a preview or depth map
         try:
             # MPO is no animation: its first picture is the photo
             if image.format != "MPO" and getattr(image, "is_animated", False):
-                raise ImageError(f"{path}: holds several pictures (animation or pages): extract them to single files")
+                raise ImageError(f"{name}: holds several pictures (animation or pages): extract them to single files")
             image.load()
             image = ImageOps.exif_transpose(image)
-            pixels, alpha = _rgb_and_alpha(path, image)
+            pixels, alpha = _rgb_and_alpha(name, image)
         except ImageError:
             raise
         except MemoryError as error:
-            raise ImageError(f"{path}: not enough memory for {width} x {height} pixels: scale it down first") from error
+            raise ImageError(f"{name}: not enough memory for {width} x {height} pixels: scale it down first") from error
         except Exception as error:  # decoders raise OSError, ValueError, SyntaxError and more on damaged data
-            raise ImageError(f"{path}: is truncated or damaged ({one_line(error)}): get a complete copy") from error
+            raise ImageError(f"{name}: is truncated or damaged ({one_line(error)}): get a complete copy") from error
     profile = image.info.get("icc_profile")
     keep = isinstance(profile, bytes) and profile[16:20] == b"RGB " and image.mode != "CMYK"
     return Photo(pixels, alpha, profile if keep else None, hashlib.sha256(data).hexdigest(), kind)
@@ -183,32 +189,29 @@ def _save_options(kind: str, xmp: bytes | None) -> dict[str, Any]:
 
 
 def _file_bytes(path: Path) -> bytes:
-    """The content of a regular, non-empty file. Raises ImageError."""
+    """The content of a regular file. Raises ImageError."""
     try:
         if path.is_dir():
             raise ImageError(f"{path}: is a folder where a photo is needed: name a photo in it")
         if path.exists() and not path.is_file():
             raise ImageError(f"{path}: is not a regular file: name a photo")
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file: check the name") from error
     except PermissionError as error:
         raise ImageError(f"{path}: reading it is not allowed: change its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ImageError(f"{path}: cannot be read ({one_line(error)}): check the name and the disk") from error
-    if not data:
-        raise ImageError(f"{path}: is empty (0 bytes): get a complete copy")
-    return data
 
 
-def _open(path: Path, data: bytes) -> Image.Image:
+def _open(name: str | Path, data: bytes) -> Image.Image:
     """Parse the header, decode nothing. Raises ImageError."""
     formats: tuple[str, ...] = _FORMATS
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         try:
             import pillow_heif
         except ImportError as error:
-            raise ImageError(f"{path}: is HEIC, which needs one more package: pip install pillow-heif") from error
+            raise ImageError(f"{name}: is HEIC, which needs one more package: pip install pillow-heif") from error
         pillow_heif.register_heif_opener()
         formats = ("HEIF",)
     with _pillow_limit:  # Pillow's own limit is lower than large phone photos; read() judges the size right after
@@ -217,15 +220,15 @@ def _open(path: Path, data: bytes) -> Image.Image:
             return Image.open(io.BytesIO(data), formats=formats)
         except Image.UnidentifiedImageError as error:
             raise ImageError(
-                f"{path}: is not a photo, or its header is damaged: give JPEG, PNG, WebP, TIFF or HEIC"
+                f"{name}: is not a photo, or its header is damaged: give JPEG, PNG, WebP, TIFF or HEIC"
             ) from error
         except Exception as error:  # see read()
-            raise ImageError(f"{path}: is truncated or damaged ({one_line(error)}): get a complete copy") from error
+            raise ImageError(f"{name}: is truncated or damaged ({one_line(error)}): get a complete copy") from error
         finally:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _rgb_and_alpha(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+def _rgb_and_alpha(name: str | Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """A decoded picture of any mode as (H, W, 3) uint8 RGB and (H, W) uint8 alpha or None."""
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint32)
@@ -234,7 +237,7 @@ def _rgb_and_alpha(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarr
         alpha = None if clear is None else np.where(values == clear, 0, 255).astype(np.uint8)
         return np.stack([grey, grey, grey], axis=2), alpha
     if image.mode in ("I", "F"):
-        raise ImageError(f"{path}: has 32-bit samples of unknown range: convert it to 8 or 16 bits a sample")
+        raise ImageError(f"{name}: has 32-bit samples of unknown range: convert it to 8 or 16 bits a sample")
     if image.mode == "CMYK":
         return np.array(_cmyk_to_srgb(image)), None
     if image.has_transparency_data:

@@ -75,7 +75,7 @@ def test_no_argument_shows_the_help(call):
 
 def test_version_and_help(call):
     assert call("--version") == (0, [f"deid-diffusion {deid_diffusion.__version__}"], [])
-    for command in ("anonymize", "demo", "inspect"):
+    for command in ("anonymize", "demo", "inspect", "prepare"):
         code, out, _ = call(command, "--help")
         assert code == 0
         assert out[0].startswith(f"Usage: deid-diffusion {command}")
@@ -294,3 +294,62 @@ def test_inspect(call, fake):
     assert Path("a.png").read_bytes() == before
     code, out, err = call("inspect", "none.png")
     assert (code, out, err) == (2, [], ["error: none.png: no such file: check the name"])
+
+
+def test_prepare(call, astronaut):
+    photos("in/a/no_face.png", "in/b/no_face.png")
+    Image.fromarray(astronaut[:300, 70:370]).save("in/a/face.png")
+    Path("in/b/face.jpg").write_text("this is a text")
+    Path("in/metadata.csv").write_text("file_name,title\na/face.png,an astronaut\n")
+    options = ("-o", "cache", "--caption-column", "title", "--resolution", "32", "--variants", "2")
+    code, out, err = call("prepare", "in", *options)
+    assert code == 0
+    assert out == [
+        "2 crops of 4 photographs in cache; 3 skipped: 1 broken, 2 without a face (cache/skipped.jsonl)",
+    ]
+    assert err == ["1/4 photos", "2/4 photos", "3/4 photos", "4/4 photos"]
+    rows = [json.loads(line) for line in Path("cache/rows.jsonl").read_text().splitlines()]
+    assert rows == [{"file": "a/face.png", "grey": False, "text": "an astronaut"}] * 2
+    assert np.load("cache/crops.npy").shape == (2, 32, 32, 3)
+    assert call("prepare", "in", *options) == (
+        0,
+        ["cache is complete: 2 crops of 4 photographs; 3 skipped: 1 broken, 2 without a face (cache/skipped.jsonl)"],
+        [],
+    )
+    assert call("prepare", "in", "-o", "cache", "--seed", "1")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.tar"], "none.tar: no such file or folder: check the name"),
+        (["empty"], "empty: no photograph found"),
+        (["flat"], "cache: none of the 1 photographs can be used: 0 broken, 1 without a face (cache/skipped.jsonl)"),
+        (["flat", "--manifest", "none.csv"], "none.csv: cannot be read as a table"),
+        (["flat", "--caption-column", "title"], "caption column: no photograph has a column title"),
+        (["flat", "--resolution", "0"], "resolution"),
+        ([], "DATA"),
+    ],
+)
+def test_data_that_cannot_be_prepared(call, arguments, words):
+    photos("flat/a.png")
+    Path("empty").mkdir()
+    code, out, err = call("prepare", *arguments, "-o", "cache")
+    assert (code, out) == (2, [])
+    assert err[-1].startswith("error: ")
+    assert words in err[-1]
+    assert len([line for line in err if " photos" not in line]) == 1
+    assert not Path("cache/crops.npy").exists()
+
+
+def test_interrupted_preparation(call, monkeypatch):
+    from deid_diffusion.training import prepare
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    photos("in/a.png")
+    monkeypatch.setattr(prepare, "face_crops", interrupt)
+    code, out, err = call("prepare", "in", "-o", "cache")
+    assert (code, out, len(err)) == (130, [], 1)
+    assert err[0].startswith("interrupted: ")

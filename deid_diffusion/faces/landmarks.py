@@ -60,14 +60,21 @@ class FaceMesh:
         return graph
 
     def __call__(self, crop: np.ndarray) -> np.ndarray | None:
+        centre = np.array([crop.shape[1], crop.shape[0]], np.float32) / 2
+        meshes = self.meshes(crop)
+        if not meshes:
+            return None
+        # neighbours are often sharper than the face that is meant, which is the one in the middle
+        mesh = min(meshes, key=lambda one: float(np.linalg.norm((one.min(0) + one.max(0)) / 2 - centre)))
+        return mesh if np.isfinite(mesh).all() else None
+
+    def meshes(self, picture: np.ndarray) -> list[np.ndarray]:
+        """(H, W, 3) uint8 RGB -> the (478, 2) float32 mesh, in pixels, of each of the up to four faces in it."""
         graph = self._graph
         with nullcontext() if self._spoken else quiet_stderr():  # it logs until it has seen its first face
-            found = graph.process(np.ascontiguousarray(crop)).multi_face_landmarks
+            found = graph.process(np.ascontiguousarray(picture)).multi_face_landmarks
         if not found:
-            return None
+            return []
         self._spoken = True
-        size = np.array([crop.shape[1], crop.shape[0]], np.float32)
-        meshes = [np.array([(p.x, p.y) for p in one.landmark], np.float32) * size for one in found]
-        # neighbours are often sharper than the face that is meant, which is the one in the middle
-        mesh = min(meshes, key=lambda one: float(np.linalg.norm((one.min(0) + one.max(0)) / 2 - size / 2)))
-        return mesh if np.isfinite(mesh).all() else None
+        size = np.array([picture.shape[1], picture.shape[0]], np.float32)
+        return [np.array([(p.x, p.y) for p in one.landmark], np.float32) * size for one in found]

@@ -21,7 +21,7 @@ class FaceCache:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "crops.npy").is_file():
-            raise FileNotFoundError(f"{folder} is no cache of faces; make one with training/prepare.py")
+            raise FileNotFoundError(f"{folder} is no cache of faces; make one: deid-diffusion prepare DATA -o CACHE")
         self.crops = np.load(folder / "crops.npy", mmap_mode="r")
         self.meshes = np.load(folder / "meshes.npy")
         self.rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
