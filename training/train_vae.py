@@ -1,23 +1,28 @@
 """Train the embedded autoencoder on a cache of face crops.
 
-accelerate launch training/train_vae.py --train_data_dir CACHE --output_dir OUT/vae [--max_train_steps 1500]
+accelerate launch training/train_vae.py --train_data_dir CACHE --output_dir OUT/vae --max_train_steps 1600
 """
 
 from dataclasses import dataclass
 
 import torch
-from accelerate import PartialState
 from diffusers import AutoencoderKL
 
 from deid_diffusion.training.config import TrainConfig, parse
 from deid_diffusion.training.data import CropDataset, FaceCache
 from deid_diffusion.training.loop import train
-from deid_diffusion.training.vae import AutoencoderObjective, measure_scaling_factor
+from deid_diffusion.training.vae import AutoencoderObjective
+from deid_diffusion.training.validation import sample_items
 
 
 @dataclass(frozen=True)
 class VaeConfig(TrainConfig):
-    """Attributes: block_out_channels: widths, finest first; each level after the first halves the side."""
+    """Options of the autoencoder.
+
+    Attributes:
+        block_out_channels: widths, finest first; each level after the first halves the side.
+        adversarial_start: steps before the discriminator joins.
+    """
 
     block_out_channels: str = "32,64,96"
     adversarial_start: int = 500
@@ -38,14 +43,11 @@ def main() -> None:
         sample_size=cache.size,
         mid_block_add_attention=False,
     ).to(memory_format=torch.channels_last)
-    config.output_dir.mkdir(parents=True, exist_ok=True)
     dataset = CropDataset(cache, config.seed)
-    train(AutoencoderObjective(vae, adversarial_start=config.adversarial_start), dataset, config)
-    if PartialState().is_main_process:
-        sample = torch.stack([dataset[i]["pixels"] for i in range(0, len(dataset), max(1, len(dataset) // 64))])
-        vae.eval().cpu().float()
-        vae.register_to_config(scaling_factor=measure_scaling_factor(vae, sample[:64]))
-        vae.save_pretrained(config.output_dir)
+    objective = AutoencoderObjective(
+        vae, adversarial_start=config.adversarial_start, examples=sample_items(dataset, 64)["pixels"]
+    )
+    train(objective, dataset, config)
 
 
 if __name__ == "__main__":

@@ -2,67 +2,59 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import copy
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from statistics import fmean
 from typing import Any
 
 import torch
-from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate import Accelerator, DistributedType, skip_first_batches
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    gather_object,
+    set_seed,
+)
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader
 
+from . import checkpoints, hub
 from .config import TrainConfig
 from .data import FaceDataset
-
-
-class Objective(nn.Module):
-    """Models and their loss in one module, so that one ``forward`` is all that DDP and FSDP have to wrap.
-
-    A plain objective has one turn; an adversarial one has two, each with an optimizer of its own.
-    """
-
-    turns: tuple[str, ...] = ("model",)
-
-    def trained(self, turn: str) -> nn.Module:
-        """The module whose parameters this turn's optimizer moves."""
-        raise NotImplementedError
-
-    def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss (a scalar) of one turn and the figures to log."""
-        raise NotImplementedError
-
-    def save(self, folder: Path) -> None:
-        """Write the finished models."""
-        raise NotImplementedError
+from .model_card import model_card
+from .objective import Objective
+from .tracking import RunLog
 
 
 def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> None:
-    """Run a training to ``max_train_steps``, leave the finished weights in ``objective`` and write them out.
+    """Run a training to its last step, leave the finished weights in ``objective`` and write them out with a card.
 
-    ``log.jsonl`` in the output folder gets one line a step. A run that was killed and resumed with
-    ``resume_from_checkpoint="latest"`` continues in the middle of the epoch with the same batches and noise.
+    ``log.jsonl`` in the output folder gets one line a step, means over batches and processes. A run that was killed and
+    resumed with ``resume_from_checkpoint="latest"`` continues in the middle of the epoch with the same batches and
+    noise. N processes take the steps that one process takes with N times the accumulation. With FSDP the finished
+    weights are only written.
 
     Raises:
-        ValueError: when the data set is smaller than one batch.
+        ValueError: when the data set is smaller than one step, or FSDP cannot do what is asked.
         FileNotFoundError: when the checkpoint to resume from does not exist.
     """
-    if len(dataset) < config.train_batch_size:
-        raise ValueError(f"{config.train_data_dir} holds {len(dataset)} crops, fewer than one batch")
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
-        project_config=ProjectConfiguration(project_dir=str(config.output_dir)),
-        # a turn of an adversarial objective leaves the other side's parameters without a gradient
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(objective.turns) > 1)],
-    )
+    accelerator = _accelerator(config, objective.turns)
+    whole = _whole_copy(accelerator, objective, config)
     set_seed(config.seed, device_specific=True)
+    if config.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    if config.gradient_checkpointing:
+        objective.enable_gradient_checkpointing()
+    together = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+    per_epoch = len(dataset) // together
+    if not per_epoch:
+        raise ValueError(f"{config.train_data_dir} holds {len(dataset)} crops, fewer than the {together} of one step")
+    last = config.max_train_steps or config.num_train_epochs * per_epoch
     loader: Any = DataLoader(
         dataset,
         config.train_batch_size,
@@ -71,132 +63,145 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
         num_workers=config.dataloader_num_workers,
         generator=torch.Generator(),  # its own, so that starting an epoch anew on resume draws nothing from the noise's
     )
-    optimizers = {
-        turn: torch.optim.AdamW(
-            [p for p in objective.trained(turn).parameters() if p.requires_grad],
-            config.learning_rate,
-            weight_decay=config.adam_weight_decay,
-        )
-        for turn in objective.turns
-    }
-    schedulers = {
-        turn: get_scheduler(
-            config.lr_scheduler,
-            optimizer,
-            num_warmup_steps=config.lr_warmup_steps * accelerator.num_processes,
-            num_training_steps=config.max_train_steps * accelerator.num_processes,
-        )
-        for turn, optimizer in optimizers.items()
-    }
+    rate = config.learning_rate * (together if config.scale_lr else 1)
+    made = [_optimizer(objective.trained(turn).parameters(), rate, config) for turn in objective.turns]
+    warm_up = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": last}
+    rates = [get_scheduler(config.lr_scheduler, optimizer, **warm_up) for optimizer in made]
+    wrapped, loader, *prepared = accelerator.prepare(objective, loader, *made, *rates)
+    optimizers = dict(zip(objective.turns, prepared[: len(made)], strict=True))
+    schedulers = dict(zip(objective.turns, prepared[len(made) :], strict=True))
     ema = None
     if config.ema_decay:
         ema = EMAModel(objective.trained(objective.turns[0]).parameters(), decay=config.ema_decay)
-        ema.to(accelerator.device)
         accelerator.register_for_checkpointing(ema)
-    wrapped = accelerator.prepare(objective)
-    loader = accelerator.prepare(loader)
-    optimizers = {turn: accelerator.prepare(optimizer) for turn, optimizer in optimizers.items()}
-    schedulers = {turn: accelerator.prepare(scheduler) for turn, scheduler in schedulers.items()}
 
-    step = _resume(accelerator, config)
-    if accelerator.is_main_process:
-        _cut_log(config.output_dir, step)
-    per_epoch = len(loader) // config.gradient_accumulation_steps
+    step = checkpoints.resume(accelerator, config)
+    if ema is not None:
+        ema.to(accelerator.device)  # a checkpoint's average is loaded onto the CPU
+    log = RunLog(accelerator, config, step)
     started = time.perf_counter()
     wrapped.train()
-    while step < config.max_train_steps:
+    while step < last:
         dataset.set_epoch(step // per_epoch)
         for batches in _steps_of_epoch(loader, step, per_epoch, config.gradient_accumulation_steps):
             figures: dict[str, float] = {}
             for turn, optimizer in optimizers.items():
-                for index, batch in enumerate(batches):
-                    last = index == len(batches) - 1
-                    accelerator.gradient_state._set_sync_gradients(last)
-                    with accelerator.autocast():
-                        loss, logged = wrapped(batch, turn, step)
-                    if last:
-                        accelerator.backward(loss)
-                    else:
-                        with accelerator.no_sync(wrapped):
-                            accelerator.backward(loss)
-                figures |= {"loss" if turn == "model" else f"loss_{turn}": float(loss.detach())} | logged
-                trained = objective.trained(turn).parameters()
-                accelerator.clip_grad_norm_(trained, config.max_grad_norm)
+                figures |= _gradients(accelerator, wrapped, batches, turn, step)
+                accelerator.clip_grad_norm_(objective.trained(turn).parameters(), config.max_grad_norm)
                 optimizer.step()
-                schedulers[turn].step()
+                if not optimizer.step_was_skipped:  # as fp16 does where gradients overflow
+                    schedulers[turn].step()
                 wrapped.zero_grad(set_to_none=True)
             step += 1
             if ema is not None:
                 ema.step(objective.trained(objective.turns[0]).parameters())
-            if accelerator.is_main_process:
-                _log(config.output_dir, step, figures | {"seconds": time.perf_counter() - started})
-            if step % config.checkpointing_steps == 0 or step == config.max_train_steps:
-                _checkpoint(accelerator, config, step)
-                _save(accelerator, objective, ema, config.output_dir)
-            if step == config.max_train_steps:
+            figures["lr"] = schedulers[objective.turns[0]].get_last_lr()[0]
+            log.write(step, figures | {"seconds": time.perf_counter() - started})
+            if config.validation_steps and step % config.validation_steps == 0:
+                with checkpoints.finished(accelerator, wrapped, objective, ema, whole) as shown:
+                    _validate(accelerator, shown, log, step)
+            if step % config.checkpointing_steps == 0 and step < last:
+                checkpoints.save(accelerator, config, step)
+                with checkpoints.finished(accelerator, wrapped, objective, ema, whole) as shown:
+                    _write(accelerator, shown, config)
+            if step == last:
+                checkpoints.save(accelerator, config, step)
                 break
-    accelerator.wait_for_everyone()
+    with checkpoints.finished(accelerator, wrapped, objective, ema, whole) as shown:
+        _write(accelerator, shown, config)
+        if accelerator.is_main_process and config.push_to_hub:
+            hub.push(config)
     if ema is not None:  # the finished model is the average; the caller's modules are it from here on
         ema.copy_to(list(objective.trained(objective.turns[0]).parameters()))
-    if accelerator.is_main_process:
-        objective.save(config.output_dir)
     accelerator.end_training()
+
+
+def _accelerator(config: TrainConfig, turns: Sequence[str]) -> Accelerator:
+    return Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        step_scheduler_with_optimizer=False,  # one step of the rate a step of the weights, however many processes
+        log_with=config.report_to,
+        project_config=ProjectConfiguration(
+            project_dir=str(config.output_dir), logging_dir=str(config.output_dir / config.logging_dir)
+        ),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
+        # a turn of an adversarial objective leaves the other side's parameters without a gradient
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(turns) > 1)],
+    )
+
+
+def _whole_copy(accelerator: Accelerator, objective: Objective, config: TrainConfig) -> Objective | None:
+    """FSDP leaves shards in the objective's modules: a copy to gather them into for saving and sheets."""
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return None
+    if config.ema_decay:
+        raise ValueError("--ema_decay: FSDP shards the weights, and their average cannot be kept; use DDP or 0")
+    if len(objective.turns) > 1:
+        raise ValueError("FSDP trains objectives of one turn; an adversarial one needs DDP")
+    shared = {id(value): value for name, value in vars(objective).items() if not name.startswith("_")}
+    return copy.deepcopy(objective, shared)  # of the modules that are trained; what else an objective holds is shared
+
+
+def _optimizer(parameters: Iterable[nn.Parameter], rate: float, config: TrainConfig) -> torch.optim.Optimizer:
+    kind: Any = torch.optim.AdamW
+    if config.use_8bit_adam:
+        import bitsandbytes
+
+        kind = bitsandbytes.optim.AdamW8bit
+    return kind(
+        [parameter for parameter in parameters if parameter.requires_grad],
+        lr=rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.adam_weight_decay,
+    )
 
 
 def _steps_of_epoch(loader: Any, step: int, per_epoch: int, accumulate: int) -> Iterator[list[Any]]:
     """The batches of each remaining step of the epoch that ``step`` lies in, grouped by gradient accumulation."""
     epoch, done = divmod(step, per_epoch)
     loader.set_epoch(epoch)
+    if done:
+        loader = skip_first_batches(loader, done * accumulate)
+        loader.set_epoch(epoch)  # the new loader counts from 0 in some versions of accelerate
     group: list[Any] = []
-    for batch in skip_first_batches(loader, done * accumulate) if done else loader:
+    for batch in loader:
         group.append(batch)
         if len(group) == accumulate:
             yield group
             group = []
 
 
-def _resume(accelerator: Accelerator, config: TrainConfig) -> int:
-    if config.resume_from_checkpoint is None:
-        return 0
-    folder = Path(config.resume_from_checkpoint)
-    if config.resume_from_checkpoint == "latest":
-        found = sorted(config.output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-        if not found:
-            return 0
-        folder = found[-1]
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--resume_from_checkpoint: there is no folder {folder}")
-    accelerator.load_state(str(folder))
-    return int(folder.name.split("-")[1])
+def _gradients(
+    accelerator: Accelerator, wrapped: nn.Module, batches: list[Any], turn: str, step: int
+) -> dict[str, float]:
+    """Leave the mean gradient of a step's batches in the parameters; the means of what there is to log."""
+    each: list[dict[str, float]] = []
+    for batch in batches:
+        with nullcontext() if batch is batches[-1] else accelerator.no_sync(wrapped):
+            with accelerator.autocast():
+                loss, logged = wrapped(batch, turn, step)
+            accelerator.backward(loss)
+        each.append({"loss" if turn == "model" else f"loss_{turn}": float(loss.detach())} | logged)
+    everywhere = gather_object(each)
+    names = dict.fromkeys(name for logged in everywhere for name in logged)  # a batch may lack what others can tell
+    return {name: fmean(logged[name] for logged in everywhere if name in logged) for name in names}
 
 
-def _checkpoint(accelerator: Accelerator, config: TrainConfig, step: int) -> None:
-    accelerator.save_state(str(config.output_dir / f"checkpoint-{step}"))
-    if accelerator.is_main_process:
-        found = sorted(config.output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-        for old in found[: -config.checkpoints_total_limit]:
-            shutil.rmtree(old)
-
-
-def _save(accelerator: Accelerator, objective: Objective, ema: EMAModel | None, folder: Path) -> None:
+def _validate(accelerator: Accelerator, objective: Objective, log: RunLog, step: int) -> None:
+    """Draw a contact sheet; the training's noise goes on as if it had not been drawn."""
     if not accelerator.is_main_process:
         return
-    parameters = list(objective.trained(objective.turns[0]).parameters())
-    if ema is not None:
-        ema.store(parameters)
-        ema.copy_to(parameters)
-    objective.save(folder)
-    if ema is not None:
-        ema.restore(parameters)
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast():
+        sheet = objective.validate()
+    if sheet is not None:
+        log.show(step, sheet)
 
 
-def _cut_log(folder: Path, step: int) -> None:
-    """Drop the lines of steps that are about to be done again."""
-    log = folder / "log.jsonl"
-    if log.is_file():
-        log.write_text("".join(line for line in log.open() if json.loads(line)["step"] <= step))
-
-
-def _log(folder: Path, step: int, figures: dict[str, float]) -> None:
-    with (folder / "log.jsonl").open("a") as stream:
-        stream.write(json.dumps({"step": step} | {k: round(v, 6) for k, v in figures.items()}) + "\n")
+def _write(accelerator: Accelerator, objective: Objective, config: TrainConfig) -> None:
+    """The finished models and their card."""
+    if accelerator.is_main_process:
+        objective.save(config.output_dir)
+        (config.output_dir / "README.md").write_text(model_card(objective, config))

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
-from .loop import Objective
+from .objective import Objective
+from .validation import reconstruction_sheet
 
 
 class PatchDiscriminator(nn.Module):
@@ -38,9 +40,15 @@ class PatchDiscriminator(nn.Module):
 
 
 class AutoencoderObjective(Objective):
-    """Turn "autoencoder" reconstructs; turn "discriminator" joins after ``adversarial_start`` steps."""
+    """Turn "autoencoder" reconstructs; turn "discriminator" joins after ``adversarial_start`` steps.
+
+    Args:
+        examples: (B, 3, S, S) crops in -1..1 that the latents' scale is measured on and contact sheets show; without
+            them the scale stays and there are no sheets.
+    """
 
     turns = ("autoencoder", "discriminator")
+    description = "Autoencoder of aligned face crops (`AutoencoderKL`), trained from nothing."
 
     def __init__(
         self,
@@ -50,11 +58,13 @@ class AutoencoderObjective(Objective):
         adversarial_weight: float = 0.01,
         matching_weight: float = 0.2,
         kl_weight: float = 1e-6,
+        examples: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.vae, self.discriminator = vae, PatchDiscriminator()
         self.adversarial_start, self.adversarial_weight = adversarial_start, adversarial_weight
         self.matching_weight, self.kl_weight = matching_weight, kl_weight
+        self.examples = examples  # no buffer: DDP would send it round every step
 
     def trained(self, turn: str) -> nn.Module:
         return self.vae if turn == "autoencoder" else self.discriminator
@@ -86,7 +96,12 @@ class AutoencoderObjective(Objective):
             )
         return loss, {"reconstruction": float(F.l1_loss(made.detach().float(), images.float()))}
 
+    def validate(self) -> np.ndarray | None:
+        return None if self.examples is None else reconstruction_sheet(self.vae, self.examples[:8])
+
     def save(self, folder: Path) -> None:
+        if self.examples is not None:
+            self.vae.register_to_config(scaling_factor=measure_scaling_factor(self.vae, self.examples))
         self.vae.save_pretrained(folder)
 
 
@@ -104,4 +119,4 @@ def pyramid_l1(made: torch.Tensor, images: torch.Tensor, levels: int = 3) -> tor
 @torch.no_grad()
 def measure_scaling_factor(vae: AutoencoderKL, images: torch.Tensor) -> float:
     """1 / standard deviation of the latents of (B, 3, H, W) images, as SD's ``scaling_factor``."""
-    return float(1 / vae.encode(images).latent_dist.mode().float().std())
+    return float(1 / vae.encode(images.to(vae.device)).latent_dist.mode().float().std())

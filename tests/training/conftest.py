@@ -1,0 +1,21 @@
+"""Fixtures of the training tests: a tiny cache of faces."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deid_diffusion.faces.semantic_map import mean_mesh
+from deid_diffusion.training.data import FaceCache
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> FaceCache:
+    """Eight 32 px crops of noise around the mean face."""
+    folder = tmp_path_factory.mktemp("cache")
+    rng = np.random.default_rng(0)
+    np.save(folder / "crops.npy", rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8))
+    np.save(folder / "meshes.npy", np.stack([mean_mesh(32)] * 8))
+    rows = [{"file": f"{k}.jpg", "grey": False, "predicted_age": "30", "predicted_male": "0.9"} for k in range(8)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return FaceCache(folder)

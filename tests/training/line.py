@@ -1,0 +1,80 @@
+"""The smallest training there is: a straight line through noisy points. Shared by the tests of the loop."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from deid_diffusion.training.config import TrainConfig
+from deid_diffusion.training.data import FaceDataset
+from deid_diffusion.training.loop import train
+from deid_diffusion.training.objective import Objective
+
+
+class Points(FaceDataset):
+    """Each point is moved a little, anew in each epoch."""
+
+    def __init__(self) -> None:
+        self.seed = self.epoch = 0
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        x = torch.linspace(-1, 1, 20)[index : index + 1]
+        return {"x": x, "y": 3 * x + 0.1 * float(self.rng(index).normal())}
+
+
+class Line(Objective):
+    """Fits a slope; the noise makes the loss depend on the random state too."""
+
+    def __init__(self, noise: float = 0.1) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.slope, self.noise = nn.Linear(1, 1), noise
+
+    def trained(self, turn: str) -> nn.Module:
+        return self.slope
+
+    def forward(self, batch, turn, step):
+        made = self.slope(batch["x"]) + self.noise * torch.randn_like(batch["x"])
+        largest = float(batch["x"].max())
+        return (made - batch["y"]).square().mean(), {"largest": largest} | ({"high": largest} if largest > 0.9 else {})
+
+    def validate(self) -> np.ndarray:
+        """Draws noise, as a careless objective would."""
+        return torch.randint(0, 256, (4, 6, 3)).numpy().astype(np.uint8)
+
+    def save(self, folder: Path) -> None:
+        torch.save(self.slope.state_dict(), folder / "slope.pt")
+
+
+def settings(folder: Path, steps: int | None, **others: object) -> TrainConfig:
+    config = TrainConfig(
+        folder,
+        folder,
+        train_batch_size=4,
+        max_train_steps=steps,
+        learning_rate=0.05,
+        lr_warmup_steps=2,
+        checkpointing_steps=3,
+        ema_decay=0.9,
+    )
+    return replace(config, **others)
+
+
+def run(folder: Path, steps: int | None, objective: Objective | None = None, **others: object) -> list[float]:
+    """Train and return the log's losses."""
+    train(objective or Line(), Points(), settings(folder, steps, **others))
+    return [row["loss"] for row in rows(folder)]
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "slope.pt")
