@@ -14,7 +14,7 @@ from PIL import Image
 
 from .errors import DeidError, one_line
 from .faces.analysis import FaceAnalysis, analyse_face
-from .faces.blend import Canvas, erase, match_rim
+from .faces.blend import Canvas, erase, match_rim, sharpen
 from .faces.crop import extract
 from .faces.detected_face import DetectedFace, FaceDetector, check_image
 from .faces.detection import UnionDetector
@@ -215,7 +215,8 @@ class Anonymizer:
             if not np.isfinite(crop).all() or crop[mask].std() < 0.01:
                 results.append(None)
                 continue
-            results.append(match_rim(np.round(crop * 255).astype(np.uint8), context, mask))
+            picture = sharpen(np.round(crop * 255).astype(np.uint8), self.pipeline.config.default_sharpening)
+            results.append(match_rim(picture, context, mask))
         return results
 
 

@@ -1,29 +1,38 @@
-"""Put the trained parts together as one pipeline folder, in float16 safetensors.
+"""Put trained parts together as one pipeline folder, in float16 safetensors.
 
-python training/assemble.py --vae OUT/vae --clip OUT/clip --generator OUT/generator --output_dir MODEL
+python training/assemble.py --generator OUT/generator --vae OUT/vae --clip OUT/clip --output_dir MODEL
+python training/assemble.py --generator OUT --pretrained_model_name_or_path SD-INPAINTING --output_dir MODEL
 """
 
 import argparse
 from pathlib import Path
 
-from deid_diffusion.training.builtin import assemble
+from deid_diffusion.training.assembly import assemble_embedded, assemble_pretrained
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("vae", "clip", "generator", "output_dir"):
+    for name in ("generator", "output_dir"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--vae", type=Path)
+    parser.add_argument("--clip", type=Path)
+    parser.add_argument("--pretrained_model_name_or_path")
+    parser.add_argument("--image_encoder", default="openai/clip-vit-large-patch14")
     parser.add_argument("--default_steps", type=int, default=12)
     parser.add_argument("--default_guidance", type=float, default=1.0)
+    parser.add_argument("--default_sharpening", type=float, default=0.6, help="of an embedded model")
     args = parser.parse_args()
-    assemble(
-        args.vae,
-        args.clip,
-        args.generator,
-        args.output_dir,
-        default_steps=args.default_steps,
-        default_guidance=args.default_guidance,
-    )
+    sampling = {"steps": args.default_steps, "guidance": args.default_guidance}
+    if args.pretrained_model_name_or_path is not None:
+        model, encoder = args.pretrained_model_name_or_path, args.image_encoder
+        pipeline = assemble_pretrained(model, encoder, args.generator, **sampling)
+    elif args.vae is not None and args.clip is not None:
+        pipeline = assemble_embedded(
+            args.vae, args.clip, args.generator, **sampling, sharpening=args.default_sharpening
+        )
+    else:
+        parser.error("give either --pretrained_model_name_or_path, or --vae and --clip")
+    pipeline.save_pretrained(args.output_dir)
 
 
 if __name__ == "__main__":

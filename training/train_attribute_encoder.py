@@ -5,17 +5,18 @@ accelerate launch training/train_attribute_encoder.py --train_data_dir CACHE --o
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel
 
+from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.training.attribute_encoder import (
     AttributeEncoderObjective,
     CaptionedFaces,
     all_facts,
+    common_questions,
     train_tokenizer,
 )
-from deid_diffusion.training.captions import caption
+from deid_diffusion.training.captions import phrase
 from deid_diffusion.training.config import TrainConfig, parse
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.loop import train
@@ -23,11 +24,21 @@ from deid_diffusion.training.loop import train
 
 @dataclass(frozen=True)
 class EncoderConfig(TrainConfig):
-    """Attributes: hidden_size: width of both towers and of the joint space."""
+    """Attributes:
+    hidden_size: width of the text tower and of the joint space.
+    num_hidden_layers: of the text tower.
+    image_size: side that crops are resized to for the image side.
+    stem_width: channels of its first convolution.
+    widths: channels of its stages.
+    vocab_size: of the tokenizer that is learned from the captions.
+    model_max_length: of a caption, in tokens.
+    """
 
     hidden_size: int = 192
-    num_hidden_layers: int = 4
-    patch_size: int = 16
+    num_hidden_layers: int = 2
+    image_size: int = 96
+    stem_width: int = 32
+    widths: str = "48,96,192"
     vocab_size: int = 1024
     model_max_length: int = 48
 
@@ -35,32 +46,34 @@ class EncoderConfig(TrainConfig):
 def main() -> None:
     config = parse(EncoderConfig, __doc__ or "")
     cache = FaceCache(config.train_data_dir)
-    said, rng = all_facts(cache), np.random.default_rng(config.seed)
+    said = all_facts(cache)
     tokenizer = train_tokenizer(
-        [caption(one, rng, keep=1.0) for one in said],
+        [phrase(one) for one in said],
         config.output_dir / "tokenizer",
         vocab_size=config.vocab_size,
         model_max_length=config.model_max_length,
     )
     torch.manual_seed(config.seed)
-    width = {"hidden_size": config.hidden_size, "intermediate_size": 3 * config.hidden_size}
-    depth = {"num_hidden_layers": config.num_hidden_layers, "num_attention_heads": max(1, config.hidden_size // 64)}
-    shape = {**width, **depth, "projection_dim": config.hidden_size}
-    vision = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(image_size=cache.size, patch_size=config.patch_size, **shape)
-    )
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    widths = tuple(int(width) for width in config.widths.split(","))
+    vision = FaceEncoder(config.image_size, config.stem_width, widths, config.hidden_size)
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             max_position_embeddings=config.model_max_length,
+            hidden_size=config.hidden_size,
+            intermediate_size=3 * config.hidden_size,
+            projection_dim=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=max(1, config.hidden_size // 64),
             pad_token_id=tokenizer.pad_token_id,
-            **ids,
-            **shape,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            initializer_factor=10.0,  # with CLIP's own, small, all captions start as one vector and stay so for long
         )
     )
     dataset = CaptionedFaces(cache, tokenizer, said, config.seed)
-    train(AttributeEncoderObjective(vision, text), dataset, config)
+    questions = common_questions(said)
+    train(AttributeEncoderObjective(vision.to(memory_format=torch.channels_last), text, questions), dataset, config)
 
 
 if __name__ == "__main__":

@@ -1,74 +1,116 @@
-"""Train the generator: ControlNet and adapter and, with --train_unet, the UNet (the embedded model).
+"""Train the generator: a ControlNet for the semantic map and an adapter for the attributes.
 
-    accelerate launch training/train_face_deid.py --train_data_dir CACHE --vae OUT/vae --clip OUT/clip \
-        --output_dir OUT/generator --train_unet
+    accelerate launch training/train_face_deid.py --train_data_dir CACHE --output_dir OUT \
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-inpainting
+
+keeps the checkpoint's UNet frozen. With --vae and --clip instead, the UNet of the embedded model is trained as well.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKL
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from deid_diffusion.attributes.encoder import FEATURE_NAMES
-from deid_diffusion.models.attribute_adapter import AttributeAdapter
 from deid_diffusion.training.attribute_encoder import all_facts, tokenize
-from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
-from deid_diffusion.training.captions import caption
+from deid_diffusion.training.components import (
+    Components,
+    embedded_components,
+    pretrained_components,
+    warm_start,
+)
 from deid_diffusion.training.config import TrainConfig, parse
 from deid_diffusion.training.data import FaceCache
-from deid_diffusion.training.face_deid import FaceDeidObjective, LatentFaces, encode_cache, is_encoded
+from deid_diffusion.training.face_deid import FaceDeidObjective
+from deid_diffusion.training.identity import IdentityRepulsion
+from deid_diffusion.training.latents import LatentFaces, encode_cache, is_encoded
 from deid_diffusion.training.loop import train
+from deid_diffusion.training.validation import sample_items
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(TrainConfig):
-    """Attributes: vae, clip: folders of the earlier trainings. block_out_channels: of the UNet, finest first."""
+    """Attributes:
+    pretrained_model_name_or_path: a Stable Diffusion inpainting checkpoint, folder or hub name; its UNet stays frozen.
+    image_encoder: the CLIP vision tower that reads the attributes, for such a checkpoint.
+    vae: instead of a checkpoint, the output folder of train_vae.py.
+    clip: and that of train_attribute_encoder.py.
+    block_out_channels: of the embedded model's UNet, finest first.
+    train_unet: train the UNet as well (always so for the embedded model's).
+    initial_generator: output folder of an earlier training whose weights are the start.
+    bottleneck_dim: numbers that the adapter lets through of each region's feature.
+    snr_gamma: of the min-SNR weights.
+    rim_weight: of the term for the colour at the mask's rim.
+    identity_recogniser: TorchScript file, (B, 3, 112, 112) in -1..1 to (B, D); switches identity repulsion on.
+    identity_weight: of the identity repulsion.
+    """
 
-    vae: Path
-    clip: Path
+    pretrained_model_name_or_path: str | None = None
+    image_encoder: str = "openai/clip-vit-large-patch14"
+    vae: Path | None = None
+    clip: Path | None = None
     block_out_channels: str = "64,128,192"
+    train_unet: bool = False
+    initial_generator: Path | None = None
     bottleneck_dim: int = 16
     snr_gamma: float = 5.0
-    train_unet: bool = False
+    rim_weight: float = 0.5
+    identity_recogniser: Path | None = None
+    identity_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.pretrained_model_name_or_path is None) == (self.vae is None or self.clip is None):
+            raise ValueError("give either --pretrained_model_name_or_path, or --vae and --clip")
+
+
+def load(config: GeneratorConfig, crop_size: int) -> Components:
+    if config.pretrained_model_name_or_path is not None:
+        parts = pretrained_components(config.pretrained_model_name_or_path, config.image_encoder, config.bottleneck_dim)
+    else:
+        widths = tuple(int(one) for one in config.block_out_channels.split(","))
+        parts = embedded_components(config.vae, config.clip, widths, crop_size, config.bottleneck_dim)
+    if config.initial_generator is not None:
+        warm_start(parts, config.initial_generator)
+    return parts
 
 
 def main() -> None:
     config = parse(GeneratorConfig, __doc__ or "")
     cache = FaceCache(config.train_data_dir)
     torch.manual_seed(config.seed)
-    vae = AutoencoderKL.from_pretrained(config.vae).eval()
-    text_encoder = CLIPTextModel.from_pretrained(config.clip / "text_encoder").eval()
-    image_encoder = CLIPVisionModelWithProjection.from_pretrained(config.clip / "image_encoder").eval()
-    tokenizer = CLIPTokenizer.from_pretrained(config.clip / "tokenizer")
-    state = PartialState()
-    for model in (vae, text_encoder, image_encoder):
-        model.to(state.device)
+    parts, state = load(config, cache.size), PartialState()
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision, torch.float32)
+    for model in (parts.vae, parts.image_encoder, parts.text_encoder):
+        model.requires_grad_(False).eval().to(state.device)
+    train_unet = config.train_unet or config.pretrained_model_name_or_path is None
+    parts.unet.to(state.device, torch.float32 if train_unet else half)
     encoded = config.output_dir / "encoded"
     with state.main_process_first():
         if not is_encoded(encoded):
-            rng = np.random.default_rng(config.seed)
-            ids = tokenize(tokenizer, [caption(said, rng) for said in all_facts(cache)])
-            encode_cache(cache, encoded, vae, image_encoder, text_encoder, ids, seed=config.seed)
-    with torch.no_grad():
-        empty = text_encoder(input_ids=tokenize(tokenizer, [""]).to(state.device)).last_hidden_state.float().cpu()
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    width = text_encoder.config.hidden_size
-    widths = tuple(int(one) for one in config.block_out_channels.split(","))
-    unet = make_unet(widths, sample_size=cache.size // factor, cross_attention_dim=width)
+            encode_cache(cache, encoded, parts.vae, parts.image_encoder, seed=config.seed)
+    repulsion = None
+    if config.identity_recogniser is not None:
+        recogniser = torch.jit.load(config.identity_recogniser, map_location=state.device).eval()
+        repulsion = IdentityRepulsion(parts.vae, recogniser, weight=config.identity_weight)
+    dataset = LatentFaces(cache, encoded, parts.tokenizer, all_facts(cache), config.seed)
     objective = FaceDeidObjective(
-        unet.to(memory_format=torch.channels_last),
-        make_controlnet(unet, factor).to(memory_format=torch.channels_last),
-        AttributeAdapter(image_encoder.config.projection_dim, len(FEATURE_NAMES), config.bottleneck_dim, width),
-        make_scheduler(),
-        empty,
-        train_unet=config.train_unet,
+        parts.unet,
+        parts.controlnet,
+        parts.adapter,
+        parts.scheduler,
+        parts.text_encoder,
+        tokenize(parts.tokenizer, [""]),
+        train_unet=train_unet,
         snr_gamma=config.snr_gamma,
+        rim_weight=config.rim_weight,
+        repulsion=repulsion,
+        vae=parts.vae,
+        examples=sample_items(dataset, 8),
     )
-    train(objective, LatentFaces(cache, encoded, config.seed), config)
+    if config.pretrained_model_name_or_path is not None:
+        objective.license = "creativeml-openrail-m"  # Stable Diffusion 1.x's, which what is made from it inherits
+    train(objective, dataset, config)
 
 
 if __name__ == "__main__":

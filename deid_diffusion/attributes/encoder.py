@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from transformers import CLIPVisionModelWithProjection
 
 from ..faces.labels import LABEL, REGIONS
+from ..models.face_encoder import FaceEncoder
 
 #: Rows of the features: the whole face first, then each region in the order of ``labels.REGIONS``.
 FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)
+_REACH = 0.06  # how far around the mapped face the small network sees, as a share of the crop
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -24,43 +26,63 @@ def clip_pixels(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def region_weights(labels: torch.Tensor, grid: int) -> torch.Tensor:
-    """How much of each patch belongs to each region.
+    """How much of each patch belongs to the face and to each of its regions.
 
     Args:
         labels: (B, H, W) integer semantic maps.
         grid: patches a side.
 
     Returns:
-        (B, R, grid * grid) float32, each row summing to 1; a region that the map lacks takes the whole face evenly.
+        (B, 1 + R, grid * grid) float32 in the order of ``FEATURE_NAMES``, each row summing to 1; a region that the map
+        lacks takes the whole face evenly.
     """
     groups = [torch.tensor([LABEL[name] for name in names], device=labels.device) for names in REGIONS.values()]
+    face = F.adaptive_avg_pool2d((labels > 0).float()[:, None], grid).flatten(2) + 1e-6
     occupied = torch.stack([torch.isin(labels, group) for group in groups], 1).float()
     pooled = F.adaptive_avg_pool2d(occupied, grid).flatten(2)
-    face = F.adaptive_avg_pool2d((labels > 0).float()[:, None], grid).flatten(2) + 1e-6
-    pooled = torch.where(pooled.sum(-1, keepdim=True) > 1e-6, pooled, face)
+    pooled = torch.cat([face, torch.where(pooled.sum(-1, keepdim=True) > 1e-6, pooled, face)], 1)
     return pooled / pooled.sum(-1, keepdim=True)
 
 
 def encode_attributes(
-    encoder: CLIPVisionModelWithProjection, images: torch.Tensor, labels: torch.Tensor
+    encoder: CLIPVisionModelWithProjection | FaceEncoder, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """Features of face crops in CLIP's joint space of images and texts.
+    """Features of face crops in a joint space of images and texts.
 
     Args:
-        encoder: a CLIP vision tower with its projection.
+        encoder: a CLIP vision tower with its projection, or the small convolutional one.
         images: (B, 3, H, W) face crops in -1..1.
         labels: (B, H', W') semantic maps of the same crops.
 
     Returns:
-        (B, 1 + R, D) unit vectors: CLIP's own embedding, then its patch tokens averaged per region.
+        (B, 1 + R, D) unit vectors: the whole face's embedding, then the patch features averaged per region.
     """
-    vision = encoder.vision_model
     pixels = clip_pixels(images.float(), encoder.config.image_size).to(encoder.dtype)
+    if isinstance(encoder, FaceEncoder):
+        features = _conv_features(encoder, pixels, labels)
+    else:
+        features = _clip_features(encoder, pixels, labels)
+    return F.normalize(features.float(), dim=-1)
+
+
+def _clip_features(encoder: CLIPVisionModelWithProjection, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(B, 1 + R, D) of a vision transformer; the whole face's is CLIP's own embedding of the crop."""
+    vision = encoder.vision_model
     output = vision(pixel_values=pixels)
     patches = vision.post_layernorm(output.last_hidden_state[:, 1:])
-    weights = region_weights(labels, round(patches.shape[1] ** 0.5)).to(patches.dtype)
-    tokens = torch.cat([output.pooler_output[:, None], weights @ patches], 1)
-    return F.normalize(encoder.visual_projection(tokens).float(), dim=-1)
+    weights = region_weights(labels, round(patches.shape[1] ** 0.5))[:, 1:].to(patches.dtype)
+    return encoder.visual_projection(torch.cat([output.pooler_output[:, None], weights @ patches], 1))
+
+
+def _conv_features(encoder: FaceEncoder, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(B, 1 + R, D) of a convolutional network that sees the face and nothing around it.
+
+    Trained on few pictures, it would read a tie as "man" and a grey photo as "elderly".
+    """
+    face = F.interpolate((labels > 0).to(pixels.dtype)[:, None], pixels.shape[-2:])
+    reach = 2 * round(_REACH * pixels.shape[-1]) + 1
+    patches = encoder(pixels * F.max_pool2d(face, reach, 1, reach // 2)).flatten(2).transpose(1, 2)
+    return region_weights(labels, round(patches.shape[1] ** 0.5)).to(patches.dtype) @ patches
 
 
 def labels_tensor(labels: list[np.ndarray]) -> torch.Tensor:

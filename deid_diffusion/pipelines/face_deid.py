@@ -17,6 +17,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 from ..attributes.encoder import encode_attributes, labels_tensor
 from ..models.attribute_adapter import AttributeAdapter
+from ..models.face_encoder import FaceEncoder
 from .portable import write_portable
 
 ERASED = 0.5
@@ -43,18 +44,21 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         scheduler: KarrasDiffusionSchedulers,
         safety_checker: StableDiffusionSafetyChecker,
         feature_extractor: CLIPImageProcessor,
-        image_encoder: CLIPVisionModelWithProjection,
+        image_encoder: CLIPVisionModelWithProjection | FaceEncoder,
         attribute_adapter: AttributeAdapter,
         requires_safety_checker: bool = False,
         default_steps: int = 20,
         default_guidance: float = 5.0,
+        default_sharpening: float = 0.0,
     ) -> None:
         super().__init__(
             vae, text_encoder, tokenizer, unet, controlnet, scheduler, safety_checker, feature_extractor, image_encoder,
             requires_safety_checker,
         )  # fmt: skip
         self.register_modules(attribute_adapter=attribute_adapter)
-        self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
+        self.register_to_config(
+            default_steps=default_steps, default_guidance=default_guidance, default_sharpening=default_sharpening
+        )
 
     @property
     def crop_size(self) -> int:

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 _PIPELINE_SHIM = "from deid_diffusion.pipelines.face_deid import FaceDeidPipeline  # noqa: F401\n"
-_ADAPTER_SHIM = (
+_MODEL_SHIM = (
     "from diffusers.models.modeling_utils import ModelMixin  # noqa: F401\n\n"
-    "from deid_diffusion.models.attribute_adapter import AttributeAdapter  # noqa: F401\n"
+    "from deid_diffusion.models.{module} import {name}  # noqa: F401\n"
 )
+_OWN_MODELS = {"AttributeAdapter": "attribute_adapter", "FaceEncoder": "face_encoder"}  # class -> module
 
 
 def write_portable(folder: str | os.PathLike[str]) -> None:
@@ -22,8 +23,11 @@ def write_portable(folder: str | os.PathLike[str]) -> None:
     index = root / "model_index.json"
     entries = json.loads(index.read_text())
     entries["_class_name"] = ["pipeline", "FaceDeidPipeline"]
-    if entries.get("attribute_adapter", [None, None])[1] is not None:
-        entries["attribute_adapter"] = ["attribute_adapter", "AttributeAdapter"]
-        (root / "attribute_adapter" / "attribute_adapter.py").write_text(_ADAPTER_SHIM)
+    for component, entry in entries.items():
+        if isinstance(entry, list) and entry[1] in _OWN_MODELS:
+            module = _OWN_MODELS[entry[1]]
+            entries[component] = [module, entry[1]]
+            shim = _MODEL_SHIM.format(module=module, name=entry[1])
+            (root / component / f"{module}.py").write_text(shim)
     (root / "pipeline.py").write_text(_PIPELINE_SHIM)
     index.write_text(json.dumps(entries, indent=2) + "\n")

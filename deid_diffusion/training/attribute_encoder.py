@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,10 +16,13 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 
 from ..attributes.encoder import encode_attributes
 from ..faces.semantic_map import draw_semantic_map
-from .captions import caption, facts
+from ..models.face_encoder import FaceEncoder
+from .augment import random_look, random_view
+from .captions import FACTS, agree, choose, codes, facts, greyed, phrase
 from .data import FaceCache, FaceDataset, to_tensor
-from .loop import Objective
+from .objective import Objective
 
+_KEEP = (0.15, 0.4, 0.8)  # share of the known facts that a caption says: some say one thing, some nearly all
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -50,9 +55,10 @@ def train_tokenizer(captions: Sequence[str], folder: Path, *, vocab_size: int, m
 
 
 class CaptionedFaces(FaceDataset):
-    """Crops with their maps and a caption drawn anew each time.
+    """Crops in a random view and look, with their maps and a caption drawn anew each time.
 
-    Items: ``pixels`` (3, S, S) in -1..1, ``labels`` (S, S) int64, ``input_ids`` (T,) int64.
+    Items: ``pixels`` (3, S, S) in -1..1, ``labels`` (S, S) int64, ``input_ids`` (T,) int64, ``facts`` and ``caption``
+    (F,) int64, codes of what is known and of what the caption says.
     """
 
     def __init__(
@@ -62,10 +68,20 @@ class CaptionedFaces(FaceDataset):
         self.tokenizer, self.said = tokenizer, said
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = tokenize(self.tokenizer, [caption(self.said[index], self.rng(index))])[0]
-        labels = draw_semantic_map(self.cache.meshes[index], self.cache.size)
-        pixels = to_tensor(self.cache.crops[index])
-        return {"pixels": pixels, "labels": torch.from_numpy(labels).long(), "input_ids": ids}
+        rng = self.rng(index)
+        said = self.said[index]
+        grey = bool(rng.random() < 0.25)
+        if grey:
+            said = greyed(said)
+        crop, mesh = random_view(self.cache.crops[index], self.cache.meshes[index], rng)
+        chosen = choose(said, rng, keep=float(rng.choice(_KEEP)))
+        return {
+            "pixels": to_tensor(random_look(crop, rng, grey=grey)),
+            "labels": torch.from_numpy(draw_semantic_map(mesh, self.cache.size)).long(),
+            "input_ids": tokenize(self.tokenizer, [phrase(chosen)])[0],
+            "facts": codes(said),
+            "caption": codes(chosen),
+        }
 
 
 def all_facts(cache: FaceCache) -> list[dict[str, str]]:
@@ -78,17 +94,57 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-class AttributeEncoderObjective(Objective):
-    """Symmetric InfoNCE (Radford et al., 2021) of captions against the face's embedding and, lighter, each region's.
+@dataclass(frozen=True)
+class Questions:
+    """What each face is asked beside being matched with captions: one question per fact, with a fixed set of answers.
 
-    The text tower's pooled output is the joint space itself, so that a plain ``CLIPTextModel`` holds all of it.
+    Attributes:
+        fact: (P,) int64, the place in ``captions.FACTS`` of the fact that an answer speaks of.
+        code: (P,) int64, what it says, as in ``captions.codes``.
+        weight: (P,) float32, how much an answer counts: the rarer among its question's, the more.
     """
 
+    fact: torch.Tensor
+    code: torch.Tensor
+    weight: torch.Tensor
+
+
+def common_questions(said: Sequence[Mapping[str, str]], least: int = 20) -> Questions:
+    """A question for each fact, its answers all phrases that at least that many faces share; free text asks nothing."""
+    counts = Counter((name, text) for one in said for name, text in one.items() if name != "text")
+    answers = sorted(answer for answer, count in counts.items() if count >= least)
+    facts = torch.tensor([FACTS.index(name) for name, _ in answers], dtype=torch.long)
+    code = torch.tensor([int(codes({name: text}).max()) for name, text in answers], dtype=torch.long)
+    weight = torch.tensor([1 / counts[answer] for answer in answers])
+    for fact in facts.unique():
+        weight[facts == fact] *= 1 / weight[facts == fact].mean()
+    return Questions(facts, code, weight.clamp(max=3))
+
+
+class AttributeEncoderObjective(Objective):
+    """Symmetric InfoNCE of captions against the face's embedding and, lighter, each region's; and questions.
+
+    InfoNCE as in CLIP (Radford et al., 2021), but every caption of the batch that is true of a face is a positive of it
+    (UniCL's objective; Yang et al., CVPR 2022): "photo of a woman" is no negative of another woman. Beside that, each
+    face is asked one question per fact, "is this a man, a woman, a boy or a girl?", by a linear head that is thrown
+    away: few faces teach that long before the two towers have found a common language. The text tower's pooled output
+    is the joint space itself, so that a plain ``CLIPTextModel`` holds all of it.
+    """
+
+    description = "Attribute encoder: a small CLIP for aligned face crops, trained from nothing."
+
     def __init__(
-        self, vision: CLIPVisionModelWithProjection, text: CLIPTextModel, *, region_weight: float = 0.1
+        self,
+        vision: CLIPVisionModelWithProjection | FaceEncoder,
+        text: CLIPTextModel,
+        questions: Questions,
+        *,
+        region_weight: float = 0.1,
     ) -> None:
         super().__init__()
+        self.questions = questions
         self.vision, self.text, self.region_weight = vision, text, region_weight
+        self.answers = nn.Linear(vision.config.projection_dim, len(questions.fact))
         self.log_scale = nn.Parameter(torch.tensor(2.66))  # ln(1 / 0.07), CLIP's start
 
     def trained(self, turn: str) -> nn.Module:
@@ -96,14 +152,43 @@ class AttributeEncoderObjective(Objective):
 
     def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         features = encode_attributes(self.vision, batch["pixels"], batch["labels"])
-        texts = F.normalize(self.text(input_ids=batch["input_ids"]).pooler_output.float(), dim=-1)
-        logits = self.log_scale.clamp(max=4.6).exp() * torch.einsum("bnd,cd->nbc", features, texts)
-        same = (batch["input_ids"][:, None] == batch["input_ids"][None]).all(-1).float()
-        target = same / same.sum(1, keepdim=True)  # equal captions are no negatives of each other
-        losses = [(cross_entropy(one, target) + cross_entropy(one.T, target.T)) / 2 for one in logits]
-        loss = losses[0] + self.region_weight * torch.stack(losses[1:]).sum()
-        right = (logits[0].argmax(1) == torch.arange(len(texts), device=texts.device)).float().mean()
-        return loss, {"matched": float(right)}
+        scale = self.log_scale.clamp(max=4.6).exp()
+        logits = scale * torch.einsum("bnd,cd->nbc", features, self.embed(batch["input_ids"]))
+        true = agree(batch["facts"], batch["caption"])
+        of_face, of_caption = (t / t.sum(1, keepdim=True) for t in (true.float(), true.T.float()))
+        losses = [(cross_entropy(one, of_face) + cross_entropy(one.T, of_caption)) / 2 for one in logits]
+        contrast = losses[0] + self.region_weight * torch.stack(losses[1:]).sum()
+        answered, right = self.answer(features[:, 0], batch["facts"])
+        return contrast + answered, {"contrast": float(contrast.detach()), **right}
+
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(C, T) token ids -> (C, D) unit vectors; padding that all share is not computed."""
+        end = int((input_ids == input_ids[:, -1:]).int().argmax(1).max()) + 1
+        return F.normalize(self.text(input_ids=input_ids[:, :end]).pooler_output.float(), dim=-1)
+
+    def answer(self, features: torch.Tensor, facts: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        """Sum of the questions' mean cross-entropies, and the share of right answers to each.
+
+        Args:
+            features: (B, D) embeddings of faces, unit vectors.
+            facts: (B, F) codes of what is known of them.
+        """
+        device = features.device
+        logits = self.answers(features * features.shape[1] ** 0.5)  # components of size 1
+        fact, code = self.questions.fact.to(device), self.questions.code.to(device)
+        losses, right = [], {}
+        for index, name in enumerate(FACTS):
+            answers = fact == index
+            true = facts[:, index : index + 1] == code[answers]
+            known = true.any(1)
+            if answers.sum() < 2:
+                continue
+            target, asked = true[known].int().argmax(1), logits[known][:, answers]
+            weight = self.questions.weight.to(device)[answers]
+            total = F.cross_entropy(asked, target, weight, reduction="sum")
+            losses.append(total / weight[target].sum().clamp(min=1e-6))
+            right[name] = float((asked.argmax(1) == target).float().sum() / max(1, len(asked)))
+        return torch.stack(losses).sum() if losses else logits.sum() * 0, right
 
     def save(self, folder: Path) -> None:
         self.vision.save_pretrained(folder / "image_encoder")

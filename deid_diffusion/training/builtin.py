@@ -1,15 +1,8 @@
-"""The embedded model's shapes, and its assembly from what the training scripts wrote."""
+"""The embedded model's shapes: UNet, ControlNet and noise schedule."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
-
-from ..models.attribute_adapter import AttributeAdapter
-from ..pipelines.face_deid import FaceDeidPipeline
+from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -69,25 +62,3 @@ def make_controlnet(unet: UNet2DConditionModel, vae_scale_factor: int) -> Contro
     for layer in zeroed:
         layer.reset_parameters()
     return controlnet
-
-
-def assemble(
-    vae: Path, clip: Path, generator: Path, output: Path, *, default_steps: int, default_guidance: float
-) -> None:
-    """Write the trained parts as one float16 pipeline folder."""
-    half = torch.float16
-    pipeline = FaceDeidPipeline(
-        vae=AutoencoderKL.from_pretrained(vae, dtype=half),
-        text_encoder=CLIPTextModel.from_pretrained(clip / "text_encoder", dtype=half),
-        tokenizer=CLIPTokenizer.from_pretrained(clip / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(generator / "unet", dtype=half),
-        controlnet=ControlNetModel.from_pretrained(generator / "controlnet", dtype=half),
-        scheduler=make_scheduler(),
-        safety_checker=None,
-        feature_extractor=CLIPImageProcessor(),
-        image_encoder=CLIPVisionModelWithProjection.from_pretrained(clip / "image_encoder", dtype=half),
-        attribute_adapter=AttributeAdapter.from_pretrained(generator / "attribute_adapter", dtype=half),
-        default_steps=default_steps,
-        default_guidance=default_guidance,
-    )
-    pipeline.save_pretrained(output)

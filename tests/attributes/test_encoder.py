@@ -2,24 +2,23 @@ import numpy as np
 import torch
 
 from deid_diffusion.attributes.encoder import FEATURE_NAMES, encode_attributes, labels_tensor, region_weights
-from deid_diffusion.faces.labels import REGIONS
 from deid_diffusion.faces.semantic_map import draw_semantic_map, mean_mesh
 
 
 def test_weights_sum_to_one_and_lie_on_their_region() -> None:
     labels = draw_semantic_map(mean_mesh(128), 128)
     weights = region_weights(labels_tensor([labels]), 8)
-    assert weights.shape == (1, len(REGIONS), 64)
-    assert torch.allclose(weights.sum(-1), torch.ones(1, len(REGIONS)))
+    assert weights.shape == (1, len(FEATURE_NAMES), 64)
+    assert torch.allclose(weights.sum(-1), torch.ones(1, len(FEATURE_NAMES)))
     rows = (weights.view(-1, 8, 8).sum(-1) * torch.arange(8)).sum(-1)
-    by_name = dict(zip(REGIONS, rows.tolist(), strict=True))
+    by_name = dict(zip(FEATURE_NAMES, rows.tolist(), strict=True))
     assert by_name["brows"] < by_name["eyes"] < by_name["nose"] < by_name["mouth"]
 
 
 def test_a_map_without_a_region_or_without_a_face_still_gives_weights() -> None:
     weights = region_weights(torch.zeros(1, 32, 32, dtype=torch.long), 4)
     assert torch.isfinite(weights).all()
-    assert torch.allclose(weights.sum(-1), torch.ones(1, len(REGIONS)))
+    assert torch.allclose(weights.sum(-1), torch.ones(1, len(FEATURE_NAMES)))
 
 
 def test_features_are_unit_vectors_one_a_region(tiny_pipeline) -> None:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from deid_diffusion.faces.blend import FILL, Canvas, erase, match_rim
+from deid_diffusion.faces.blend import FILL, Canvas, erase, match_rim, sharpen
 from deid_diffusion.faces.crop import similarity
 from deid_diffusion.faces.mask import PasteMask, face_outline, paste_mask, touched
 from deid_diffusion.faces.semantic_map import mean_mesh
@@ -76,3 +76,13 @@ def test_match_rim_takes_no_colour_from_what_is_not_skin() -> None:
 def test_match_rim_without_a_rim_leaves_the_crop() -> None:
     made = np.full((8, 8, 3), 9, np.uint8)
     assert np.array_equal(match_rim(made, made, np.ones((8, 8), bool)), made)
+
+
+def test_sharpening_adds_contrast_to_edges_only() -> None:
+    crop = np.full((32, 32, 3), 100, np.uint8)
+    crop[:, 16:] = 150
+    sharp = sharpen(crop, 0.6)
+    assert sharp[:, 15].max() < 100
+    assert sharp[:, 16].min() > 150
+    assert np.array_equal(sharp[:, :8], crop[:, :8])
+    assert sharpen(crop, 0) is crop

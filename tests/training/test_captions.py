@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from deid_diffusion.faces.semantic_map import draw_semantic_map, mean_mesh
-from deid_diffusion.training.captions import caption, facts, skin_tone
+from deid_diffusion.training.captions import agree, choose, codes, facts, greyed, phrase, skin_tone
 
 
 def test_facts_of_a_row() -> None:
@@ -10,7 +11,8 @@ def test_facts_of_a_row() -> None:
     row = {"predicted_age": "43", "predicted_male": "0.02", "text": "person wearing a hat; hat"}
     said = facts(row, crop, mean_mesh(64))
     assert said["person"] == "woman"
-    assert said["age"] == "middle-aged, about 45 years old"
+    assert said["age"] == "middle-aged"
+    assert said["years"] == "about 45 years old"
     assert said["pose"] == "facing the camera"
     assert said["text"] == "person wearing a hat"
     assert said["picture"] == "colour photo"
@@ -21,15 +23,17 @@ def test_a_written_age_and_a_child_win_over_the_classifier() -> None:
     toddler = facts(
         {"predicted_age": "21", "predicted_male": "0.9", "text": "a 2.5 year old toddler"}, crop, mean_mesh(64)
     )
-    assert toddler["age"].startswith("toddler")
+    assert toddler["age"] == "toddler"
     assert toddler["person"] == "boy"
     child = facts({"predicted_age": "21", "predicted_male": "0.1", "text": "asian small child"}, crop, mean_mesh(64))
-    assert child["age"].startswith("child")
+    assert child["age"] == "child"
     assert child["person"] == "girl"
 
 
-def test_nothing_is_said_of_the_skin_in_a_grey_photo() -> None:
-    assert "skin" not in facts({"grey": True}, np.zeros((64, 64, 3), np.uint8), mean_mesh(64))
+def test_what_is_not_known_is_not_said() -> None:
+    said = facts({"grey": True}, np.zeros((64, 64, 3), np.uint8), mean_mesh(64))
+    assert not said.keys() & {"person", "age", "skin", "text"}
+    assert phrase(said).startswith("black and white photo of a person, ")
 
 
 @pytest.mark.parametrize(("colour", "word"), [((250, 225, 210), "very light"), ((60, 40, 30), "dark")])
@@ -38,11 +42,18 @@ def test_skin_tones_run_from_light_to_dark(colour: tuple[int, int, int], word: s
     assert skin_tone(crop, draw_semantic_map(mean_mesh(64), 64)) == word
 
 
-def test_captions_keep_what_they_are_told_to() -> None:
-    said = {"person": "man", "age": "young", "pose": "looking left", "picture": "colour photo"}
+def test_captions_say_what_was_chosen() -> None:
+    said = {"person": "man", "age": "young", "pose": "looking left", "skin": "light skin", "picture": "colour photo"}
     rng = np.random.default_rng(0)
-    assert caption(said, rng, keep=0) == "photo of a man"
-    full = caption(said, rng, keep=1)
+    assert phrase(choose(said, rng, keep=0)) == "photo of a person"
+    full = phrase(choose(said, rng, keep=1))
     assert full.startswith("colour photo of a man, ")
-    assert "young" in full
-    assert "looking left" in full
+    assert {"young", "looking left", "light skin"} <= set(full.split(", "))
+    assert "light skin" not in phrase(greyed(said))
+
+
+def test_a_caption_is_true_of_every_face_that_it_fits() -> None:
+    faces = [{"person": "man", "age": "young"}, {"person": "man", "age": "elderly"}, {"person": "woman"}]
+    said = [{}, {"person": "man"}, {"person": "man", "age": "young"}, {"age": "young"}]
+    found = agree(torch.stack([codes(face) for face in faces]), torch.stack([codes(one) for one in said]))
+    assert found.tolist() == [[True, True, True, True], [True, True, False, False], [True, False, False, False]]

@@ -1,0 +1,129 @@
+"""What a generator's training starts from: the embedded model's own parts, or a Stable Diffusion checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from ..attributes.encoder import FEATURE_NAMES
+from ..models.attribute_adapter import AttributeAdapter
+from ..models.face_encoder import FaceEncoder
+from .builtin import make_controlnet, make_scheduler, make_unet
+
+
+@dataclass(frozen=True)
+class Components:
+    """Models of one training. ``unet`` takes 9 channels: noisy latents, mask, latents of the masked picture."""
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    image_encoder: CLIPVisionModelWithProjection | FaceEncoder
+    unet: UNet2DConditionModel
+    controlnet: ControlNetModel
+    adapter: AttributeAdapter
+    scheduler: SchedulerMixin
+
+
+def load_image_encoder(source: str | Path) -> CLIPVisionModelWithProjection | FaceEncoder:
+    """A CLIP vision tower by folder or hub name, or the small convolutional one by folder."""
+    if FaceEncoder.__name__ in _text_of(Path(source) / "config.json"):
+        return FaceEncoder.from_pretrained(source)
+    return CLIPVisionModelWithProjection.from_pretrained(source)
+
+
+def embedded_components(
+    vae: Path, clip: Path, widths: tuple[int, ...], crop_size: int, bottleneck_dim: int
+) -> Components:
+    """A new UNet, ControlNet and adapter for a trained autoencoder and attribute encoder.
+
+    Args:
+        vae, clip: output folders of the two earlier trainings.
+        widths: channels of the UNet's levels, finest first.
+        crop_size: side of the training's crops, in pixels.
+        bottleneck_dim: of the adapter.
+    """
+    autoencoder = AutoencoderKL.from_pretrained(vae)
+    text_encoder = CLIPTextModel.from_pretrained(clip / "text_encoder")
+    image_encoder = load_image_encoder(clip / "image_encoder")
+    factor, width = 2 ** (len(autoencoder.config.block_out_channels) - 1), text_encoder.config.hidden_size
+    unet = make_unet(widths, sample_size=crop_size // factor, cross_attention_dim=width)
+    return Components(
+        autoencoder,
+        text_encoder,
+        CLIPTokenizer.from_pretrained(clip / "tokenizer"),
+        image_encoder,
+        unet.to(memory_format=torch.channels_last),
+        make_controlnet(unet, factor).to(memory_format=torch.channels_last),
+        _make_adapter(image_encoder, width, bottleneck_dim),
+        make_scheduler(),
+    )
+
+
+def pretrained_components(model: str | Path, image_encoder: str | Path, bottleneck_dim: int) -> Components:
+    """A Stable Diffusion inpainting checkpoint with a new ControlNet, copied from its UNet, and a new adapter.
+
+    Args:
+        model: folder or hub name, such as stable-diffusion-v1-5/stable-diffusion-inpainting.
+        image_encoder: folder or hub name, such as openai/clip-vit-large-patch14.
+        bottleneck_dim: of the adapter.
+
+    Raises:
+        ValueError: when the checkpoint's UNet is not an inpainting one.
+    """
+    unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
+    if unet.config.in_channels != 9:
+        raise ValueError(
+            f"{model}: its UNet takes {unet.config.in_channels} channels, not an inpainting model's 9 (latents, mask, "
+            "masked latents): name an inpainting checkpoint"
+        )
+    encoder = load_image_encoder(image_encoder)
+    return Components(
+        AutoencoderKL.from_pretrained(model, subfolder="vae"),
+        CLIPTextModel.from_pretrained(model, subfolder="text_encoder"),
+        CLIPTokenizer.from_pretrained(model, subfolder="tokenizer"),
+        encoder,
+        unet,
+        controlnet_from_inpainting(unet),
+        _make_adapter(encoder, unet.config.cross_attention_dim, bottleneck_dim),
+        DDPMScheduler.from_pretrained(model, subfolder="scheduler"),
+    )
+
+
+def controlnet_from_inpainting(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet with a 9-channel UNet's weights that takes its first 4 channels, the noisy latents.
+
+    ``ControlNetModel.from_unet`` copies all 9, and no pipeline feeds a ControlNet so many.
+    """
+    controlnet = ControlNetModel.from_unet(unet)
+    wide = controlnet.conv_in
+    narrow = nn.Conv2d(4, wide.out_channels, wide.kernel_size, wide.stride, wide.padding)
+    narrow.load_state_dict({"weight": wide.weight.data[:, :4], "bias": wide.bias.data})
+    controlnet.conv_in = narrow
+    controlnet.register_to_config(in_channels=4)
+    return controlnet
+
+
+def warm_start(components: Components, folder: Path) -> None:
+    """Take over the weights of an earlier training's output folder, as far as their shapes are the same."""
+    for name, model in (("unet", components.unet), ("controlnet", components.controlnet)):
+        if (folder / name).is_dir():
+            model.load_state_dict(type(model).from_pretrained(folder / name).state_dict())
+    adapter = AttributeAdapter.from_pretrained(folder / "attribute_adapter")
+    if adapter.config.feature_dim == components.adapter.config.feature_dim:
+        components.adapter.load_state_dict(adapter.state_dict())
+
+
+def _make_adapter(
+    image_encoder: CLIPVisionModelWithProjection | FaceEncoder, width: int, bottleneck_dim: int
+) -> AttributeAdapter:
+    return AttributeAdapter(image_encoder.config.projection_dim, len(FEATURE_NAMES), bottleneck_dim, width)
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

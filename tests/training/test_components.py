@@ -1,0 +1,142 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionInpaintPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
+
+from deid_diffusion.models.face_encoder import FaceEncoder
+from deid_diffusion.training.assembly import assemble_pretrained
+from deid_diffusion.training.attribute_encoder import all_facts, tokenize
+from deid_diffusion.training.components import (
+    controlnet_from_inpainting,
+    embedded_components,
+    load_image_encoder,
+    pretrained_components,
+    warm_start,
+)
+from deid_diffusion.training.config import TrainConfig
+from deid_diffusion.training.data import FaceCache
+from deid_diffusion.training.face_deid import FaceDeidObjective
+from deid_diffusion.training.latents import LatentFaces, encode_cache
+from deid_diffusion.training.loop import train
+from deid_diffusion.training.validation import sample_items
+
+
+def tiny_unet(channels: int = 9) -> UNet2DConditionModel:
+    """Stable Diffusion 1.5's levels at a few channels."""
+    return UNet2DConditionModel(
+        sample_size=4,
+        in_channels=channels,
+        layers_per_block=2,
+        block_out_channels=(8, 8, 16, 16),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        norm_num_groups=4,
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the layout of a Stable Diffusion inpainting checkpoint, and a CLIP vision tower beside it."""
+    folder = tmp_path_factory.mktemp("sd")
+    text = CLIPTextModel(tiny_pipeline.text_encoder.config)
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    parts = {"vae": vae, "text_encoder": text, "tokenizer": tiny_pipeline.tokenizer, "unet": tiny_unet()}
+    optional = {"scheduler": scheduler, "safety_checker": None, "feature_extractor": CLIPImageProcessor()}
+    StableDiffusionInpaintPipeline(**parts, **optional, requires_safety_checker=False).save_pretrained(folder)
+    tiny_pipeline.image_encoder.save_pretrained(folder / "vision")
+    return folder
+
+
+def test_a_checkpoint_is_trained_with_its_unet_frozen_and_assembled(
+    checkpoint: Path, cache: FaceCache, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    parts = pretrained_components(checkpoint, checkpoint / "vision", 4)
+    encode_cache(cache, tmp_path / "encoded", parts.vae.eval(), parts.image_encoder.eval(), seed=0)
+    dataset = LatentFaces(cache, tmp_path / "encoded", parts.tokenizer, all_facts(cache), 0)
+    before = {name: value.clone() for name, value in parts.unet.state_dict().items()}
+    objective = FaceDeidObjective(
+        parts.unet,
+        parts.controlnet,
+        parts.adapter,
+        parts.scheduler,
+        parts.text_encoder,
+        tokenize(parts.tokenizer, [""]),
+        train_unet=False,
+        vae=parts.vae,
+        examples=sample_items(dataset, 2),
+    )
+    assert not any(name.startswith("unet") for name in objective.state_dict())
+    config = TrainConfig(
+        tmp_path,
+        tmp_path,
+        train_batch_size=4,
+        max_train_steps=2,
+        gradient_checkpointing=True,
+        validation_steps=1,
+        ema_decay=0.9,
+    )
+    train(objective, dataset, config)
+    assert all(torch.equal(before[name], value) for name, value in parts.unet.state_dict().items())
+    assert list((tmp_path / "validation").glob("*.png"))
+    pipeline = assemble_pretrained(checkpoint, checkpoint / "vision", tmp_path, steps=2, guidance=3.0).to(
+        "cpu", torch.float32
+    )
+    assert pipeline.crop_size == 32
+    pipeline.save_pretrained(tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    assert index["attribute_adapter"] == ["attribute_adapter", "AttributeAdapter"]
+
+
+def test_the_controlnet_takes_four_channels_and_says_nothing_at_first(checkpoint: Path) -> None:
+    controlnet = controlnet_from_inpainting(tiny_unet())
+    down, middle = controlnet(
+        torch.randn(1, 4, 16, 16), 5, torch.randn(1, 3, 16), torch.rand(1, 3, 128, 128), return_dict=False
+    )
+    assert all(not residual.any() for residual in [*down, middle])
+    assert controlnet.config.in_channels == 4
+
+
+def test_a_checkpoint_that_is_no_inpainting_one_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    tiny_unet(4).save_pretrained(tmp_path / "unet")
+    with pytest.raises(ValueError, match="4 channels, not an inpainting model's 9"):
+        pretrained_components(tmp_path, checkpoint / "vision", 4)
+
+
+def test_image_encoders_are_told_apart_by_their_folder(checkpoint: Path, tmp_path: Path) -> None:
+    FaceEncoder(32, 8, (8,), 16).save_pretrained(tmp_path)
+    assert isinstance(load_image_encoder(tmp_path), FaceEncoder)
+    assert isinstance(load_image_encoder(checkpoint / "vision"), CLIPVisionModelWithProjection)
+
+
+def test_embedded_parts_start_from_earlier_weights(tiny_pipeline, tmp_path: Path) -> None:
+    tiny_pipeline.vae.save_pretrained(tmp_path / "vae")
+    tiny_pipeline.text_encoder.save_pretrained(tmp_path / "clip" / "text_encoder")
+    tiny_pipeline.tokenizer.save_pretrained(tmp_path / "clip" / "tokenizer")
+    FaceEncoder(32, 8, (8,), 16).save_pretrained(tmp_path / "clip" / "image_encoder")
+    parts = embedded_components(tmp_path / "vae", tmp_path / "clip", (16, 32), 32, 4)
+    for name, model in (
+        ("unet", tiny_pipeline.unet),
+        ("controlnet", tiny_pipeline.controlnet),
+        ("attribute_adapter", tiny_pipeline.attribute_adapter),
+    ):
+        model.save_pretrained(tmp_path / "generator" / name)
+    warm_start(parts, tmp_path / "generator")
+    assert torch.equal(parts.unet.conv_in.weight, tiny_pipeline.unet.conv_in.weight)
+    assert torch.equal(parts.adapter.null_tokens, tiny_pipeline.attribute_adapter.null_tokens)
