@@ -1,4 +1,4 @@
-"""Train the attribute encoder (a small CLIP) on a cache of face crops and the captions made for them.
+"""Train the attribute encoder, a small CLIP, or tune a large one, on face crops and the captions made for them.
 
 accelerate launch training/train_attribute_encoder.py --train_data_dir CACHE --output_dir OUT/clip
 """
@@ -6,7 +6,13 @@ accelerate launch training/train_attribute_encoder.py --train_data_dir CACHE --o
 from dataclasses import dataclass
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
 
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.training.attribute_encoder import (
@@ -25,7 +31,8 @@ from deid_diffusion.training.loop import train
 @dataclass(frozen=True)
 class EncoderConfig(TrainConfig):
     """Attributes:
-    hidden_size: width of the text tower and of the joint space.
+    pretrained_model_name_or_path: CLIP to tune, as openai/clip-vit-large-patch14; a small one is made without it.
+    hidden_size: width of the small text tower and of the joint space.
     num_hidden_layers: of the text tower.
     image_size: side that crops are resized to for the image side.
     stem_width: channels of its first convolution.
@@ -34,6 +41,7 @@ class EncoderConfig(TrainConfig):
     model_max_length: of a caption, in tokens.
     """
 
+    pretrained_model_name_or_path: str | None = None
     hidden_size: int = 192
     num_hidden_layers: int = 2
     image_size: int = 96
@@ -43,15 +51,11 @@ class EncoderConfig(TrainConfig):
     model_max_length: int = 48
 
 
-def main() -> None:
-    config = parse(EncoderConfig, __doc__ or "")
-    cache = FaceCache(config.train_data_dir)
-    said = all_facts(cache)
+def small_towers(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncoder, CLIPTextModel, CLIPTokenizer]:
+    """An image side, a text side and a tokenizer of the config's shapes, to be trained from nothing."""
+    folder = config.output_dir / "tokenizer"
     tokenizer = train_tokenizer(
-        [phrase(one) for one in said],
-        config.output_dir / "tokenizer",
-        vocab_size=config.vocab_size,
-        model_max_length=config.model_max_length,
+        captions, folder, vocab_size=config.vocab_size, model_max_length=config.model_max_length
     )
     torch.manual_seed(config.seed)
     widths = tuple(int(width) for width in config.widths.split(","))
@@ -71,9 +75,23 @@ def main() -> None:
             initializer_factor=10.0,  # with CLIP's own, small, all captions start as one vector and stay so for long
         )
     )
+    return vision.to(memory_format=torch.channels_last), text, tokenizer
+
+
+def main() -> None:
+    config = parse(EncoderConfig, __doc__ or "")
+    cache = FaceCache(config.train_data_dir)
+    said = all_facts(cache)
+    source = config.pretrained_model_name_or_path
+    if source is None:
+        vision, text, tokenizer = small_towers(config, [phrase(one) for one in said])
+    else:
+        vision = CLIPVisionModelWithProjection.from_pretrained(source)
+        text = CLIPTextModelWithProjection.from_pretrained(source)
+        tokenizer = CLIPTokenizer.from_pretrained(source)
+        tokenizer.save_pretrained(config.output_dir / "tokenizer")
     dataset = CaptionedFaces(cache, tokenizer, said, config.seed)
-    questions = common_questions(said)
-    train(AttributeEncoderObjective(vision.to(memory_format=torch.channels_last), text, questions), dataset, config)
+    train(AttributeEncoderObjective(vision, text, common_questions(said)), dataset, config)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..attributes.encoder import encode_attributes
 from ..faces.semantic_map import draw_semantic_map
@@ -127,8 +127,8 @@ class AttributeEncoderObjective(Objective):
     InfoNCE as in CLIP (Radford et al., 2021), but every caption of the batch that is true of a face is a positive of it
     (UniCL's objective; Yang et al., CVPR 2022): "photo of a woman" is no negative of another woman. Beside that, each
     face is asked one question per fact, "is this a man, a woman, a boy or a girl?", by a linear head that is thrown
-    away: few faces teach that long before the two towers have found a common language. The text tower's pooled output
-    is the joint space itself, so that a plain ``CLIPTextModel`` holds all of it.
+    away: few faces teach that long before the two towers have found a common language. The pooled output of a plain
+    ``CLIPTextModel`` is the joint space itself; one with a projection is taken as CLIP's.
     """
 
     description = "Attribute encoder: a small CLIP for aligned face crops, trained from nothing."
@@ -136,7 +136,7 @@ class AttributeEncoderObjective(Objective):
     def __init__(
         self,
         vision: CLIPVisionModelWithProjection | FaceEncoder,
-        text: CLIPTextModel,
+        text: CLIPTextModel | CLIPTextModelWithProjection,
         questions: Questions,
         *,
         region_weight: float = 0.1,
@@ -164,7 +164,9 @@ class AttributeEncoderObjective(Objective):
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """(C, T) token ids -> (C, D) unit vectors; padding that all share is not computed."""
         end = int((input_ids == input_ids[:, -1:]).int().argmax(1).max()) + 1
-        return F.normalize(self.text(input_ids=input_ids[:, :end]).pooler_output.float(), dim=-1)
+        output = self.text(input_ids=input_ids[:, :end])
+        joint = output.text_embeds if isinstance(self.text, CLIPTextModelWithProjection) else output.pooler_output
+        return F.normalize(joint.float(), dim=-1)
 
     def answer(self, features: torch.Tensor, facts: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         """Sum of the questions' mean cross-entropies, and the share of right answers to each.
