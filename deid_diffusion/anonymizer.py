@@ -18,7 +18,6 @@ from .faces.blend import Canvas, erase, match_rim, sharpen
 from .faces.crop import extract
 from .faces.detected_face import DetectedFace, FaceDetector, check_image
 from .faces.detection import UnionDetector
-from .faces.fidelity import misfit
 from .faces.landmarks import FaceMesh, Landmarker
 from .faces.mask import box_mask, touched
 from .faces.semantic_map import control_image
@@ -27,7 +26,6 @@ from .report import FaceRecord
 if TYPE_CHECKING:
     from .pipelines.face_deid import FaceDeidPipeline
 
-_STRIDE = 0x5851F42D4C957F2D  # between a face's tries, far from the seeds of its neighbours
 _BUILTIN = Path(__file__).with_name("builtin")
 
 
@@ -99,7 +97,6 @@ class Anonymizer:
         steps: int | None = None,
         seed: int | None = None,
         batch_size: int = 8,
-        candidates: int = 3,
     ) -> AnonymizedImage:
         """Replace every face that the detector finds.
 
@@ -111,15 +108,12 @@ class Anonymizer:
             steps: denoising steps; the model's own default when None.
             seed: makes the result repeatable, and its faces therefore linkable; fresh randomness when None.
             batch_size: faces denoised together.
-            candidates: faces generated for each one; the one that follows its semantic map best is kept.
 
         Raises:
-            ValueError: for an array of another kind, or steps, batch_size or candidates under 1.
+            ValueError: for an array of another kind, or steps or batch_size under 1.
         """
-        if min(batch_size, candidates, 1 if steps is None else steps) < 1:
-            raise ValueError(
-                f"batch_size, candidates and steps must be at least 1, got {batch_size}, {candidates} and {steps}"
-            )
+        if batch_size < 1 or (steps is not None and steps < 1):
+            raise ValueError(f"batch_size and steps must be at least 1, got {batch_size} and {steps}")
         photo = _as_array(image)
         detected = self.detector(photo)
         analysed, problems = self._analyse_all(photo, detected)
@@ -131,12 +125,11 @@ class Anonymizer:
         canvas, gone = Canvas(photo, masks), touched(shape, masks)
         seeds = [(seed + k) % 2**63 if seed is not None else secrets.randbits(63) for k in range(len(detected))]
         ready = [k for k, one in enumerate(analysed) if one is not None]
-        together = max(1, batch_size // candidates)
-        for start in range(0, len(ready), together):
-            rows = ready[start : start + together]
+        for start in range(0, len(ready), batch_size):
+            rows = ready[start : start + batch_size]
             faces = [one for k in rows if (one := analysed[k]) is not None]
             try:
-                made = self._generate(photo, gone, faces, [seeds[k] for k in rows], steps, candidates)
+                made = self._generate(photo, gone, faces, [seeds[k] for k in rows], steps)
             except Exception as error:  # whatever it was, the faces stay covered and the record says why
                 problems |= {k: f"generation failed: {one_line(error)[:120]}" for k in rows}
                 continue
@@ -186,7 +179,6 @@ class Anonymizer:
         faces: Sequence[FaceAnalysis],
         seeds: Sequence[int],
         steps: int | None,
-        candidates: int,
     ) -> list[np.ndarray | None]:
         """New faces for analysed ones, in one denoising run.
 
@@ -196,10 +188,9 @@ class Anonymizer:
             faces: B faces of the photo.
             seeds: one a face.
             steps: denoising steps or None.
-            candidates: tries a face, of which the best is returned.
 
         Returns:
-            B crops, (S, S, 3) uint8; None for one whose every try came out as NaN or without any detail.
+            B crops, (S, S, 3) uint8; None for one that came out as NaN or without any detail.
         """
         size = self.pipeline.crop_size
         erased = erase(photo, gone)
@@ -209,47 +200,24 @@ class Anonymizer:
             torch.stack([_to_tensor(extract(photo, face.matrix, size)) for face in faces]),
             [face.semantic_map for face in faces],
         )
-        control = [_to_tensor(control_image(face.semantic_map)) for face in faces]
         made = self.pipeline(
-            image=_repeat([_to_tensor(context) for context in contexts], candidates),
-            mask_image=_repeat([torch.from_numpy(mask)[None].float() for mask in masks], candidates),
-            control_image=_repeat(control, candidates),
-            attribute_features=None if features is None else _repeat(list(features), candidates),
+            image=torch.stack([_to_tensor(context) for context in contexts]),
+            mask_image=torch.stack([torch.from_numpy(mask)[None].float() for mask in masks]),
+            control_image=torch.stack([_to_tensor(control_image(face.semantic_map)) for face in faces]),
+            attribute_features=features,
             num_inference_steps=steps,
-            generator=[torch.Generator("cpu").manual_seed(one) for seed in seeds for one in _tries(seed, candidates)],
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="np",
             return_dict=False,
         )[0]
         results: list[np.ndarray | None] = []
-        for k, (face, context, mask) in enumerate(zip(faces, contexts, masks, strict=True)):
-            usable = [
-                self._finish(crop, context, mask)
-                for crop in made[k * candidates : (k + 1) * candidates]
-                if np.isfinite(crop).all() and crop[mask].std() >= 0.01
-            ]
-            results.append(self._best(usable, face))
+        for crop, context, mask in zip(made, contexts, masks, strict=True):
+            if not np.isfinite(crop).all() or crop[mask].std() < 0.01:
+                results.append(None)
+                continue
+            picture = sharpen(np.round(crop * 255).astype(np.uint8), self.pipeline.config.default_sharpening)
+            results.append(match_rim(picture, context, mask))
         return results
-
-    def _finish(self, crop: np.ndarray, context: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """A generated (S, S, 3) crop in 0..1 -> uint8, sharpened and in the light of its surroundings."""
-        picture = sharpen(np.round(crop * 255).astype(np.uint8), self.pipeline.config.default_sharpening)
-        return match_rim(picture, context, mask)
-
-    def _best(self, crops: Sequence[np.ndarray], face: FaceAnalysis) -> np.ndarray | None:
-        """The candidate that fits its face's map best."""
-        if len(crops) < 2:
-            return crops[0] if crops else None
-        return min(crops, key=lambda crop: misfit(crop, face.mesh, face.semantic_map, self.landmarker))
-
-
-def _repeat(items: Sequence[torch.Tensor], times: int) -> torch.Tensor:
-    """B tensors of one shape -> (B * times, ...), each ``times`` in a row."""
-    return torch.stack(list(items)).repeat_interleave(times, 0)
-
-
-def _tries(seed: int, count: int) -> list[int]:
-    """``count`` seeds that follow from one; the first is that one."""
-    return [(seed + _STRIDE * k) % 2**63 for k in range(count)]
 
 
 def _as_array(image: Image.Image | np.ndarray) -> np.ndarray:

@@ -139,24 +139,3 @@ def test_the_embedded_model_handles_a_face_at_the_border_and_a_tiny_one(
     assert anonymizer_result(cut).faces[0].action == "replaced"
     tiny_face = DetectedFace((200.0, 100.0, 210.0, 112.0), 0.9, "given")
     assert Anonymizer(anonymizer.pipeline, detector=Given(tiny_face))(astronaut).faces[0].action == "replaced"
-
-
-def test_the_best_of_several_candidates_is_kept(tiny, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = []
-
-    def misfit(crop, mesh, semantic_map, landmarker):
-        shown.append(crop)
-        return float(len(shown) != 2)
-
-    monkeypatch.setattr("deid_diffusion.anonymizer.misfit", misfit)
-    pasted = []
-    monkeypatch.setattr("deid_diffusion.anonymizer.Canvas.paste", lambda self, k, crop, matrix: pasted.append(crop))
-    made = tiny(astronaut, seed=1, candidates=3)
-    assert len(shown) == 3 * len(made.faces)
-    assert pasted[0] is shown[1]
-    assert not np.array_equal(shown[0], shown[1])
-
-
-def test_one_candidate_is_not_judged(tiny, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deid_diffusion.anonymizer.misfit", None)
-    assert tiny(astronaut, seed=1, candidates=1).faces[0].action == "replaced"
