@@ -15,7 +15,7 @@ _OWN_MODELS = {"AttributeAdapter": "attribute_adapter", "FaceEncoder": "face_enc
 
 
 def write_portable(folder: str | os.PathLike[str]) -> None:
-    """Rewrite ``model_index.json`` of a saved pipeline and add the shims it names.
+    """Rewrite ``model_index.json`` of a saved pipeline, add the shims it names, and forget where its parts came from.
 
     diffusers records a custom class by its dotted module path, which loads where it was saved and cannot be downloaded.
     """
@@ -29,5 +29,9 @@ def write_portable(folder: str | os.PathLike[str]) -> None:
             entries[component] = [module, entry[1]]
             shim = _MODEL_SHIM.format(module=module, name=entry[1])
             (root / component / f"{module}.py").write_text(shim)
+    for config in root.glob("*/config.json"):  # where a part was loaded from is its trainer's business
+        values = json.loads(config.read_text())
+        if values.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(values, indent=2) + "\n")
     (root / "pipeline.py").write_text(_PIPELINE_SHIM)
     index.write_text(json.dumps(entries, indent=2) + "\n")
