@@ -23,7 +23,7 @@ from deid_diffusion.training.attribute_encoder import (
     train_tokenizer,
 )
 from deid_diffusion.training.captions import phrase
-from deid_diffusion.training.config import TrainConfig, parse
+from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.loop import train
 
@@ -95,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

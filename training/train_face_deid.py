@@ -19,7 +19,7 @@ from deid_diffusion.training.components import (
     pretrained_components,
     warm_start,
 )
-from deid_diffusion.training.config import TrainConfig, parse
+from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.face_deid import FaceDeidObjective
 from deid_diffusion.training.identity import IdentityRepulsion
@@ -114,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import AutoencoderKL
 
-from deid_diffusion.training.config import TrainConfig, parse
+from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import CropDataset, FaceCache
 from deid_diffusion.training.loop import train
 from deid_diffusion.training.vae import AutoencoderObjective
@@ -51,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

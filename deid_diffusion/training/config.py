@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+
+from ..errors import one_line
 
 
 @dataclass(frozen=True)
@@ -153,3 +158,12 @@ def _documented(kind: type) -> dict[str, str]:
         for names, text in entry.findall(attributes):
             said |= dict.fromkeys(names.split(", "), " ".join(text.replace("``", "").split()))
     return said
+
+
+def run_script(main: Callable[[], None]) -> NoReturn:
+    """Run a script; what it says of a wrong folder, model or option is one line and exit code 1, not a traceback."""
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {one_line(error)}" if os.environ.get("DEID_DEBUG") is None else traceback.format_exc())
+    sys.exit(0)

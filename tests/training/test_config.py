@@ -9,7 +9,7 @@ import pytest
 import torch
 from line import run
 
-from deid_diffusion.training.config import TrainConfig, parse
+from deid_diffusion.training.config import TrainConfig, parse, run_script
 
 REQUIRED = ["--train_data_dir", "a", "--output_dir", "b"]
 
@@ -89,3 +89,15 @@ def test_eight_bit_adam_is_there_or_missed_in_one_line(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "bitsandbytes", fake)
     run(tmp_path, 3, use_8bit_adam=True, adam_beta1=0.8, adam_epsilon=1e-6)
     assert taken == [{"lr": 0.05, "betas": (0.8, 0.999), "eps": 1e-6, "weight_decay": 1e-2}]
+
+
+def test_what_a_script_complains_of_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise FileNotFoundError("there is no cache here")
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == "error: there is no cache here"
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: None)
+    assert stop.value.code == 0
