@@ -13,6 +13,7 @@ import argparse
 import json
 import resource
 import time
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from deid_diffusion import images
 from deid_diffusion.anonymizer import AnonymizedImage, Anonymizer
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.mask import touched
+from deid_diffusion.options import Options
 
 #: Where the recogniser wants eyes, nose and mouth corners, as shares of its 128 px input (Open Model Zoo's reid-0095).
 ALIGNED = np.array(
@@ -104,6 +106,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--attempts", type=int, default=Options().attempts)
     parser.add_argument("--detector", type=Path)
     parser.add_argument("--recogniser", type=Path)
     args = parser.parse_args()
@@ -113,11 +116,11 @@ def main() -> None:
 
     started = time.perf_counter()
     anonymizer = Anonymizer.from_pretrained(args.model, device=args.device)
-    first, seconds, actions, largest, outside, rows = 0.0, [], [], [], 0, []
+    first, seconds, actions, attempts, reasons, largest, outside, rows = 0.0, [], [], [], [], [], 0, []
     for path in sorted(p for p in args.photos.iterdir() if p.suffix.lower() in images.READABLE):
         photo = images.read(path).pixels
         begun = time.perf_counter()
-        made = anonymizer(photo, seed=args.seed, steps=args.steps)
+        made = anonymizer(photo, Options(seed=args.seed, steps=args.steps, attempts=args.attempts))
         result = np.asarray(made.image)
         if made.faces and not first:
             first = time.perf_counter() - started
@@ -125,6 +128,8 @@ def main() -> None:
             seconds.append((time.perf_counter() - begun) / len(made.faces))
         images.write(args.out / f"{path.stem}.png", result, overwrite=True)
         actions += [face.action for face in made.faces]
+        attempts += [face.attempts for face in made.faces]
+        reasons += [face.reason for face in made.faces if face.reason]
         if made.faces:
             area = [(f.box[2] - f.box[0]) * (f.box[3] - f.box[1]) for f in made.faces]
             largest.append(made.faces[int(np.argmax(area))].action == "replaced")
@@ -139,6 +144,8 @@ def main() -> None:
         "faces": len(actions),
         "replaced": actions.count("replaced"),
         "covered": actions.count("covered"),
+        "passed_at_first_attempt": float(np.mean([count == 1 for count in attempts if count])),
+        "reasons": dict(Counter(reasons).most_common(12)),
         "largest_face_replaced": float(np.mean(largest)),
         "outside_mask_max_difference": outside,
         "judged_faces": len(rows),

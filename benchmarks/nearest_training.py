@@ -38,6 +38,7 @@ from deid_diffusion.faces.crop import extract
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.landmarks import Landmarker, five_points
 from deid_diffusion.identity.recognition import FALSE_MATCH_RATE, DlibRecogniser
+from deid_diffusion.options import Options
 from deid_diffusion.training.data import FaceCache
 
 SMALLEST = 64  # pixels: a box under this is no fair likeness of what the generator painted
@@ -69,7 +70,7 @@ def replaced(anonymizer: Anonymizer, paths: list[Path], size: int, seed: int) ->
         given = 0
         for path in paths:
             photo = images.read(path).pixels
-            made = anonymizer(photo, seed=step)
+            made = anonymizer(photo, Options(seed=step))
             step += ROUND
             done = {face.box for face in made.faces if face.action == "replaced"}
             for one in anonymizer.analyse(photo):

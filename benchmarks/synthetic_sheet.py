@@ -18,6 +18,7 @@ import torch
 from deid_diffusion import images
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map, mean_mesh
+from deid_diffusion.options import Options
 
 PEOPLE = (
     "colour photo of a woman, young, smiling, facing the camera",
@@ -58,7 +59,7 @@ def row(anonymizer: Anonymizer, picture: np.ndarray, seed: int) -> np.ndarray:
     face = anonymizer.analyse(picture)[0]
     matrix = cv2.invertAffineTransform(face.matrix)
     drawn = cv2.warpAffine(control_image(face.semantic_map), matrix, (_SIDE, _SIDE), flags=cv2.INTER_NEAREST)
-    results = [np.asarray(anonymizer(picture, seed=seed + k).image) for k in range(2)]
+    results = [np.asarray(anonymizer(picture, Options(seed=seed + k)).image) for k in range(2)]
     return np.hstack([picture, drawn, *results])
 
 

@@ -1,10 +1,10 @@
-"""One photo's way through the house: detect, analyse, erase, generate, paste. Nothing else knows all stations."""
+"""One photo's way through the house: detect, analyse, generate, verify, paste, look again. Only this knows it all."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,19 +14,28 @@ from PIL import Image
 
 from .errors import DeidError, one_line
 from .faces.analysis import FaceAnalysis, analyse_face
-from .faces.blend import Canvas, erase, match_rim, sharpen
-from .faces.crop import extract
+from .faces.blend import Canvas
 from .faces.detected_face import DetectedFace, FaceDetector, check_image
 from .faces.detection import UnionDetector
+from .faces.keep_region import keep_regions
 from .faces.landmarks import FaceMesh, Landmarker
-from .faces.mask import box_mask, touched
-from .faces.semantic_map import control_image
-from .report import FaceRecord
+from .faces.mask import PasteMask, box_mask, no_mask, touched
+from .faces.methods import simple_patch
+from .identity.verify import Gate, Reference, Verifier
+from .options import Options
+from .replacement import Replacement, replace_faces
+from .report import Action, FaceRecord
+from .second_look import missed_faces
+from .selection import select_faces
 
 if TYPE_CHECKING:
+    from .identity.pseudonyms import Person
     from .pipelines.face_deid import FaceDeidPipeline
 
 _BUILTIN = Path(__file__).with_name("builtin")
+_DEFAULTS = Options()
+_CHOSEN: Mapping[str, Action] = {"fill": "filled", "blur": "blurred", "pixelate": "pixelated"}
+_LEAST_TO_LINK = 36  # shorter side, in pixels, of a face's box under which nobody can say whose it is
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class AnonymizedImage:
 
     Attributes:
         image: RGB, of the input's size; bit-identical to the input outside the faces' masks.
-        faces: one record a face, in the detector's order.
+        faces: one record a face, in the detector's order; last, those that only the second look found.
     """
 
     image: Image.Image
@@ -56,12 +65,14 @@ class Anonymizer:
         *,
         detector: FaceDetector | None = None,
         landmarker: Landmarker | None = None,
+        gate: Verifier | None = None,
         model_name: str = "custom",
     ) -> None:
-        """Takes a loaded pipeline and, instead of the defaults, any detector and landmarker."""
+        """Takes a loaded pipeline and, instead of the defaults, any detector, landmarker and gate."""
         self.pipeline = pipeline
         self.detector = detector or UnionDetector()
         self.landmarker = landmarker or FaceMesh()
+        self.gate = gate or Gate()
         self.model_name = model_name
 
     @classmethod
@@ -93,131 +104,165 @@ class Anonymizer:
     def __call__(
         self,
         image: Image.Image | np.ndarray,
+        options: Options = _DEFAULTS,
         *,
-        steps: int | None = None,
-        seed: int | None = None,
-        batch_size: int = 8,
+        boxes: Sequence[DetectedFace] | None = None,
+        only: Sequence[DetectedFace] | None = None,
     ) -> AnonymizedImage:
         """Replace every face that the detector finds.
 
-        A face that fails at any station is covered by an opaque fill and says why in its record; no exception leaves
-        an original face in the result.
+        A face that fails at any station, the gate above all, is covered by an opaque fill and says why in its record;
+        no exception leaves an original face in the result. The finished picture is searched once more: a face that was
+        missed is covered as well.
 
         Args:
             image: an upright photo, PIL or (H, W, 3) uint8 RGB.
-            steps: denoising steps; the model's own default when None.
-            seed: makes the result repeatable, and its faces therefore linkable; fresh randomness when None.
-            batch_size: faces denoised together.
+            options: the user's wishes.
+            boxes: the faces, found by somebody else; the detector then only takes the second look.
+            only: places to which the work is limited; faces elsewhere are left untouched.
 
         Raises:
-            ValueError: for an array of another kind, or steps or batch_size under 1.
+            ValueError: for an array of another kind.
+            DeidError: when the store of pseudonyms cannot be used.
         """
-        if batch_size < 1 or (steps is not None and steps < 1):
-            raise ValueError(f"batch_size and steps must be at least 1, got {batch_size} and {steps}")
         photo = _as_array(image)
-        detected = self.detector(photo)
-        analysed, problems = self._analyse_all(photo, detected)
+        detected = self.detector(photo) if boxes is None else list(boxes)
+        kept = select_faces(detected, min_face=options.min_face, only=only).kept
+        faces, problems = self._analyse_all(photo, {k: f for k, f in enumerate(detected) if k not in kept})
+        originals = self._look_at_all(photo, faces, options, problems)
+        kept |= {k: "a person to keep" for k, one in originals.items() if _consents(one, options)}
         shape = (photo.shape[0], photo.shape[1])
-        masks = [
-            one.mask if one is not None else box_mask(face.box, shape)
-            for one, face in zip(analysed, detected, strict=True)
-        ]
+        whole = [_mask(k, face, faces, kept, shape) for k, face in enumerate(detected)]
+        ready = {k: _spare(one, options) for k, one in faces.items() if k not in kept and k not in problems}
+        masks = [ready[k].mask if k in ready else mask for k, mask in enumerate(whole)]
         canvas, gone = Canvas(photo, masks), touched(shape, masks)
-        seeds = [(seed + k) % 2**63 if seed is not None else secrets.randbits(63) for k in range(len(detected))]
-        ready = [k for k, one in enumerate(analysed) if one is not None]
-        for start in range(0, len(ready), batch_size):
-            rows = ready[start : start + batch_size]
-            faces = [one for k in rows if (one := analysed[k]) is not None]
-            try:
-                made = self._generate(photo, gone, faces, [seeds[k] for k in rows], steps)
-            except Exception as error:  # whatever it was, the faces stay covered and the record says why
-                problems |= {k: f"generation failed: {one_line(error)[:120]}" for k in rows}
-                continue
-            for k, face, crop in zip(rows, faces, made, strict=True):
-                if crop is None:
-                    problems[k] = "generation gave no picture"
-                else:
-                    canvas.paste(k, crop, face.matrix)
+        people = _people(ready, originals, options)
+        made: dict[int, Replacement] = {}
+        if options.method == "synth":
+            seed_of = _seeds(people, len(detected), options)
+            made = replace_faces(self.pipeline, self.gate, canvas, photo, gone, ready, originals, seed_of, options)
+        else:
+            for k, one in ready.items():
+                canvas.paste_patch(k, simple_patch(photo, one.mask, options.method))
+        problems |= {k: one.reason for k, one in made.items() if one.reason is not None}
         for k in problems:
-            canvas.cover(k)
-        records = tuple(
-            FaceRecord(
-                box=face.box,
-                detector=face.detector,
-                score=face.score,
-                action="covered" if k in problems else "replaced",
-                seed=None if k in problems else seeds[k],
-                mesh=(one := analysed[k]) is not None and one.mesh is not None,
-                reason=problems.get(k),
-            )
+            canvas.fill(whole[k])  # the parts that were to be kept included
+        records = [
+            _record(face, faces.get(k), kept.get(k), problems.get(k), made.get(k), people.get(k), options)
             for k, face in enumerate(detected)
-        )
-        return AnonymizedImage(Image.fromarray(canvas.pixels), records)
+        ]
+        if detected or boxes is not None:  # else the picture is the one just searched
+            left = [face for k, face in enumerate(detected) if k in kept]
+            records += missed_faces(self.detector, canvas, gone, left, min_face=options.min_face, only=only)
+        return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
 
     def analyse(self, image: Image.Image | np.ndarray) -> tuple[FaceAnalysis, ...]:
         """Detect and measure the faces of a photo; those that cannot be measured are left out."""
         photo = _as_array(image)
-        return tuple(one for one in self._analyse_all(photo, self.detector(photo))[0] if one is not None)
+        return tuple(self._analyse_all(photo, dict(enumerate(self.detector(photo))))[0].values())
 
     def _analyse_all(
-        self, photo: np.ndarray, detected: Sequence[DetectedFace]
-    ) -> tuple[list[FaceAnalysis | None], dict[int, str]]:
-        analysed: list[FaceAnalysis | None] = []
+        self, photo: np.ndarray, detected: Mapping[int, DetectedFace]
+    ) -> tuple[dict[int, FaceAnalysis], dict[int, str]]:
+        """The faces that can be measured, and why the others cannot."""
+        analysed: dict[int, FaceAnalysis] = {}
         problems: dict[int, str] = {}
-        for k, face in enumerate(detected):
+        for k, face in detected.items():
             try:
-                analysed.append(analyse_face(photo, face, self.landmarker, self.pipeline.crop_size))
+                analysed[k] = analyse_face(photo, face, self.landmarker, self.pipeline.crop_size)
             except Exception as error:  # a face that cannot be measured is covered, not skipped
-                analysed.append(None)
                 problems[k] = f"analysis failed: {one_line(error)[:120]}"
         return analysed, problems
 
-    def _generate(
-        self,
-        photo: np.ndarray,
-        gone: np.ndarray,
-        faces: Sequence[FaceAnalysis],
-        seeds: Sequence[int],
-        steps: int | None,
-    ) -> list[np.ndarray | None]:
-        """New faces for analysed ones, in one denoising run.
+    def _look_at_all(
+        self, photo: np.ndarray, faces: Mapping[int, FaceAnalysis], options: Options, problems: dict[int, str]
+    ) -> dict[int, Reference]:
+        """What the gate knows of the originals, where that is needed; adds what goes wrong to ``problems``."""
+        originals: dict[int, Reference] = {}
+        if options.method != "synth" and options.keep_people is None:
+            return originals
+        for k, face in faces.items():
+            try:
+                originals[k] = self.gate.look(photo, face)
+            except Exception as error:  # what cannot be compared cannot be verified
+                problems[k] = f"recognition failed: {one_line(error)[:120]}"
+        return originals
 
-        Args:
-            photo: (H, W, 3) uint8; read by the attribute encoder only.
-            gone: (H, W) bool, every pixel that the mask of any face touches; the generator sees none of them.
-            faces: B faces of the photo.
-            seeds: one a face.
-            steps: denoising steps or None.
 
-        Returns:
-            B crops, (S, S, 3) uint8; None for one that came out as NaN or without any detail.
-        """
-        size = self.pipeline.crop_size
-        erased = erase(photo, gone)
-        contexts = [extract(erased, face.matrix, size) for face in faces]
-        masks = [extract(gone.astype(np.float32), face.matrix, size) > 1e-3 for face in faces]
-        features = self.pipeline.encode_attributes(
-            torch.stack([_to_tensor(extract(photo, face.matrix, size)) for face in faces]),
-            [face.semantic_map for face in faces],
-        )
-        made = self.pipeline(
-            image=torch.stack([_to_tensor(context) for context in contexts]),
-            mask_image=torch.stack([torch.from_numpy(mask)[None].float() for mask in masks]),
-            control_image=torch.stack([_to_tensor(control_image(face.semantic_map)) for face in faces]),
-            attribute_features=features,
-            num_inference_steps=steps,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            output_type="np",
-            return_dict=False,
-        )[0]
-        results: list[np.ndarray | None] = []
-        for crop, context, mask in zip(made, contexts, masks, strict=True):
-            if not np.isfinite(crop).all() or crop[mask].std() < 0.01:
-                results.append(None)
-                continue
-            picture = sharpen(np.round(crop * 255).astype(np.uint8), self.pipeline.config.default_sharpening)
-            results.append(match_rim(picture, context, mask))
-        return results
+def _consents(original: Reference, options: Options) -> bool:
+    if options.keep_people is None or original.embedding is None:
+        return False
+    return options.keep_people.matches(original.embedding)
+
+
+def _spare(face: FaceAnalysis, options: Options) -> FaceAnalysis:
+    """The face with the parts that are to be kept left out of its mask; without a mesh nobody knows where they are."""
+    if not options.keep_regions or face.mesh is None:
+        return face
+    size = len(face.semantic_map)
+    return replace(face, mask=keep_regions(face.mask, face.semantic_map, face.matrix, options.keep_regions, size))
+
+
+def _people(
+    faces: Mapping[int, FaceAnalysis], originals: Mapping[int, Reference], options: Options
+) -> dict[int, Person]:
+    """With a key, the person of each face that is large enough to tell."""
+    if options.pseudonyms is None:
+        return {}
+    people = {}
+    for k, face in faces.items():
+        x0, y0, x1, y1 = face.face.box
+        embedding = originals[k].embedding
+        if embedding is not None and min(x1 - x0, y1 - y0) >= _LEAST_TO_LINK:
+            people[k] = options.pseudonyms.person(embedding)
+    return people
+
+
+def _seeds(people: Mapping[int, Person], count: int, options: Options) -> Callable[[int, int], int]:
+    """The seed of a face's candidate, (index, attempt) -> seed: the person's, the user's, or fresh randomness."""
+
+    def seed_of(k: int, attempt: int) -> int:
+        if k in people:
+            return people[k].seed(attempt)
+        return secrets.randbits(63) if options.seed is None else (options.seed + k + attempt * count) % 2**63
+
+    return seed_of
+
+
+def _mask(
+    k: int,
+    face: DetectedFace,
+    faces: Mapping[int, FaceAnalysis],
+    kept: Mapping[int, str],
+    shape: tuple[int, int],
+) -> PasteMask:
+    if k in kept:
+        return no_mask(shape)
+    return faces[k].mask if k in faces else box_mask(face.box, shape)
+
+
+def _record(
+    face: DetectedFace,
+    analysed: FaceAnalysis | None,
+    kept: str | None,
+    problem: str | None,
+    made: Replacement | None,
+    person: Person | None,
+    options: Options,
+) -> FaceRecord:
+    action: Action = "kept" if kept else "covered" if problem else _CHOSEN.get(options.method, "replaced")
+    return FaceRecord(
+        box=face.box,
+        detector=face.detector,
+        score=face.score,
+        action=action,
+        seed=made.seed if made else None,
+        mesh=analysed is not None and analysed.mesh is not None,
+        reason=kept or problem,
+        similarity=made.similarity if made else None,
+        attempts=made.attempts if made else 0,
+        pseudonym=person.id if person and action == "replaced" else None,
+    )
 
 
 def _as_array(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -225,11 +270,6 @@ def _as_array(image: Image.Image | np.ndarray) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
     check_image(image)
     return image
-
-
-def _to_tensor(crop: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32 in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1).float() / 255
 
 
 def _pick_device(device: str) -> torch.device:

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deid_diffusion import images, report
+from deid_diffusion.boxes import Boxes
 from deid_diffusion.errors import DeidError, ImageError, one_line
 from deid_diffusion.files import prepare_folder
+from deid_diffusion.options import Options
 from deid_diffusion.planning import Job, Plan
 from deid_diffusion.report import ImageReport
 
 if TYPE_CHECKING:
     from deid_diffusion.anonymizer import Anonymizer
+    from deid_diffusion.faces.detected_face import DetectedFace
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How photos are processed; see `Anonymizer.__call__`.
+    """How the photos of a run are processed.
 
     Attributes:
-        steps: denoising steps; None is the model's default.
-        seed: makes a run repeatable, and so its faces linkable; None is fresh randomness.
-        batch_size: faces in one denoising run.
+        options: for each photo.
         require_face: a photo with no face fails instead of being written.
+        boxes: where the faces are, from a file; None is the detector's business.
+        only: places to which the work is limited, likewise; None is no limit.
     """
 
-    steps: int | None = None
-    seed: int | None = None
-    batch_size: int = 8
+    options: Options = field(default_factory=Options)
     require_face: bool = False
+    boxes: Boxes | None = None
+    only: Boxes | None = None
 
 
 @dataclass(frozen=True)
@@ -62,25 +65,35 @@ class Tally:
     internal: int = 0
     replaced: int = 0
     covered: int = 0
+    simple: int = 0
+    kept: int = 0
 
     def add(self, outcome: Outcome) -> Tally:
         """The counts with one more photo."""
         status = outcome.report.status
-        covered = sum(face.action == "covered" for face in outcome.report.faces)
+        actions = [face.action for face in outcome.report.faces]
+        replaced, covered, kept = (actions.count(one) for one in ("replaced", "covered", "kept"))
         return replace(
             self,
             done=self.done + (status == "done"),
             no_face=self.no_face + (status == "no_face"),
             failed=self.failed + (status == "failed"),
             internal=self.internal + (outcome.unexpected is not None),
-            replaced=self.replaced + len(outcome.report.faces) - covered,
+            replaced=self.replaced + replaced,
             covered=self.covered + covered,
+            simple=self.simple + len(actions) - replaced - covered - kept,
+            kept=self.kept + kept,
         )
 
     @property
     def photos(self) -> int:
         """Photos so far, whatever became of them."""
         return self.done + self.no_face + self.failed
+
+    @property
+    def faces(self) -> int:
+        """Faces so far, whatever was done to them."""
+        return self.replaced + self.covered + self.simple + self.kept
 
     @property
     def exit_code(self) -> int:
@@ -117,8 +130,10 @@ def run(
     versions = report.versions()
     for job in plan.jobs:
         outcome = _run_job(job, anonymizer, settings)
-        model = loaded[0].model_name if loaded else None
-        outcome = replace(outcome, report=replace(outcome.report, model=model, versions=versions))
+        if loaded:
+            named = replace(outcome.report, model=loaded[0].model_name, gate=loaded[0].gate.description)
+            outcome = replace(outcome, report=named)
+        outcome = replace(outcome, report=replace(outcome.report, versions=versions))
         if report_file is not None:
             _record(report_file, job, outcome.report)
         yield outcome
@@ -135,13 +150,15 @@ def _run_job(job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings)
         height, width = photo.pixels.shape[:2]
         failed = replace(failed, input_sha256=photo.sha256, width=width, height=height)
         images.check_target(job.target, (height, width), photo.alpha)
+        boxes = _boxes(settings.boxes, job, (height, width), "if it has no faces")
+        only = _boxes(settings.only, job, (height, width), "to leave it as it is")
     except ImageError as error:
         return _failure(job, failed, start, error)
     except Exception as error:
         return _internal(job, failed, start, error)
     model = anonymizer()
     try:
-        result = model(photo.pixels, steps=settings.steps, seed=settings.seed, batch_size=settings.batch_size)
+        result = model(photo.pixels, settings.options, boxes=boxes, only=only)
         if settings.require_face and not result.faces:
             raise ImageError(f"{job.source}: no face found, and --require-face asks for one: nothing written")
         digest = images.write(
@@ -165,6 +182,16 @@ def _run_job(job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings)
         seconds=_since(start),
     )
     return Outcome(done)
+
+
+def _boxes(given: Boxes | None, job: Job, shape: tuple[int, int], why: str) -> list[DetectedFace] | None:
+    """The photo's boxes. A photo that the file does not know fails: nothing says whether it holds faces."""
+    if given is None:
+        return None
+    found = given.of(job.input_name, shape)
+    if found is None:
+        raise ImageError(f"{job.source}: is not in {given.source}: add it, with no boxes {why}")
+    return found
 
 
 def _failure(job: Job, failed: ImageReport, start: float, error: DeidError) -> Outcome:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from deid_diffusion._version import __version__
-from deid_diffusion.errors import DeidError, UsageError, one_line
-
-if TYPE_CHECKING:
-    from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.cli_anonymize import anonymize, load_anonymizer
+from deid_diffusion.cli_attack import attack
+from deid_diffusion.cli_errors import errors_as_exit_codes
+from deid_diffusion.cli_keys import keys_app
+from deid_diffusion.errors import UsageError, one_line
 
 app = typer.Typer(
     help="Replace every face in photos by a different, realistic face.",
@@ -26,18 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-class OutputFormat(str, Enum):
-    """Names of `planning.FORMATS`, repeated here so that --help stays light."""
-
-    png = "png"
-    jpeg = "jpeg"
-    webp = "webp"
-
-
-Model = Annotated[str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The embedded model, a folder, or a hub id.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+app.add_typer(keys_app, name="keys")
 
 
 def _show_version(wanted: bool) -> None:
@@ -57,77 +43,8 @@ def _options(
     context.obj = debug
 
 
-@app.command()
-def anonymize(
-    context: typer.Context,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photos, and folders of photos.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="OUT", help="Output folder, or a file if there is one input file."),
-    ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The embedded model, a folder, or a hub id.")
-    ] = "builtin",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Repeatable, and therefore linkable: omit it for fresh randomness.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Faces of a photo denoised at once.")] = 8,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Append one JSON line a photo to this file.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo photos whose result exists.")] = False,
-    in_place: Annotated[
-        bool,
-        typer.Option(
-            "--in-place",
-            help="Replace the photos themselves, each in its own format. In a JPEG, pixels outside the faces change a "
-            "little as well.",
-        ),
-    ] = False,
-    recursive: Annotated[bool, typer.Option("--recursive", help="Search the folders in input folders, too.")] = False,
-    file_format: Annotated[
-        OutputFormat | None,
-        typer.Option(
-            "--format",
-            show_default="png",
-            help="Format of the results in a folder. PNG and WebP are lossless: pixels outside the faces stay "
-            "bit-identical. JPEG is not.",
-        ),
-    ] = None,
-    require_face: Annotated[
-        bool, typer.Option("--require-face", help="A photo in which no face is found is an error, and not written.")
-    ] = False,
-) -> None:
-    """Replace every face in the INPUT photos; a face that cannot be replaced is covered by an opaque fill.
-
-    Results carry no metadata of the photo but its colour profile. A result that exists is not made again, so an
-    interrupted run is resumed by the same command.
-    """
-    with _errors_as_exit_codes(context):
-        from deid_diffusion.batch import Settings, Tally, run
-        from deid_diffusion.console import Display, summary
-        from deid_diffusion.planning import make_plan
-
-        name = file_format.value if file_format else None
-        plan = make_plan(inputs, out, file_format=name, overwrite=overwrite, in_place=in_place, recursive=recursive)
-        if report is not None:
-            _check_report(report)
-        settings = Settings(steps, seed, batch_size, require_face)
-        tally = Tally()
-        with Display(len(plan.jobs)) as display:
-            for outcome in run(plan, lambda: _load(model, device), settings, report):
-                tally = tally.add(outcome)
-                if outcome.message:
-                    display.complain(outcome.message)
-                if outcome.unexpected and context.obj:
-                    display.complain("".join(traceback.format_exception(outcome.unexpected)))
-                display.update(tally)
-        typer.echo(summary(tally, plan))
-        if in_place and tally.failed:
-            typer.echo("the photos that failed are unchanged: they still show the original faces", err=True)
-    raise typer.Exit(tally.exit_code)
+app.command()(anonymize)
+app.command()(attack)
 
 
 @app.command()
@@ -136,12 +53,12 @@ def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Gets three files.")] = Path("demo_output"),
 ) -> None:
     """De-identify a well-known photo: a side-by-side picture, the result, and its record. Needs no network."""
-    with _errors_as_exit_codes(context):
+    with errors_as_exit_codes(context):
         from deid_diffusion.batch import Outcome, Tally
         from deid_diffusion.console import faces
         from deid_diffusion.demo import NAMES, run_demo
 
-        record = run_demo(_load("builtin", "auto"), out)
+        record = run_demo(load_anonymizer("builtin", "auto"), out)
         tally = Tally().add(Outcome(record))
         typer.echo(f"{faces(tally)} in {record.seconds:.1f} s")
         for name in NAMES:
@@ -157,7 +74,7 @@ def inspect(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.png if it exists.")] = False,
 ) -> None:
     """Draw what is found in PHOTO: boxes, meshes, semantic maps and masks. The picture shows the original faces."""
-    with _errors_as_exit_codes(context):
+    with errors_as_exit_codes(context):
         from deid_diffusion import images
         from deid_diffusion.preview import inspection
 
@@ -165,7 +82,7 @@ def inspect(
         if out.exists() and (not overwrite or (photo.exists() and out.samefile(photo))):
             raise UsageError(f"{out}: exists already: choose another name with -o, or pass --overwrite")
         pixels = images.read(photo).pixels
-        found = _load("builtin", "auto").analyse(pixels)
+        found = load_anonymizer("builtin", "auto").analyse(pixels)
         images.write(out, inspection(pixels, found), overwrite=overwrite, ai_edited=False)
         typer.echo(f"{len(found)} face{'' if len(found) == 1 else 's'} drawn: {out}")
 
@@ -198,7 +115,7 @@ def prepare(
     An interrupted run is resumed by the same command. Photos that are broken or without a face are listed in
     CACHE/skipped.jsonl.
     """
-    with _errors_as_exit_codes(context):
+    with errors_as_exit_codes(context):
         from deid_diffusion.console import Bar, prepared
         from deid_diffusion.training.prepare import prepare as make_cache
 
@@ -233,51 +150,3 @@ def main() -> None:
         )
         sys.exit(2)
     sys.exit(code)
-
-
-def _load(model: str, device: str) -> Anonymizer:
-    """The anonymizer, without the progress bars and remarks of the libraries that load it."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    from deid_diffusion.anonymizer import Anonymizer
-
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    return Anonymizer.from_pretrained(model, device=device)
-
-
-def _check_report(path: Path) -> None:
-    """Refuse a report file that cannot be appended to, before any photo is processed. Raises DeidError."""
-    from deid_diffusion.files import refusal
-    from deid_diffusion.images import READABLE
-
-    if path.suffix.lower() in READABLE:
-        raise UsageError(f"{path}: is a photo's name: name a .jsonl file for --report")
-    try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise DeidError(refusal(path, error)) from error
-
-
-@contextmanager
-def _errors_as_exit_codes(context: typer.Context) -> Iterator[None]:
-    """Turn any exception into one line and an exit code; with --debug, unexpected ones show their traceback."""
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except DeidError as error:
-        typer.echo(f"error: {one_line(error)}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted: no file is half-written, and what was finished before is complete", err=True)
-        raise typer.Exit(130) from None
-    except Exception as error:
-        if context.obj:
-            traceback.print_exc()
-        line = f"internal error: {type(error).__name__}: {one_line(error)} (please report; DEID_DEBUG=1 shows more)"
-        typer.echo(line, err=True)
-        raise typer.Exit(1) from None

@@ -70,7 +70,7 @@ class Display(Bar):
 
     def update(self, tally: Tally) -> None:
         """Show the counts so far."""
-        self.show(tally.photos, self._total, f"{tally.replaced + tally.covered} faces")
+        self.show(tally.photos, self._total, f"{tally.faces} faces")
 
 
 def summary(tally: Tally, plan: Plan) -> str:
@@ -100,8 +100,13 @@ def prepared(done: Prepared, cache: Path) -> str:
 
 def faces(tally: Tally) -> str:
     """The counts of faces in words."""
-    covered = f", {tally.covered} covered" if tally.covered else ""
-    return f"{_number(tally.replaced + tally.covered, 'face')}: {tally.replaced} replaced{covered}"
+    others = [
+        (tally.covered, "covered"),
+        (tally.simple, "treated by the chosen method"),
+        (tally.kept, "kept"),
+    ]
+    listed = "".join(f", {count} {what}" for count, what in others if count)
+    return f"{_number(tally.faces, 'face')}: {tally.replaced} replaced{listed}"
 
 
 def _number(count: int, noun: str) -> str:

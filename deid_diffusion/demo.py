@@ -13,6 +13,7 @@ import numpy as np
 from deid_diffusion import images, report
 from deid_diffusion.errors import DeidError
 from deid_diffusion.files import prepare_folder, write_atomic
+from deid_diffusion.options import Options
 from deid_diffusion.preview import draw_maps, side_by_side
 from deid_diffusion.report import ImageReport
 
@@ -42,7 +43,7 @@ def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
     prepare_folder(folder)
     start = time.perf_counter()
     pixels = _astronaut()
-    result = anonymizer(pixels, seed=_SEED)
+    result = anonymizer(pixels, Options(seed=_SEED))
     edited = np.asarray(result.image)
     panels = [("original", pixels), ("semantic map", draw_maps(pixels, anonymizer.analyse(pixels))), ("result", edited)]
     picture, photo, record_file = (folder / name for name in NAMES)
@@ -58,6 +59,7 @@ def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
         height=pixels.shape[0],
         faces=result.faces,
         model=anonymizer.model_name,
+        gate=anonymizer.gate.description,
         versions=report.versions(),
         seconds=round(time.perf_counter() - start, 3),
     )

@@ -15,7 +15,7 @@ from deid_diffusion._version import __version__
 from deid_diffusion.errors import DeidError
 from deid_diffusion.files import refusal
 
-Action = Literal["replaced", "covered"]
+Action = Literal["replaced", "covered", "filled", "blurred", "pixelated", "kept"]
 Status = Literal["done", "no_face", "failed"]
 
 _PACKAGES = ("torch", "diffusers", "transformers", "mediapipe")
@@ -29,10 +29,15 @@ class FaceRecord:
         box: x0, y0, x1, y1 in pixels of the upright photo.
         detector: name of the detector that found it.
         score: the detector's score, 0 to 1.
-        action: "replaced" by a generated face, or "covered" by an opaque fill.
-        seed: of the generated face; None if covered.
+        action: "replaced" by a generated face that passed the gate; "covered" by an opaque fill because that failed;
+            "filled", "blurred" or "pixelated" as the user chose; or "kept", untouched, as the user chose.
+        seed: of the generated face; else None.
         mesh: whether a face mesh was fitted; without one the mask comes from the box or the five points.
-        reason: why the face was covered; None if replaced.
+        reason: why the face was covered or kept; else None.
+        similarity: cosine of the embeddings of the generated face and the original, by the gate's recogniser; None if
+            there was nothing to compare.
+        attempts: generated candidates that the gate judged.
+        pseudonym: name of the person's pseudonym under the key; None without a key, or if the face was too small.
     """
 
     box: tuple[float, float, float, float]
@@ -42,6 +47,9 @@ class FaceRecord:
     seed: int | None
     mesh: bool
     reason: str | None = None
+    similarity: float | None = None
+    attempts: int = 0
+    pseudonym: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,13 +59,14 @@ class ImageReport:
     Attributes:
         input: the photo's name as the user gave it, never an absolute path.
         output: the result's name as the user gave it; None if nothing was written.
-        status: "done" (every face replaced or covered), "no_face" (none was found) or "failed" (nothing was written).
+        status: "done" (every face dealt with), "no_face" (none was found) or "failed" (nothing was written).
         input_sha256: hex digest of the input file; None if it could not be read.
         output_sha256: hex digest of the output file; None if nothing was written.
         width: of the upright photo in pixels; None if it could not be read.
         height: likewise.
         faces: one record a face.
         model: name of the model; None if the photo failed before one was needed.
+        gate: what judged the results, and how strictly; None if the photo failed before it was needed.
         versions: software name to version.
         seconds: wall-clock time from reading to writing.
         error: one line; None unless the status is "failed".
@@ -72,6 +81,7 @@ class ImageReport:
     height: int | None = None
     faces: tuple[FaceRecord, ...] = ()
     model: str | None = None
+    gate: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     error: str | None = None

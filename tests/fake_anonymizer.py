@@ -27,8 +27,10 @@ class FakeAnonymizer:
     model_name: str = "fake"
     calls: list[dict[str, object]] = field(default_factory=list)
 
-    def __call__(self, image, *, steps=None, seed=None, batch_size=8):
-        self.calls.append({"steps": steps, "seed": seed, "batch_size": batch_size})
+    gate = SimpleNamespace(description="fake gate")
+
+    def __call__(self, image, options=None, *, boxes=None, only=None):
+        self.calls.append({"options": options, "boxes": boxes, "only": only})
         if self.hook is not None:
             self.hook(image)
         result = expected(image) if self.faces else image

@@ -8,6 +8,9 @@ from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import DeidError
 from deid_diffusion.faces.blend import FILL
 from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.options import Options
+
+from .fake_gate import FakeGate
 
 FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
@@ -34,11 +37,11 @@ def failing(*args: object, **kwargs: object) -> None:
 
 @pytest.fixture
 def tiny(tiny_pipeline) -> Anonymizer:
-    return Anonymizer(tiny_pipeline, detector=Given(FACE, OTHER), landmarker=no_mesh)
+    return Anonymizer(tiny_pipeline, detector=Given(FACE, OTHER), landmarker=no_mesh, gate=FakeGate())
 
 
 def test_every_face_is_replaced_and_the_rest_is_bit_identical(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    result = tiny(astronaut, seed=1)
+    result = tiny(astronaut, Options(seed=1))
     pixels = np.asarray(result.image)
     assert [face.action for face in result.faces] == ["replaced", "replaced"]
     outside = np.all([one.mask.full() == 0 for one in tiny.analyse(astronaut)], axis=0)
@@ -47,20 +50,20 @@ def test_every_face_is_replaced_and_the_rest_is_bit_identical(tiny: Anonymizer, 
 
 
 def test_a_photo_without_faces_comes_back_as_it_was(tiny_pipeline, astronaut: np.ndarray) -> None:
-    result = Anonymizer(tiny_pipeline, detector=Given(), landmarker=no_mesh)(astronaut)
+    result = Anonymizer(tiny_pipeline, detector=Given(), landmarker=no_mesh, gate=FakeGate())(astronaut)
     assert result.faces == ()
     assert np.array_equal(np.asarray(result.image), astronaut)
 
 
 def test_seeds_make_results_repeatable_and_their_absence_does_not(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    one, again, fresh, other = (np.asarray(tiny(astronaut, seed=s).image) for s in (5, 5, None, None))
+    one, again, fresh, other = (np.asarray(tiny(astronaut, Options(seed=s)).image) for s in (5, 5, None, None))
     assert np.array_equal(one, again)
     assert not np.array_equal(fresh, other)
     assert len({face.seed for face in tiny(astronaut).faces}) == 2
 
 
 def test_one_face_at_a_time_gives_the_same_picture(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    together, alone = (np.asarray(tiny(astronaut, seed=5, batch_size=n).image).astype(int) for n in (8, 1))
+    together, alone = (np.asarray(tiny(astronaut, Options(seed=5, batch_size=n)).image).astype(int) for n in (8, 1))
     assert np.abs(together - alone).max() <= 1
 
 
@@ -72,7 +75,7 @@ def test_the_generators_input_does_not_depend_on_what_is_masked(
     other = astronaut.copy()
     for one in tiny.analyse(astronaut):
         other[one.mask.full() > 0] = np.random.default_rng(0).integers(0, 256, 3)
-    results = [np.asarray(tiny(picture, seed=5).image) for picture in (astronaut, other)]
+    results = [np.asarray(tiny(picture, Options(seed=5)).image) for picture in (astronaut, other)]
     core = np.any([one.mask.full() == 1 for one in tiny.analyse(astronaut)], axis=0)
     assert np.array_equal(results[0][core], results[1][core])
 
@@ -109,7 +112,7 @@ def test_what_is_no_photo_is_refused_by_name(tiny: Anonymizer, image: object) ->
 
 def test_bad_numbers_are_refused(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        tiny(astronaut, steps=0)
+        Options(steps=0)
 
 
 @pytest.mark.parametrize(("model", "device"), [("no/such/folder/anywhere", "cpu"), ("builtin", "warp")])
@@ -120,7 +123,7 @@ def test_a_missing_model_or_device_is_one_line(model: str, device: str) -> None:
 
 
 def test_the_embedded_model_gives_the_astronaut_another_face(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
-    result = anonymizer(Image.fromarray(astronaut), seed=3)
+    result = anonymizer(Image.fromarray(astronaut), Options(seed=3))
     (face,) = result.faces
     assert (face.action, face.mesh) == ("replaced", True)
     pixels = np.asarray(result.image)

@@ -14,6 +14,7 @@ from PIL import Image
 from deid_diffusion import images, report
 from deid_diffusion.batch import Outcome, Settings, Tally, run
 from deid_diffusion.errors import DeidError
+from deid_diffusion.options import Options
 from deid_diffusion.planning import make_plan
 from deid_diffusion.report import ImageReport
 
@@ -44,9 +45,9 @@ def process(
 def test_a_photo_is_written_and_recorded():
     photos("in/a.png")
     fake = FakeAnonymizer((REPLACED, COVERED))
-    (outcome,) = process(["in"], fake, report_file="r.jsonl", settings=Settings(4, 5, 6))
+    (outcome,) = process(["in"], fake, report_file="r.jsonl", settings=Settings(Options(steps=4, seed=5, batch_size=6)))
     np.testing.assert_array_equal(images.read("out/a.png").pixels, expected(PIXELS))
-    assert fake.calls == [{"steps": 4, "seed": 5, "batch_size": 6}]
+    assert [call["options"] for call in fake.calls] == [Options(steps=4, seed=5, batch_size=6)]
     record = ImageReport.from_json(Path("r.jsonl").read_text())
     assert record == outcome.report
     assert (record.input, record.output, record.status) == ("in/a.png", "out/a.png", "done")

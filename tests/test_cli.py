@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import deid_diffusion
-from deid_diffusion import cli, demo, images
+from deid_diffusion import cli, cli_anonymize, demo, images
 from deid_diffusion.errors import DeidError
+from deid_diffusion.options import Options
 from deid_diffusion.report import ImageReport
 
 from .fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
@@ -33,7 +34,8 @@ def _here(tmp_path, monkeypatch):
 @pytest.fixture
 def fake(monkeypatch) -> FakeAnonymizer:
     fake = FakeAnonymizer()
-    monkeypatch.setattr(cli, "_load", lambda model, device: fake)
+    for module in (cli, cli_anonymize):
+        monkeypatch.setattr(module, "load_anonymizer", lambda model, device: fake)
     return fake
 
 
@@ -105,7 +107,7 @@ def test_a_folder(call, fake):
     assert code == 0
     assert out == ["2 photos: 2 de-identified, 1 other files skipped; 2 faces: 2 replaced"]
     assert err[-1] == "2/2 photos, 2 faces"
-    assert fake.calls[0] == {"steps": 4, "seed": 5, "batch_size": 6}
+    assert fake.calls[0]["options"] == Options(steps=4, seed=5, batch_size=6)
     np.testing.assert_array_equal(images.read("out/a.png").pixels, expected(PIXELS))
     records = [ImageReport.from_json(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert [(record.input, record.output) for record in records] == [
@@ -117,7 +119,7 @@ def test_a_folder(call, fake):
 def test_resuming_needs_no_model(call, fake, monkeypatch):
     photos("in/a.png")
     assert call("anonymize", "in", "-o", "out")[0] == 0
-    monkeypatch.setattr(cli, "_load", None)
+    monkeypatch.setattr(cli_anonymize, "load_anonymizer", None)
     assert call("anonymize", "in", "-o", "out") == (0, ["1 photo: 1 already done; 0 faces: 0 replaced"], [])
 
 
@@ -188,7 +190,7 @@ def test_a_missing_model_ends_the_run(call, monkeypatch):
     def refuse(model: str, device: str) -> None:
         raise DeidError(f"{model}: no such model: check the name")
 
-    monkeypatch.setattr(cli, "_load", refuse)
+    monkeypatch.setattr(cli_anonymize, "load_anonymizer", refuse)
     photos("a.png", "b.png")
     code, out, err = call("anonymize", "a.png", "b.png", "-o", "out", "--model", "x")
     assert (code, out, err) == (2, [], ["error: x: no such model: check the name"])
@@ -237,7 +239,7 @@ def test_internal_errors(call, fake, monkeypatch):
     def broken(model: str, device: str) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(cli, "_load", broken)
+    monkeypatch.setattr(cli_anonymize, "load_anonymizer", broken)
     code, out, err = call("anonymize", "a.png", "-o", "out")
     assert (code, out, len(err)) == (1, [], 1)
     assert err[0].startswith("internal error: ZeroDivisionError: division by zero (please report")

@@ -8,11 +8,12 @@ keeps the checkpoint's UNet frozen. With --vae and --clip instead, the UNet of t
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 
-from deid_diffusion.training.attribute_encoder import all_facts, tokenize
+from deid_diffusion.training.attribute_encoder import all_facts, common_questions, tokenize
 from deid_diffusion.training.components import (
     Components,
     embedded_components,
@@ -22,6 +23,7 @@ from deid_diffusion.training.components import (
 from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.face_deid import FaceDeidObjective
+from deid_diffusion.training.few_step import FewStepObjective
 from deid_diffusion.training.identity import IdentityRepulsion
 from deid_diffusion.training.latents import LatentFaces, encode_cache, is_encoded
 from deid_diffusion.training.loop import train
@@ -43,6 +45,8 @@ class GeneratorConfig(TrainConfig):
     rim_weight: of the term for the colour at the mask's rim.
     identity_recogniser: TorchScript file, (B, 3, 112, 112) in -1..1 to (B, D); switches identity repulsion on.
     identity_weight: of the identity repulsion.
+    distil_steps: distil --initial_generator, adversarially, to a sampler of so many steps; the UNet is trained.
+    adversarial_weight: of the discriminator's judgement in that.
     """
 
     pretrained_model_name_or_path: str | None = None
@@ -57,11 +61,15 @@ class GeneratorConfig(TrainConfig):
     rim_weight: float = 0.5
     identity_recogniser: Path | None = None
     identity_weight: float = 0.1
+    distil_steps: int | None = None
+    adversarial_weight: float = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.pretrained_model_name_or_path is None) == (self.vae is None or self.clip is None):
             raise ValueError("give either --pretrained_model_name_or_path, or --vae and --clip")
+        if self.distil_steps is not None and (self.initial_generator is None or self.identity_recogniser is not None):
+            raise ValueError("--distil_steps needs --initial_generator, and knows no --identity_recogniser")
 
 
 def load(config: GeneratorConfig, crop_size: int) -> Components:
@@ -93,21 +101,27 @@ def main() -> None:
     if config.identity_recogniser is not None:
         recogniser = torch.jit.load(config.identity_recogniser, map_location=state.device).eval()
         repulsion = IdentityRepulsion(parts.vae, recogniser, weight=config.identity_weight)
-    dataset = LatentFaces(cache, encoded, parts.tokenizer, all_facts(cache), config.seed)
-    objective = FaceDeidObjective(
-        parts.unet,
-        parts.controlnet,
-        parts.adapter,
-        parts.scheduler,
-        parts.text_encoder,
-        tokenize(parts.tokenizer, [""]),
-        train_unet=train_unet,
-        snr_gamma=config.snr_gamma,
-        rim_weight=config.rim_weight,
-        repulsion=repulsion,
-        vae=parts.vae,
-        examples=sample_items(dataset, 8),
-    )
+    said = all_facts(cache)
+    dataset = LatentFaces(cache, encoded, parts.tokenizer, said, config.seed)
+    models = parts.unet, parts.controlnet, parts.adapter, parts.scheduler, parts.text_encoder
+    shared: dict[str, Any] = {
+        "empty_ids": tokenize(parts.tokenizer, [""]),
+        "snr_gamma": config.snr_gamma,
+        "rim_weight": config.rim_weight,
+        "vae": parts.vae,
+        "examples": sample_items(dataset, 8),
+    }
+    objective: FaceDeidObjective
+    if config.distil_steps is None:
+        objective = FaceDeidObjective(*models, **shared, train_unet=train_unet, repulsion=repulsion)
+    else:
+        objective = FewStepObjective(
+            *models,
+            **shared,
+            questions=common_questions(said),
+            sampling_steps=config.distil_steps,
+            adversarial_weight=config.adversarial_weight,
+        )
     if config.pretrained_model_name_or_path is not None:
         objective.license = "creativeml-openrail-m"  # Stable Diffusion 1.x's, which what is made from it inherits
     train(objective, dataset, config)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -47,15 +48,32 @@ class Canvas:
         height, width = mask.alpha.shape
         shifted = invert(matrix)
         shifted[:, 2] -= (mask.left, mask.top)
-        patch = warp(crop, shifted, (width, height)).astype(np.float32)
-        weight = mask.alpha[..., None]
-        under = self.pixels[mask.window]
-        mixed = np.clip(patch * weight + under * (1 - weight) + 0.5, 0, 255).astype(np.uint8)
+        self.paste_patch(index, warp(crop, shifted, (width, height)))
+
+    def paste_patch(self, index: int, patch: np.ndarray) -> None:
+        """Put a replacement of face ``index``'s whole window, (h, w, 3) uint8, where and as far as its mask says."""
+        mask = self._masks[index]
+        weight, under = mask.alpha[..., None], self.pixels[mask.window]
+        mixed = np.clip(patch.astype(np.float32) * weight + under * (1 - weight) + 0.5, 0, 255).astype(np.uint8)
         self.pixels[mask.window] = np.where(weight > 0, mixed, under)
+
+    @contextmanager
+    def trial(self, index: int, crop: np.ndarray, matrix: np.ndarray) -> Iterator[np.ndarray]:
+        """The picture as it would be with a replacement, which is gone again afterwards; do not write to it."""
+        window = self._masks[index].window
+        before = self.pixels[window].copy()
+        try:
+            self.paste(index, crop, matrix)
+            yield self.pixels
+        finally:
+            self.pixels[window] = before
 
     def cover(self, index: int) -> None:
         """Make all of face ``index``, its ring included, opaque."""
-        mask = self._masks[index]
+        self.fill(self._masks[index])
+
+    def fill(self, mask: PasteMask) -> None:
+        """Make every pixel that a mask touches opaque, whether it is one of the canvas's or not."""
         self.pixels[mask.window][mask.alpha > 0] = FILL
 
 

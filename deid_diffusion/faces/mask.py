@@ -89,8 +89,13 @@ def paste_mask(
     ring = ring * ring * (3 - 2 * ring)
     left, top, right, bottom = max(0, x0), max(0, y0), min(width, x1), min(height, y1)
     if left >= right or top >= bottom:
-        return PasteMask(np.zeros((0, 0), np.float32), 0, 0, photo_shape)
+        return no_mask(photo_shape)
     return PasteMask(ring[top - y0 : bottom - y0, left - x0 : right - x0], top, left, photo_shape)
+
+
+def no_mask(photo_shape: tuple[int, int]) -> PasteMask:
+    """A mask that touches no pixel."""
+    return PasteMask(np.zeros((0, 0), np.float32), 0, 0, photo_shape)
 
 
 def box_mask(box: tuple[float, float, float, float], photo_shape: tuple[int, int]) -> PasteMask:

@@ -32,8 +32,11 @@ alike in age and descent: among people who are, false matches are more frequent)
 FALSE_MATCH_RATE = 1e-3
 """Of `SAME_PERSON`."""
 
+BATCH = 32
+"""Faces that go through the network at once."""
+
 _MODEL = "models/dlib_face_recognition_resnet_model_v1.dat"
-_INSTALL = "install the face recogniser with: pip install dlib-bin face_recognition_models"
+_INSTALL = "install the face recogniser with: pip install --force-reinstall face_recognition_models"
 
 
 class Recogniser(Protocol):
@@ -61,33 +64,33 @@ class Recogniser(Protocol):
 
 
 class DlibRecogniser:
-    """dlib's ResNet; an embedding is the mean of the face's and its mirror image's.
+    """dlib's ResNet, run by torch; an embedding is the mean of the face's and its mirror image's.
 
     The mirror image costs a second pass and finds more of the same people: 82 % instead of 76 % at a false match rate
-    of 1e-4 on the photos of `SAME_PERSON`. A face takes 0.15 s of one core.
+    of 1e-4 on the photos of `SAME_PERSON`. In batches a face takes 0.02 s on two busy cores; dlib itself took
+    0.2 s.
     """
 
     name = "dlib-resnet"
     threshold = SAME_PERSON
+    dimension = 128
 
     def __init__(self) -> None:
-        """Load the network. Raises DeidError when a package that it needs is missing or its file cannot be read."""
-        try:
-            import dlib
-        except ImportError as error:
-            raise DeidError(f"dlib cannot be imported ({one_line(error)}): {_INSTALL}") from error
+        """Load the network. Raises DeidError when the package with its file is missing or the file cannot be read."""
+        from .dlib_network import load
+
         path = _model_file()
         try:
-            self._net = dlib.face_recognition_model_v1(str(path))
-        except RuntimeError as error:
-            raise DeidError(f"{path.name} cannot be read ({one_line(error)[:120]}): {_INSTALL}") from error
+            self._net = load(path)
+        except (OSError, ValueError) as error:
+            raise DeidError(f"{one_line(error)}: {_INSTALL}") from error
 
     def __call__(self, photo: np.ndarray, points: np.ndarray) -> np.ndarray:
         """(128,) float32 of length 1. See `Recogniser`; raises ValueError for points that `face_chip` refuses."""
         return self.embed_chips(face_chip(photo, points)[None])[0]
 
     def embed_chips(self, chips: np.ndarray) -> np.ndarray:
-        """Embeddings of aligned faces, one after the other: dlib's batches are no faster on a CPU.
+        """Embeddings of aligned faces, `BATCH` at a time. Other threads run meanwhile, and may call this too.
 
         Args:
             chips: (N, 150, 150, 3) uint8 RGB, as `face_chip` makes them.
@@ -95,9 +98,15 @@ class DlibRecogniser:
         Returns:
             (N, 128) float32, rows of length 1.
         """
-        both = ((chip, np.ascontiguousarray(chip[:, ::-1])) for chip in chips)
-        found = [np.sum([self._net.compute_face_descriptor(view) for view in views], axis=0) for views in both]
-        vectors = np.array(found, np.float32).reshape(-1, 128)
+        import torch
+
+        vectors = np.zeros((len(chips), 128), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(chips), BATCH):
+                part = chips[start : start + BATCH]
+                both = np.concatenate([part, part[:, :, ::-1]]).astype(np.float32)
+                found = self._net(torch.from_numpy(both).permute(0, 3, 1, 2)).numpy()
+                vectors[start : start + BATCH] = found[: len(part)] + found[len(part) :]
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, LCMScheduler, UNet2DConditionModel
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from ..models.attribute_adapter import AttributeAdapter
@@ -32,7 +33,7 @@ def assemble_embedded(
         tokenizer=CLIPTokenizer.from_pretrained(clip / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(generator / "unet", dtype=half),
         controlnet=ControlNetModel.from_pretrained(generator / "controlnet", dtype=half),
-        scheduler=make_scheduler(),
+        scheduler=_distilled(generator) or make_scheduler(),
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
         image_encoder=load_image_encoder(clip / "image_encoder").half(),
@@ -63,7 +64,7 @@ def assemble_pretrained(
         tokenizer=CLIPTokenizer.from_pretrained(model, subfolder="tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(unet or model, subfolder=None if unet else "unet", dtype=half),
         controlnet=ControlNetModel.from_pretrained(generator / "controlnet", dtype=half),
-        scheduler=DDIMScheduler.from_pretrained(model, subfolder="scheduler"),
+        scheduler=_distilled(generator) or DDIMScheduler.from_pretrained(model, subfolder="scheduler"),
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
         image_encoder=load_image_encoder(image_encoder).half(),
@@ -71,3 +72,11 @@ def assemble_pretrained(
         default_steps=steps,
         default_guidance=guidance,
     )
+
+
+def _distilled(generator: Path) -> LCMScheduler | None:
+    """The sampler that a distilled generator needs; None for one that was not distilled."""
+    config = generator / "scheduler" / "scheduler_config.json"
+    if not config.is_file() or json.loads(config.read_text())["_class_name"] != LCMScheduler.__name__:
+        return None
+    return LCMScheduler.from_pretrained(generator / "scheduler")

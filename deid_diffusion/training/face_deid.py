@@ -81,43 +81,82 @@ class FaceDeidObjective(Objective):
         self.snr_gamma, self.outside_weight, self.rim_weight = snr_gamma, outside_weight, rim_weight
         self.drop, self.text_share, self.empty_ids = drop, text_share, empty_ids
         self.vae, self.examples = None if vae is None else Frozen(vae), examples
+        self.sampler, self.sampling_steps = scheduler, 8  # of contact sheets
 
     def trained(self, turn: str) -> nn.Module:
         return self
 
     def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        latents = batch["latents"].contiguous(memory_format=torch.channels_last)
-        noise = torch.randn_like(latents)
-        count, device = len(latents), latents.device
-        steps = torch.randint(0, self.scheduler.config.num_train_timesteps, (count,), device=device)
+        latents, noise = batch["latents"], torch.randn_like(batch["latents"])
+        steps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
         noisy = self.scheduler.add_noise(latents, noise, steps)
-        tokens = self.conditions(batch)
-        control = batch["control"].contiguous(memory_format=torch.channels_last)
-        control = control * (torch.rand(count, 1, 1, 1, device=device) > self.drop / 2)
+        predicted = self.predict(noisy, steps, self.conditions(batch), self.control(batch), batch)
+        alphas = self.alphas(steps)
+        error, rim = self.errors(predicted, latents, noise, steps, batch["mask"])
+        loss = (self.min_snr(alphas) * (error + self.rim_weight * rim)).mean()
+        figures = {"error": float(error.detach().mean()), "rim": float(rim.detach().mean())}
+        if self.repulsion is not None:
+            likeness = self.repulsion(self.clean(noisy, predicted, steps), latents, alphas)
+            loss, figures["likeness"] = loss + likeness, float(likeness.detach())
+        return loss, figures
+
+    @property
+    def velocity(self) -> bool:
+        """Whether the models predict velocity (Salimans and Ho, ICLR 2022), not noise."""
+        return bool(self.scheduler.config.prediction_type == "v_prediction")
+
+    def alphas(self, steps: torch.Tensor) -> torch.Tensor:
+        """(B,) share of signal, as variance, at each step."""
+        return self.scheduler.alphas_cumprod.to(steps.device)[steps]
+
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        steps: torch.Tensor,
+        tokens: torch.Tensor,
+        control: torch.Tensor,
+        batch: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """(B, 4, h, w) float32, what the models say of (B, 4, h, w) noisy latents at (B,) steps."""
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
         down, middle = self.controlnet(noisy, steps, tokens, control, return_dict=False)
-        predicted = self.unet(
+        return self.unet(
             torch.cat([noisy, batch["mask"], batch["masked_latents"]], 1),
             steps,
             tokens,
             down_block_additional_residuals=down,
             mid_block_additional_residual=middle,
         ).sample.float()
-        velocity = self.scheduler.config.prediction_type == "v_prediction"
-        target = self.scheduler.get_velocity(latents, noise, steps) if velocity else noise
-        alphas = self.scheduler.alphas_cumprod.to(device)[steps]
-        snr = alphas / (1 - alphas).clamp(min=1e-8)
-        weight = snr.clamp(max=self.snr_gamma) / (snr + 1 if velocity else snr.clamp(min=1e-8))
-        where = self.outside_weight + (1 - self.outside_weight) * batch["mask"]
+
+    def clean(self, noisy: torch.Tensor, predicted: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """(B, 4, h, w) clean latents that a prediction amounts to."""
+        alphas = self.alphas(steps).view(-1, 1, 1, 1)
+        scale, sigma = alphas.sqrt(), (1 - alphas).sqrt()
+        return scale * noisy - sigma * predicted if self.velocity else (noisy - sigma * predicted) / scale
+
+    def errors(
+        self,
+        predicted: torch.Tensor,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        steps: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B,) squared errors of predictions, weighted to the mask, and of their smoothed error at its rim."""
+        target = self.scheduler.get_velocity(latents, noise, steps) if self.velocity else noise
+        where = self.outside_weight + (1 - self.outside_weight) * mask
         error = weighted_mean((predicted - target).square(), where)
-        rim = weighted_mean(F.avg_pool2d(predicted - target, 5, 1, 2).square(), rim_of(batch["mask"]))
-        loss = (weight * (error + self.rim_weight * rim)).mean()
-        figures = {"error": float(error.detach().mean()), "rim": float(rim.detach().mean())}
-        if self.repulsion is not None:
-            scale, sigma = alphas.sqrt().view(-1, 1, 1, 1), (1 - alphas).sqrt().view(-1, 1, 1, 1)
-            clean = scale * noisy - sigma * predicted if velocity else (noisy - sigma * predicted) / scale
-            likeness = self.repulsion(clean, latents, alphas)
-            loss, figures["likeness"] = loss + likeness, float(likeness.detach())
-        return loss, figures
+        return error, weighted_mean(F.avg_pool2d(predicted - target, 5, 1, 2).square(), rim_of(mask))
+
+    def min_snr(self, alphas: torch.Tensor) -> torch.Tensor:
+        """(B,) min-SNR weights of what is predicted."""
+        snr = alphas / (1 - alphas).clamp(min=1e-8)
+        return snr.clamp(max=self.snr_gamma) / (snr + 1 if self.velocity else snr.clamp(min=1e-8))
+
+    def control(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(B, 3, S, S) coloured maps, some of them dropped at random."""
+        control = batch["control"].contiguous(memory_format=torch.channels_last)
+        return control * (torch.rand(len(control), 1, 1, 1, device=control.device) > self.drop / 2)
 
     def conditions(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(B, T + N, W) text and attribute tokens; text, all tokens, or single tokens are dropped at random."""
@@ -138,7 +177,8 @@ class FaceDeidObjective(Objective):
         tokens = self.adapter(self.examples["features"].to(self.adapter.device))
         texts = self.text(input_ids=self.empty_ids.to(tokens.device)).last_hidden_state
         tokens = torch.cat([texts.expand(len(tokens), -1, -1).to(tokens), tokens], 1)
-        return generation_sheet(self.unet, self.controlnet, self.scheduler, self.vae.module, self.examples, tokens)
+        models = self.unet, self.controlnet, self.sampler, self.vae.module
+        return generation_sheet(*models, self.examples, tokens, steps=self.sampling_steps)
 
     def enable_gradient_checkpointing(self) -> None:
         super().enable_gradient_checkpointing()
@@ -150,6 +190,7 @@ class FaceDeidObjective(Objective):
             self.unet.save_pretrained(folder / "unet")
         self.controlnet.save_pretrained(folder / "controlnet")
         self.adapter.save_pretrained(folder / "attribute_adapter")
+        self.sampler.save_pretrained(folder / "scheduler")
 
 
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from ..faces.semantic_map import control_image, draw_semantic_map, mean_mesh
 from ..models.face_encoder import FaceEncoder
 from ..pipelines.face_deid import ERASED
 from .attribute_encoder import tokenize
-from .captions import choose, phrase
+from .captions import choose, codes, phrase
 from .data import FaceCache, FaceDataset, to_tensor
 from .masks import random_mask
 
@@ -28,7 +28,8 @@ class LatentFaces(FaceDataset):
     """Faces whose latents, masks and features were computed once, by ``encode_cache``.
 
     Items: ``latents`` and ``masked_latents`` (C, h, w), ``mask`` (1, h, w), ``control`` (3, S, S) in 0..1, ``features``
-    (N, D), ``input_ids`` (T,) int64 of a caption that says some of what is known.
+    (N, D), ``input_ids`` (T,) int64 of a caption that says some of what is known, ``facts`` (F,) int64, codes of
+    all of it.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class LatentFaces(FaceDataset):
         labels = draw_semantic_map(mesh, size)
         item["control"] = torch.from_numpy(control_image(labels)).permute(2, 0, 1).float() / 255
         item["input_ids"] = tokenize(self.tokenizer, [phrase(choose(self.said[index], rng))])[0]
+        item["facts"] = codes(self.said[index])
         return item
 
 

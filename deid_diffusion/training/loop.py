@@ -64,7 +64,10 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
         generator=torch.Generator(),  # its own, so that starting an epoch anew on resume draws nothing from the noise's
     )
     rate = config.learning_rate * (together if config.scale_lr else 1)
-    made = [_optimizer(objective.trained(turn).parameters(), rate, config) for turn in objective.turns]
+    made = [
+        _optimizer(objective.trained(turn).parameters(), rate * objective.rate(turn), config)
+        for turn in objective.turns
+    ]
     warm_up = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": last}
     rates = [get_scheduler(config.lr_scheduler, optimizer, **warm_up) for optimizer in made]
     wrapped, loader, *prepared = accelerator.prepare(objective, loader, *made, *rates)

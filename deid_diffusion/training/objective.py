@@ -29,6 +29,10 @@ class Objective(nn.Module):
         """The module whose parameters this turn's optimizer moves."""
         raise NotImplementedError
 
+    def rate(self, turn: str) -> float:
+        """What the configured learning rate is multiplied by in this turn."""
+        return 1.0
+
     def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss (a scalar) of one turn and the figures to log."""
         raise NotImplementedError

@@ -43,7 +43,7 @@ def generation_sheet(
     batch: Mapping[str, torch.Tensor],
     tokens: torch.Tensor,
     *,
-    steps: int = 8,
+    steps: int,
     seed: int = 0,
 ) -> np.ndarray:
     """Semantic map, erased face, generated face and original, the last three as the autoencoder shows them.

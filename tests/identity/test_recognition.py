@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from deid_diffusion.faces.crop import transform
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.identity import recognition
 from deid_diffusion.identity.recognition import CHIP_POINTS, CHIP_SIZE, DlibRecogniser, Recogniser, face_chip
+from deid_diffusion.options import Options
 
 MIRRORED = [1, 0, 2, 4, 3]  # order of the five points in the mirror image
 
@@ -62,7 +64,7 @@ def test_mirror_image_has_the_same_embedding(recogniser, astronaut, points, know
 
 
 def test_a_replaced_face_is_another_person(recogniser, astronaut, points, known, anonymizer):
-    result = np.asarray(anonymizer(astronaut, seed=1).image)
+    result = np.asarray(anonymizer(astronaut, Options(seed=1)).image)
     assert recogniser(result, points) @ known < recogniser.threshold
 
 
@@ -82,9 +84,30 @@ def test_points_that_are_no_face_are_refused(points: np.ndarray):
         face_chip(np.zeros((9, 9, 3), np.uint8), points)
 
 
-def test_missing_dlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_dlib_itself_is_not_needed(monkeypatch: pytest.MonkeyPatch, known: np.ndarray):
     monkeypatch.setitem(sys.modules, "dlib", None)
-    with pytest.raises(DeidError, match="pip install dlib-bin") as caught:
+    chips = np.zeros((1, CHIP_SIZE, CHIP_SIZE, 3), np.uint8)
+    assert DlibRecogniser().embed_chips(chips).shape == (1, *known.shape)
+
+
+def test_batches_change_nothing(recogniser, astronaut, points, known, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recognition, "BATCH", 2)
+    chip = face_chip(astronaut, points)
+    chips = np.stack([chip, chip[::-1], np.roll(chip, 9, 1), 255 - chip, chip])
+    alone = np.concatenate([recogniser.embed_chips(one[None]) for one in chips])
+    together = recogniser.embed_chips(chips)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together[[0, 4]], np.stack([known, known]), atol=1e-5)
+
+
+def test_no_chips_give_no_embeddings(recogniser):
+    assert recogniser.embed_chips(np.zeros((0, CHIP_SIZE, CHIP_SIZE, 3), np.uint8)).shape == (0, 128)
+
+
+def test_a_damaged_file_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (damaged := tmp_path / "network.dat").write_bytes(b"<!DOCTYPE html>\n<p>not found")
+    monkeypatch.setattr(recognition, "_model_file", lambda: damaged)
+    with pytest.raises(DeidError, match=r"network\.dat is not dlib's .* pip install") as caught:
         DlibRecogniser()
     assert "\n" not in str(caught.value)
 

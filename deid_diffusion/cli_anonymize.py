@@ -1,0 +1,260 @@
+"""The command that everything else is there for: photos in, de-identified photos out."""
+
+from __future__ import annotations
+
+import traceback
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deid_diffusion.cli_errors import errors_as_exit_codes
+from deid_diffusion.errors import DeidError, UsageError
+
+if TYPE_CHECKING:
+    from deid_diffusion.anonymizer import Anonymizer
+    from deid_diffusion.options import Options
+
+
+class OutputFormat(str, Enum):
+    """Names of `planning.FORMATS`, repeated here so that --help stays light."""
+
+    png = "png"
+    jpeg = "jpeg"
+    webp = "webp"
+
+
+class Method(str, Enum):
+    """Names of `methods.METHODS`, likewise."""
+
+    synth = "synth"
+    fill = "fill"
+    blur = "blur"
+    pixelate = "pixelate"
+
+
+class Region(str, Enum):
+    """Names of `labels.REGIONS`, likewise."""
+
+    skin = "skin"
+    brows = "brows"
+    eyes = "eyes"
+    nose = "nose"
+    mouth = "mouth"
+
+
+def anonymize(
+    context: typer.Context,
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photos, and folders of photos.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="OUT", help="Output folder, or a file if there is one input file."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The embedded model, a folder, or a hub id.")
+    ] = "builtin",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    method: Annotated[
+        Method, typer.Option(help="synth generates other faces; blurred and pixelated faces can be recognised again.")
+    ] = Method.synth,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="Candidates a face at most; one of which none passes the gate is covered.")
+    ] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Repeatable, and therefore linkable: omit it for fresh randomness.")
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY",
+            help="One person, one pseudonym, in all photos and runs with this key and its store (pseudonymisation: "
+            "still personal data). See `deid-diffusion keys --help`.",
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The people seen so far.", show_default="beside the key")
+    ] = None,
+    keep_people: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Photos of people whose faces are left untouched.")
+    ] = None,
+    keep_region: Annotated[
+        list[Region] | None, typer.Option(help="Leave this part of every face untouched; may be repeated.")
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(metavar="COCO.json", help="Your own detections, instead of the detectors'.")
+    ] = None,
+    only: Annotated[
+        Path | None, typer.Option(metavar="COCO.json", help="Leave faces outside these boxes untouched.")
+    ] = None,
+    min_face: Annotated[
+        int, typer.Option(min=0, metavar="PX", help="Leave faces untouched whose box has a shorter side under this.")
+    ] = 0,
+    export_boxes: Annotated[
+        Path | None, typer.Option(metavar="COCO.json", help="Write the boxes of all faces, and what was done to them.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Faces of a photo denoised at once.")] = 8,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Append one JSON line a photo to this file.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo photos whose result exists.")] = False,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place",
+            help="Replace the photos themselves, each in its own format. In a JPEG, pixels outside the faces change a "
+            "little as well.",
+        ),
+    ] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Search the folders in input folders, too.")] = False,
+    file_format: Annotated[
+        OutputFormat | None,
+        typer.Option(
+            "--format",
+            show_default="png",
+            help="Format of the results in a folder. PNG and WebP are lossless: pixels outside the faces stay "
+            "bit-identical. JPEG is not.",
+        ),
+    ] = None,
+    require_face: Annotated[
+        bool, typer.Option("--require-face", help="A photo in which no face is found is an error, and not written.")
+    ] = False,
+) -> None:
+    """Replace every face in the INPUT photos; a face that cannot be replaced is covered by an opaque fill.
+
+    A recogniser that generation never uses compares every result with its original; a face too like it is not let out.
+    Results carry no metadata of the photo but its colour profile. A result that exists is not made again, so an
+    interrupted run is resumed by the same command.
+    """
+    with errors_as_exit_codes(context):
+        from deid_diffusion.batch import Settings, Tally, run
+        from deid_diffusion.boxes import read_boxes, write_boxes
+        from deid_diffusion.console import Display, summary
+        from deid_diffusion.planning import make_plan
+        from deid_diffusion.report import ImageReport
+
+        name = file_format.value if file_format else None
+        plan = make_plan(inputs, out, file_format=name, overwrite=overwrite, in_place=in_place, recursive=recursive)
+        if report is not None:
+            _check_report(report)
+        options = _options(
+            method, attempts, steps, seed, key_file, store, keep_people, keep_region or [], min_face, batch_size
+        )
+        given = read_boxes(boxes) if boxes else None
+        limits = read_boxes(only) if only else None
+        for one in (given, limits):
+            if one is not None:
+                one.missing(job.input_name for job in plan.jobs)
+        if export_boxes is not None:
+            write_boxes(export_boxes, (), overwrite=overwrite)  # before the work: may it be written at all?
+        settings = Settings(options, require_face, given, limits)
+        tally, records = Tally(), list[ImageReport]()
+        with Display(len(plan.jobs)) as display:
+            for line in _warnings(options):
+                display.complain(f"warning: {line}")
+            for outcome in run(plan, lambda: load_anonymizer(model, device), settings, report):
+                tally = tally.add(outcome)
+                if export_boxes is not None:
+                    records.append(outcome.report)
+                if outcome.message:
+                    display.complain(outcome.message)
+                if outcome.unexpected and context.obj:
+                    display.complain("".join(traceback.format_exception(outcome.unexpected)))
+                display.update(tally)
+        if export_boxes is not None:
+            write_boxes(export_boxes, records, overwrite=True)
+        typer.echo(summary(tally, plan))
+        if in_place and tally.failed:
+            typer.echo("the photos that failed are unchanged: they still show the original faces", err=True)
+    raise typer.Exit(tally.exit_code)
+
+
+def load_anonymizer(model: str, device: str) -> Anonymizer:
+    """The anonymizer, without the progress bars and remarks of the libraries that load it."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from deid_diffusion.anonymizer import Anonymizer
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    return Anonymizer.from_pretrained(model, device=device)
+
+
+def _options(
+    method: Method,
+    attempts: int,
+    steps: int | None,
+    seed: int | None,
+    key_file: Path | None,
+    store: Path | None,
+    keep_people: Path | None,
+    keep_region: list[Region],
+    min_face: int,
+    batch_size: int,
+) -> Options:
+    """The wishes for each photo. Raises DeidError for a key, store or folder of people that cannot be used."""
+    from deid_diffusion.faces.detection import UnionDetector
+    from deid_diffusion.identity.keys import read_key
+    from deid_diffusion.identity.people import KnownPeople
+    from deid_diffusion.identity.pseudonyms import Pseudonyms, default_store
+    from deid_diffusion.identity.recognition import DlibRecogniser
+    from deid_diffusion.options import Options
+
+    if key_file is not None and seed is not None:
+        raise UsageError("--seed and --key-file both say which face a person gets: give one of them")
+    if store is not None and key_file is None:
+        raise UsageError("--store: is of use with --key-file only")
+    if key_file is not None and method != Method.synth:
+        raise UsageError(f"--key-file: a face treated with --method {method.value} has no pseudonym")
+    if set(keep_region) == set(Region):
+        raise UsageError("--keep-region: all regions together are the whole face: leave one out")
+    people = KnownPeople.from_folder(keep_people, UnionDetector(), DlibRecogniser()) if keep_people else None
+    pseudonyms = None
+    if key_file is not None:
+        pseudonyms = Pseudonyms(
+            read_key(key_file),
+            store or default_store(key_file),
+            dimension=DlibRecogniser.dimension,
+            threshold=DlibRecogniser.threshold,
+            recogniser=DlibRecogniser.name,
+        )
+    return Options(
+        method=method.value,
+        steps=steps,
+        seed=seed,
+        batch_size=batch_size,
+        attempts=attempts,
+        min_face=min_face,
+        keep_regions=frozenset(region.value for region in keep_region),
+        keep_people=people,
+        pseudonyms=pseudonyms,
+    )
+
+
+def _warnings(options: Options) -> list[str]:
+    """What the user should know of the privacy of what was chosen, a line each."""
+    from deid_diffusion.faces.keep_region import REGION_WARNING
+    from deid_diffusion.faces.methods import WARNINGS
+    from deid_diffusion.identity.people import PEOPLE_WARNING
+
+    lines = [WARNINGS[options.method]] if options.method in WARNINGS else []
+    if options.keep_regions:
+        lines.append(REGION_WARNING)
+    return [*lines, PEOPLE_WARNING] if options.keep_people is not None else lines
+
+
+def _check_report(path: Path) -> None:
+    """Refuse a report file that cannot be appended to, before any photo is processed. Raises DeidError."""
+    from deid_diffusion.files import refusal
+    from deid_diffusion.images import READABLE
+
+    if path.suffix.lower() in READABLE:
+        raise UsageError(f"{path}: is a photo's name: name a .jsonl file for --report")
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise DeidError(refusal(path, error)) from error

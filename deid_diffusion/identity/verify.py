@@ -1,0 +1,142 @@
+"""The gate: a face gets out only if a recogniser that generation never used says that it is another person's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ..faces.analysis import FaceAnalysis
+from ..faces.centerface import CenterFaceDetector
+from ..faces.crop import extract, invert, transform
+from ..faces.detected_face import DetectedFace, FaceDetector
+from ..faces.landmarks import five_points
+from .recognition import FALSE_MATCH_RATE, DlibRecogniser, Recogniser
+
+_VIEW = 192  # side of the picture around a face in which the gate looks, in pixels
+_SHIFT, _GROWTH = 0.35, 1.8  # how far a face may move, in its widths, and grow or shrink, before its place is wrong
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the gate knows of an original face.
+
+    Attributes:
+        embedding: (D,) unit vector, or None where it is not known where its eyes, nose and mouth are.
+        points: (5, 2) in the gate's view, or None likewise.
+        box: x0, y0, x1, y1 in the view, or None when the gate's detector does not see the face.
+        faces: number of faces that lie in its mask.
+    """
+
+    embedding: np.ndarray | None
+    points: np.ndarray | None
+    box: tuple[float, float, float, float] | None
+    faces: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a result.
+
+    Attributes:
+        similarity: cosine of the two faces' embeddings; None if there was nothing to compare.
+        reason: why the result must not get out; None if it may.
+    """
+
+    similarity: float | None
+    reason: str | None
+
+
+class Verifier(Protocol):
+    """Anything that judges results. Attributes: one line for the record that says by what and how strictly."""
+
+    description: str
+
+    def look(self, photo: np.ndarray, face: FaceAnalysis) -> Reference:
+        """What there is to know of an original face of a photo, (H, W, 3) uint8 RGB."""
+        ...
+
+    def judge(self, picture: np.ndarray, face: FaceAnalysis, original: Reference) -> Verdict:
+        """The verdict on what stands in the face's place in a picture, (H, W, 3) uint8 RGB."""
+        ...
+
+
+class Gate:
+    """Compares what stands in a face's place with the original, in the picture as it would be written.
+
+    A result fails when the recogniser takes it for the original's person, when no face can be found in it although one
+    could in the original, when it shows two faces, or when its face is in another place.
+    """
+
+    def __init__(self, recogniser: Recogniser | None = None, detector: FaceDetector | None = None) -> None:
+        """Takes a recogniser that had no part in generation, and a detector with five points; dlib's and CenterFace."""
+        self.recogniser = recogniser or DlibRecogniser()
+        self.detector = detector or CenterFaceDetector()
+        rate = f" (FMR {FALSE_MATCH_RATE:g})" if recogniser is None else ""
+        self.description = f"{self.recogniser.name}: cosine at most {self.recogniser.threshold:g}{rate}"
+
+    def look(self, photo: np.ndarray, face: FaceAnalysis) -> Reference:
+        view, found = self._see(photo, face)
+        best = _nearest(found)
+        points = _points_in_view(face) if best is None or best.points is None else best.points
+        embedding = None if points is None else self.recogniser(view, points)
+        return Reference(embedding, points, None if best is None else best.box, len(found))
+
+    def judge(self, picture: np.ndarray, face: FaceAnalysis, original: Reference) -> Verdict:
+        view, found = self._see(picture, face)
+        best = _nearest(found)
+        if len(found) > max(1, original.faces):
+            return Verdict(None, "the result shows two faces")
+        if best is None and original.box is not None:
+            return Verdict(None, "no face can be found in the result")
+        if best is not None and original.box is not None and not _same_place(best.box, original.box):
+            return Verdict(None, "the result's face is in another place")
+        points = original.points if best is None or best.points is None else best.points
+        if original.embedding is None or points is None:
+            return Verdict(None, None)
+        similarity = float(original.embedding @ self.recogniser(view, points))
+        if not similarity <= self.recogniser.threshold:  # NaN fails, too
+            return Verdict(similarity, f"too like the original (cosine {similarity:.3f})")
+        return Verdict(similarity, None)
+
+    def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[DetectedFace]]:
+        """The view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""
+        matrix = _view_matrix(face)
+        view = extract(picture, matrix, _VIEW)
+        found = self.detector(view)
+        centres = np.array([((f.box[0] + f.box[2]) / 2, (f.box[1] + f.box[3]) / 2) for f in found]).reshape(-1, 2)
+        x, y = (transform(centres, invert(matrix)) - (face.mask.left, face.mask.top)).round().astype(int).T
+        height, width = face.mask.alpha.shape
+        inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+        return view, [f for f, a, b, yes in zip(found, x, y, inside, strict=True) if yes and face.mask.alpha[b, a] > 0]
+
+
+def _view_matrix(face: FaceAnalysis) -> np.ndarray:
+    """(2, 3) photo to view: the face crop at another size."""
+    size = len(face.semantic_map)
+    scale = _VIEW / size
+    half = (scale - 1) / 2  # pixel centres
+    return np.column_stack([face.matrix[:, :2] * scale, face.matrix[:, 2] * scale + half]).astype(np.float32)
+
+
+def _points_in_view(face: FaceAnalysis) -> np.ndarray | None:
+    """(5, 2) of the mesh or, without one, of the detector."""
+    to_view = _view_matrix(face)
+    if face.mesh is not None:
+        return transform(transform(five_points(face.mesh), invert(face.matrix)), to_view)
+    return None if face.face.points is None else transform(face.face.points, to_view)
+
+
+def _nearest(found: list[DetectedFace]) -> DetectedFace | None:
+    """The face nearest to the view's centre."""
+    return min(found, key=lambda f: np.hypot(f.box[0] + f.box[2] - _VIEW, f.box[1] + f.box[3] - _VIEW), default=None)
+
+
+def _same_place(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    a, b = np.array(one), np.array(other)
+    sides_a, sides_b = a[2:] - a[:2], b[2:] - b[:2]
+    width = float(np.sqrt(sides_b.prod()))
+    growth = float(np.sqrt(sides_a.prod())) / max(width, 1e-6)
+    shift = np.hypot(*((a[:2] + a[2:] - b[:2] - b[2:]) / 2))
+    return bool(shift <= _SHIFT * width and 1 / _GROWTH <= growth <= _GROWTH)

@@ -1,0 +1,55 @@
+"""What a user may wish for, apart from which photos: one frozen value that every layer hands on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from .faces.labels import REGIONS
+from .faces.methods import Method
+
+if TYPE_CHECKING:
+    from .identity.people import KnownPeople
+    from .identity.pseudonyms import Pseudonyms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How the faces of a photo are treated.
+
+    Attributes:
+        method: "synth" generates other faces; "fill", "blur" and "pixelate" are the simple methods. Blurred and
+            pixelated faces can be recognised again.
+        steps: denoising steps; None is the model's own number.
+        seed: makes results repeatable, and faces therefore linkable; None is fresh randomness for each face.
+        batch_size: faces generated together.
+        attempts: candidates for each face, at most; a face of which none passes the gate is covered.
+        min_face: faces whose box has a shorter side under so many pixels are left untouched.
+        keep_regions: names of `labels.REGIONS` that keep their original pixels, at a cost in privacy.
+        keep_people: people who consented to be shown; their faces are left untouched.
+        pseudonyms: gives all faces of one person one pseudonym, which makes them linkable on purpose.
+    """
+
+    method: Method = "synth"
+    steps: int | None = None
+    seed: int | None = None
+    batch_size: int = 8
+    attempts: int = 3
+    min_face: int = 0
+    keep_regions: frozenset[str] = frozenset()
+    keep_people: KnownPeople | None = None
+    pseudonyms: Pseudonyms | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "attempts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.method not in get_args(Method):
+            raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {self.method!r}")
+        if unknown := sorted(self.keep_regions - set(REGIONS)):
+            raise ValueError(f"keep_regions: no region {', '.join(unknown)}; there are {', '.join(REGIONS)}")
+        if self.keep_regions == set(REGIONS):
+            raise ValueError("keep_regions: all regions together are the whole face: leave one out")
+        if self.seed is not None and self.pseudonyms is not None:
+            raise ValueError("seed and pseudonyms both say which face a person gets: give one of them")

@@ -1,0 +1,66 @@
+"""The finished picture is searched for faces once more, and what was missed is covered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .faces.blend import Canvas
+from .faces.detected_face import DetectedFace, FaceDetector
+from .faces.mask import box_mask
+from .faces.merge import same_face
+from .report import FaceRecord
+from .selection import select_faces
+
+_ROUNDS = 3  # covering a face can bring out another one that overlapped it
+_DONE = 0.5  # share of the middle of a face that has to be replaced already
+
+
+def missed_faces(
+    detector: FaceDetector,
+    canvas: Canvas,
+    gone: np.ndarray,
+    kept: Sequence[DetectedFace],
+    *,
+    min_face: int,
+    only: Sequence[DetectedFace] | None,
+) -> list[FaceRecord]:
+    """Cover the faces on a canvas that nobody dealt with.
+
+    Args:
+        detector: searches the finished picture.
+        canvas: of that picture.
+        gone: (H, W) bool, every pixel that the mask of a face touches.
+        kept: faces that were left untouched on purpose.
+        min_face, only: the user's wishes, which hold for missed faces as well; see `select_faces`.
+
+    Returns:
+        A record of each face that was covered.
+    """
+    gone = gone.copy()
+    records: list[FaceRecord] = []
+    shape = (gone.shape[0], gone.shape[1])
+    for _ in range(_ROUNDS):
+        found = [face for face in detector(canvas.pixels) if not _dealt_with(face, gone, kept)]
+        untouched = select_faces(found, min_face=min_face, only=only).kept
+        missed = [face for k, face in enumerate(found) if k not in untouched]
+        if not missed:
+            break
+        for face in missed:
+            mask = box_mask(face.box, shape)
+            canvas.fill(mask)
+            gone[mask.window] |= mask.alpha > 0
+            reason = "missed at first, found at the second look"
+            records.append(FaceRecord(face.box, face.detector, face.score, "covered", None, False, reason))
+    return records
+
+
+def _dealt_with(face: DetectedFace, gone: np.ndarray, kept: Sequence[DetectedFace]) -> bool:
+    """Whether most of the middle of a face is replaced or covered, or the face is one that is kept."""
+    x0, y0, x1, y1 = face.box
+    width, height = (x1 - x0) / 4, (y1 - y0) / 4
+    rows = slice(int(y0 + height), max(int(y0 + height) + 1, int(np.ceil(y1 - height))))
+    columns = slice(int(x0 + width), max(int(x0 + width) + 1, int(np.ceil(x1 - width))))
+    middle = gone[rows, columns]
+    return bool(middle.size and middle.mean() >= _DONE) or any(same_face(face.box, other.box) for other in kept)

@@ -1,0 +1,198 @@
+"""Objective that turns a trained generator into one that needs only a few steps, and paints sharper with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers import LCMScheduler, SchedulerMixin
+from torch import nn
+
+from .attribute_encoder import Questions
+from .face_deid import FaceDeidObjective, weighted_mean
+
+_SHAKE = 0.1  # standard deviation, in units of the latents', of the noise that the penalties approximate gradients with
+
+_LEAST = 0.1  # weight of the distance to the original from pure noise: where the mouth is open, the map knows
+
+
+def few_step_scheduler(scheduler: SchedulerMixin) -> LCMScheduler:
+    """The sampler of distilled models: predict the clean face, add fresh noise (Luo et al., 2023, algorithm 3)."""
+    return LCMScheduler.from_config(scheduler.config)
+
+
+class LatentDiscriminator(nn.Module):
+    """Says of latents whether they are a photograph's, place by place, and whether they fit map and facts.
+
+    The facts enter by projection (Miyato and Koyama, ICLR 2018).
+
+    Args:
+        facts: P, number of answers that faces are told apart by.
+        factor: pixels of the map to a latent.
+        widths: channels of each stage; each but the first halves the grid.
+    """
+
+    def __init__(self, facts: int, factor: int, widths: tuple[int, ...] = (64, 96, 128, 192)) -> None:
+        super().__init__()
+        self.factor = factor
+        stages: list[nn.Module] = [nn.Conv2d(4 + 1 + 3 * factor**2, widths[0], 3, padding=1)]
+        for before, width in pairwise(widths):
+            body = [
+                nn.GroupNorm(8, before),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(before, before, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(before, width, 4, 2, 1),
+            ]
+            stages.append(nn.Sequential(*body))
+        self.stages = nn.ModuleList(stages)
+        self.places = nn.ModuleList([nn.Conv2d(width, 1, 1) for width in widths[-2:]])
+        self.whole, self.projection = nn.Linear(widths[-1], 1), nn.Linear(facts, widths[-1], bias=False)
+
+    def forward(
+        self, latents: torch.Tensor, mask: torch.Tensor, control: torch.Tensor, facts: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, L) logits of (B, 4, h, w) latents under a (B, 1, h, w) mask, (B, 3, H, W) map and (B, P) facts."""
+        x = torch.cat([latents, mask, F.pixel_unshuffle(control, self.factor)], 1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        logits, first = [], len(self.stages) - len(self.places)
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index >= first:
+                logits.append(self.places[index - first](F.leaky_relu(x, 0.2)).flatten(1))
+        pooled = F.leaky_relu(x, 0.2).mean((2, 3))
+        whole = self.whole(pooled) + (self.projection(facts) * pooled).sum(1, keepdim=True) / pooled.shape[1] ** 0.5
+        size = max(one.shape[1] for one in logits)  # each scale counts as much as the finest
+        return torch.cat([*(one.repeat(1, size // one.shape[1]) for one in logits), whole.repeat(1, size)], 1).float()
+
+
+class FewStepObjective(FaceDeidObjective):
+    """Adversarial distillation to a sampler that predicts the clean face, adds fresh noise, and predicts again.
+
+    Turn "generator": at each of a few noise levels the predicted clean face has to deceive the discriminator (as in
+    adversarial diffusion distillation; Sauer et al., 2023), to have the original's colours at the scale of
+    ``coarse`` latents, and to be near the original, the more so the more the noise leaves to see. Half of the noisy
+    inputs start from the model's own first guess, as when sampling (DMD2; Yin et al., NeurIPS 2024). Turn
+    "discriminator": a photograph has to look more real than what was painted in it (relativistic loss;
+    Jolicoeur-Martineau, ICLR 2019), with an approximated gradient penalty on both (Lin et al., 2025; Huang et al.,
+    NeurIPS 2024). Only what the mask covers is judged: around it the discriminator sees the original in both.
+    """
+
+    turns = ("generator", "discriminator")
+    description = (
+        "Generator of a face de-identification pipeline, distilled to a few steps: semantic-map ControlNet and "
+        "attribute adapter."
+    )
+
+    def __init__(
+        self,
+        *args: Any,
+        questions: Questions,
+        sampling_steps: int = 4,
+        adversarial_weight: float = 0.02,
+        adversarial_start: int = 100,
+        penalty: float = 0.1,
+        coarse: int = 4,
+        **options: Any,
+    ) -> None:
+        """Takes what ``FaceDeidObjective`` takes, and:
+
+        Args:
+            questions: answers by which the discriminator tells whether a face fits what is known of its original.
+            sampling_steps: noise levels that are trained, evenly spread from pure noise down.
+            adversarial_weight: of the discriminator's judgement in the generator's loss.
+            adversarial_start: steps for which only the discriminator heeds it; a beginner is deceived by anything.
+            penalty: weight of the approximated gradient penalties.
+            coarse: latents a side over which colours are averaged before they are compared.
+        """
+        super().__init__(*args, train_unet=True, **options)
+        self.questions, self.coarse = questions, coarse
+        self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
+        self.penalty = penalty
+        self.sampler, self.sampling_steps = few_step_scheduler(self.scheduler), sampling_steps
+        self.sampler.set_timesteps(sampling_steps)
+        factor = 2 ** (len(self.controlnet.config.conditioning_embedding_out_channels) - 1)
+        self.discriminator = LatentDiscriminator(len(questions.fact), factor)
+        self.made: list[torch.Tensor] = []  # of the generator's turn, for the discriminator's on the same batches
+
+    def trained(self, turn: str) -> nn.Module:
+        if turn == "discriminator":
+            return self.discriminator
+        unet = cast(nn.Module, self.unet)  # which is trained here, not frozen
+        return nn.ModuleList([unet, self.controlnet, self.adapter])
+
+    def rate(self, turn: str) -> float:
+        """A discriminator from nothing has to keep up with a generator that can already paint (Heusel et al., 2017)."""
+        return 3.0 if turn == "discriminator" else 1.0
+
+    def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        if turn == "discriminator":
+            return self.judge(batch)
+        latents, mask = batch["latents"], batch["mask"]
+        count, device = len(latents), latents.device
+        levels = self.sampler.timesteps.to(device)
+        steps = levels[torch.randint(0, len(levels), (count,), device=device)]
+        tokens, control = self.conditions(batch), self.control(batch)
+        own = (steps < levels[0]) & (torch.rand(count, device=device) < 0.5)
+        start = latents.clone()
+        if own.any():
+            start[own] = self.first_guess(batch, tokens, control, own)
+        noise = torch.randn_like(latents)
+        noisy = self.scheduler.add_noise(start, noise, steps)
+        predicted = self.predict(noisy, steps, tokens, control, batch)
+        clean = self.clean(noisy, predicted, steps)
+        made = within(mask, clean, latents)
+        self.made.append(made.detach())
+        error, rim = self.errors(predicted, latents, noise, steps, mask)
+        weight = self.min_snr(self.alphas(steps)).clamp(min=_LEAST)
+        near = (weight * (error + self.rim_weight * rim))[~own].sum() / count
+        colour = weighted_mean(
+            F.avg_pool2d(clean - latents, self.coarse).square(), F.avg_pool2d(mask, self.coarse) + 0.05
+        ).mean()
+        heeded = self.adversarial_weight * (step >= self.adversarial_start)
+        rest = mask, batch["control"], self.known(batch)
+        with torch.no_grad():
+            real = self.discriminator(jittered(latents), *rest)
+        deceit = F.softplus(real - self.discriminator(jittered(made), *rest)).mean()
+        figures = {"near": float(near.detach()), "colour": float(colour.detach()), "deceit": float(deceit.detach())}
+        return near + colour + heeded * deceit, figures
+
+    @torch.no_grad()
+    def first_guess(
+        self, batch: Mapping[str, torch.Tensor], tokens: torch.Tensor, control: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Clean latents of the chosen rows as the model makes them from pure noise."""
+        chosen = {name: batch[name][rows] for name in ("mask", "masked_latents")}
+        noise = torch.randn_like(chosen["masked_latents"])
+        steps = self.sampler.timesteps[:1].to(noise.device).expand(len(noise))
+        return self.clean(noise, self.predict(noise, steps, tokens[rows], control[rows], chosen), steps)
+
+    def judge(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        """The discriminator's loss on a batch and on what the generator made of it in the turn before."""
+        latents, made = batch["latents"], self.made.pop(0)
+        rest = batch["mask"], batch["control"], self.known(batch)
+        both = [jittered(latents), jittered(made)]
+        real, fake = (self.discriminator(one, *rest) for one in both)
+        moved = [self.discriminator(one + _SHAKE * torch.randn_like(one), *rest) for one in both]
+        steep = sum((a - b).square().mean() for a, b in zip((real, fake), moved, strict=True))
+        ahead = (real - fake).detach()
+        return F.softplus(fake - real).mean() + self.penalty * steep, {"ahead": float(ahead.mean())}
+
+    def known(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(B, P) float32, 1 where an answer is true of a face, 0 where it is not or nothing is known."""
+        device = batch["facts"].device
+        return (batch["facts"][:, self.questions.fact.to(device)] == self.questions.code.to(device)).float()
+
+
+def within(mask: torch.Tensor, made: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+    """``made`` inside a (B, 1, h, w) mask in 0..1, ``around`` outside it."""
+    return mask * made + (1 - mask) * around
+
+
+def jittered(latents: torch.Tensor, most: float = 0.1) -> torch.Tensor:
+    """Latents with a little noise, of another strength for each: else a few thousand faces would be learned."""
+    strength = most * torch.rand(len(latents), 1, 1, 1, device=latents.device)
+    return latents + strength * torch.randn_like(latents)

@@ -1,0 +1,101 @@
+"""Figures whose values are known beforehand."""
+
+import numpy as np
+import pytest
+
+from deid_diffusion.evaluation.verification import (
+    area_under_curve,
+    bootstrap_interval,
+    enough,
+    enrolments,
+    genuine_pairs,
+    identification,
+    impostor_scores,
+    rank1,
+    rate,
+    similarities,
+    threshold_at,
+    true_positive_rate,
+)
+
+
+def test_threshold_has_no_more_false_matches_than_promised():
+    scores = np.random.default_rng(0).permutation(np.arange(1000.0))
+    cut = threshold_at(scores, 0.01)
+    assert cut == 989
+    assert true_positive_rate(scores, cut) == 0.01
+    ties = np.repeat([0.0, 1.0], 500)
+    assert true_positive_rate(ties, threshold_at(ties, 0.1)) == 0
+
+
+def test_threshold_is_refused_where_it_would_rest_on_few():
+    assert enough(10_000, 1e-3)
+    assert not enough(9_999, 1e-3)
+    with pytest.raises(ValueError, match="takes 10,000 impostor pairs, got 50"):
+        threshold_at(np.zeros(50), 1e-3)
+    with pytest.raises(ValueError, match="fmr: expected a rate between 0 and 1, got 1"):
+        threshold_at(np.zeros(50), 1)
+
+
+def test_pairs():
+    first, second = genuine_pairs(["a", "b", "a", "c", "a"])
+    assert list(zip(first.tolist(), second.tolist(), strict=True)) == [(0, 2), (0, 4), (2, 4)]
+    assert [len(side) for side in genuine_pairs(["a", "b"])] == [0, 0]
+    scores = np.arange(9.0).reshape(3, 3)
+    assert sorted(impostor_scores(scores, ["a", "b", "a"])) == [1, 5]
+    assert sorted(impostor_scores(scores, ["a", "b", "a"], symmetric=False)) == [1, 3, 5, 7]
+
+
+def test_a_face_that_was_not_found_is_like_nothing():
+    found, missing = np.eye(2)[:1], np.full((1, 2), np.nan)
+    both = np.concatenate([found, missing])
+    np.testing.assert_array_equal(similarities(both, both), [[1, -np.inf], [-np.inf, -np.inf]])
+    people = np.array(["a", "b"])
+    assert rank1(similarities(both, both), people, people).tolist() == [1, 0]
+
+
+def test_rank1_shares_the_first_place():
+    people = np.array(["a", "b", "c", "d"])
+    assert rank1(np.ones((4, 4)), people, people).tolist() == [0.25] * 4
+    assert rank1(np.eye(4), people, people).tolist() == [1] * 4
+    assert rank1(1 - np.eye(4), people, people).tolist() == [0] * 4
+
+
+def test_everybody_is_enrolled_once():
+    people = ["b", "a", "b", "c", "b"]
+    galleries = [(gallery.tolist(), probes.tolist()) for gallery, probes in enrolments(people)]
+    assert galleries == [([1, 0, 3], [2, 4]), ([1, 4, 3], [0, 2])]
+    found = identification(np.eye(5) - 1, people)
+    assert (found.value, found.trials, found.people) == (pytest.approx(1 / 3), 4, 1)  # all gallery entries tie
+    assert found.chance == pytest.approx(1 / 3)
+
+
+def test_area_under_curve():
+    assert area_under_curve(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
+    assert area_under_curve(np.array([1.0]), np.array([0.0, 1.0, 2.0, 3.0])) == 0.375
+    assert area_under_curve(np.ones(3), np.ones(5)) == 0.5
+
+
+def test_interval_comes_from_people_and_not_from_pairs():
+    generator = np.random.default_rng(0)
+    people = np.repeat(np.arange(100), 20)
+    whole = np.repeat(generator.integers(2, size=100), 20).astype(float)  # each person always or never
+    low, high = bootstrap_interval(whole, people)
+    assert low < whole.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 100**0.5, rel=0.2)
+    assert bootstrap_interval(whole, people) == (low, high)
+    mixed = generator.permutation(whole)
+    low, high = bootstrap_interval(mixed, people)
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 2000**0.5, rel=0.3)
+
+
+@pytest.mark.parametrize(("value", "interval"), [(0.0, (0, 0.036)), (1.0, (0.964, 1))])
+def test_interval_of_none_and_all_is_not_nothing(value: float, interval: tuple[float, float]):
+    found = rate(np.full(200, value), np.repeat(np.arange(100), 2), 0.01)
+    assert found.interval == pytest.approx(interval, abs=1e-3)
+    assert (found.value, found.chance, found.trials, found.people) == (value, 0.01, 200, 100)
+
+
+def test_no_trial_is_no_rate():
+    with pytest.raises(ValueError, match="at least one trial"):
+        rate(np.zeros(0), [], 0)

@@ -1,0 +1,190 @@
+"""Whatever breaks, and whenever: no original face stands under an output's name."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deid_diffusion import batch
+from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.faces.blend import FILL
+from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.options import Options
+from deid_diffusion.planning import make_plan
+
+from .fake_gate import FakeGate
+
+FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+CORES = ((slice(90, 170), slice(190, 250)), (slice(315, 365), slice(312, 348)))  # inside the two, whatever the masks
+
+#: Everything that a photo passes on its way, as (module, name) or a method of the pipeline's class.
+STATIONS = (
+    "deid_diffusion.anonymizer.analyse_face",
+    "deid_diffusion.anonymizer.select_faces",
+    "deid_diffusion.anonymizer.touched",
+    "deid_diffusion.anonymizer.replace_faces",
+    "deid_diffusion.anonymizer.missed_faces",
+    "deid_diffusion.anonymizer.Canvas.cover",
+    "deid_diffusion.replacement.read_conditions",
+    "deid_diffusion.replacement.generate",
+    "deid_diffusion.generation.extract",
+    "deid_diffusion.generation.erase",
+    "deid_diffusion.generation.control_image",
+    "deid_diffusion.generation.sharpen",
+    "deid_diffusion.generation.match_rim",
+    "deid_diffusion.faces.blend.warp",
+    "deid_diffusion.faces.blend.Canvas.paste",
+    "deid_diffusion.faces.blend.Canvas.paste_patch",
+    "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.__call__",
+    "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.encode_attributes",
+    "deid_diffusion.pipelines.face_deid.FaceDeidPipeline._embed",
+    "deid_diffusion.images.write",
+    "deid_diffusion.images.check_target",
+    "deid_diffusion.files.os.fsync",
+)
+ERRORS = (RuntimeError("out of luck"), MemoryError(), ValueError("NaN"), OSError(28, "no space"), KeyError("x"))
+
+
+@pytest.fixture
+def tiny(tiny_pipeline) -> Anonymizer:
+    return Anonymizer(
+        tiny_pipeline, detector=lambda image: [FACE, OTHER], landmarker=lambda crop: None, gate=FakeGate()
+    )
+
+
+@pytest.fixture
+def photo(astronaut: np.ndarray, tmp_path: Path) -> Path:
+    path = tmp_path / "photos" / "a.png"
+    path.parent.mkdir()
+    Image.fromarray(astronaut).save(path)
+    return path
+
+
+def process(photo: Path, model: Anonymizer, options: Options | None = None) -> list[batch.Outcome]:
+    plan = make_plan([photo.parent], photo.parent.parent / "out", overwrite=True)
+    return list(batch.run(plan, lambda: model, batch.Settings(options or Options())))
+
+
+def process_alone(photo: Path, model: Anonymizer) -> None:
+    torch.set_num_threads(1)  # the parent's pool of threads does not survive a fork
+    process(photo, model)
+
+
+def leaks(photo: Path, original: np.ndarray) -> list[str]:
+    """Files under the output folder in which a face still shows."""
+    bad = []
+    for path in (photo.parent.parent / "out").rglob("*"):
+        if path.suffix != ".png":
+            continue
+        pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+        if any(np.abs(pixels[core] - original[core]).mean() < 5 for core in CORES):
+            bad.append(path.name)
+    return bad
+
+
+def breaking(error: Exception, real: Callable[..., object], at: int) -> Callable[..., object]:
+    """``real``, but its call number ``at`` (from 0) and all later ones fail."""
+    calls = iter(range(10**9))
+
+    def broken(*args: object, **given: object) -> object:
+        if next(calls) >= at:
+            raise error
+        return real(*args, **given)
+
+    return broken
+
+
+@pytest.mark.parametrize("station", STATIONS)
+@pytest.mark.parametrize("at", [0, 1])
+def test_an_exception_in_any_station_lets_no_face_out(
+    station: str, at: int, tiny: Anonymizer, photo: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = ERRORS[(STATIONS.index(station) + at) % len(ERRORS)]
+    owner, _, name = station.rpartition(".")
+    monkeypatch.setattr(station, breaking(error, getattr(resolve(owner), name), at))
+    (outcome,) = process(photo, tiny)
+    assert leaks(photo, astronaut) == []
+    written = list((photo.parent.parent / "out").rglob("*.png"))
+    assert bool(written) == (outcome.report.status == "done")
+    assert outcome.message is None or "\n" not in outcome.message
+
+
+def resolve(dotted: str) -> object:
+    """The module, class or module's module that a dotted path names."""
+    import importlib
+
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(dotted)
+
+
+@pytest.mark.parametrize("part", ["look", "judge"])
+def test_a_gate_that_breaks_lets_nothing_pass(part: str, tiny: Anonymizer, photo: Path, astronaut: np.ndarray) -> None:
+    setattr(tiny.gate, part, breaking(RuntimeError("no weights"), getattr(tiny.gate, part), 0))
+    (outcome,) = process(photo, tiny)
+    assert [face.action for face in outcome.report.faces] == ["covered", "covered"]
+    assert leaks(photo, astronaut) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])
+def test_a_generator_that_returns_no_picture_lets_nothing_pass(
+    value: float, tiny: Anonymizer, photo: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, **given: object) -> tuple[np.ndarray, None]:
+        return np.full((len(given["image"]), 32, 32, 3), value, np.float32), None
+
+    monkeypatch.setattr(type(tiny.pipeline), "__call__", broken)
+    (outcome,) = process(photo, tiny)
+    assert [face.action for face in outcome.report.faces] == ["covered", "covered"]
+    pixels = np.asarray(Image.open(photo.parent.parent / "out" / "a.png"))
+    assert all((pixels[core] == FILL).all() for core in CORES)
+
+
+@pytest.mark.parametrize("method", ["fill", "blur", "pixelate"])
+def test_the_simple_methods_fail_closed_too(
+    method: str, tiny: Anonymizer, photo: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process(photo, tiny, Options(method=method))
+    pixels = np.asarray(Image.open(photo.parent.parent / "out" / "a.png"))
+    assert all((pixels[core] != astronaut[core]).any(-1).mean() > 0.8 for core in CORES)
+    (photo.parent.parent / "out" / "a.png").unlink()
+    monkeypatch.setattr("deid_diffusion.anonymizer.simple_patch", breaking(MemoryError(), lambda: None, 0))
+    (outcome,) = process(photo, tiny, Options(method=method))
+    assert outcome.report.status == "failed"
+    assert not list((photo.parent.parent / "out").rglob("*.png"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_killed_at_any_moment_leaves_no_face(tiny: Anonymizer, photo: Path, astronaut: np.ndarray) -> None:
+    """Twenty runs, each killed at another moment; what was written is whole and shows no original face."""
+    for index in range(4):
+        (photo.parent / f"b{index}.png").write_bytes(photo.read_bytes())
+    context = multiprocessing.get_context("fork")
+    rng, started = random.Random(0), time.monotonic()
+    process(photo, tiny)
+    whole = time.monotonic() - started
+    for _ in range(20):
+        for old in (photo.parent.parent / "out").glob("*"):
+            old.unlink()
+        child = context.Process(target=process_alone, args=(photo, tiny))
+        child.start()
+        time.sleep(rng.uniform(0, whole))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert leaks(photo, astronaut) == []

@@ -1,0 +1,79 @@
+"""What the gate decides becomes what stands in the picture."""
+
+import numpy as np
+import pytest
+
+from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.faces.blend import FILL
+from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.options import Options
+
+from .fake_gate import FAIL, PASS, FakeGate
+
+FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+CORE = (slice(90, 170), slice(190, 250))
+
+
+def make(tiny_pipeline, gate: FakeGate, *faces: DetectedFace) -> Anonymizer:
+    return Anonymizer(tiny_pipeline, detector=lambda image: list(faces), landmarker=lambda crop: None, gate=gate)
+
+
+def test_a_face_that_fails_gets_all_further_candidates_in_one_batch(
+    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    original = type(tiny_pipeline).__call__
+
+    def counting(self, **given):
+        sizes.append(len(given["image"]))
+        return original(self, **given)
+
+    monkeypatch.setattr(type(tiny_pipeline), "__call__", counting)
+    gate = FakeGate(lambda n: FAIL if n == 0 else PASS)
+    first, second = make(tiny_pipeline, gate, FACE, OTHER)(astronaut, Options(seed=3, attempts=4)).faces
+    assert sizes == [2, 3]
+    assert (first.action, first.attempts, second.action, second.attempts) == ("replaced", 4, "replaced", 1)
+    assert first.seed in (3 + 2, 3 + 4, 3 + 6)
+    assert second.seed == 4
+
+
+def test_of_those_that_pass_the_one_nearest_in_attributes_is_taken(
+    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = FakeGate(lambda n: FAIL if n in (0, 2) else PASS)
+    model = make(tiny_pipeline, gate, FACE)
+    monkeypatch.setattr("deid_diffusion.replacement._most_alike", lambda pipeline, passed, *rest: passed[1])
+    result = model(astronaut, Options(seed=3, attempts=4))
+    assert result.faces[0].seed == 3 + 3  # candidates 1 and 3 passed
+    window = model.analyse(astronaut)[0].mask.window
+    assert np.array_equal(np.asarray(result.image)[window], gate.seen[3])  # exactly what was judged
+
+
+def test_a_face_of_which_no_candidate_passes_is_opaque_and_says_why(tiny_pipeline, astronaut: np.ndarray) -> None:
+    model = make(tiny_pipeline, FakeGate(lambda n: FAIL), FACE)
+    result = model(astronaut, Options(attempts=2))
+    (face,) = result.faces
+    assert (face.action, face.seed, face.attempts, face.similarity) == ("covered", None, 2, 0.99)
+    assert face.reason == FAIL.reason
+    mask = model.analyse(astronaut)[0].mask.full()
+    assert (np.asarray(result.image)[mask > 0] == FILL).all()
+
+
+def test_one_attempt_is_one(tiny_pipeline, astronaut: np.ndarray) -> None:
+    gate = FakeGate(lambda n: FAIL)
+    make(tiny_pipeline, gate, FACE)(astronaut, Options(attempts=1))
+    assert len(gate.seen) == 1
+
+
+def test_the_gate_sees_the_picture_as_it_will_be(tiny_pipeline, astronaut: np.ndarray) -> None:
+    gate = FakeGate()
+    model = make(tiny_pipeline, gate, FACE)
+    result = np.asarray(model(astronaut).image)
+    assert np.array_equal(gate.seen[0], result[model.analyse(astronaut)[0].mask.window])
+
+
+def test_the_embedded_model_chooses_by_attributes(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
+    strict = Anonymizer(anonymizer.pipeline, gate=FakeGate(lambda n: FAIL if n == 0 else PASS))
+    (face,) = strict(astronaut, Options(seed=3)).faces
+    assert (face.action, face.attempts) == ("replaced", 3)

@@ -1,0 +1,63 @@
+"""A face that the first look missed does not stay in the finished picture."""
+
+import numpy as np
+
+from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.faces.blend import FILL
+from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.options import Options
+
+from .fake_gate import FakeGate
+
+FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+MISSED = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+BESIDE = DetectedFace((285.0, 150.0, 313.0, 185.0), 0.8, "given")  # the mask of the first one reaches into it
+
+
+class Later:
+    """A detector that sees other faces each time it looks."""
+
+    def __init__(self, *looks: list[DetectedFace]) -> None:
+        self.looks, self.count = looks, 0
+
+    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+        self.count += 1
+        return list(self.looks[min(self.count, len(self.looks)) - 1])
+
+
+def run(tiny_pipeline, picture: np.ndarray, detector: Later, options: Options | None = None, **given):
+    model = Anonymizer(tiny_pipeline, detector=detector, landmarker=lambda crop: None, gate=FakeGate())
+    return model(picture, options or Options(), **given)
+
+
+def test_a_missed_face_is_covered_and_recorded(tiny_pipeline, astronaut: np.ndarray) -> None:
+    for missed in (MISSED, BESIDE):
+        result = run(tiny_pipeline, astronaut, Later([FACE], [FACE, missed]))
+        assert [face.action for face in result.faces] == ["replaced", "covered"]
+        assert "second look" in result.faces[1].reason
+        x0, y0, x1, y1 = map(int, missed.box)
+        assert (np.asarray(result.image)[y0:y1, x0:x1] == FILL).all()
+
+
+def test_what_covering_brings_out_is_covered_too(tiny_pipeline, astronaut: np.ndarray) -> None:
+    detector = Later([FACE], [MISSED], [DetectedFace((400.0, 400.0, 450.0, 460.0), 0.7, "given")], [])
+    assert len(run(tiny_pipeline, astronaut, detector).faces) == 3
+    assert detector.count == 4
+
+
+def test_faces_that_the_user_keeps_are_not_missed(tiny_pipeline, astronaut: np.ndarray) -> None:
+    result = run(tiny_pipeline, astronaut, Later([FACE, MISSED]), Options(min_face=70))
+    assert [face.action for face in result.faces] == ["replaced", "kept"]
+    only = run(tiny_pipeline, astronaut, Later([FACE], [FACE, MISSED]), only=[FACE])
+    assert [face.action for face in only.faces] == ["replaced"]
+    x0, y0, x1, y1 = map(int, MISSED.box)
+    for one in (result, only):
+        assert np.array_equal(np.asarray(one.image)[y0:y1, x0:x1], astronaut[y0:y1, x0:x1])
+
+
+def test_own_boxes_do_not_switch_the_second_look_off(tiny_pipeline, astronaut: np.ndarray) -> None:
+    detector = Later([FACE, MISSED])
+    result = run(tiny_pipeline, astronaut, detector, boxes=[FACE])
+    assert [face.action for face in result.faces] == ["replaced", "covered"]
+    nobody = run(tiny_pipeline, astronaut, Later([MISSED]), boxes=[])
+    assert [face.action for face in nobody.faces] == ["covered"]

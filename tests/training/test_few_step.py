@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import LCMScheduler
+
+from deid_diffusion.attributes.encoder import FEATURE_NAMES
+from deid_diffusion.models.attribute_adapter import AttributeAdapter
+from deid_diffusion.training.attribute_encoder import all_facts, common_questions, tokenize
+from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
+from deid_diffusion.training.config import TrainConfig
+from deid_diffusion.training.data import FaceCache
+from deid_diffusion.training.few_step import FewStepObjective, LatentDiscriminator, jittered, within
+from deid_diffusion.training.latents import LatentFaces, encode_cache
+from deid_diffusion.training.loop import train
+from deid_diffusion.training.validation import sample_items
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_pipeline, cache: FaceCache, tmp_path_factory: pytest.TempPathFactory) -> LatentFaces:
+    encoded = tmp_path_factory.mktemp("encoded")
+    encode_cache(cache, encoded, tiny_pipeline.vae, tiny_pipeline.image_encoder, seed=0, batch=3)
+    return LatentFaces(cache, encoded, tiny_pipeline.tokenizer, all_facts(cache), 0)
+
+
+def make_objective(tiny_pipeline, dataset: LatentFaces, **options) -> FewStepObjective:
+    torch.manual_seed(0)
+    unet = make_unet((16, 32), sample_size=16, cross_attention_dim=16)
+    return FewStepObjective(
+        unet,
+        make_controlnet(unet, 2),
+        AttributeAdapter(16, len(FEATURE_NAMES), 4, 16),
+        make_scheduler(),
+        tiny_pipeline.text_encoder,
+        tokenize(tiny_pipeline.tokenizer, [""]),
+        questions=common_questions(dataset.said, least=1),
+        vae=tiny_pipeline.vae,
+        examples=sample_items(dataset, 2),
+        **options,
+    )
+
+
+def test_both_turns_learn_and_the_sampler_is_saved(tiny_pipeline, dataset: LatentFaces, tmp_path: Path) -> None:
+    objective = make_objective(tiny_pipeline, dataset, adversarial_start=2)
+    before = {turn: [p.clone() for p in objective.trained(turn).parameters()] for turn in objective.turns}
+    config = TrainConfig(tmp_path, tmp_path, train_batch_size=3, max_train_steps=4, lr_warmup_steps=1)
+    train(objective, dataset, config)
+    for turn in objective.turns:
+        moved = [not torch.equal(a, b) for a, b in zip(before[turn], objective.trained(turn).parameters(), strict=True)]
+        assert any(moved)
+    assert objective.made == []  # what one turn made the other has judged
+    assert isinstance(LCMScheduler.from_pretrained(tmp_path / "scheduler"), LCMScheduler)
+    assert not (tmp_path / "discriminator").exists()
+
+
+def test_the_noise_levels_are_those_of_the_sampler(tiny_pipeline, dataset: LatentFaces) -> None:
+    objective = make_objective(tiny_pipeline, dataset, sampling_steps=4)
+    assert objective.sampler.timesteps.tolist() == [999, 759, 499, 259]
+    assert float(objective.alphas(objective.sampler.timesteps)[0]) == 0  # pure noise
+
+
+def test_the_sheet_takes_as_many_steps_as_are_trained(tiny_pipeline, dataset: LatentFaces) -> None:
+    objective = make_objective(tiny_pipeline, dataset, sampling_steps=2)
+    calls = []
+    objective.controlnet.register_forward_hook(lambda *given: calls.append(1))
+    assert objective.validate() is not None
+    assert len(calls) == 2
+
+
+def test_only_what_the_mask_covers_is_judged() -> None:
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 1:3, 1:3] = 1
+    made = within(mask, torch.ones(1, 4, 4, 4), torch.zeros(1, 4, 4, 4))
+    assert torch.equal(made, mask.expand(1, 4, 4, 4))
+
+
+def test_the_discriminator_reads_map_mask_and_facts() -> None:
+    torch.manual_seed(0)
+    judge = LatentDiscriminator(3, 4)
+    given = [torch.randn(2, 4, 16, 16), torch.ones(2, 1, 16, 16), torch.rand(2, 3, 64, 64), torch.ones(2, 3)]
+    first = judge(*given)
+    assert first.shape[0] == 2
+    for index in range(4):
+        other = list(given)
+        other[index] = torch.zeros_like(given[index])
+        assert not torch.allclose(judge(*other), first)
+
+
+def test_jitter_is_small() -> None:
+    assert 0 < float(jittered(torch.zeros(64, 4, 8, 8)).std()) < 0.1
