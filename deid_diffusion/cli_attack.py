@@ -55,8 +55,8 @@ def attack(
         bool,
         typer.Option(
             "--known-place",
-            help="Where no face can be found in a result, look where it was in the original, as somebody could who knows "
-            "the place. Else such a result counts as not matched.",
+            help="Where no face can be found in a result, look where it was in the original. Else such a result counts "
+            "as not matched, though somebody who knows the place could still look there.",
         ),
     ] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="All figures, as JSON.")] = None,

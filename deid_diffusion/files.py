@@ -49,7 +49,7 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             if not overwrite:
-                _publish_new(temporary, path)
+                publish_new(temporary, path)
             else:
                 if path.is_file():
                     shutil.copymode(path, temporary)
@@ -60,7 +60,7 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool) -> None:
         raise ImageError(refusal(path, error)) from error
 
 
-def _publish_new(temporary: Path, path: Path) -> None:
+def publish_new(temporary: Path, path: Path) -> None:
     """Give `temporary` the name `path`, which must be free. Raises FileExistsError if it is not."""
     try:
         path.hardlink_to(temporary)  # unlike a rename, a link never replaces anything

@@ -57,6 +57,7 @@ def analysis(pixels: np.ndarray, mesh: bool = True) -> FaceAnalysis:
         face=DetectedFace((10.0, 20.0, 42.0, 52.0), 0.9, "fake", points),
         matrix=np.array([[2, 0, -20], [0, 2, -40]], np.float32),
         mesh=np.full((478, 2), 32, np.float32) if mesh else None,
+        drawn=np.full((478, 2), 32, np.float32),
         semantic_map=labels,
         mask=box_mask((20.0, 30.0, 32.0, 42.0), (pixels.shape[0], pixels.shape[1])),
     )

@@ -77,7 +77,7 @@ def test_no_argument_shows_the_help(call):
 
 def test_version_and_help(call):
     assert call("--version") == (0, [f"deid-diffusion {deid_diffusion.__version__}"], [])
-    for command in ("anonymize", "demo", "inspect", "prepare"):
+    for command in ("anonymize", "attack", "demo", "inspect", "keys", "prepare"):
         code, out, _ = call(command, "--help")
         assert code == 0
         assert out[0].startswith(f"Usage: deid-diffusion {command}")
@@ -355,3 +355,55 @@ def test_interrupted_preparation(call, monkeypatch):
     code, out, err = call("prepare", "in", "-o", "cache")
     assert (code, out, len(err)) == (130, [], 1)
     assert err[0].startswith("interrupted: ")
+
+
+def test_wishes_reach_every_photo(call, fake):
+    photos("in/a.png")
+    boxes = {"images": [{"id": 1, "file_name": "in/a.png"}], "annotations": [{"image_id": 1, "bbox": [1, 2, 8, 9]}]}
+    Path("b.json").write_text(json.dumps(boxes))
+    assert call("keys", "new", "key")[0] == 0
+    wishes = ("--key-file", "key", "--attempts", "5", "--min-face", "20", "--keep-region", "eyes", "--boxes", "b.json")
+    code, _, err = call("anonymize", "in", "-o", "out", *wishes, "--only", "b.json", "--export-boxes", "found.json")
+    assert (code, len(err)) == (0, 2)
+    assert err[0].startswith("warning: a kept region shows")
+    (given,) = fake.calls
+    options = given["options"]
+    assert (options.attempts, options.min_face, options.keep_regions) == (5, 20, {"eyes"})
+    assert options.pseudonyms.store == Path("key.people.sqlite")
+    assert [face.box for face in given["boxes"]] == [face.box for face in given["only"]] == [(1, 2, 9, 11)]
+    assert json.loads(Path("found.json").read_text())["annotations"][0]["action"] == "replaced"
+
+
+@pytest.mark.parametrize("method", ["blur", "pixelate"])
+def test_reversible_methods_warn(call, fake, method):
+    photos("in/a.png")
+    _, _, err = call("anonymize", "in", "-o", "out", "--method", method)
+    assert err[0].startswith("warning: ")
+    assert "Newton" in err[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--key-file", "none"],
+        ["--key-file", "key", "--seed", "1"],
+        ["--key-file", "key", "--method", "fill"],
+        ["--store", "s"],
+        ["--keep-people", "none"],
+        ["--boxes", "none.json"],
+        ["--only", "a.png"],
+        ["--method", "swap"],
+        ["--keep-region", "ears"],
+        [part for name in ("skin", "brows", "eyes", "nose", "mouth") for part in ("--keep-region", name)],
+        ["--attempts", "0"],
+        ["--export-boxes", "no/such/folder/x.json"],
+    ],
+)
+def test_wishes_that_cannot_be_met_are_one_line(call, fake, wrong):
+    photos("a.png")
+    call("keys", "new", "key")
+    code, out, err = call("anonymize", "a.png", "-o", "out", *wrong)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert err[0].startswith("error: ")
+    assert not fake.calls
+    assert not Path("out").exists() or not list(Path("out").iterdir())

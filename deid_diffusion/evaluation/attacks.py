@@ -17,8 +17,8 @@ made with a key are pseudonymised: they are linkable, and fall to the parrot, on
 
 Faces that the detector does not see in the originals are in none of these figures. A result in which no face is found
 counts as not matched, and is counted: a tool that destroys faces, such as a strong blur, passes for that reason alone.
-An attacker who knows where the face was still reads it (``known_place`` of `embed_pairs`). An independent recogniser, one that
-did not judge the results when they were made, is needed for any claim.
+An attacker who knows where the face was still reads it (``known_place`` of `embed_pairs`). An independent recogniser,
+one that did not judge the results when they were made, is needed for any claim.
 """
 
 from __future__ import annotations

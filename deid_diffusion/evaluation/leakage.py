@@ -147,8 +147,7 @@ def train_attacker(features: np.ndarray, people: np.ndarray, *, seed: int = 0) -
 
 def principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """PCA of (N, D): the mean (D,), K standard deviations times root N, largest first, and K axes (K, D)."""
-    mean = features.mean(0)
-    return mean, *np.linalg.svd(features - mean, full_matrices=False)[1:]
+    return features.mean(0), *np.linalg.svd(features - features.mean(0), full_matrices=False)[1:]
 
 
 def fit_plda(
@@ -243,10 +242,9 @@ def _tell(scored: _Scored, seed: int) -> Telling:
     same, different, whose = _pairs(scored)
     hits, probes, chance = (np.concatenate(t) for t in zip(*(rank1_trials(*one) for one in scored), strict=True))
 
-    def tpr(fmr: float) -> Rate | None:
-        if not enough(len(different), fmr):
-            return None
-        return rate(same > threshold_at(different, fmr), whose, fmr, seed=seed)
-
+    often, seldom = (
+        rate(same > threshold_at(different, fmr), whose, fmr, seed=seed) if enough(len(different), fmr) else None
+        for fmr in (1e-2, 1e-3)
+    )
     found = rate(hits, probes, float(chance.mean()), seed=seed)
-    return Telling(area_under_curve(same, different), tpr(1e-2), tpr(1e-3), found)
+    return Telling(area_under_curve(same, different), often, seldom, found)

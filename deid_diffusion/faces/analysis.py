@@ -24,6 +24,7 @@ class FaceAnalysis:
         face: what the detector said.
         matrix: (2, 3) float32, photo pixels to crop pixels.
         mesh: (478, 2) float32 crop pixels, or None when the landmarker found none.
+        drawn: (478, 2) float32 crop pixels that the map is drawn from: the mesh or, without one, the mean face's.
         semantic_map: (S, S) uint8 labels in the crop.
         mask: where in the photo the face is replaced.
     """
@@ -31,6 +32,7 @@ class FaceAnalysis:
     face: DetectedFace
     matrix: np.ndarray
     mesh: np.ndarray | None
+    drawn: np.ndarray
     semantic_map: np.ndarray
     mask: PasteMask
 
@@ -54,14 +56,14 @@ def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, 
         guess = transform(in_photo, matrix)
         outline = union_outline(face_outline(guess), box_outline(face.box, matrix))
         mask = paste_mask(outline, matrix, shape, size, _NO_MESH_DILATION)
-        return FaceAnalysis(face, matrix, None, draw_semantic_map(guess, size), mask)
+        return FaceAnalysis(face, matrix, None, guess, draw_semantic_map(guess, size), mask)
     matrix = frame_from_mesh(mesh, size)
     mesh = transform(mesh, matrix)
     outline = face_outline(mesh)
     if face.points is not None:  # a mesh that misses what the detector saw must not leave it bare
         outline = union_outline(outline, transform(face.points, matrix))
     mask = paste_mask(outline, matrix, shape, size)
-    return FaceAnalysis(face, matrix, mesh, draw_semantic_map(mesh, size), mask)
+    return FaceAnalysis(face, matrix, mesh, mesh, draw_semantic_map(mesh, size), mask)
 
 
 def _mesh_in_photo(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker) -> np.ndarray | None:

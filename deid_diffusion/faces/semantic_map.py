@@ -65,7 +65,11 @@ def control_image(labels: np.ndarray) -> np.ndarray:
 
 @cache
 def _mean_faces() -> np.ndarray:
-    """(7, 478, 2): the median training face in each of seven ranges of yaw, left profile to right, in crop sides."""
+    """(13, 478, 2) in crop sides, from left profile to right.
+
+    The middle seven are the median training faces in ranges of yaw. Beyond them there are none with a mesh: there it is
+    the median frontal face, with the depth that the landmarker gives it, turned by 55, 70 and 85 degrees.
+    """
     return np.load(Path(__file__).with_name("mean_faces.npy")).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DeidError, one_line
-from ..files import _publish_new, refusal
+from ..files import publish_new, refusal
 from .keys import check_private
 
 PATIENCE_S = 30.0
@@ -88,7 +88,7 @@ def create(path: Path, about: About) -> None:
                 connection.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?)", about)
                 connection.execute("COMMIT")
             with suppress(FileExistsError):  # another process was faster: its store is as good as ours
-                _publish_new(temporary, path)
+                publish_new(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

@@ -1,0 +1,89 @@
+"""The gate lets a face pass only where nothing speaks against it."""
+
+import numpy as np
+import pytest
+
+from deid_diffusion.faces.analysis import FaceAnalysis, analyse_face
+from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.landmarks import FaceMesh
+from deid_diffusion.identity.verify import Gate
+
+FACE = DetectedFace((176.0, 62.0, 274.0, 180.0), 0.9, "given")
+
+
+class Scripted:
+    """A recogniser that gives one embedding after the other."""
+
+    name, threshold = "scripted", 0.9
+
+    def __init__(self, *embeddings: tuple[float, float]) -> None:
+        self.embeddings = [np.array(one, np.float32) for one in embeddings]
+
+    def __call__(self, photo: np.ndarray, points: np.ndarray) -> np.ndarray:
+        return self.embeddings.pop(0)
+
+
+class Views:
+    """A detector that finds other boxes in each view."""
+
+    def __init__(self, *found: list[tuple[float, float, float, float]]) -> None:
+        self.found = list(found)
+
+    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+        points = np.array([(70, 80), (120, 80), (96, 105), (76, 130), (116, 130)], np.float32)
+        return [DetectedFace(box, 0.9, "views", points) for box in self.found.pop(0)]
+
+
+HERE = (56.0, 50.0, 136.0, 150.0)
+
+
+@pytest.fixture(scope="module")
+def face(astronaut: np.ndarray) -> FaceAnalysis:
+    return analyse_face(astronaut, FACE, FaceMesh(), 128)
+
+
+def verdict(face: FaceAnalysis, picture: np.ndarray, *, before, after, cosine: float):
+    other = (cosine, float(np.sqrt(1 - cosine**2)))
+    gate = Gate(Scripted((1.0, 0.0), other), Views(before, after))
+    return gate.judge(picture, face, gate.look(picture, face))
+
+
+def test_another_person_in_the_same_place_passes(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+    found = verdict(face, astronaut, before=[HERE], after=[HERE], cosine=0.5)
+    assert found.reason is None
+    assert found.similarity == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("cosine", [0.95, float("nan")])
+def test_the_same_person_does_not(face: FaceAnalysis, astronaut: np.ndarray, cosine: float) -> None:
+    found = verdict(face, astronaut, before=[HERE], after=[HERE], cosine=cosine)
+    assert "too like the original" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [
+        ([], "no face"),
+        ([HERE, (60.0, 60.0, 120.0, 140.0)], "two faces"),
+        ([(96.0, 50.0, 176.0, 150.0)], "another place"),
+        ([(86.0, 90.0, 106.0, 110.0)], "another place"),
+    ],
+)
+def test_no_face_two_faces_and_a_face_elsewhere_do_not(
+    face: FaceAnalysis, astronaut: np.ndarray, after: list, reason: str
+) -> None:
+    assert reason in verdict(face, astronaut, before=[HERE], after=after, cosine=0.5).reason
+
+
+def test_what_could_not_be_seen_before_need_not_be_seen_now(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+    assert verdict(face, astronaut, before=[], after=[], cosine=0.5).reason is None
+    assert "too like" in verdict(face, astronaut, before=[], after=[], cosine=0.95).reason
+
+
+def test_the_default_gate_knows_the_astronaut_again(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+    gate = Gate()
+    original = gate.look(astronaut, face)
+    assert (original.faces, original.box is not None) == (1, True)
+    assert "too like" in gate.judge(astronaut, face, original).reason
+    assert "no face" in gate.judge(np.full_like(astronaut, 128), face, original).reason
+    assert "FMR 0.001" in gate.description

@@ -1,0 +1,162 @@
+"""`deid-diffusion attack` as a user meets it, with a detector and a recogniser that read colours."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid_diffusion import cli
+from deid_diffusion.faces import detection, landmarks
+from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.identity import recognition
+
+POINTS = np.array([(4, 4), (8, 4), (6, 6), (4, 8), (8, 8)], np.float32)
+
+
+class OneFace:
+    """Every photo that is not black shows one face."""
+
+    def __call__(self, image):
+        return [DetectedFace((0, 0, 12, 12), 0.9, "fake", POINTS)] if image.any() else []
+
+
+class Colour:
+    name, threshold = "colour", 0.99
+
+    def __call__(self, photo, points):
+        vector = photo[6, 6].astype(np.float32) - 100
+        return vector / np.linalg.norm(vector)
+
+
+@pytest.fixture(autouse=True)
+def _fakes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEID_DEBUG", raising=False)
+    monkeypatch.setattr(detection, "UnionDetector", OneFace)
+    monkeypatch.setattr(landmarks, "FaceMesh", lambda: lambda crop: None)
+    monkeypatch.setattr(recognition, "DlibRecogniser", Colour)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run `deid-diffusion attack` with arguments: exit code, lines on standard output, lines on standard error."""
+
+    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
+        monkeypatch.setattr(sys, "argv", ["deid-diffusion", "attack", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return caught.value.code or 0, out.splitlines(), err.splitlines()
+
+    return run
+
+
+def photos(folder: str, colours: dict[str, tuple[int, int, int]]) -> None:
+    Path(folder).mkdir()
+    for name, colour in colours.items():
+        Image.new("RGB", (12, 12), colour).save(Path(folder) / name)
+
+
+def table(out: list[str]) -> dict[str, list[str]]:
+    """Name of each attack -> the words of its line."""
+    start = next(k for k, line in enumerate(out) if line.startswith("attack "))
+    rows = out[start + 1 : out.index("", start)]
+    return {line[:18].strip(): line[18:].split() for line in rows}
+
+
+PEOPLE = {"ada": (200, 90, 80), "bob": (80, 210, 110), "eve": (110, 80, 220)}
+TWO_EACH = {f"{name}_{k}.png": colour for name, colour in PEOPLE.items() for k in (0, 1)}
+
+
+def test_unchanged_photos_are_known_again(call):
+    photos("in", TWO_EACH)
+    photos("out", {name.replace(".png", ".webp"): colour for name, colour in TWO_EACH.items()})
+    code, out, err = call("in", "out", "--parrot", "-o", "report.json")
+    assert code == 0
+    assert err[-1] == "6/6 photos"
+    assert out[:3] == [
+        "6 photos of 3 people, 3 of them with two or more",
+        "no face found in 0 originals (left out) and 0 results (not matched)",
+        "colour, threshold 0.9900, its own, for a false match rate of 0.10% (12 pairs of different people)",
+    ]
+    found = table(out)
+    assert list(found) == ["originals", "naive, same photo", "naive", "reverse", "parrot", "linkability"]
+    assert found["naive"][0] == found["reverse"][1] == found["parrot"][1] == found["linkability"][0] == "100.0%"
+    assert "colour also guards the gate" in out[-3]
+    assert "deid_diffusion.evaluation.attacks" in out[-2]
+    assert out[-1] == "report.json"
+    report = json.loads(Path("report.json").read_text())
+    assert (report["recogniser"], report["people"], report["threshold_given"]) == ("colour", 3, True)
+    assert [one["name"] for one in report["attacks"]] == list(found)
+    assert report["attacks"][2]["rank1"]["value"] == 1
+    assert report["attacks"][2]["rank1"]["chance"] == pytest.approx(1 / 3)
+
+
+def test_exchanged_faces_are_not(call):
+    photos("in", TWO_EACH)
+    others = dict(zip(PEOPLE, ["bob", "eve", "ada"], strict=True))
+    photos("out", {name: PEOPLE[others[name[:3]]] for name in TWO_EACH})
+    code, out, _ = call("in", "out", "--no-parrot")
+    assert code == 0
+    found = table(out)
+    assert "parrot" not in found
+    assert found["naive"][0] == found["reverse"][1] == "0.0%"
+    assert found["linkability"][0] == "100.0%"
+
+
+def test_nobody_with_two_photos(call):
+    photos("in", {f"{name}.png": colour for name, colour in PEOPLE.items()})
+    photos("out", {"ada.png": PEOPLE["ada"], "bob.png": PEOPLE["eve"], "eve.png": (0, 0, 0), "more.png": (1, 1, 1)})
+    code, out, _ = call("in", "out")
+    assert code == 0
+    assert out[0] == "1 photo is in one folder only, and left out"
+    assert "no face found in 0 originals (left out) and 1 results (not matched)" in out
+    assert "a face that no detector finds is not safe for that: --known-place attacks it, too" in out
+    assert "nobody has two photos: a result can only be compared with its own original" in out
+    assert {name: words[0] for name, words in table(out).items()} == {"naive, same photo": "33.3%"}
+    out = call("in", "out", "--known-place")[1]
+    assert "no face found in 0 originals (left out) and 1 results (judged at the place of the original)" in out
+
+
+def test_people_by_an_expression(call):
+    photos("in", {"1-ada-x.png": PEOPLE["ada"], "2-ada-y.png": PEOPLE["ada"], "3-bob-z.png": PEOPLE["bob"]})
+    code, out, _ = call("in", "in", "--people", r"-(\w+)-")
+    assert code == 0
+    assert out[0] == "3 photos of 2 people, 1 of them with two or more"
+    assert table(out)["naive"][0] == "100.0%"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none", "in"], "none: is no folder that can be read (No such file"),
+        (["empty", "in"], "empty: holds no photo"),
+        (["in", "other"], "in and other: no photo of one has the name"),
+        (["in", "in", "--people", "("], "--people (: is no regular expression"),
+        (["in", "in", "--people", ".*"], "--people .*: has 0 groups"),
+        (["in", "in", "--people", "(x)"], "--people (x): finds nobody in the name ada_0"),
+        (["in", "in", "--people", "(_)"], "in: all names say that the person is _: give --people"),
+        (["in", "double"], "ada_0.png: two photos of one name"),
+        (["black", "black"], "originals: faces of 0 people found"),
+        (["in", "in", "-o", "there.json"], "there.json: exists already"),
+        (["in", "in", "-o", "no/report.json"], "no/report.json: its folder does not exist"),
+    ],
+)
+def test_bad_usage_is_one_line(call, arguments, words):
+    photos("in", TWO_EACH)
+    photos("other", {"a_0.png": (9, 9, 9)})
+    photos("double", {"ada_0.jpg": (9, 9, 9), "ada_0.png": (9, 9, 9)})
+    photos("black", dict.fromkeys(TWO_EACH, (0, 0, 0)))
+    Path("empty").mkdir()
+    Path("there.json").touch()
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, [])
+    assert err[-1].startswith("error: ")
+    assert words in err[-1]
+    assert all("photos" in line for line in err[:-1])  # progress
