@@ -22,7 +22,7 @@ import numpy as np
 from deid_diffusion import images
 from deid_diffusion.anonymizer import AnonymizedImage, Anonymizer
 from deid_diffusion.faces.analysis import FaceAnalysis
-from deid_diffusion.faces.mask import touched
+from deid_diffusion.faces.mask import box_mask, touched
 from deid_diffusion.options import Options
 
 #: Where the recogniser wants eyes, nose and mouth corners, as shares of its 128 px input (Open Model Zoo's reid-0095).
@@ -72,9 +72,14 @@ def near(found: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarra
     return found[away.argmin()] if len(found) and away.min() < 0.4 * width else None
 
 
-def outside_difference(photo: np.ndarray, result: np.ndarray, faces: tuple[FaceAnalysis, ...]) -> int:
-    """Largest change of a value outside every mask."""
-    outside = ~touched((photo.shape[0], photo.shape[1]), [face.mask for face in faces])
+def outside_difference(
+    photo: np.ndarray, result: np.ndarray, made: AnonymizedImage, faces: tuple[FaceAnalysis, ...]
+) -> int:
+    """Largest change of a value outside every mask, and outside the boxes that only the second look covered."""
+    shape = (photo.shape[0], photo.shape[1])
+    known = [face.face.box for face in faces]
+    late = [box_mask(face.box, shape) for face in made.faces if face.box not in known]
+    outside = ~touched(shape, [*(face.mask for face in faces), *late])
     return int(np.abs(photo.astype(int) - result)[outside].max(initial=0))
 
 
@@ -135,7 +140,7 @@ def main() -> None:
             largest.append(made.faces[int(np.argmax(area))].action == "replaced")
         else:
             largest.append(False)
-        outside = max(outside, outside_difference(photo, result, anonymizer.analyse(photo)))
+        outside = max(outside, outside_difference(photo, result, made, anonymizer.analyse(photo)))
         if detector is not None:
             rows += judge(photo, result, made, detector, recogniser)
     cosines = np.array([row["cosine"] for row in rows if "cosine" in row])

@@ -37,7 +37,7 @@ from deid_diffusion.faces.analysis import analyse_face
 from deid_diffusion.faces.crop import extract
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.landmarks import Landmarker, five_points
-from deid_diffusion.identity.recognition import FALSE_MATCH_RATE, DlibRecogniser
+from deid_diffusion.identity.recognition import FALSE_MATCH_RATE, DlibRecogniser, face_chip
 from deid_diffusion.options import Options
 from deid_diffusion.training.data import FaceCache
 
@@ -151,7 +151,8 @@ def main() -> None:
         parser.error(f"{args.photos}: no face that could be replaced and looked at again")
 
     index = plain_crops(cache)
-    training = np.stack([recogniser(cache.crops[k], five_points(cache.meshes[k])) for k in index])
+    chips = np.stack([face_chip(cache.crops[k], five_points(cache.meshes[k])) for k in index])
+    training = recogniser.embed_chips(chips)
     which, near, gap = nearest(np.stack([recogniser(*after) for _, _, after in whole]), training)
     _, near_before, gap_before = nearest(np.stack([recogniser(*before) for _, before, _ in whole]), training)
     low, high = median_interval(near - near_before, [photo for photo, _, _ in whole], args.seed)

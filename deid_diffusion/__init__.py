@@ -9,15 +9,17 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .anonymizer import AnonymizedImage, Anonymizer
     from .models.attribute_adapter import AttributeAdapter
+    from .options import Options
     from .pipelines.face_deid import FaceDeidPipeline
 
-__all__ = ["AnonymizedImage", "Anonymizer", "AttributeAdapter", "FaceDeidPipeline", "__version__"]
+__all__ = ["AnonymizedImage", "Anonymizer", "AttributeAdapter", "FaceDeidPipeline", "Options", "__version__"]
 
 _HOMES = {
     "AnonymizedImage": ".anonymizer",
     "Anonymizer": ".anonymizer",
     "AttributeAdapter": ".models.attribute_adapter",
     "FaceDeidPipeline": ".pipelines.face_deid",
+    "Options": ".options",
 }
 
 

@@ -21,7 +21,7 @@ from .faces.keep_region import keep_regions
 from .faces.landmarks import FaceMesh, Landmarker
 from .faces.mask import PasteMask, box_mask, no_mask, touched
 from .faces.methods import simple_patch
-from .identity.verify import Gate, Reference, Verifier
+from .identity.verify import Gate, Reference, Verifier, shows_one_face_there
 from .options import Options
 from .replacement import Replacement, replace_faces
 from .report import Action, FaceRecord
@@ -93,7 +93,12 @@ class Anonymizer:
         target = _pick_device(device)
         dtype = torch.float16 if target.type == "cuda" else torch.float32
         try:
-            pipeline = FaceDeidPipeline.from_pretrained(source, dtype=dtype, trust_remote_code=True)
+            pipeline = FaceDeidPipeline.from_pretrained(
+                source,
+                dtype=dtype,
+                trust_remote_code=True,
+                use_safetensors=True,  # never weights in a pickle
+            )
         except (OSError, ValueError) as error:
             where = "the folder" if Path(source).is_dir() else "no such folder, and from the hub it"
             hint = "give builtin, a folder written by save_pretrained, or a hub name while online"
@@ -130,7 +135,7 @@ class Anonymizer:
         kept = select_faces(detected, min_face=options.min_face, only=only).kept
         faces, problems = self._analyse_all(photo, {k: f for k, f in enumerate(detected) if k not in kept})
         originals = self._look_at_all(photo, faces, options, problems)
-        kept |= {k: "a person to keep" for k, one in originals.items() if _consents(one, options)}
+        kept |= {k: "a person to keep" for k, one in originals.items() if _consents(faces[k], one, options)}
         shape = (photo.shape[0], photo.shape[1])
         whole = [_mask(k, face, faces, kept, shape) for k, face in enumerate(detected)]
         ready = {k: _spare(one, options) for k, one in faces.items() if k not in kept and k not in problems}
@@ -153,7 +158,8 @@ class Anonymizer:
         ]
         if detected or boxes is not None:  # else the picture is the one just searched
             left = [face for k, face in enumerate(detected) if k in kept]
-            records += missed_faces(self.detector, canvas, gone, left, min_face=options.min_face, only=only)
+            done = touched(shape, whole)  # with the parts that were to be kept: they are no face that was missed
+            records += missed_faces(self.detector, canvas, done, left, min_face=options.min_face, only=only)
         return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
 
     def analyse(self, image: Image.Image | np.ndarray) -> tuple[FaceAnalysis, ...]:
@@ -189,8 +195,9 @@ class Anonymizer:
         return originals
 
 
-def _consents(original: Reference, options: Options) -> bool:
-    if options.keep_people is None or original.embedding is None:
+def _consents(face: FaceAnalysis, original: Reference, options: Options) -> bool:
+    """Whether a face is a person's to keep; where the embedding may be of another face nearby, it is not."""
+    if options.keep_people is None or original.embedding is None or not shows_one_face_there(face, original):
         return False
     return options.keep_people.matches(original.embedding)
 
@@ -256,10 +263,10 @@ def _record(
         detector=face.detector,
         score=face.score,
         action=action,
-        seed=made.seed if made else None,
+        seed=made.seed if made and person is None else None,  # a person's seed follows from the key
         mesh=analysed is not None and analysed.mesh is not None,
         reason=kept or problem,
-        similarity=made.similarity if made else None,
+        similarity=made.similarity if made and np.isfinite(made.similarity or 0.0) else None,
         attempts=made.attempts if made else 0,
         pseudonym=person.id if person and action == "replaced" else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +13,11 @@ import numpy as np
 from deid_diffusion import images, report
 from deid_diffusion.boxes import Boxes
 from deid_diffusion.errors import DeidError, ImageError, one_line
-from deid_diffusion.files import prepare_folder
+from deid_diffusion.files import prepare_folder, refusal
 from deid_diffusion.options import Options
 from deid_diffusion.planning import Job, Plan
 from deid_diffusion.report import ImageReport
+from deid_diffusion.second_look import seen_through
 
 if TYPE_CHECKING:
     from deid_diffusion.anonymizer import Anonymizer
@@ -115,11 +116,12 @@ def run(
         report_file: JSON-lines file that gets each photo's record before the next photo is begun.
 
     Raises:
-        DeidError: the model cannot be loaded or the record cannot be written. A photo's own errors become outcomes.
+        DeidError: the model cannot be loaded, the record cannot be written, or a copy of a photo under a result's name
+            cannot be removed. A photo's own errors become outcomes.
     """
     for job in plan.jobs:
         if job.holds_original:
-            job.target.unlink(missing_ok=True)  # whatever happens next, the photo is not left under the result's name
+            _withdraw(job.target)  # whatever happens next, the photo is not left under the result's name
     loaded: list[Anonymizer] = []
 
     def anonymizer() -> Anonymizer:
@@ -161,16 +163,21 @@ def _run_job(job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings)
         result = model(photo.pixels, settings.options, boxes=boxes, only=only)
         if settings.require_face and not result.faces:
             raise ImageError(f"{job.source}: no face found, and --require-face asks for one: nothing written")
+        pixels, known = np.asarray(result.image), [face.box for face in result.faces]
+        if photo.alpha is not None and seen_through(
+            model.detector, pixels, photo.alpha, known, min_face=settings.options.min_face, only=only
+        ):
+            raise ImageError(f"{job.source}: its transparency shows a face that its colours do not: flatten it first")
         digest = images.write(
             job.target,
-            np.asarray(result.image),
+            pixels,
             alpha=photo.alpha,
             icc_profile=photo.icc_profile,
             overwrite=job.replace,
             ai_edited=any(face.action == "replaced" for face in result.faces),
         )
     except DeidError as error:
-        return _failure(job, failed, start, error)
+        return _failure(job, failed, start, error, settings.options)
     except Exception as error:
         return _internal(job, failed, start, error)
     done = replace(
@@ -194,8 +201,13 @@ def _boxes(given: Boxes | None, job: Job, shape: tuple[int, int], why: str) -> l
     return found
 
 
-def _failure(job: Job, failed: ImageReport, start: float, error: DeidError) -> Outcome:
+def _failure(job: Job, failed: ImageReport, start: float, error: DeidError, options: Options | None = None) -> Outcome:
+    """The record has no absolute path, not even where the message has one."""
     public = str(error).replace(str(job.target), job.output_name).replace(str(job.source), job.input_name)
+    if job.target.is_absolute():
+        public = public.replace(str(job.target.parent), str(PurePosixPath(job.output_name).parent))
+    if options is not None and options.pseudonyms is not None:
+        public = public.replace(str(options.pseudonyms.store), options.pseudonyms.store.name)
     return Outcome(replace(failed, error=one_line(public), seconds=_since(start)), one_line(error))
 
 
@@ -214,6 +226,14 @@ def _record(report_file: Path, job: Job, record: ImageReport) -> None:
         if record.output is not None and not job.replace:
             job.target.unlink(missing_ok=True)
         raise
+
+
+def _withdraw(target: Path) -> None:
+    """Remove a file. Raises ImageError."""
+    try:
+        target.unlink(missing_ok=True)
+    except OSError as error:
+        raise ImageError(f"{refusal(target, error)} (it is a copy of the photo, and cannot be removed)") from error
 
 
 def _since(start: float) -> float:

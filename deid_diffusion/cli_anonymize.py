@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from enum import Enum
 from pathlib import Path
@@ -131,11 +132,16 @@ def anonymize(
         from deid_diffusion.batch import Settings, Tally, run
         from deid_diffusion.boxes import read_boxes, write_boxes
         from deid_diffusion.console import Display, summary
+        from deid_diffusion.identity.pseudonyms import default_store
         from deid_diffusion.planning import make_plan
         from deid_diffusion.report import ImageReport
 
         name = file_format.value if file_format else None
         plan = make_plan(inputs, out, file_format=name, overwrite=overwrite, in_place=in_place, recursive=recursive)
+        read = {"--key-file": key_file, "--boxes": boxes, "--only": only, "--store": store}
+        if key_file is not None and store is None:
+            read["--store"] = default_store(key_file)
+        _check_written({"--report": report, "--export-boxes": export_boxes}, read, inputs)
         if report is not None:
             _check_report(report)
         options = _options(
@@ -246,13 +252,26 @@ def _warnings(options: Options) -> list[str]:
     return [*lines, PEOPLE_WARNING] if options.keep_people is not None else lines
 
 
+def _check_written(written: dict[str, Path | None], read: dict[str, Path | None], inputs: list[Path]) -> None:
+    """Refuse to write a record over a photo, a key, or another file that the user named. Raises UsageError."""
+    from deid_diffusion.images import READABLE
+
+    owners = {os.path.realpath(path): option for option, path in read.items() if path is not None}
+    owners |= {os.path.realpath(path): "input" for path in inputs}
+    for option, path in written.items():
+        if path is None:
+            continue
+        if path.suffix.lower() in READABLE:
+            raise UsageError(f"{path}: is a photo's name: name another file for {option}")
+        if owner := owners.get(os.path.realpath(path)):
+            raise UsageError(f"{path}: is named as {owner}, too: name another file for {option}")
+        owners[os.path.realpath(path)] = option
+
+
 def _check_report(path: Path) -> None:
     """Refuse a report file that cannot be appended to, before any photo is processed. Raises DeidError."""
     from deid_diffusion.files import refusal
-    from deid_diffusion.images import READABLE
 
-    if path.suffix.lower() in READABLE:
-        raise UsageError(f"{path}: is a photo's name: name a .jsonl file for --report")
     try:
         with path.open("ab"):
             pass

@@ -24,7 +24,8 @@ NAMES = ("demo.png", "astronaut.png", "demo.json")
 """The three files: original, map and result side by side; the result; the record."""
 
 
-_SEED = 4  # everybody sees the same demonstration; the record says so
+_INPUT = "skimage.data.astronaut()"
+_SEED = 10  # everybody sees the same demonstration; the record says so
 
 
 def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
@@ -38,9 +39,10 @@ def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
         The record. Its input hash is of the pixels' bytes, as there is no input file.
 
     Raises:
-        DeidError: scikit-image is missing, or the folder cannot be written.
+        DeidError: scikit-image is missing, or the folder cannot be written or holds other files of those names.
     """
     prepare_folder(folder)
+    _check_names(folder)
     start = time.perf_counter()
     pixels = _astronaut()
     result = anonymizer(pixels, Options(seed=_SEED))
@@ -50,7 +52,7 @@ def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
     digest = images.write(photo, edited, overwrite=True)
     images.write(picture, side_by_side(panels), overwrite=True)
     record = ImageReport(
-        input="skimage.data.astronaut()",
+        input=_INPUT,
         output=photo.name,
         status="done" if result.faces else "no_face",
         input_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
@@ -66,6 +68,19 @@ def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
     text = json.dumps(json.loads(record.to_json()), indent=2) + "\n"
     write_atomic(record_file, text.encode(), overwrite=True)
     return record
+
+
+def _check_names(folder: Path) -> None:
+    """Refuse to replace files that no demo wrote. Raises DeidError."""
+    there = [folder / name for name in NAMES if (folder / name).exists()]
+    if not there:
+        return
+    try:
+        ours = ImageReport.from_json((folder / NAMES[2]).read_text()).input == _INPUT
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise DeidError(f"{there[0]}: exists already, and not from a demo: choose another folder with -o")
 
 
 def _astronaut() -> np.ndarray:

@@ -19,7 +19,7 @@ from .faces.semantic_map import control_image, draw_semantic_map
 if TYPE_CHECKING:
     from .pipelines.face_deid import FaceDeidPipeline
 
-_LEANING = 0.8  # length of the look that is added to a region's unit feature
+_LEANING = 0.5  # length of the look that is added to a region's unit feature
 _LEAST_DETAIL = 0.01  # standard deviation in the mask, 0..1, under which a crop is no picture
 
 

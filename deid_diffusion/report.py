@@ -31,11 +31,11 @@ class FaceRecord:
         score: the detector's score, 0 to 1.
         action: "replaced" by a generated face that passed the gate; "covered" by an opaque fill because that failed;
             "filled", "blurred" or "pixelated" as the user chose; or "kept", untouched, as the user chose.
-        seed: of the generated face; else None.
+        seed: of the generated face; else None, also for a pseudonym's face, whose seed only the key's holder may know.
         mesh: whether a face mesh was fitted; without one the mask comes from the box or the five points.
         reason: why the face was covered or kept; else None.
         similarity: cosine of the embeddings of the generated face and the original, by the gate's recogniser; None if
-            there was nothing to compare.
+            there was nothing to compare, or no number came out.
         attempts: generated candidates that the gate judged.
         pseudonym: name of the person's pseudonym under the key; None without a key, or if the face was too small.
     """

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from .faces.blend import Canvas
 from .faces.detected_face import DetectedFace, FaceDetector
 from .faces.mask import box_mask
-from .faces.merge import same_face
+from .faces.merge import PART, same_face
 from .report import FaceRecord
 from .selection import select_faces
 
@@ -63,4 +64,40 @@ def _dealt_with(face: DetectedFace, gone: np.ndarray, kept: Sequence[DetectedFac
     rows = slice(int(y0 + height), max(int(y0 + height) + 1, int(np.ceil(y1 - height))))
     columns = slice(int(x0 + width), max(int(x0 + width) + 1, int(np.ceil(x1 - width))))
     middle = gone[rows, columns]
-    return bool(middle.size and middle.mean() >= _DONE) or any(same_face(face.box, other.box) for other in kept)
+    return bool(middle.size and middle.mean() >= _DONE) or any(_is_kept(face, other) for other in kept)
+
+
+def _is_kept(face: DetectedFace, other: DetectedFace) -> bool:
+    """Whether a face is one that is kept. A kept speck inside a face must not keep all of that face."""
+    sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (face.box, other.box)]
+    return same_face(face.box, other.box) and sizes[1] >= PART * sizes[0]
+
+
+def seen_through(
+    detector: FaceDetector,
+    pixels: np.ndarray,
+    alpha: np.ndarray,
+    known: Sequence[tuple[float, float, float, float]],
+    *,
+    min_face: int,
+    only: Sequence[DetectedFace] | None,
+) -> bool:
+    """Whether a finished picture, laid on white or on black, shows a face that its colours alone do not.
+
+    Args:
+        detector: searches the picture on both grounds.
+        pixels: (H, W, 3) uint8 RGB, finished.
+        alpha: (H, W) uint8, 0 transparent to 255 opaque, as in the photo.
+        known: boxes of the faces that were dealt with or kept.
+        min_face, only: the user's wishes; see `select_faces`.
+    """
+    if alpha.min() == alpha.max():
+        return False
+    picture, transparency = Image.fromarray(pixels), Image.fromarray(alpha)
+    for ground in ("black", "white"):
+        laid = Image.composite(picture, Image.new("RGB", picture.size, ground), transparency)
+        found = detector(np.asarray(laid))
+        new = [found[k] for k in select_faces(found, min_face=min_face, only=only).process]
+        if any(not any(same_face(face.box, box) for box in known) for face in new):
+            return True
+    return False

@@ -29,6 +29,9 @@ class FakeAnonymizer:
 
     gate = SimpleNamespace(description="fake gate")
 
+    def detector(self, image):
+        return []
+
     def __call__(self, image, options=None, *, boxes=None, only=None):
         self.calls.append({"options": options, "boxes": boxes, "only": only})
         if self.hook is not None:

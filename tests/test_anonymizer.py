@@ -8,6 +8,10 @@ from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import DeidError
 from deid_diffusion.faces.blend import FILL
 from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.identity.keys import Key
+from deid_diffusion.identity.people import KnownPeople
+from deid_diffusion.identity.pseudonyms import Pseudonyms
+from deid_diffusion.identity.verify import Reference, Verdict
 from deid_diffusion.options import Options
 
 from .fake_gate import FakeGate
@@ -122,6 +126,12 @@ def test_a_missing_model_or_device_is_one_line(model: str, device: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_whose_weights_are_pickles_is_refused(tiny_pipeline, tmp_path) -> None:
+    tiny_pipeline.save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(DeidError, match="safetensors"):
+        Anonymizer.from_pretrained(str(tmp_path), device="cpu")
+
+
 def test_the_embedded_model_gives_the_astronaut_another_face(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
     result = anonymizer(Image.fromarray(astronaut), Options(seed=3))
     (face,) = result.faces
@@ -142,3 +152,28 @@ def test_the_embedded_model_handles_a_face_at_the_border_and_a_tiny_one(
     assert anonymizer_result(cut).faces[0].action == "replaced"
     tiny_face = DetectedFace((200.0, 100.0, 210.0, 112.0), 0.9, "given")
     assert Anonymizer(anonymizer.pipeline, detector=Given(tiny_face))(astronaut).faces[0].action == "replaced"
+
+
+def test_a_record_tells_neither_the_seed_of_a_pseudonym_nor_what_is_no_number(
+    tiny_pipeline, astronaut: np.ndarray, tmp_path
+) -> None:
+    """The seed follows from the key: with it anybody could give other photos that pseudonym's face."""
+    embedding = np.array([1.0, 0.0], np.float32)
+    people = Pseudonyms(Key(bytes(range(32))), tmp_path / "s", recogniser="fake", dimension=2, threshold=0.9)
+    gate = FakeGate(lambda n: Verdict(float("nan"), None), embedding)
+    model = Anonymizer(tiny_pipeline, detector=Given(FACE), landmarker=no_mesh, gate=gate)
+    (face,) = model(astronaut, Options(pseudonyms=people)).faces
+    assert (face.action, face.seed, face.similarity) == ("replaced", None, None)
+    assert face.pseudonym == people.people()[0][0]
+
+
+@pytest.mark.parametrize(("faces", "action"), [(1, "kept"), (2, "replaced")])
+def test_where_two_faces_overlap_nobody_is_taken_for_a_person_to_keep(
+    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: int, action: str
+) -> None:
+    embedding = np.array([1.0, 0.0], np.float32)
+    gate = FakeGate()
+    monkeypatch.setattr(gate, "look", lambda photo, face: Reference(embedding, None, None, faces))
+    model = Anonymizer(tiny_pipeline, detector=Given(FACE), landmarker=no_mesh, gate=gate)
+    result = model(astronaut, Options(keep_people=KnownPeople(embedding[None], 0.95)))
+    assert [face.action for face in result.faces] == [action]

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from PIL import Image
 
 from deid_diffusion import images, report
 from deid_diffusion.batch import Outcome, Settings, Tally, run
-from deid_diffusion.errors import DeidError
+from deid_diffusion.errors import DeidError, ImageError
+from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.options import Options
 from deid_diffusion.planning import make_plan
 from deid_diffusion.report import ImageReport
@@ -64,6 +66,16 @@ def test_alpha_and_profile_go_along():
     Image.fromarray(np.dstack([PIXELS, alpha])).save("a.png")
     process(["a.png"], FakeAnonymizer())
     np.testing.assert_array_equal(images.read("out/a.png").alpha, alpha)
+
+
+def test_a_face_in_the_transparency_alone_stops_the_photo():
+    alpha = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32).astype(np.uint8)
+    Image.fromarray(np.dstack([PIXELS, alpha])).save("a.png")
+    fake = FakeAnonymizer(())
+    fake.detector = lambda image: [DetectedFace((4.0, 4.0, 20.0, 20.0), 0.9, "fake")]
+    (outcome,) = process(["a.png"], fake)
+    assert "its transparency shows a face" in outcome.message
+    assert not list(Path("out").iterdir())
 
 
 def test_the_ai_mark_says_the_truth():
@@ -126,6 +138,22 @@ def test_records_hold_no_absolute_path(tmp_path):
         "in/b.png: is empty (0 bytes): get a complete copy",
         "in/c.png: no such file: check the name",
     ]
+
+
+def test_records_of_a_folder_or_store_that_fails_hold_no_absolute_path(tmp_path, monkeypatch):
+    photos("in/a.png")
+    store = tmp_path / "secret" / "people"
+
+    def fail(image: np.ndarray) -> None:
+        raise DeidError(f"{store}: is locked")
+
+    options = Options(pseudonyms=SimpleNamespace(store=store))
+    settings, out = Settings(options), str(tmp_path / "out")
+    (outcome,) = process([str(tmp_path / "in")], FakeAnonymizer(hook=fail), out=out, settings=settings)
+    assert (outcome.message, outcome.report.error) == (f"{store}: is locked", "people: is locked")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    (outcome,) = process([str(tmp_path / "in")], FakeAnonymizer(), out=out)
+    assert outcome.report.error.startswith("out: writing there is not allowed")
 
 
 def test_transparency_for_jpeg_is_refused_before_the_work():
@@ -195,6 +223,21 @@ def test_a_failure_never_leaves_the_original_under_the_outputs_name():
         process(["in"], FakeAnonymizer(hook=fail))
     assert not list(Path("out").iterdir())
     assert len(list(Path("in").iterdir())) == 2
+
+
+def test_a_copy_of_a_photo_that_cannot_be_removed_is_one_line(monkeypatch):
+    photos("in/a.png")
+    Path("out").mkdir()
+    Path("out/a.png").write_bytes(Path("in/a.png").read_bytes())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    fake = FakeAnonymizer()
+    with pytest.raises(ImageError, match="it is a copy of the photo, and cannot be removed"):
+        process(["in"], fake)
+    assert not fake.calls
 
 
 def full_disk(*_: object) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import deid_diffusion
-from deid_diffusion import cli, cli_anonymize, demo, images
+from deid_diffusion import cli, cli_anonymize, images
 from deid_diffusion.errors import DeidError
 from deid_diffusion.options import Options
 from deid_diffusion.report import ImageReport
@@ -265,26 +265,6 @@ def test_names_that_a_terminal_would_obey(call, fake):
     assert err[0] == "in/\N{REPLACEMENT CHARACTER}[2J .png: is empty (0 bytes): get a complete copy"
 
 
-def test_the_photo_of_the_demo():
-    assert demo._astronaut().shape == (512, 512, 3)
-
-
-def test_demo(call, fake, monkeypatch):
-    monkeypatch.setattr(demo, "_astronaut", lambda: np.tile(PIXELS, (3, 3, 1)))
-    for _ in range(2):  # a second run replaces its own files
-        code, out, err = call("demo", "-o", "shown")
-        assert (code, err) == (0, [])
-        assert out[1:] == ["shown/demo.png", "shown/astronaut.png", "shown/demo.json"]
-    assert sorted(path.name for path in Path("shown").iterdir()) == ["astronaut.png", "demo.json", "demo.png"]
-    record = ImageReport.from_json(Path("shown/demo.json").read_text())
-    assert (record.status, record.output, record.width) == ("done", "astronaut.png", 96)
-    assert record.output_sha256 == images.read("shown/astronaut.png").sha256
-    assert json.loads(Path("shown/demo.json").read_text())["faces"][0]["action"] == "replaced"
-    assert images.read("shown/demo.png").pixels.shape[1] > 3 * 96
-    fake.faces = (COVERED,)
-    assert call("demo", "-o", "shown")[0] == 3
-
-
 def test_inspect(call, fake):
     photos("a.png")
     assert call("inspect", "a.png", "-o", "seen.png") == (0, ["1 face drawn: seen.png"], [])
@@ -397,13 +377,21 @@ def test_reversible_methods_warn(call, fake, method):
         [part for name in ("skin", "brows", "eyes", "nose", "mouth") for part in ("--keep-region", name)],
         ["--attempts", "0"],
         ["--export-boxes", "no/such/folder/x.json"],
+        ["--export-boxes", "a.png", "--overwrite"],
+        ["--export-boxes", "r.json", "--report", "./r.json"],
+        ["--key-file", "key", "--report", "key"],
+        ["--key-file", "key", "--report", "key.people.sqlite"],
+        ["--boxes", "b.json", "--export-boxes", "b.json", "--overwrite"],
     ],
 )
 def test_wishes_that_cannot_be_met_are_one_line(call, fake, wrong):
     photos("a.png")
+    Path("b.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}))
     call("keys", "new", "key")
+    before = {path: path.read_bytes() for path in Path().iterdir()}
     code, out, err = call("anonymize", "a.png", "-o", "out", *wrong)
     assert (code, out, len(err)) == (2, [], 1)
     assert err[0].startswith("error: ")
+    assert {path: path.read_bytes() for path in before} == before
     assert not fake.calls
     assert not Path("out").exists() or not list(Path("out").iterdir())

@@ -1,11 +1,14 @@
 """A face that the first look missed does not stay in the finished picture."""
 
 import numpy as np
+import pytest
 
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.faces.blend import FILL
 from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.options import Options
+from deid_diffusion.second_look import seen_through
 
 from .fake_gate import FakeGate
 
@@ -61,3 +64,29 @@ def test_own_boxes_do_not_switch_the_second_look_off(tiny_pipeline, astronaut: n
     assert [face.action for face in result.faces] == ["replaced", "covered"]
     nobody = run(tiny_pipeline, astronaut, Later([MISSED]), boxes=[])
     assert [face.action for face in nobody.faces] == ["covered"]
+
+
+def test_a_kept_speck_does_not_keep_the_face_around_it(tiny_pipeline, astronaut: np.ndarray) -> None:
+    speck = DetectedFace((214.0, 118.0, 226.0, 132.0), 0.9, "given")
+    result = run(tiny_pipeline, astronaut, Later([speck], [FACE]), Options(min_face=20))
+    assert [face.action for face in result.faces] == ["kept", "covered"]
+
+
+def test_a_kept_region_is_not_a_missed_face(tiny_pipeline, astronaut: np.ndarray) -> None:
+    model = Anonymizer(tiny_pipeline, detector=Later([FACE]), landmarker=FaceMesh(), gate=FakeGate())
+    result = model(astronaut, Options(keep_regions=frozenset({"skin", "nose"})))
+    assert [face.action for face in result.faces] == ["replaced"]
+
+
+@pytest.mark.parametrize("ground", [0, 255])
+def test_a_face_that_only_the_transparency_shows_is_seen(astronaut: np.ndarray, ground: int) -> None:
+    flat, alpha = np.full_like(astronaut, 255 - ground), astronaut[..., 0]
+
+    def detector(image: np.ndarray) -> list[DetectedFace]:
+        return [FACE] if image.std() > 5 else []
+
+    wishes = {"min_face": 0, "only": None}
+    assert seen_through(detector, flat, alpha, [], **wishes)
+    assert not seen_through(detector, flat, alpha, [FACE.box], **wishes)
+    assert not seen_through(detector, flat, alpha, [], min_face=101, only=None)
+    assert not seen_through(detector, flat, np.full_like(alpha, 7), [], **wishes)

@@ -4,6 +4,7 @@
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-inpainting
 
 keeps the checkpoint's UNet frozen. With --vae and --clip instead, the UNet of the embedded model is trained as well.
+--distil_steps then turns the result, --initial_generator, into one that samples in so few steps.
 """
 
 from dataclasses import dataclass

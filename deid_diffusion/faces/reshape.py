@@ -12,11 +12,11 @@ from .landmarks import MESH_BROWS, MESH_EYES, MESH_IRISES, MESH_LIPS, MESH_MOUTH
 
 #: Standard deviations of the changes: shifts as shares of the distance between the eyes' outer corners, growth as the
 #: logarithm of a factor.
-_EYES_APART, _EYES_DOWN, _EYES_GROW = 0.04, 0.04, 0.14
-_BROWS_DOWN, _BROWS_GROW = 0.05, 0.16
-_NOSE_DOWN, _NOSE_WIDE, _NOSE_LONG = 0.04, 0.24, 0.10
-_MOUTH_DOWN, _MOUTH_WIDE, _LIPS_FULL = 0.05, 0.14, 0.24
-_MOST = 2.0  # standard deviations
+_EYES_APART, _EYES_DOWN, _EYES_GROW = 0.03, 0.025, 0.10
+_BROWS_DOWN, _BROWS_GROW = 0.035, 0.12
+_NOSE_DOWN, _NOSE_WIDE, _NOSE_LONG = 0.02, 0.14, 0.06
+_MOUTH_DOWN, _MOUTH_WIDE, _LIPS_FULL = 0.025, 0.08, 0.15
+_MOST = 1.5  # standard deviations
 
 
 def reshape_mesh(mesh: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -112,6 +112,18 @@ class Gate:
         return view, [f for f, a, b, yes in zip(found, x, y, inside, strict=True) if yes and face.mask.alpha[b, a] > 0]
 
 
+def shows_one_face_there(face: FaceAnalysis, original: Reference) -> bool:
+    """Whether what the gate knows of an original is surely of that face, and not of another one that overlaps it."""
+    if original.faces > 1:
+        return False
+    if original.box is None:
+        return True
+    x0, y0, x1, y1 = face.face.box
+    corners = transform(np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)], np.float32), _view_matrix(face))
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    return _same_place(original.box, (left, top, right, bottom))
+
+
 def _view_matrix(face: FaceAnalysis) -> np.ndarray:
     """(2, 3) photo to view: the face crop at another size."""
     size = len(face.semantic_map)

@@ -33,7 +33,7 @@ def assemble_embedded(
         tokenizer=CLIPTokenizer.from_pretrained(clip / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(generator / "unet", dtype=half),
         controlnet=ControlNetModel.from_pretrained(generator / "controlnet", dtype=half),
-        scheduler=_distilled(generator) or make_scheduler(),
+        scheduler=distilled_sampler(generator) or make_scheduler(),
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
         image_encoder=load_image_encoder(clip / "image_encoder").half(),
@@ -64,7 +64,7 @@ def assemble_pretrained(
         tokenizer=CLIPTokenizer.from_pretrained(model, subfolder="tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(unet or model, subfolder=None if unet else "unet", dtype=half),
         controlnet=ControlNetModel.from_pretrained(generator / "controlnet", dtype=half),
-        scheduler=_distilled(generator) or DDIMScheduler.from_pretrained(model, subfolder="scheduler"),
+        scheduler=distilled_sampler(generator) or DDIMScheduler.from_pretrained(model, subfolder="scheduler"),
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
         image_encoder=load_image_encoder(image_encoder).half(),
@@ -74,7 +74,7 @@ def assemble_pretrained(
     )
 
 
-def _distilled(generator: Path) -> LCMScheduler | None:
+def distilled_sampler(generator: Path) -> LCMScheduler | None:
     """The sampler that a distilled generator needs; None for one that was not distilled."""
     config = generator / "scheduler" / "scheduler_config.json"
     if not config.is_file() or json.loads(config.read_text())["_class_name"] != LCMScheduler.__name__:

@@ -6,7 +6,7 @@ import pytest
 from deid_diffusion.faces.analysis import FaceAnalysis, analyse_face
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.landmarks import FaceMesh
-from deid_diffusion.identity.verify import Gate
+from deid_diffusion.identity.verify import Gate, shows_one_face_there
 
 FACE = DetectedFace((176.0, 62.0, 274.0, 180.0), 0.9, "given")
 
@@ -87,3 +87,12 @@ def test_the_default_gate_knows_the_astronaut_again(face: FaceAnalysis, astronau
     assert "too like" in gate.judge(astronaut, face, original).reason
     assert "no face" in gate.judge(np.full_like(astronaut, 128), face, original).reason
     assert "FMR 0.001" in gate.description
+
+
+@pytest.mark.parametrize(
+    ("found", "sure"),
+    [([HERE], True), ([], True), ([HERE, (90.0, 60.0, 150.0, 140.0)], False), ([(90, 80, 110, 100)], False)],
+)
+def test_whose_embedding_it_is(face: FaceAnalysis, astronaut: np.ndarray, found: list, sure: bool) -> None:
+    original = Gate(Scripted((1.0, 0.0)), Views(found)).look(astronaut, face)
+    assert shows_one_face_there(face, original) == sure

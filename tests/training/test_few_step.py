@@ -6,6 +6,7 @@ from diffusers import LCMScheduler
 
 from deid_diffusion.attributes.encoder import FEATURE_NAMES
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
+from deid_diffusion.training.assembly import distilled_sampler
 from deid_diffusion.training.attribute_encoder import all_facts, common_questions, tokenize
 from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
 from deid_diffusion.training.config import TrainConfig
@@ -51,6 +52,9 @@ def test_both_turns_learn_and_the_sampler_is_saved(tiny_pipeline, dataset: Laten
     assert objective.made == []  # what one turn made the other has judged
     assert isinstance(LCMScheduler.from_pretrained(tmp_path / "scheduler"), LCMScheduler)
     assert not (tmp_path / "discriminator").exists()
+    assert isinstance(distilled_sampler(tmp_path), LCMScheduler)
+    make_scheduler().save_pretrained(tmp_path / "scheduler")
+    assert distilled_sampler(tmp_path) is None
 
 
 def test_the_noise_levels_are_those_of_the_sampler(tiny_pipeline, dataset: LatentFaces) -> None:
