@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _BUILTIN = Path(__file__).with_name("builtin")
 _DEFAULTS = Options()
 _CHOSEN: Mapping[str, Action] = {"fill": "filled", "blur": "blurred", "pixelate": "pixelated"}
+_NEXT_ATTEMPT = 0x1E3779B97F4A7C15  # far from the seeds that other faces, and users' next tries, have
 _LEAST_TO_LINK = 36  # shorter side, in pixels, of a face's box under which nobody can say whose it is
 
 
@@ -144,7 +145,7 @@ class Anonymizer:
         people = _people(ready, originals, options)
         made: dict[int, Replacement] = {}
         if options.method == "synth":
-            seed_of = _seeds(people, len(detected), options)
+            seed_of = _seeds(people, options)
             made = replace_faces(self.pipeline, self.gate, canvas, photo, gone, ready, originals, seed_of, options)
         else:
             for k, one in ready.items():
@@ -177,7 +178,7 @@ class Anonymizer:
             try:
                 analysed[k] = analyse_face(photo, face, self.landmarker, self.pipeline.crop_size)
             except Exception as error:  # a face that cannot be measured is covered, not skipped
-                problems[k] = f"analysis failed: {one_line(error)[:120]}"
+                problems[k] = f"analysis failed: {type(error).__name__}"
         return analysed, problems
 
     def _look_at_all(
@@ -191,7 +192,7 @@ class Anonymizer:
             try:
                 originals[k] = self.gate.look(photo, face)
             except Exception as error:  # what cannot be compared cannot be verified
-                problems[k] = f"recognition failed: {one_line(error)[:120]}"
+                problems[k] = f"recognition failed: {type(error).__name__}"
         return originals
 
 
@@ -213,25 +214,28 @@ def _spare(face: FaceAnalysis, options: Options) -> FaceAnalysis:
 def _people(
     faces: Mapping[int, FaceAnalysis], originals: Mapping[int, Reference], options: Options
 ) -> dict[int, Person]:
-    """With a key, the person of each face that is large enough to tell."""
+    """With a key, the person of each face that is large enough to tell, and not mixed up with another one."""
     if options.pseudonyms is None:
         return {}
     people = {}
     for k, face in faces.items():
         x0, y0, x1, y1 = face.face.box
         embedding = originals[k].embedding
-        if embedding is not None and min(x1 - x0, y1 - y0) >= _LEAST_TO_LINK:
+        sure = min(x1 - x0, y1 - y0) >= _LEAST_TO_LINK and shows_one_face_there(face, originals[k])
+        if embedding is not None and sure:
             people[k] = options.pseudonyms.person(embedding)
     return people
 
 
-def _seeds(people: Mapping[int, Person], count: int, options: Options) -> Callable[[int, int], int]:
+def _seeds(people: Mapping[int, Person], options: Options) -> Callable[[int, int], int]:
     """The seed of a face's candidate, (index, attempt) -> seed: the person's, the user's, or fresh randomness."""
 
     def seed_of(k: int, attempt: int) -> int:
         if k in people:
             return people[k].seed(attempt)
-        return secrets.randbits(63) if options.seed is None else (options.seed + k + attempt * count) % 2**63
+        if options.seed is None:
+            return secrets.randbits(63)
+        return (options.seed + k + attempt * _NEXT_ATTEMPT) % 2**63
 
     return seed_of
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .errors import one_line
 from .faces.analysis import FaceAnalysis
 from .faces.blend import Canvas
 from .generation import Conditions, generate, read_attributes, read_conditions
@@ -78,7 +77,7 @@ def replace_faces(
         except Exception as error:  # whatever it was, the faces are covered and the record says why
             for k in rows:
                 canvas.cover(k)
-                results[k] = Replacement(f"generation failed: {one_line(error)[:120]}")
+                results[k] = Replacement(f"generation failed: {type(error).__name__}")
     return results
 
 
