@@ -1,6 +1,7 @@
 """Shared fixtures: a real photo that scikit-image brings, and a pipeline of tiny random components."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -89,3 +90,20 @@ def anonymizer():
     from deid_diffusion import Anonymizer
 
     return Anonymizer.from_pretrained("builtin", device="cpu")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run `deid-diffusion` with arguments: exit code, lines on standard output, lines on standard error."""
+
+    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
+        from deid_diffusion import cli
+
+        monkeypatch.setattr(sys, "argv", ["deid-diffusion", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err or "--debug" in arguments
+        return caught.value.code or 0, out.splitlines(), err.splitlines()
+
+    return run

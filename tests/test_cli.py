@@ -39,21 +39,6 @@ def fake(monkeypatch) -> FakeAnonymizer:
     return fake
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run `deid-diffusion` with arguments: exit code, lines on standard output, lines on standard error."""
-
-    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
-        monkeypatch.setattr(sys, "argv", ["deid-diffusion", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err or "--debug" in arguments
-        return caught.value.code or 0, out.splitlines(), err.splitlines()
-
-    return run
-
-
 def photos(*names: str) -> None:
     for name in names:
         Path(name).parent.mkdir(parents=True, exist_ok=True)

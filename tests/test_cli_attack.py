@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion import cli
 from deid_diffusion.faces import detection, landmarks
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.identity import recognition
@@ -42,21 +40,6 @@ def _fakes(tmp_path, monkeypatch):
     monkeypatch.setattr(recognition, "DlibRecogniser", Colour)
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run `deid-diffusion attack` with arguments: exit code, lines on standard output, lines on standard error."""
-
-    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
-        monkeypatch.setattr(sys, "argv", ["deid-diffusion", "attack", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return caught.value.code or 0, out.splitlines(), err.splitlines()
-
-    return run
-
-
 def photos(folder: str, colours: dict[str, tuple[int, int, int]]) -> None:
     Path(folder).mkdir()
     for name, colour in colours.items():
@@ -77,7 +60,7 @@ TWO_EACH = {f"{name}_{k}.png": colour for name, colour in PEOPLE.items() for k i
 def test_unchanged_photos_are_known_again(call):
     photos("in", TWO_EACH)
     photos("out", {name.replace(".png", ".webp"): colour for name, colour in TWO_EACH.items()})
-    code, out, err = call("in", "out", "--parrot", "-o", "report.json")
+    code, out, err = call("attack", "in", "out", "--parrot", "-o", "report.json")
     assert code == 0
     assert err[-1] == "6/6 photos"
     assert out[:3] == [
@@ -102,7 +85,7 @@ def test_exchanged_faces_are_not(call):
     photos("in", TWO_EACH)
     others = dict(zip(PEOPLE, ["bob", "eve", "ada"], strict=True))
     photos("out", {name: PEOPLE[others[name[:3]]] for name in TWO_EACH})
-    code, out, _ = call("in", "out", "--no-parrot")
+    code, out, _ = call("attack", "in", "out", "--no-parrot")
     assert code == 0
     found = table(out)
     assert "parrot" not in found
@@ -113,20 +96,20 @@ def test_exchanged_faces_are_not(call):
 def test_nobody_with_two_photos(call):
     photos("in", {f"{name}.png": colour for name, colour in PEOPLE.items()})
     photos("out", {"ada.png": PEOPLE["ada"], "bob.png": PEOPLE["eve"], "eve.png": (0, 0, 0), "more.png": (1, 1, 1)})
-    code, out, _ = call("in", "out")
+    code, out, _ = call("attack", "in", "out")
     assert code == 0
     assert out[0] == "1 photo is in one folder only, and left out"
     assert "no face found in 0 originals (left out) and 1 results (not matched)" in out
     assert "a face that no detector finds is not safe for that: --known-place attacks it, too" in out
     assert "nobody has two photos: a result can only be compared with its own original" in out
     assert {name: words[0] for name, words in table(out).items()} == {"naive, same photo": "33.3%"}
-    out = call("in", "out", "--known-place")[1]
+    out = call("attack", "in", "out", "--known-place")[1]
     assert "no face found in 0 originals (left out) and 1 results (judged at the place of the original)" in out
 
 
 def test_people_by_an_expression(call):
     photos("in", {"1-ada-x.png": PEOPLE["ada"], "2-ada-y.png": PEOPLE["ada"], "3-bob-z.png": PEOPLE["bob"]})
-    code, out, _ = call("in", "in", "--people", r"-(\w+)-")
+    code, out, _ = call("attack", "in", "in", "--people", r"-(\w+)-")
     assert code == 0
     assert out[0] == "3 photos of 2 people, 1 of them with two or more"
     assert table(out)["naive"][0] == "100.0%"
@@ -155,7 +138,7 @@ def test_bad_usage_is_one_line(call, arguments, words):
     photos("black", dict.fromkeys(TWO_EACH, (0, 0, 0)))
     Path("empty").mkdir()
     Path("there.json").touch()
-    code, out, err = call(*arguments)
+    code, out, err = call("attack", *arguments)
     assert (code, out) == (2, [])
     assert err[-1].startswith("error: ")
     assert words in err[-1]

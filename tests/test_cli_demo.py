@@ -24,20 +24,6 @@ def fake(monkeypatch, tmp_path) -> FakeAnonymizer:
     return fake
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run `deid-diffusion` with arguments: exit code, lines on standard output, lines on standard error."""
-
-    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
-        monkeypatch.setattr("sys.argv", ["deid-diffusion", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out.splitlines(), err.splitlines()
-
-    return run
-
-
 def test_the_photo_of_the_demo():
     assert demo._astronaut().shape == (512, 512, 3)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deid_diffusion import cli
 from deid_diffusion.identity import keys
 from deid_diffusion.identity.keys import read_key
 from deid_diffusion.identity.pseudonyms import Pseudonyms
@@ -24,36 +22,21 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run `deid-diffusion keys` with arguments: exit code, lines on standard output, lines on standard error."""
-
-    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
-        monkeypatch.setattr(sys, "argv", ["deid-diffusion", "keys", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return caught.value.code or 0, out.splitlines(), err.splitlines()
-
-    return run
-
-
-@pytest.fixture
 def ids(call) -> list[str]:
     """Three people in a store beside a key, the first seen twice."""
-    assert call("new", "a.key")[0] == 0
+    assert call("keys", "new", "a.key")[0] == 0
     pseudonyms = Pseudonyms(read_key("a.key"), STORE, recogniser="test", dimension=3, threshold=0.9)
     pseudonyms.person(np.eye(3)[0])
     return [pseudonyms.person(vector).id for vector in np.eye(3)]
 
 
 def test_new(call):
-    code, out, err = call("new", "a.key")
+    code, out, err = call("keys", "new", "a.key")
     key = read_key("a.key")
     assert (code, err) == (0, [])
     assert out == [f"a.key: new key {key.fingerprint}; whoever has it can link people's pseudonyms: keep it safe"]
     assert key.secret.hex()[:8] not in out[0]
-    code, out, err = call("new", "a.key")
+    code, out, err = call("keys", "new", "a.key")
     assert (code, out) == (2, [])
     assert err == ["error: a.key: exists already, and a key is never overwritten: choose another name"]
     assert read_key("a.key") == key
@@ -61,13 +44,13 @@ def test_new(call):
 
 def test_list(call, ids):
     lines = sorted([f"{ids[0]} 2", f"{ids[1]} 1", f"{ids[2]} 1"])
-    assert call("list", STORE, "--key-file", "a.key") == (0, lines, [])
+    assert call("keys", "list", STORE, "--key-file", "a.key") == (0, lines, [])
 
 
 def test_rotate(call, ids):
-    call("new", "b.key")
+    call("keys", "new", "b.key")
     new = read_key("b.key").fingerprint
-    assert call("rotate", "a.key", "b.key") == (
+    assert call("keys", "rotate", "a.key", "b.key") == (
         0,
         [
             f"{STORE}: 3 people with new pseudonyms; it belongs to b.key ({new})",
@@ -75,34 +58,34 @@ def test_rotate(call, ids):
         ],
         [],
     )
-    code, out, err = call("list", STORE, "--key-file", "a.key")
+    code, out, err = call("keys", "list", STORE, "--key-file", "a.key")
     assert (code, out, len(err)) == (2, [], 1)
     assert f"belongs to the key {new}" in err[0]
-    listed = call("list", STORE, "--key-file", "b.key")[1]
+    listed = call("keys", "list", STORE, "--key-file", "b.key")[1]
     assert sorted(line.split()[1] for line in listed) == ["1", "1", "2"]
     assert not {line.split()[0] for line in listed} & set(ids)
-    assert len(call("rotate", "b.key", "a.key", "--store", STORE)[1]) == 1
+    assert len(call("keys", "rotate", "b.key", "a.key", "--store", STORE)[1]) == 1
 
 
 def test_forget(call, ids):
     options = (STORE, "--key-file", "a.key")
-    assert call("forget", *options, "0123", ids[0]) == (
+    assert call("keys", "forget", *options, "0123", ids[0]) == (
         2,
         [],
         [f"error: {STORE}: nobody in it is called 0123: nobody was forgotten"],
     )
-    assert call("forget", *options, ids[0]) == (0, [f"{STORE}: 1 person forgotten, 2 left"], [])
-    assert call("list", *options)[1] == sorted(f"{one} 1" for one in ids[1:])
-    assert call("forget", *options, "--all") == (0, [f"{STORE}: 2 people forgotten, 0 left"], [])
-    assert call("list", *options) == (0, [], [])
+    assert call("keys", "forget", *options, ids[0]) == (0, [f"{STORE}: 1 person forgotten, 2 left"], [])
+    assert call("keys", "list", *options)[1] == sorted(f"{one} 1" for one in ids[1:])
+    assert call("keys", "forget", *options, "--all") == (0, [f"{STORE}: 2 people forgotten, 0 left"], [])
+    assert call("keys", "list", *options) == (0, [], [])
 
 
 @pytest.mark.parametrize("wrong", [[], ["--all", "0123"]])
 def test_whom_to_forget_has_to_be_clear(call, ids, wrong):
-    code, out, err = call("forget", STORE, "--key-file", "a.key", *wrong)
+    code, out, err = call("keys", "forget", STORE, "--key-file", "a.key", *wrong)
     assert (code, out) == (2, [])
     assert err == ["error: whom to forget: name one ID or more, or pass --all (and not both)"]
-    assert len(call("list", STORE, "--key-file", "a.key")[1]) == 3
+    assert len(call("keys", "list", STORE, "--key-file", "a.key")[1]) == 3
 
 
 @pytest.mark.parametrize(
@@ -121,7 +104,7 @@ def test_whom_to_forget_has_to_be_clear(call, ids, wrong):
 )
 def test_bad_usage_is_one_line(call, ids, arguments, words):
     before = {path.name: path.read_bytes() for path in Path().iterdir()}
-    code, out, err = call(*arguments)
+    code, out, err = call("keys", *arguments)
     assert (code, out, len(err)) == (2, [], 1)
     assert err[0].startswith("error: ")
     assert words in err[0]
@@ -131,7 +114,7 @@ def test_bad_usage_is_one_line(call, ids, arguments, words):
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_a_key_that_everybody_can_read(call, ids):
     Path("a.key").chmod(0o644)
-    assert call("list", STORE, "--key-file", "a.key") == (
+    assert call("keys", "list", STORE, "--key-file", "a.key") == (
         2,
         [],
         ["error: a.key: is open to other users (mode 644), but it is a secret: run chmod 600 a.key"],
@@ -143,6 +126,6 @@ def test_an_internal_error_is_one_line(call, monkeypatch):
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr(keys, "new_key", fail)
-    code, out, err = call("new", "a.key")
+    code, out, err = call("keys", "new", "a.key")
     assert (code, out, len(err)) == (1, [], 1)
     assert err[0].startswith("internal error: RuntimeError: two lines (please report")

@@ -1,4 +1,4 @@
-"""Fixtures of the training tests: a tiny cache of faces."""
+"""Fixtures of the training tests: a tiny cache of faces, and the same encoded."""
 
 import json
 
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from deid_diffusion.faces.semantic_map import mean_mesh
+from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.data import FaceCache
+from deid_diffusion.training.latents import LatentFaces, encode_cache
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FaceCache:
     rows = [{"file": f"{k}.jpg", "grey": False, "predicted_age": "30", "predicted_male": "0.9"} for k in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return FaceCache(folder)
+
+
+@pytest.fixture(scope="session")
+def dataset(tiny_pipeline, cache: FaceCache, tmp_path_factory: pytest.TempPathFactory) -> LatentFaces:
+    encoded = tmp_path_factory.mktemp("encoded")
+    encode_cache(cache, encoded, tiny_pipeline.vae, tiny_pipeline.image_encoder, seed=0, batch=3)
+    return LatentFaces(cache, encoded, tiny_pipeline.tokenizer, all_facts(cache), 0)

@@ -5,21 +5,13 @@ import torch
 
 from deid_diffusion.attributes.encoder import FEATURE_NAMES
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
-from deid_diffusion.training.attribute_encoder import all_facts, tokenize
+from deid_diffusion.training.attribute_encoder import tokenize
 from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
 from deid_diffusion.training.config import TrainConfig
-from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.face_deid import FaceDeidObjective, rim_of, weighted_mean
 from deid_diffusion.training.identity import IdentityRepulsion
-from deid_diffusion.training.latents import LatentFaces, encode_cache
+from deid_diffusion.training.latents import LatentFaces
 from deid_diffusion.training.loop import train
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny_pipeline, cache: FaceCache, tmp_path_factory: pytest.TempPathFactory) -> LatentFaces:
-    encoded = tmp_path_factory.mktemp("encoded")
-    encode_cache(cache, encoded, tiny_pipeline.vae, tiny_pipeline.image_encoder, seed=0, batch=3)
-    return LatentFaces(cache, encoded, tiny_pipeline.tokenizer, all_facts(cache), 0)
 
 
 def make_objective(tiny_pipeline, **options) -> FaceDeidObjective:

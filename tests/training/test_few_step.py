@@ -1,27 +1,18 @@
 from pathlib import Path
 
-import pytest
 import torch
 from diffusers import LCMScheduler
 
 from deid_diffusion.attributes.encoder import FEATURE_NAMES
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
 from deid_diffusion.training.assembly import distilled_sampler
-from deid_diffusion.training.attribute_encoder import all_facts, common_questions, tokenize
+from deid_diffusion.training.attribute_encoder import common_questions, tokenize
 from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
 from deid_diffusion.training.config import TrainConfig
-from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.few_step import FewStepObjective, LatentDiscriminator, jittered, within
-from deid_diffusion.training.latents import LatentFaces, encode_cache
+from deid_diffusion.training.latents import LatentFaces
 from deid_diffusion.training.loop import train
 from deid_diffusion.training.validation import sample_items
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny_pipeline, cache: FaceCache, tmp_path_factory: pytest.TempPathFactory) -> LatentFaces:
-    encoded = tmp_path_factory.mktemp("encoded")
-    encode_cache(cache, encoded, tiny_pipeline.vae, tiny_pipeline.image_encoder, seed=0, batch=3)
-    return LatentFaces(cache, encoded, tiny_pipeline.tokenizer, all_facts(cache), 0)
 
 
 def make_objective(tiny_pipeline, dataset: LatentFaces, **options) -> FewStepObjective:
