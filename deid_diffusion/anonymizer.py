@@ -23,7 +23,7 @@ from .faces.mask import PasteMask, box_mask, no_mask, touched
 from .faces.methods import simple_patch
 from .identity.verify import Gate, Reference, Verifier, shows_one_face_there
 from .options import Options
-from .replacement import Replacement, replace_faces
+from .replacement import Replacement, Scene, replace_faces
 from .report import Action, FaceRecord
 from .second_look import missed_faces
 from .selection import select_faces
@@ -146,7 +146,8 @@ class Anonymizer:
         made: dict[int, Replacement] = {}
         if options.method == "synth":
             seed_of = _seeds(people, options)
-            made = replace_faces(self.pipeline, self.gate, canvas, photo, gone, ready, originals, seed_of, options)
+            scene = Scene(photo, canvas, gone, ready, originals)
+            made = replace_faces(self.pipeline, self.gate, scene, seed_of, options)
         else:
             for k, one in ready.items():
                 canvas.paste_patch(k, simple_patch(photo, one.mask, options.method))

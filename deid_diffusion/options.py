@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from .faces.labels import REGIONS
-from .faces.methods import Method
+from .faces.methods import METHODS, Method
 
 if TYPE_CHECKING:
     from .identity.people import KnownPeople
@@ -45,8 +45,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.method not in get_args(Method):
-            raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {self.method!r}")
+        if self.method not in METHODS:
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
         if unknown := sorted(self.keep_regions - set(REGIONS)):
             raise ValueError(f"keep_regions: no region {', '.join(unknown)}; there are {', '.join(REGIONS)}")
         if self.keep_regions == set(REGIONS):

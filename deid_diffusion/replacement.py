@@ -43,16 +43,27 @@ class _Candidate:
     verdict: Verdict
 
 
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A photo and what is known of it.
+
+    Attributes:
+        photo: (H, W, 3) uint8 RGB, the original.
+        canvas: of that photo, every face opaque.
+        gone: (H, W) bool, every pixel that the mask of any face touches.
+        faces: those to replace, by their index on the canvas.
+        originals: what the gate knows of each.
+    """
+
+    photo: np.ndarray
+    canvas: Canvas
+    gone: np.ndarray
+    faces: Mapping[int, FaceAnalysis]
+    originals: Mapping[int, Reference]
+
+
 def replace_faces(
-    pipeline: FaceDeidPipeline,
-    gate: Verifier,
-    canvas: Canvas,
-    photo: np.ndarray,
-    gone: np.ndarray,
-    faces: Mapping[int, FaceAnalysis],
-    originals: Mapping[int, Reference],
-    seed_of: Callable[[int, int], int],
-    options: Options,
+    pipeline: FaceDeidPipeline, gate: Verifier, scene: Scene, seed_of: Callable[[int, int], int], options: Options
 ) -> dict[int, Replacement]:
     """Put a verified face in each face's place on the canvas; those without one are left as opaque as they were.
 
@@ -62,21 +73,17 @@ def replace_faces(
     Args:
         pipeline: the generator.
         gate: the judge.
-        canvas: on which every face is opaque.
-        photo: (H, W, 3) uint8 RGB, the original.
-        gone: (H, W) bool, every pixel that the mask of any face touches.
-        faces: by their index on the canvas.
-        originals: what the gate knows of each.
+        scene: the photo, its canvas and its faces.
         seed_of: the seed of a face's candidate: (index, attempt) -> 0 to 2**63 - 1.
         options: steps, batch_size and attempts are read.
     """
     results: dict[int, Replacement] = {}
-    for rows in _chunks(list(faces), options.batch_size):
+    for rows in _chunks(list(scene.faces), options.batch_size):
         try:
-            results |= _replace_batch(pipeline, gate, canvas, photo, gone, rows, faces, originals, seed_of, options)
+            results |= _replace_batch(pipeline, gate, scene, rows, seed_of, options)
         except Exception as error:  # whatever it was, the faces are covered and the record says why
             for k in rows:
-                canvas.cover(k)
+                scene.canvas.cover(k)
                 results[k] = Replacement(f"generation failed: {type(error).__name__}")
     return results
 
@@ -84,16 +91,13 @@ def replace_faces(
 def _replace_batch(
     pipeline: FaceDeidPipeline,
     gate: Verifier,
-    canvas: Canvas,
-    photo: np.ndarray,
-    gone: np.ndarray,
+    scene: Scene,
     rows: Sequence[int],
-    faces: Mapping[int, FaceAnalysis],
-    originals: Mapping[int, Reference],
     seed_of: Callable[[int, int], int],
     options: Options,
 ) -> dict[int, Replacement]:
-    conditions = read_conditions(pipeline, photo, gone, [faces[k] for k in rows])
+    canvas, faces, originals = scene.canvas, scene.faces, scene.originals
+    conditions = read_conditions(pipeline, scene.photo, scene.gone, [faces[k] for k in rows])
 
     def candidates(places: Sequence[int], seeds: Sequence[int]) -> list[_Candidate]:
         """One candidate for each of some places in ``rows``, judged on the canvas but not left there."""

@@ -14,6 +14,8 @@ from torch import nn
 from .attribute_encoder import Questions
 from .face_deid import FaceDeidObjective, weighted_mean
 
+_COARSE = 4  # latents a side over which colours are averaged before they are compared
+_PENALTY = 0.1  # weight of the approximated gradient penalties
 _SHAKE = 0.1  # standard deviation, in units of the latents', of the noise that the penalties approximate gradients with
 
 _LEAST = 0.1  # weight of the distance to the original from pure noise: where the mouth is open, the map knows
@@ -74,7 +76,7 @@ class FewStepObjective(FaceDeidObjective):
 
     Turn "generator": at each of a few noise levels the predicted clean face has to deceive the discriminator (as in
     adversarial diffusion distillation; Sauer et al., 2023), to have the original's colours at the scale of
-    ``coarse`` latents, and to be near the original, the more so the more the noise leaves to see. Half of the noisy
+    a few latents, and to be near the original, the more so the more the noise leaves to see. Half of the noisy
     inputs start from the model's own first guess, as when sampling (DMD2; Yin et al., NeurIPS 2024). Turn
     "discriminator": a photograph has to look more real than what was painted in it (relativistic loss;
     Jolicoeur-Martineau, ICLR 2019), with an approximated gradient penalty on both (Lin et al., 2025; Huang et al.,
@@ -94,8 +96,6 @@ class FewStepObjective(FaceDeidObjective):
         sampling_steps: int = 4,
         adversarial_weight: float = 0.02,
         adversarial_start: int = 100,
-        penalty: float = 0.1,
-        coarse: int = 4,
         **options: Any,
     ) -> None:
         """Takes what ``FaceDeidObjective`` takes, and:
@@ -105,13 +105,10 @@ class FewStepObjective(FaceDeidObjective):
             sampling_steps: noise levels that are trained, evenly spread from pure noise down.
             adversarial_weight: of the discriminator's judgement in the generator's loss.
             adversarial_start: steps for which only the discriminator heeds it; a beginner is deceived by anything.
-            penalty: weight of the approximated gradient penalties.
-            coarse: latents a side over which colours are averaged before they are compared.
         """
         super().__init__(*args, train_unet=True, **options)
-        self.questions, self.coarse = questions, coarse
+        self.questions = questions
         self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
-        self.penalty = penalty
         self.sampler, self.sampling_steps = few_step_scheduler(self.scheduler), sampling_steps
         self.sampler.set_timesteps(sampling_steps)
         factor = 2 ** (len(self.controlnet.config.conditioning_embedding_out_channels) - 1)
@@ -150,7 +147,7 @@ class FewStepObjective(FaceDeidObjective):
         weight = self.min_snr(self.alphas(steps)).clamp(min=_LEAST)
         near = (weight * (error + self.rim_weight * rim))[~own].sum() / count
         colour = weighted_mean(
-            F.avg_pool2d(clean - latents, self.coarse).square(), F.avg_pool2d(mask, self.coarse) + 0.05
+            F.avg_pool2d(clean - latents, _COARSE).square(), F.avg_pool2d(mask, _COARSE) + 0.05
         ).mean()
         heeded = self.adversarial_weight * (step >= self.adversarial_start)
         rest = mask, batch["control"], self.known(batch)
@@ -179,7 +176,7 @@ class FewStepObjective(FaceDeidObjective):
         moved = [self.discriminator(one + _SHAKE * torch.randn_like(one), *rest) for one in both]
         steep = sum((a - b).square().mean() for a, b in zip((real, fake), moved, strict=True))
         ahead = (real - fake).detach()
-        return F.softplus(fake - real).mean() + self.penalty * steep, {"ahead": float(ahead.mean())}
+        return F.softplus(fake - real).mean() + _PENALTY * steep, {"ahead": float(ahead.mean())}
 
     def known(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(B, P) float32, 1 where an answer is true of a face, 0 where it is not or nothing is known."""

@@ -3,29 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from deid_diffusion.attributes.encoder import FEATURE_NAMES
-from deid_diffusion.models.attribute_adapter import AttributeAdapter
-from deid_diffusion.training.attribute_encoder import tokenize
-from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
 from deid_diffusion.training.config import TrainConfig
 from deid_diffusion.training.face_deid import FaceDeidObjective, rim_of, weighted_mean
 from deid_diffusion.training.identity import IdentityRepulsion
 from deid_diffusion.training.latents import LatentFaces
 from deid_diffusion.training.loop import train
-
-
-def make_objective(tiny_pipeline, **options) -> FaceDeidObjective:
-    torch.manual_seed(0)
-    unet = make_unet((16, 32), sample_size=16, cross_attention_dim=16)
-    return FaceDeidObjective(
-        unet,
-        make_controlnet(unet, 2),
-        AttributeAdapter(16, len(FEATURE_NAMES), 4, 16),
-        make_scheduler(),
-        tiny_pipeline.text_encoder,
-        tokenize(tiny_pipeline.tokenizer, [""]),
-        **options,
-    )
 
 
 def fixed_loss(objective: FaceDeidObjective, dataset: LatentFaces) -> float:
@@ -38,10 +20,8 @@ def fixed_loss(objective: FaceDeidObjective, dataset: LatentFaces) -> float:
 
 
 @pytest.mark.parametrize("train_unet", [True, False])
-def test_generator_learns_what_it_is_told_to(
-    tiny_pipeline, dataset: LatentFaces, tmp_path: Path, train_unet: bool
-) -> None:
-    objective = make_objective(tiny_pipeline, train_unet=train_unet)
+def test_generator_learns_what_it_is_told_to(models, dataset: LatentFaces, tmp_path: Path, train_unet: bool) -> None:
+    objective = FaceDeidObjective(*models(), train_unet=train_unet)
     unet = objective.unet if train_unet else objective.unet.module
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     first = fixed_loss(objective, dataset)
@@ -56,10 +36,10 @@ def test_generator_learns_what_it_is_told_to(
     assert {p.name for p in tmp_path.iterdir()} >= {"controlnet", "attribute_adapter"}
 
 
-def test_repulsion_is_an_option_that_adds_to_the_loss(tiny_pipeline, dataset: LatentFaces) -> None:
-    plain = make_objective(tiny_pipeline, train_unet=False)
+def test_repulsion_is_an_option_that_adds_to_the_loss(models, tiny_pipeline, dataset: LatentFaces) -> None:
+    plain = FaceDeidObjective(*models(), train_unet=False)
     repulsion = IdentityRepulsion(tiny_pipeline.vae, lambda face: face.mean((2, 3)) + 0.01, weight=1.0, side=8)
-    pushed = make_objective(tiny_pipeline, train_unet=False, repulsion=repulsion)
+    pushed = FaceDeidObjective(*models(), train_unet=False, repulsion=repulsion)
     assert fixed_loss(pushed, dataset) > fixed_loss(plain, dataset)
 
 

@@ -3,11 +3,9 @@ from pathlib import Path
 import torch
 from diffusers import LCMScheduler
 
-from deid_diffusion.attributes.encoder import FEATURE_NAMES
-from deid_diffusion.models.attribute_adapter import AttributeAdapter
 from deid_diffusion.training.assembly import distilled_sampler
-from deid_diffusion.training.attribute_encoder import common_questions, tokenize
-from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
+from deid_diffusion.training.attribute_encoder import common_questions
+from deid_diffusion.training.builtin import make_scheduler
 from deid_diffusion.training.config import TrainConfig
 from deid_diffusion.training.few_step import FewStepObjective, LatentDiscriminator, jittered, within
 from deid_diffusion.training.latents import LatentFaces
@@ -15,16 +13,9 @@ from deid_diffusion.training.loop import train
 from deid_diffusion.training.validation import sample_items
 
 
-def make_objective(tiny_pipeline, dataset: LatentFaces, **options) -> FewStepObjective:
-    torch.manual_seed(0)
-    unet = make_unet((16, 32), sample_size=16, cross_attention_dim=16)
+def make_objective(models, tiny_pipeline, dataset: LatentFaces, **options) -> FewStepObjective:
     return FewStepObjective(
-        unet,
-        make_controlnet(unet, 2),
-        AttributeAdapter(16, len(FEATURE_NAMES), 4, 16),
-        make_scheduler(),
-        tiny_pipeline.text_encoder,
-        tokenize(tiny_pipeline.tokenizer, [""]),
+        *models(),
         questions=common_questions(dataset.said, least=1),
         vae=tiny_pipeline.vae,
         examples=sample_items(dataset, 2),
@@ -32,8 +23,8 @@ def make_objective(tiny_pipeline, dataset: LatentFaces, **options) -> FewStepObj
     )
 
 
-def test_both_turns_learn_and_the_sampler_is_saved(tiny_pipeline, dataset: LatentFaces, tmp_path: Path) -> None:
-    objective = make_objective(tiny_pipeline, dataset, adversarial_start=2)
+def test_both_turns_learn_and_the_sampler_is_saved(models, tiny_pipeline, dataset: LatentFaces, tmp_path: Path) -> None:
+    objective = make_objective(models, tiny_pipeline, dataset, adversarial_start=2)
     before = {turn: [p.clone() for p in objective.trained(turn).parameters()] for turn in objective.turns}
     config = TrainConfig(tmp_path, tmp_path, train_batch_size=3, max_train_steps=4, lr_warmup_steps=1)
     train(objective, dataset, config)
@@ -48,14 +39,14 @@ def test_both_turns_learn_and_the_sampler_is_saved(tiny_pipeline, dataset: Laten
     assert distilled_sampler(tmp_path) is None
 
 
-def test_the_noise_levels_are_those_of_the_sampler(tiny_pipeline, dataset: LatentFaces) -> None:
-    objective = make_objective(tiny_pipeline, dataset, sampling_steps=4)
+def test_the_noise_levels_are_those_of_the_sampler(models, tiny_pipeline, dataset: LatentFaces) -> None:
+    objective = make_objective(models, tiny_pipeline, dataset, sampling_steps=4)
     assert objective.sampler.timesteps.tolist() == [999, 759, 499, 259]
     assert float(objective.alphas(objective.sampler.timesteps)[0]) == 0  # pure noise
 
 
-def test_the_sheet_takes_as_many_steps_as_are_trained(tiny_pipeline, dataset: LatentFaces) -> None:
-    objective = make_objective(tiny_pipeline, dataset, sampling_steps=2)
+def test_the_sheet_takes_as_many_steps_as_are_trained(models, tiny_pipeline, dataset: LatentFaces) -> None:
+    objective = make_objective(models, tiny_pipeline, dataset, sampling_steps=2)
     calls = []
     objective.controlnet.register_forward_hook(lambda *given: calls.append(1))
     assert objective.validate() is not None
