@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .errors import DeidError, one_line
+from .attributes.choice import MAP_BORNE, AttributeChoice
+from .errors import DeidError, UsageError, one_line
 from .faces.analysis import FaceAnalysis, analyse_face
 from .faces.blend import Canvas
 from .faces.detected_face import DetectedFace, FaceDetector, check_image
@@ -27,6 +28,7 @@ from .replacement import Replacement, Scene, replace_faces
 from .report import Action, FaceRecord
 from .second_look import missed_faces
 from .selection import select_faces
+from .wishes import FaceWish, match_wishes
 
 if TYPE_CHECKING:
     from .identity.pseudonyms import Person
@@ -114,6 +116,7 @@ class Anonymizer:
         *,
         boxes: Sequence[DetectedFace] | None = None,
         only: Sequence[DetectedFace] | None = None,
+        wishes: Sequence[FaceWish] = (),
     ) -> AnonymizedImage:
         """Replace every face that the detector finds.
 
@@ -126,13 +129,18 @@ class Anonymizer:
             options: the user's wishes.
             boxes: the faces, found by somebody else; the detector then only takes the second look.
             only: places to which the work is limited; faces elsewhere are left untouched.
+            wishes: what is kept and changed of single faces, in place of what the options say of all of them.
 
         Raises:
             ValueError: for an array of another kind.
+            UsageError: for attributes or phrases that the model cannot keep or change, or a wish where no face is.
             DeidError: when the store of pseudonyms cannot be used.
         """
         photo = _as_array(image)
+        if options.method == "synth":
+            self.check(options, [wish.choice for wish in wishes])
         detected = self.detector(photo) if boxes is None else list(boxes)
+        chosen = match_wishes(detected, wishes, options.choice)
         kept = select_faces(detected, min_face=options.min_face, only=only).kept
         faces, problems = self._analyse_all(photo, {k: f for k, f in enumerate(detected) if k not in kept})
         originals = self._look_at_all(photo, faces, options, problems)
@@ -146,7 +154,7 @@ class Anonymizer:
         made: dict[int, Replacement] = {}
         if options.method == "synth":
             seed_of = _seeds(people, options)
-            scene = Scene(photo, canvas, gone, ready, originals)
+            scene = Scene(photo, canvas, gone, ready, originals, dict(enumerate(chosen)))
             made = replace_faces(self.pipeline, self.gate, scene, seed_of, options)
         else:
             for k, one in ready.items():
@@ -154,8 +162,9 @@ class Anonymizer:
         problems |= {k: one.reason for k, one in made.items() if one.reason is not None}
         for k in problems:
             canvas.fill(whole[k])  # the parts that were to be kept included
+        told = chosen if self.pipeline.reads_attributes else [one.of_map() for one in chosen]
         records = [
-            _record(face, faces.get(k), kept.get(k), problems.get(k), made.get(k), people.get(k), options)
+            _record(face, faces.get(k), kept.get(k), problems.get(k), made.get(k), people.get(k), options, told[k])
             for k, face in enumerate(detected)
         ]
         if detected or boxes is not None:  # else the picture is the one just searched
@@ -163,6 +172,23 @@ class Anonymizer:
             done = touched(shape, whole)  # with the parts that were to be kept: they are no face that was missed
             records += missed_faces(self.detector, canvas, done, left, min_face=options.min_face, only=only)
         return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
+
+    def check(self, options: Options, choices: Sequence[AttributeChoice] = ()) -> None:
+        """Raise UsageError where the model cannot do what the options, or choices for single faces, ask for.
+
+        Raises DeidError where it reads attributes but no words, and so cannot keep them apart.
+        """
+        for choice in (options.choice, *choices):
+            if self.pipeline.reads_attributes:
+                try:
+                    self.pipeline.subspace(choice.phrases)
+                except ValueError as error:
+                    raise UsageError(f"keep: {error}: use other words") from error
+            elif asked := choice.beyond_map():
+                raise UsageError(
+                    f"{asked[0]}: this model reads no attributes: only {', '.join(MAP_BORNE)}, which the semantic map "
+                    "brings, can be chosen; load it with image_encoder= and attribute_adapter= for the others"
+                )
 
     def analyse(self, image: Image.Image | np.ndarray) -> tuple[FaceAnalysis, ...]:
         """Detect and measure the faces of a photo; those that cannot be measured are left out."""
@@ -261,6 +287,7 @@ def _record(
     made: Replacement | None,
     person: Person | None,
     options: Options,
+    choice: AttributeChoice,
 ) -> FaceRecord:
     action: Action = "kept" if kept else "covered" if problem else _CHOSEN.get(options.method, "replaced")
     return FaceRecord(
@@ -274,6 +301,8 @@ def _record(
         similarity=made.similarity if made and np.isfinite(made.similarity or 0.0) else None,
         attempts=made.attempts if made else 0,
         pseudonym=person.id if person and action == "replaced" else None,
+        kept_attributes=choice.keep if action == "replaced" else (),
+        changed_attributes=choice.change if action == "replaced" else {},
     )
 
 

@@ -18,6 +18,7 @@ from deid_diffusion.options import Options
 from deid_diffusion.planning import Job, Plan
 from deid_diffusion.report import ImageReport
 from deid_diffusion.second_look import seen_through
+from deid_diffusion.wishes import Wishes
 
 if TYPE_CHECKING:
     from deid_diffusion.anonymizer import Anonymizer
@@ -33,12 +34,14 @@ class Settings:
         require_face: a photo with no face fails instead of being written.
         boxes: where the faces are, from a file; None is the detector's business.
         only: places to which the work is limited, likewise; None is no limit.
+        wishes: for single faces, likewise; None is none.
     """
 
     options: Options = field(default_factory=Options)
     require_face: bool = False
     boxes: Boxes | None = None
     only: Boxes | None = None
+    wishes: Wishes | None = None
 
 
 @dataclass(frozen=True)
@@ -154,13 +157,14 @@ def _run_job(job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings)
         images.check_target(job.target, (height, width), photo.alpha)
         boxes = _boxes(settings.boxes, job, (height, width), "if it has no faces")
         only = _boxes(settings.only, job, (height, width), "to leave it as it is")
+        wishes = () if settings.wishes is None else settings.wishes.of(job.input_name, (height, width))
     except ImageError as error:
         return _failure(job, failed, start, error)
     except Exception as error:
         return _internal(job, failed, start, error)
     model = anonymizer()
     try:
-        result = model(photo.pixels, settings.options, boxes=boxes, only=only)
+        result = model(photo.pixels, settings.options, boxes=boxes, only=only, wishes=wishes)
         if settings.require_face and not result.faces:
             raise ImageError(f"{job.source}: no face found, and --require-face asks for one: nothing written")
         pixels, known = np.asarray(result.image), [face.box for face in result.faces]

@@ -23,7 +23,7 @@ DETECTOR = "boxes"  # what a face from a file says in place of its detector's na
 
 
 @dataclass(frozen=True)
-class _Listed:
+class Listed:
     """One photo of the file: (width, height) if the file says it, and its faces with the place of their entries."""
 
     name: str
@@ -42,7 +42,7 @@ class Boxes:
     """
 
     source: str
-    photos: Mapping[str, _Listed]
+    photos: Mapping[str, Listed]
     endings: Mapping[str, Sequence[str]]
 
     def of(self, name: str, shape: tuple[int, int]) -> list[DetectedFace] | None:
@@ -62,7 +62,7 @@ class Boxes:
             ImageError: several photos of the file suit this name, a box lies wholly outside the photo, or the file
                 gives the photo another size.
         """
-        photo = self._find(name)
+        photo = self.find(name)
         if photo is None:
             return None
         height, width = shape
@@ -87,15 +87,21 @@ class Boxes:
         absent: list[str] = []
         owners: dict[str, str] = {}
         for name in names:
-            photo = self._find(name)
+            photo = self.find(name)
             if photo is None:
                 absent.append(name)
             elif (owner := owners.setdefault(photo.name, name)) != name:
                 raise UsageError(f"{self.source}: {photo.name} could be {owner} or {name}: write its folder, too")
         return absent
 
-    def _find(self, name: str) -> _Listed | None:
-        key = _normalised(name)
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """Those of the file's photos that none of a run's photos is. Raises ImageError, as `of`."""
+        used = {photo.name for photo in map(self.find, names) if photo is not None}
+        return [photo.name for photo in self.photos.values() if photo.name not in used]
+
+    def find(self, name: str) -> Listed | None:
+        """The photo of the file that a run's photo is, as `of` finds it. Raises ImageError if several suit."""
+        key = normalised(name)
         if key in self.photos:
             return self.photos[key]
         found = [*self.endings.get(key, ()), *(end for end in _endings(key) if end in self.photos)]
@@ -116,20 +122,29 @@ def read_boxes(path: str | Path) -> Boxes:
 
     Raises UsageError, with the file, the entry and the reason.
     """
+    return make_boxes(path, read_json(path, "a COCO detection file"))
+
+
+def read_json(path: str | Path, kind: str) -> Any:
+    """What a JSON file holds that should be of some kind. Raises UsageError."""
     try:
-        found = json.loads(Path(path).read_bytes())
+        return json.loads(Path(path).read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({one_line(error.strerror or error)}): check its name") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is not JSON ({one_line(error)[:120]}): give a COCO detection file") from error
-    photos: dict[str, _Listed] = {}
+        raise UsageError(f"{path}: is not JSON ({one_line(error)[:120]}): give {kind}") from error
+
+
+def make_boxes(path: str | Path, found: Any) -> Boxes:
+    """As `read_boxes`, of what the file holds."""
+    photos: dict[str, Listed] = {}
     is_list = isinstance(found, list)
     by_id, keep = ({}, None) if is_list else (_images(path, found, photos), _face_category(path, found))
-    for where, entry in _objects(path, found, "" if is_list else "annotations"):
+    for where, entry in objects(path, found, "" if is_list else "annotations"):
         if is_list:
-            name = _member(where, entry, "file_name", str)
-            photo = photos.setdefault(_normalised(name), _Listed(name, None))
-        elif (number := _member(where, entry, "image_id", int, str)) in by_id:
+            name = member(where, entry, "file_name", str)
+            photo = photos.setdefault(normalised(name), Listed(name, None))
+        elif (number := member(where, entry, "image_id", int, str)) in by_id:
             photo = by_id[number]
         else:
             raise UsageError(f"{where}: image_id {_shown(number)} is the id of none of the images")
@@ -163,23 +178,23 @@ def write_boxes(path: str | Path, records: Iterable[ImageReport], *, overwrite: 
     write_atomic(Path(path), json.dumps(whole, allow_nan=False).encode() + b"\n", overwrite=overwrite)
 
 
-def _images(path: str | Path, found: Any, photos: dict[str, _Listed]) -> dict[int | str, _Listed]:
+def _images(path: str | Path, found: Any, photos: dict[str, Listed]) -> dict[int | str, Listed]:
     """Fill `photos` from the file's `images`; returns them by id. Raises UsageError."""
-    by_id: dict[int | str, _Listed] = {}
-    for where, image in _objects(path, found, "images"):
+    by_id: dict[int | str, Listed] = {}
+    for where, image in objects(path, found, "images"):
         size: Any = [image.get("width"), image.get("height")]
-        number, name = _member(where, image, "id", int, str), _member(where, image, "file_name", str)
-        if number in by_id or _normalised(name) in photos:
+        number, name = member(where, image, "id", int, str), member(where, image, "file_name", str)
+        if number in by_id or normalised(name) in photos:
             raise UsageError(f"{where}: an image before it has its id or file_name, too")
         if size != [None, None] and not all(type(side) is int and side > 0 for side in size):
             raise UsageError(f"{where}: width and height are {_shown(size)}: expected whole numbers over 0")
-        by_id[number] = photos[_normalised(name)] = _Listed(name, (size[0], size[1]) if size[0] else None)
+        by_id[number] = photos[normalised(name)] = Listed(name, (size[0], size[1]) if size[0] else None)
     return by_id
 
 
 def _face_category(path: str | Path, found: dict[str, Any]) -> object:
     """Id of the category whose entries are faces; None if all are. Raises UsageError."""
-    named = [one for _, one in _objects(path, found, "categories")] if "categories" in found else []
+    named = [one for _, one in objects(path, found, "categories")] if "categories" in found else []
     faces = [one.get("id") for one in named if str(one.get("name")).lower() == "face"]
     if len(named) > 1 and len(faces) != 1:
         raise UsageError(f"{path}: categories: {len(faces)} of {len(named)} are called face, expected one")
@@ -188,8 +203,8 @@ def _face_category(path: str | Path, found: dict[str, Any]) -> object:
 
 def _face(where: str, entry: dict[str, Any]) -> DetectedFace:
     """The face of one entry, its box not yet clipped. Raises UsageError."""
-    x, y, width, height = _numbers(where, "bbox", entry.get("bbox"), (4,))
-    (score,) = _numbers(where, "score", [entry.get("score", 1.0)], (1,))
+    x, y, width, height = numbers(where, "bbox", entry.get("bbox"), (4,))
+    (score,) = numbers(where, "score", [entry.get("score", 1.0)], (1,))
     if width <= 0 or height <= 0:
         raise UsageError(f"{where}: bbox is {width:g} wide and {height:g} high: expected both over 0")
     if not 0 <= score <= 1:
@@ -197,7 +212,7 @@ def _face(where: str, entry: dict[str, Any]) -> DetectedFace:
     face = DetectedFace((x, y, x + width, y + height), score, DETECTOR)
     if not entry.get("keypoints"):
         return face
-    points = np.array(_numbers(where, "keypoints", entry["keypoints"], (10, 15)), np.float32).reshape(5, -1)
+    points = np.array(numbers(where, "keypoints", entry["keypoints"], (10, 15)), np.float32).reshape(5, -1)
     if (points[:, 2:] <= 0).any():
         return face
     eyes, down = points[1, :2] - points[0, :2], points[3:, :2].mean(0) - points[:2, :2].mean(0)
@@ -206,7 +221,7 @@ def _face(where: str, entry: dict[str, Any]) -> DetectedFace:
     return replace(face, points=points[:, :2].copy())
 
 
-def _objects(path: str | Path, found: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def objects(path: str | Path, found: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects in the list that `found` has under `key`, or is if that is empty, with their place in the file."""
     values = found.get(key) if key and isinstance(found, dict) else found
     if not isinstance(values, list):
@@ -218,7 +233,7 @@ def _objects(path: str | Path, found: Any, key: str) -> Iterator[tuple[str, dict
         yield where, value
 
 
-def _numbers(where: str, what: str, values: Any, counts: tuple[int, ...]) -> list[float]:
+def numbers(where: str, what: str, values: Any, counts: tuple[int, ...]) -> list[float]:
     """`values` if it is a list of so many numbers, none of them NaN or beyond any photo. Raises UsageError."""
     of_count = isinstance(values, list) and len(values) in counts
     if not of_count or not all(type(one) in (int, float) and abs(one) < 1e9 for one in values):
@@ -226,7 +241,7 @@ def _numbers(where: str, what: str, values: Any, counts: tuple[int, ...]) -> lis
     return [float(one) for one in values]
 
 
-def _member(where: str, entry: dict[str, Any], key: str, *kinds: type) -> Any:
+def member(where: str, entry: dict[str, Any], key: str, *kinds: type) -> Any:
     """A member that must be there, of one of the kinds. Raises UsageError."""
     value = entry.get(key)
     if type(value) not in kinds:
@@ -238,7 +253,7 @@ def _shown(value: object) -> str:
     return one_line(json.dumps(value))[:60]
 
 
-def _normalised(name: str) -> str:
+def normalised(name: str) -> str:
     """A path in one spelling: forward slashes, no `.` parts, composed letters."""
     return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).as_posix()
 

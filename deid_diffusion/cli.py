@@ -11,7 +11,9 @@ import typer
 from deid_diffusion._version import __version__
 from deid_diffusion.cli_anonymize import anonymize, load_anonymizer
 from deid_diffusion.cli_attack import attack
+from deid_diffusion.cli_attributes import attributes
 from deid_diffusion.cli_errors import errors_as_exit_codes
+from deid_diffusion.cli_evaluate import evaluate
 from deid_diffusion.cli_keys import keys_app
 from deid_diffusion.errors import UsageError, one_line
 
@@ -45,6 +47,8 @@ def _options(
 
 app.command()(anonymize)
 app.command()(attack)
+app.command()(evaluate)
+app.command()(attributes)
 
 
 @app.command()

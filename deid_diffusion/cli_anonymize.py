@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,6 +81,30 @@ def anonymize(
     keep_people: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Photos of people whose faces are left untouched.")
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="What the new face has of the old one: names with commas between them (expression, age, gender, "
+            "ethnicity, skin, facial hair, glasses, makeup, gaze, pose), phrases of your own, or none.",
+            show_default="all of these",
+        ),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=WORD", help="What it has instead, as age=70 or gender=woman; may be repeated."),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Steers the new faces, for models that were trained with prompts.")
+    ] = "",
+    wishes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="What to keep and change of single faces; see docs/attributes.md."),
+    ] = None,
+    map_privacy: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="How far faces' proportions go towards the mean face's before they are drawn."),
+    ] = 0.0,
     keep_region: Annotated[
         list[Region] | None, typer.Option(help="Leave this part of every face untouched; may be repeated.")
     ] = None,
@@ -129,24 +154,45 @@ def anonymize(
     interrupted run is resumed by the same command.
     """
     with errors_as_exit_codes(context):
+        from deid_diffusion.attributes.choice import parse_change, parse_keep
         from deid_diffusion.batch import Settings, Tally, run
         from deid_diffusion.boxes import read_boxes, write_boxes
         from deid_diffusion.console import Display, summary
         from deid_diffusion.identity.pseudonyms import default_store
+        from deid_diffusion.options import Options
         from deid_diffusion.planning import make_plan
         from deid_diffusion.report import ImageReport
+        from deid_diffusion.wishes import read_wishes
 
         name = file_format.value if file_format else None
         plan = make_plan(inputs, out, file_format=name, overwrite=overwrite, in_place=in_place, recursive=recursive)
-        read = {"--key-file": key_file, "--boxes": boxes, "--only": only, "--store": store}
+        read = {"--key-file": key_file, "--boxes": boxes, "--only": only, "--store": store, "--wishes": wishes}
         if key_file is not None and store is None:
             read["--store"] = default_store(key_file)
         _check_written({"--report": report, "--export-boxes": export_boxes}, read, inputs)
         if report is not None:
             _check_report(report)
-        options = _options(
-            method, attempts, steps, seed, key_file, store, keep_people, keep_region or [], min_face, batch_size
+        if set(keep_region or []) == set(Region):
+            raise UsageError("--keep-region: all regions together are the whole face: leave one out")
+        plain = Options(
+            method=method.value,
+            steps=steps,
+            seed=seed,
+            batch_size=batch_size,
+            attempts=attempts,
+            min_face=min_face,
+            keep=parse_keep(keep or []),
+            change=parse_change(change or []),
+            prompt=prompt,
+            map_privacy=map_privacy,
+            keep_regions=frozenset(region.value for region in keep_region or []),
         )
+        if wishes is not None and method != Method.synth:
+            raise UsageError(f"--wishes: --method {method.value} keeps and changes no attribute")
+        wished = read_wishes(wishes, plain.keep, plain.change) if wishes else None
+        if wished is not None:
+            wished.check(plan.names)
+        options = _with_people(plain, key_file, store, keep_people)
         given = read_boxes(boxes) if boxes else None
         limits = read_boxes(only) if only else None
         for one in (given, limits):
@@ -154,12 +200,19 @@ def anonymize(
                 one.missing(job.input_name for job in plan.jobs)
         if export_boxes is not None:
             write_boxes(export_boxes, (), overwrite=overwrite)  # before the work: may it be written at all?
-        settings = Settings(options, require_face, given, limits)
+        settings = Settings(options, require_face, given, limits, wished)
+
+        def load() -> Anonymizer:
+            loaded = load_anonymizer(model, device)
+            if options.method == "synth":
+                loaded.check(options, wished.all() if wished else ())  # once, instead of at each photo
+            return loaded
+
         tally, records = Tally(), list[ImageReport]()
         with Display(len(plan.jobs)) as display:
             for line in _warnings(options):
                 display.complain(f"warning: {line}")
-            for outcome in run(plan, lambda: load_anonymizer(model, device), settings, report):
+            for outcome in run(plan, load, settings, report):
                 tally = tally.add(outcome)
                 if export_boxes is not None:
                     records.append(outcome.report)
@@ -189,34 +242,20 @@ def load_anonymizer(model: str, device: str) -> Anonymizer:
     return Anonymizer.from_pretrained(model, device=device)
 
 
-def _options(
-    method: Method,
-    attempts: int,
-    steps: int | None,
-    seed: int | None,
-    key_file: Path | None,
-    store: Path | None,
-    keep_people: Path | None,
-    keep_region: list[Region],
-    min_face: int,
-    batch_size: int,
-) -> Options:
-    """The wishes for each photo. Raises DeidError for a key, store or folder of people that cannot be used."""
+def _with_people(options: Options, key_file: Path | None, store: Path | None, keep_people: Path | None) -> Options:
+    """The wishes with the people in them. Raises DeidError for a key, store or folder of people that cannot be used."""
     from deid_diffusion.faces.detection import UnionDetector
     from deid_diffusion.identity.keys import read_key
     from deid_diffusion.identity.people import KnownPeople
     from deid_diffusion.identity.pseudonyms import Pseudonyms, default_store
     from deid_diffusion.identity.recognition import DlibRecogniser
-    from deid_diffusion.options import Options
 
-    if key_file is not None and seed is not None:
+    if key_file is not None and options.seed is not None:
         raise UsageError("--seed and --key-file both say which face a person gets: give one of them")
     if store is not None and key_file is None:
         raise UsageError("--store: is of use with --key-file only")
-    if key_file is not None and method != Method.synth:
-        raise UsageError(f"--key-file: a face treated with --method {method.value} has no pseudonym")
-    if set(keep_region) == set(Region):
-        raise UsageError("--keep-region: all regions together are the whole face: leave one out")
+    if key_file is not None and options.method != "synth":
+        raise UsageError(f"--key-file: a face treated with --method {options.method} has no pseudonym")
     people = KnownPeople.from_folder(keep_people, UnionDetector(), DlibRecogniser()) if keep_people else None
     pseudonyms = None
     if key_file is not None:
@@ -227,17 +266,7 @@ def _options(
             threshold=DlibRecogniser.threshold,
             recogniser=DlibRecogniser.name,
         )
-    return Options(
-        method=method.value,
-        steps=steps,
-        seed=seed,
-        batch_size=batch_size,
-        attempts=attempts,
-        min_face=min_face,
-        keep_regions=frozenset(region.value for region in keep_region),
-        keep_people=people,
-        pseudonyms=pseudonyms,
-    )
+    return replace(options, keep_people=people, pseudonyms=pseudonyms)
 
 
 def _warnings(options: Options) -> list[str]:

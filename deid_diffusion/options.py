@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .attributes.choice import AttributeChoice, choose
+from .errors import UsageError
 from .faces.labels import REGIONS
 from .faces.methods import METHODS, Method
 
@@ -25,6 +28,11 @@ class Options:
         batch_size: faces generated together.
         attempts: candidates for each face, at most; a face of which none passes the gate is covered.
         min_face: faces whose box has a shorter side under so many pixels are left untouched.
+        keep: attributes that the new face has of the old one: names of `attributes.vocabulary.VOCABULARY`, and phrases
+            of your own; () keeps none, None keeps all of that vocabulary but what is changed. See `docs/attributes.md`.
+        change: attribute of that vocabulary -> one of its words, or for "age" a number of years.
+        prompt: text that steers the new faces, for models that were trained with prompts.
+        map_privacy: how far the semantic map goes towards the mean face's, 0 (not) to 1 (all the way).
         keep_regions: names of `labels.REGIONS` that keep their original pixels, at a cost in privacy.
         keep_people: people who consented to be shown; their faces are left untouched.
         pseudonyms: gives all faces of one person one pseudonym, which makes them linkable on purpose.
@@ -36,6 +44,10 @@ class Options:
     batch_size: int = 8
     attempts: int = 3
     min_face: int = 0
+    keep: tuple[str, ...] | None = None
+    change: Mapping[str, str] = field(default_factory=dict)
+    prompt: str = ""
+    map_privacy: float = 0.0
     keep_regions: frozenset[str] = frozenset()
     keep_people: KnownPeople | None = None
     pseudonyms: Pseudonyms | None = None
@@ -51,5 +63,17 @@ class Options:
             raise ValueError(f"keep_regions: no region {', '.join(unknown)}; there are {', '.join(REGIONS)}")
         if self.keep_regions == set(REGIONS):
             raise ValueError("keep_regions: all regions together are the whole face: leave one out")
+        if not 0 <= self.map_privacy <= 1:
+            raise UsageError(f"map_privacy: expected 0 to 1, got {self.map_privacy:g}")
+        told = self.choice != choose() or self.prompt or self.map_privacy
+        if told and self.method != "synth":
+            raise UsageError(
+                f"method {self.method}: keeps and changes no attribute: leave out keep, change, prompt and map_privacy"
+            )
         if self.seed is not None and self.pseudonyms is not None:
             raise ValueError("seed and pseudonyms both say which face a person gets: give one of them")
+
+    @property
+    def choice(self) -> AttributeChoice:
+        """What is kept and changed, checked."""
+        return choose(self.keep, self.change)

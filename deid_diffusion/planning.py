@@ -45,11 +45,13 @@ class Plan:
         jobs: the photos to process, in order.
         done: number of photos whose finished result exists.
         skipped: number of files in input folders that no photo's suffix marks as photos.
+        names: of all photos for people and reports, those whose result exists included.
     """
 
     jobs: tuple[Job, ...]
     done: int
     skipped: int
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def make_plan(
     if in_place:
         jobs = [Job(photo.path, Path(os.path.realpath(photo.path)), photo.name, photo.name, True) for photo in found]
         _refuse_shared_names(jobs)
-        return Plan(tuple(jobs), 0, skipped)
+        return Plan(tuple(jobs), 0, skipped, tuple(job.input_name for job in jobs))
     assert out is not None  # _check_options
     if _is_output_file(inputs, out, file_format):
         jobs = [Job(found[0].path, out, found[0].name, shown(out), overwrite)]
@@ -107,7 +109,8 @@ def make_plan(
     _refuse_shared_names(jobs)
     _refuse_inputs_as_targets(jobs)
     unfinished = [job for job in map(_look_at_target, jobs) if job is not None]
-    return Plan(tuple(unfinished), len(jobs) - len(unfinished), skipped)
+    names = tuple(job.input_name for job in jobs)
+    return Plan(tuple(unfinished), len(jobs) - len(unfinished), skipped, names)
 
 
 def shown(path: Path) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from .attributes.choice import AttributeChoice
 from .faces.analysis import FaceAnalysis
 from .faces.blend import Canvas
 from .generation import Conditions, generate, read_attributes, read_conditions
@@ -53,6 +53,7 @@ class Scene:
         gone: (H, W) bool, every pixel that the mask of any face touches.
         faces: those to replace, by their index on the canvas.
         originals: what the gate knows of each.
+        choices: what is kept of each, and changed.
     """
 
     photo: np.ndarray
@@ -60,6 +61,7 @@ class Scene:
     gone: np.ndarray
     faces: Mapping[int, FaceAnalysis]
     originals: Mapping[int, Reference]
+    choices: Mapping[int, AttributeChoice]
 
 
 def replace_faces(
@@ -75,7 +77,7 @@ def replace_faces(
         gate: the judge.
         scene: the photo, its canvas and its faces.
         seed_of: the seed of a face's candidate: (index, attempt) -> 0 to 2**63 - 1.
-        options: steps, batch_size and attempts are read.
+        options: steps, batch_size, attempts, prompt and map_privacy are read.
     """
     results: dict[int, Replacement] = {}
     for rows in _chunks(list(scene.faces), options.batch_size):
@@ -97,7 +99,10 @@ def _replace_batch(
     options: Options,
 ) -> dict[int, Replacement]:
     canvas, faces, originals = scene.canvas, scene.faces, scene.originals
-    conditions = read_conditions(pipeline, scene.photo, scene.gone, [faces[k] for k in rows])
+    choices = [scene.choices[k] for k in rows]
+    conditions = read_conditions(
+        pipeline, scene.photo, scene.gone, [faces[k] for k in rows], choices, options.map_privacy
+    )
 
     def candidates(places: Sequence[int], seeds: Sequence[int]) -> list[_Candidate]:
         """One candidate for each of some places in ``rows``, judged on the canvas but not left there."""
@@ -136,19 +141,20 @@ def _generate_all(
     """As `generate`, in batches of the wished size."""
     made: list[np.ndarray | None] = []
     for rows in _chunks(range(len(seeds)), options.batch_size):
-        made += generate(pipeline, conditions.rows(rows), [seeds[k] for k in rows], options.steps)
+        made += generate(pipeline, conditions.rows(rows), [seeds[k] for k in rows], options.steps, options.prompt)
     return made
 
 
 def _most_alike(
     pipeline: FaceDeidPipeline, passed: Sequence[_Candidate], face: FaceAnalysis, conditions: Conditions
 ) -> _Candidate:
-    """The candidate whose attribute features are nearest to the original's."""
-    features = read_attributes(pipeline, [one.crop for one in passed], [face] * len(passed))
+    """The candidate whose attribute features are nearest to what was kept of the original's, and to what was asked."""
+    told = AttributeChoice(conditions.choices[0].named)
+    features = read_attributes(pipeline, [one.crop for one in passed], [face] * len(passed), [told] * len(passed))
     if features is None or conditions.features is None:
         return passed[0]
-    nearness = torch.einsum("bnd,nd->b", features.float(), conditions.features[0].float().to(features.device))
-    return passed[int(nearness.argmax())]
+    distance = (features - conditions.features.to(features)).flatten(1).norm(dim=1)
+    return passed[int(distance.argmin())]
 
 
 def _chunks(rows: Sequence[int], size: int) -> Iterable[list[int]]:

@@ -38,6 +38,8 @@ class FaceRecord:
             there was nothing to compare, or no number came out.
         attempts: generated candidates that the gate judged.
         pseudonym: name of the person's pseudonym under the key; None without a key, or if the face was too small.
+        kept_attributes: attributes of the original that a generated face was given; empty for any other face.
+        changed_attributes: attributes that it was given instead of the original's, each with its word.
     """
 
     box: tuple[float, float, float, float]
@@ -50,6 +52,8 @@ class FaceRecord:
     similarity: float | None = None
     attempts: int = 0
     pseudonym: str | None = None
+    kept_attributes: tuple[str, ...] = ()
+    changed_attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,16 @@ class ImageReport:
         """The report that `to_json` wrote. Raises ValueError for anything else."""
         try:
             values: dict[str, Any] = json.loads(line)
-            faces = tuple(FaceRecord(**{**face, "box": tuple(face["box"])}) for face in values["faces"])
+            faces = tuple(_face(face) for face in values["faces"])
             return cls(**{**values, "faces": faces})
         except (KeyError, TypeError) as error:
             raise ValueError(f"line: not a report written by this version of deid-diffusion ({error})") from error
+
+
+def _face(values: Mapping[str, Any]) -> FaceRecord:
+    """A face of a report's JSON, in which tuples became lists."""
+    kept = tuple(values.get("kept_attributes", ()))
+    return FaceRecord(**{**values, "box": tuple(values["box"]), "kept_attributes": kept})
 
 
 def append(path: str | Path, report: ImageReport) -> None:

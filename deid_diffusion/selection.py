@@ -53,13 +53,14 @@ def select_faces(
         x0, y0, x1, y1 = face.box
         if min(x1 - x0, y1 - y0) < min_face:
             kept[index] = f"smaller than --min-face {min_face:g}"
-        elif only is not None and not _is_meant(face, only):
+        elif only is not None and not lies_at(face, only):
             kept[index] = "outside --only"
     return Selection(tuple(index for index in range(len(faces)) if index not in kept), kept)
 
 
-def _is_meant(face: DetectedFace, only: Sequence[DetectedFace]) -> bool:
-    box, places = np.array(face.box), np.array([place.box for place in only]).reshape(-1, 4)
+def lies_at(face: DetectedFace, places: Sequence[DetectedFace]) -> bool:
+    """Whether a face is at one of some places: its centre in the place's box, or over a fifth of both in common."""
+    box, boxes = np.array(face.box), np.array([place.box for place in places]).reshape(-1, 4)
     centre = (box[:2] + box[2:]) / 2
-    inside = ((places[:, :2] <= centre) & (centre <= places[:, 2:])).all(1)
-    return bool((inside | (overlaps(box, places)[0] > _OVERLAP)).any())
+    inside = ((boxes[:, :2] <= centre) & (centre <= boxes[:, 2:])).all(1)
+    return bool((inside | (overlaps(box, boxes)[0] > _OVERLAP)).any())

@@ -20,12 +20,13 @@ def astronaut() -> np.ndarray:
 
 
 def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
-    """FaceDeidPipeline with random weights: 32 px crops, 16 px latents."""
+    """FaceDeidPipeline with random weights: 32 px crops, 16 px latents, looks of 16 numbers."""
     from diffusers import AutoencoderKL
     from transformers import (
         CLIPImageProcessor,
         CLIPTextConfig,
         CLIPTextModel,
+        CLIPTextModelWithProjection,
         CLIPVisionConfig,
         CLIPVisionModelWithProjection,
     )
@@ -37,11 +38,11 @@ def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
     from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
 
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(["photo of a person"], folder / "tok", vocab_size=600, model_max_length=12)
+    tokenizer = train_tokenizer(["photo of a person"], folder / "tok", vocab_size=600, model_max_length=24)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        max_position_embeddings=12,
+        max_position_embeddings=24,
         projection_dim=16,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -68,7 +69,8 @@ def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
         image_encoder=CLIPVisionModelWithProjection(vision) if with_adapter else None,
-        attribute_adapter=AttributeAdapter(16, len(FEATURE_NAMES), 4, 16) if with_adapter else None,
+        attribute_adapter=AttributeAdapter(16, len(FEATURE_NAMES), 4, 16, 16) if with_adapter else None,
+        phrase_encoder=CLIPTextModelWithProjection(text) if with_adapter else None,
         default_steps=2,
         default_guidance=1.5,
     )

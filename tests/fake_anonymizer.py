@@ -32,8 +32,11 @@ class FakeAnonymizer:
     def detector(self, image):
         return []
 
-    def __call__(self, image, options=None, *, boxes=None, only=None):
-        self.calls.append({"options": options, "boxes": boxes, "only": only})
+    def check(self, options, choices=()):
+        pass
+
+    def __call__(self, image, options=None, *, boxes=None, only=None, wishes=()):
+        self.calls.append({"options": options, "boxes": boxes, "only": only, "wishes": wishes})
         if self.hook is not None:
             self.hook(image)
         result = expected(image) if self.faces else image

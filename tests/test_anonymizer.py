@@ -2,17 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.errors import DeidError
+from deid_diffusion.attributes.choice import choose
+from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.faces.blend import FILL
 from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.measures import measure
 from deid_diffusion.identity.keys import Key
 from deid_diffusion.identity.people import KnownPeople
 from deid_diffusion.identity.pseudonyms import Pseudonyms
 from deid_diffusion.identity.verify import Reference, Verdict
 from deid_diffusion.options import Options
+from deid_diffusion.wishes import FaceWish
 
 from .fake_gate import FakeGate
 
@@ -102,6 +106,82 @@ def test_whatever_fails_the_face_is_covered(
     assert (np.asarray(result.image)[CORE] == FILL).all()
 
 
+def test_attributes_that_are_not_kept_do_not_influence_the_result(
+    tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The features are moved far within the un-kept attributes, as far as no kept word speaks of it."""
+    pipeline, real = tiny.pipeline, type(tiny.pipeline).encode_attributes
+    subspace, keep = pipeline.subspace(["scar"]), ("gender", "scar")
+    kept = subspace._span(keep)
+    others = torch.cat([basis for name, basis in subspace.bases.items() if name not in keep])
+    hidden = others - others @ kept.T @ kept
+    options = Options(seed=1, keep=keep)
+    before = np.asarray(tiny(astronaut, options).image)
+    for step in (hidden[0], hidden.sum(0), -3 * hidden[-1]):
+        monkeypatch.setattr(type(pipeline), "encode_attributes", lambda self, *given, s=step: real(self, *given) + s)
+        assert np.array_equal(np.asarray(tiny(astronaut, options).image), before)
+    shift = subspace.bases["gender"][0]
+    monkeypatch.setattr(type(pipeline), "encode_attributes", lambda self, *given: real(self, *given) + shift)
+    assert not np.array_equal(np.asarray(tiny(astronaut, options).image), before)
+
+
+def test_choices_reach_the_faces_and_their_records(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    options = Options(seed=1, keep=("expression", "age"), change={"gender": "man"})
+    plain = tiny(astronaut, options)
+    assert plain.faces[1].kept_attributes == ("expression", "age")
+    assert plain.faces[1].changed_attributes == {"gender": "man"}
+    wished = tiny(astronaut, options, wishes=[FaceWish(FACE, choose((), {"gender": "woman"}))])
+    first, second = wished.faces
+    assert (first.kept_attributes, first.changed_attributes) == ((), {"gender": "woman"})
+    assert second == plain.faces[1]
+    one, other = np.asarray(plain.image), np.asarray(wished.image)
+    assert not np.array_equal(one[CORE], other[CORE])
+    window = tiny.analyse(astronaut)[1].mask.window
+    assert np.abs(one[window].astype(int) - other[window]).max() <= 1
+
+
+def test_a_covered_face_has_kept_nothing(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    tiny.landmarker = failing
+    assert all(face.kept_attributes == () and not face.changed_attributes for face in tiny(astronaut).faces)
+
+
+def test_words_change_the_result(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    plain, *others = (
+        np.asarray(tiny(astronaut, Options(seed=1, **wish)).image)
+        for wish in ({}, {"prompt": "in the rain"}, {"keep": ("freckles",)}, {"change": {"age": "70"}})
+    )
+    assert not any(np.array_equal(plain, other) for other in others)
+
+
+def test_a_phrase_that_says_nothing_to_the_encoder_is_one_line(
+    tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny.pipeline, "embed_phrases", lambda texts: torch.ones(len(texts), 16))
+    with pytest.raises(UsageError, match="does not tell these words apart"):
+        tiny(astronaut, Options(keep=("a phrase",)))
+
+
+def test_a_wish_where_no_face_is_gives_no_picture(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    wish = FaceWish(DetectedFace((0.0, 0.0, 9.0, 9.0), 1.0, "boxes"), choose(()))
+    with pytest.raises(UsageError, match="no face is at"):
+        tiny(astronaut, wishes=[wish])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"keep": ("age",)}, {"change": {"age": "70"}}, {"prompt": "x"}, {"map_privacy": 0.5}],
+)
+def test_simple_methods_keep_and_change_nothing(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="method fill: keeps and changes no attribute"):
+        Options(method="fill", **wrong)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_maps_privacy_is_a_share(value: float) -> None:
+    with pytest.raises(UsageError, match="0 to 1"):
+        Options(map_privacy=value)
+
+
 def test_a_failing_detector_gives_no_picture_at_all(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     tiny.detector = failing
     with pytest.raises(RuntimeError):
@@ -177,3 +257,20 @@ def test_where_two_faces_overlap_nobody_is_taken_for_a_person_to_keep(
     model = Anonymizer(tiny_pipeline, detector=Given(FACE), landmarker=no_mesh, gate=gate)
     result = model(astronaut, Options(keep_people=KnownPeople(embedding[None], 0.95)))
     assert [face.action for face in result.faces] == [action]
+
+
+@pytest.mark.parametrize(("wish", "smiles"), [({}, True), ({"keep": ("pose", "gaze")}, False), ({"keep": ()}, False)])
+def test_the_embedded_model_keeps_a_smile_if_it_is_to(
+    anonymizer: Anonymizer, astronaut: np.ndarray, wish: dict[str, object], smiles: bool
+) -> None:
+    result = anonymizer(astronaut, Options(seed=2, **wish))
+    assert result.faces[0].action == "replaced"
+    found = measure(anonymizer.analyse(result.image)[0].drawn)
+    assert (found.smile > 0.09) == smiles
+
+
+def test_the_embedded_model_takes_a_new_phrase(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
+    """The same weights, and no training."""
+    plain, told = (anonymizer(astronaut, Options(seed=2, keep=words)) for words in (("age",), ("age", "a long scar")))
+    assert told.faces[0].kept_attributes == ("age", "a long scar")
+    assert not np.array_equal(np.asarray(plain.image), np.asarray(told.image))

@@ -14,6 +14,7 @@ from PIL import Image
 
 import deid_diffusion
 from deid_diffusion import cli, cli_anonymize, images
+from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.errors import DeidError
 from deid_diffusion.options import Options
 from deid_diffusion.report import ImageReport
@@ -62,13 +63,14 @@ def test_no_argument_shows_the_help(call):
 
 def test_version_and_help(call):
     assert call("--version") == (0, [f"deid-diffusion {deid_diffusion.__version__}"], [])
-    for command in ("anonymize", "attack", "demo", "inspect", "keys", "prepare"):
+    for command in ("anonymize", "attack", "attributes", "demo", "inspect", "keys", "prepare"):
         code, out, _ = call(command, "--help")
         assert code == 0
         assert out[0].startswith(f"Usage: deid-diffusion {command}")
     text = " ".join(" ".join(call("anonymize", "--help")[1]).split())
     assert "Repeatable, and therefore linkable: omit it for fresh randomness." in text
     assert "lossless" in text
+    assert f"({', '.join(VOCABULARY)})" in text
 
 
 def test_help_and_version_import_nothing_heavy():

@@ -64,7 +64,7 @@ def control_image(labels: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _mean_faces() -> np.ndarray:
+def mean_faces() -> np.ndarray:
     """(13, 478, 2) in crop sides, from left profile to right.
 
     The middle seven are the median training faces in ranges of yaw. Beyond them there are none with a mesh: there it is
@@ -84,7 +84,7 @@ def mean_mesh(size: int, points: np.ndarray | None = None) -> np.ndarray:
     Returns:
         (478, 2) float32 crop pixels.
     """
-    meshes = _mean_faces() * size
+    meshes = mean_faces() * size
     best, error = meshes[len(meshes) // 2], np.inf
     if points is None:
         return best

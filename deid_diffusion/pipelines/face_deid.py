@@ -13,9 +13,20 @@ from diffusers.pipelines.stable_diffusion.pipeline_output import StableDiffusion
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from PIL import Image
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
 
 from ..attributes.encoder import encode_attributes, labels_tensor
+from ..attributes.phrases import embed_phrases
+from ..attributes.subspace import AttributeSubspace
+from ..attributes.vocabulary import VOCABULARY
+from ..attributes.zero_shot import zero_shot_tokens
+from ..errors import DeidError
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from .portable import write_portable
@@ -31,8 +42,10 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     starts from pure noise, so that the result does not depend on them.
     """
 
-    _optional_components = ["safety_checker", "feature_extractor", "image_encoder", "attribute_adapter"]  # noqa: RUF012
-    model_cpu_offload_seq = "text_encoder->image_encoder->attribute_adapter->unet->vae"
+    _optional_components = [  # noqa: RUF012
+        "safety_checker", "feature_extractor", "image_encoder", "attribute_adapter", "phrase_encoder",
+    ]  # fmt: skip
+    model_cpu_offload_seq = "image_encoder->phrase_encoder->text_encoder->attribute_adapter->unet->vae"
 
     def __init__(
         self,
@@ -46,6 +59,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         feature_extractor: CLIPImageProcessor,
         image_encoder: CLIPVisionModelWithProjection | FaceEncoder,
         attribute_adapter: AttributeAdapter,
+        phrase_encoder: CLIPTextModelWithProjection,
         requires_safety_checker: bool = False,
         default_steps: int = 20,
         default_guidance: float = 5.0,
@@ -55,7 +69,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             vae, text_encoder, tokenizer, unet, controlnet, scheduler, safety_checker, feature_extractor, image_encoder,
             requires_safety_checker,
         )  # fmt: skip
-        self.register_modules(attribute_adapter=attribute_adapter)
+        self.register_modules(attribute_adapter=attribute_adapter, phrase_encoder=phrase_encoder)
+        self._subspaces: dict[tuple[object, ...], AttributeSubspace] = {}
         self.register_to_config(
             default_steps=default_steps, default_guidance=default_guidance, default_sharpening=default_sharpening
         )
@@ -64,6 +79,15 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     def crop_size(self) -> int:
         """Side of the square face crops that the model was trained on, in pixels."""
         return int(self.unet.config.sample_size) * self.vae_scale_factor
+
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether the pipeline has an image encoder, and an adapter or a phrase encoder to make tokens of its features.
+
+        Without an adapter, which is trained, tokens are made by `zero_shot_tokens`.
+        """
+        has_tokens = self.attribute_adapter is not None or self._phrase_model() is not None
+        return self.image_encoder is not None and has_tokens
 
     @torch.no_grad()
     def encode_attributes(self, crops: torch.Tensor, semantic_maps: Sequence[np.ndarray]) -> torch.Tensor | None:
@@ -74,13 +98,57 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             semantic_maps: B label maps, (H, W) uint8 each.
 
         Returns:
-            (B, N, D) unit features, or None when the pipeline has no image encoder or no adapter.
+            (B, N, D) unit features, or None where ``reads_attributes`` is false.
         """
-        if self.image_encoder is None or self.attribute_adapter is None:
+        if not self.reads_attributes:
             return None
         device = self._execution_device
         images = crops.to(device) * 2 - 1
         return encode_attributes(self.image_encoder, images, labels_tensor(list(semantic_maps)).to(device))
+
+    @property
+    def look_dim(self) -> int:
+        """Numbers of a look, which says who of all the people with the same attributes is painted; 0 for none."""
+        return 0 if self.attribute_adapter is None else int(self.attribute_adapter.config.look_dim)
+
+    def embed_phrases(self, texts: Sequence[str]) -> torch.Tensor:
+        """(K, D) unit vectors of K captions, in the space of the attribute features.
+
+        Raises:
+            DeidError: when the pipeline has no text side of its image encoder.
+        """
+        encoder = self._phrase_model()
+        if encoder is None:
+            raise DeidError(
+                "this model cannot read words: load it with phrase_encoder=, the text side of its image_encoder "
+                "(CLIPTextModelWithProjection.from_pretrained of the same CLIP)"
+            )
+        return embed_phrases(encoder, self.tokenizer, list(texts))
+
+    def subspace(self, phrases: Sequence[str] = ()) -> AttributeSubspace:
+        """The subspaces of the built-in attributes and, each its own attribute, of more phrases; computed once.
+
+        Raises:
+            DeidError: as ``embed_phrases``.
+            ValueError: for a phrase that the encoder does not tell from "a person".
+        """
+        key = (id(self._phrase_model()), *phrases)
+        if key not in self._subspaces:
+            words = {**VOCABULARY, **{phrase: (phrase,) for phrase in phrases}}
+            self._subspaces[key] = AttributeSubspace.from_phrases(words, self.embed_phrases)
+        return self._subspaces[key]
+
+    def _phrase_model(self) -> CLIPTextModel | CLIPTextModelWithProjection | None:
+        """What embeds phrases. A FaceEncoder was trained with the pipeline's own text encoder.
+
+        Beside a CLIP vision tower the own text encoder would not do: Stable Diffusion's is as wide as the joint space,
+        but lacks the projection into it.
+        """
+        if self.phrase_encoder is not None:
+            return self.phrase_encoder
+        own, encoder = self.text_encoder, self.image_encoder
+        fits = isinstance(encoder, FaceEncoder) and encoder.config.projection_dim == own.config.hidden_size
+        return own if fits else None
 
     @torch.no_grad()
     def __call__(
@@ -89,6 +157,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         mask_image: torch.Tensor | Image.Image | list[Image.Image],
         control_image: torch.Tensor | Image.Image | list[Image.Image],
         attribute_features: torch.Tensor | None = None,
+        looks: torch.Tensor | None = None,
+        attribute_names: Sequence[str] | None = None,
         prompt: str | list[str] = "",
         negative_prompt: str | list[str] = "",
         num_inference_steps: int | None = None,
@@ -108,6 +178,9 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             mask_image: B masks, (B, 1, H, W) in 0..1; 0.5 and more is replaced.
             control_image: B coloured semantic maps, (B, 3, H, W) in 0..1.
             attribute_features: (B, N, D) from ``encode_attributes``; None keeps no attribute but those of the map.
+            looks: (B, look_dim) standard normal numbers: which of the people with these attributes; None is anybody.
+            attribute_names: what the features tell of, built-in names and phrases, for a pipeline without adapter; None
+                is all built-in ones.
             prompt, negative_prompt: text, one for all crops or one each.
             num_inference_steps: denoising steps, the model's own default when None.
             guidance_scale: classifier-free guidance, 1 for none, the model's own default when None.
@@ -126,13 +199,14 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         control_t = self.control_image_processor.preprocess(control_image)
         batch = len(image_t)
         counts = {"image": batch, "mask_image": len(mask_t), "control_image": len(control_t)}
-        if attribute_features is not None:
-            counts["attribute_features"] = len(attribute_features)
+        given = {"attribute_features": attribute_features, "looks": looks}
+        counts |= {name: len(value) for name, value in given.items() if value is not None}
         if len(set(counts.values())) > 1:
             raise ValueError(f"expected as many of each, got {', '.join(f'{v} {k}' for k, v in counts.items())}")
         erased = torch.where(mask_t >= 0.5, torch.full_like(image_t, ERASED), image_t)
         guidance = float(self.config.default_guidance if guidance_scale is None else guidance_scale)
-        positive, negative = self._embed(prompt, negative_prompt, attribute_features, batch, guidance > 1)
+        prompts, negatives = ([p] * batch if isinstance(p, str) else p for p in (prompt, negative_prompt))
+        positive, negative = self._embed(prompts, negatives, attribute_features, looks, attribute_names, guidance > 1)
         return super().__call__(
             prompt_embeds=positive,
             negative_prompt_embeds=negative,
@@ -155,26 +229,50 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
 
     def _embed(
         self,
-        prompt: str | list[str],
-        negative_prompt: str | list[str],
+        prompt: list[str],
+        negative_prompt: list[str],
         features: torch.Tensor | None,
-        batch: int,
+        looks: torch.Tensor | None,
+        names: Sequence[str] | None,
         guided: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Text embeddings with the attribute tokens appended: (B, T + N, W); negative only if guided."""
+        """Text embeddings with the attributes' and looks' tokens appended: (B, T + N, W); negative only if guided."""
         device = self._execution_device
-        prompts, negatives = ([p] * batch if isinstance(p, str) else p for p in (prompt, negative_prompt))
-        positive, negative = self.encode_prompt(prompts, device, 1, guided, negatives)
-        if self.attribute_adapter is None:
-            if features is not None:
-                raise ValueError("attribute_features: this pipeline has no attribute_adapter to turn them into tokens")
+        positive, negative = self.encode_prompt(prompt, device, 1, guided, negative_prompt)
+        tokens, null = self._tokens(features, looks, names, len(positive))
+        if tokens is None or null is None:
             return positive, negative
-        null = self.attribute_adapter.null(batch).to(positive)
-        tokens = null
-        if features is not None:
-            tokens = self.attribute_adapter(features.to(device, self.attribute_adapter.dtype)).to(positive)
-        positive = torch.cat([positive, tokens], 1)
-        return positive, torch.cat([negative, null], 1) if guided else None
+        positive = torch.cat([positive, tokens.to(positive)], 1)
+        return positive, torch.cat([negative, null.to(positive)], 1) if guided else None
+
+    def _tokens(
+        self, features: torch.Tensor | None, looks: torch.Tensor | None, names: Sequence[str] | None, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+        """(B, N, W) tokens of attributes and looks, and as many that say nothing; None and None for no tokens."""
+        device, adapter = self._execution_device, self.attribute_adapter
+        if adapter is None:
+            if features is None and looks is None:
+                return None, None
+            if features is None or looks is not None or not self.reads_attributes:
+                raise ValueError("attribute_features, looks: this pipeline has no attribute_adapter to make tokens of")
+            named = tuple(VOCABULARY if names is None else names)
+            subspace = self.subspace([name for name in named if name not in VOCABULARY])
+            if not named:
+                return None, None
+            told, untold = zero_shot_tokens(features.to(device).float(), subspace, named, self._embed_captions)
+            return told, untold.expand(batch, -1, -1)
+        null = adapter.null(batch)
+        if features is None and looks is None:
+            return null, null
+        if features is None:
+            features = adapter.centre.expand(batch, -1, -1)  # nobody in particular
+        seen = None if looks is None else looks.to(device, adapter.dtype)
+        return adapter(features.to(device, adapter.dtype), seen), null
+
+    def _embed_captions(self, texts: list[str]) -> tuple[torch.Tensor, int]:
+        """(K, T, W) embeddings of captions by the generator's text encoder, and the longest one's length in tokens."""
+        longest = max(len(ids) for ids in self.tokenizer(texts, truncation=True).input_ids)
+        return self.encode_prompt(texts, self._execution_device, 1, False)[0], longest
 
     def save_pretrained(
         self,

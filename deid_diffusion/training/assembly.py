@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, LCMScheduler, UNet2DConditionModel
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ..models.attribute_adapter import AttributeAdapter
 from ..pipelines.face_deid import FaceDeidPipeline
@@ -38,6 +38,7 @@ def assemble_embedded(
         feature_extractor=CLIPImageProcessor(),
         image_encoder=load_image_encoder(clip / "image_encoder").half(),
         attribute_adapter=AttributeAdapter.from_pretrained(generator / "attribute_adapter", dtype=half),
+        phrase_encoder=None,
         default_steps=steps,
         default_guidance=guidance,
         default_sharpening=sharpening,
@@ -69,6 +70,7 @@ def assemble_pretrained(
         feature_extractor=CLIPImageProcessor(),
         image_encoder=load_image_encoder(image_encoder).half(),
         attribute_adapter=AttributeAdapter.from_pretrained(generator / "attribute_adapter", dtype=half),
+        phrase_encoder=CLIPTextModelWithProjection.from_pretrained(image_encoder, dtype=half),
         default_steps=steps,
         default_guidance=guidance,
     )

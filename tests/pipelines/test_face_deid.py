@@ -7,6 +7,8 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionInpaintPipeline
 
 from deid_diffusion.attributes.encoder import FEATURE_NAMES
+from deid_diffusion.errors import DeidError
+from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,7 @@ def inputs(batch: int = 3) -> dict[str, torch.Tensor]:
         "mask_image": mask,
         "control_image": torch.rand(batch, 3, 32, 32, generator=generator),
         "attribute_features": features,
+        "looks": torch.randn(batch, 16, generator=generator),
     }
 
 
@@ -38,7 +41,7 @@ def test_no_masked_pixel_has_any_influence(tiny_pipeline: FaceDeidPipeline) -> N
     assert np.array_equal(run(tiny_pipeline, given), run(tiny_pipeline, other))
 
 
-@pytest.mark.parametrize("name", ["image", "control_image", "attribute_features"])
+@pytest.mark.parametrize("name", ["image", "control_image", "attribute_features", "looks"])
 def test_every_condition_has_an_influence(tiny_pipeline: FaceDeidPipeline, name: str) -> None:
     given = inputs()
     changed = dict(given, **{name: given[name].flip(-1)})
@@ -60,10 +63,26 @@ def test_a_batch_equals_one_at_a_time(tiny_pipeline: FaceDeidPipeline) -> None:
         assert np.abs(alone[0] - together[k]).max() < 1e-4
 
 
-def test_attributes_can_be_left_out(tiny_pipeline: FaceDeidPipeline) -> None:
-    given = inputs()
-    del given["attribute_features"]
+@pytest.mark.parametrize("missing", [("attribute_features",), ("looks",), ("attribute_features", "looks")])
+def test_attributes_and_looks_can_be_left_out(tiny_pipeline: FaceDeidPipeline, missing: tuple[str, ...]) -> None:
+    given = {name: value for name, value in inputs().items() if name not in missing}
     assert run(tiny_pipeline, given).shape == (3, 32, 32, 3)
+
+
+def test_words_are_read_by_the_encoder_that_shares_the_images_space(tiny_pipeline: FaceDeidPipeline) -> None:
+    vectors = tiny_pipeline.embed_phrases(["a man", "a woman"])
+    assert vectors.shape == (2, 16)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(2))
+    parts = {**tiny_pipeline.components, "phrase_encoder": None}
+    with pytest.raises(DeidError, match="phrase_encoder="):  # the generator's text encoder has no such projection
+        FaceDeidPipeline(**parts).embed_phrases(["a man"])
+    embedded = FaceDeidPipeline(**{**parts, "image_encoder": FaceEncoder(32, 4, (4,), 16)})
+    assert not torch.allclose(embedded.embed_phrases(["a man", "a woman"]), vectors)
+
+
+def test_subspaces_are_computed_once(tiny_pipeline: FaceDeidPipeline) -> None:
+    assert tiny_pipeline.subspace(["freckles"]) is tiny_pipeline.subspace(["freckles"])
+    assert tiny_pipeline.subspace(["freckles"]).words["freckles"] == ("freckles",)
 
 
 def test_unequal_counts_are_refused_by_name(tiny_pipeline: FaceDeidPipeline) -> None:
@@ -102,6 +121,7 @@ def test_every_way_of_loading_gives_the_same_pictures(form: str, saved: Path, ti
         loaded = DiffusionPipeline.from_pretrained(saved, custom_pipeline=where, trust_remote_code=True)
     assert type(loaded) is FaceDeidPipeline
     assert loaded.config.default_steps == 2
+    assert torch.allclose(loaded.embed_phrases(["a man"]), tiny_pipeline.embed_phrases(["a man"]), atol=1e-5)
     loaded.set_progress_bar_config(disable=True)
     assert np.abs(run(loaded, inputs()) - run(tiny_pipeline, inputs())).max() < 1e-5
 
@@ -114,9 +134,10 @@ def test_a_plain_inpainting_folder_takes_our_parts(
     StableDiffusionInpaintPipeline(
         **{name: parts[name] for name in plain}, requires_safety_checker=False
     ).save_pretrained(tmp_path / "sd")
-    ours = {name: parts[name] for name in ("controlnet", "image_encoder", "attribute_adapter")}
+    ours = {name: parts[name] for name in ("controlnet", "image_encoder", "attribute_adapter", "phrase_encoder")}
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "sd", custom_pipeline=SHIM, trust_remote_code=True, **ours)
     assert loaded.attribute_adapter is parts["attribute_adapter"]
+    assert loaded.phrase_encoder is parts["phrase_encoder"]
     loaded.set_progress_bar_config(disable=True)
     given = dict(inputs(), num_inference_steps=2, guidance_scale=1.5)
     assert np.abs(run(loaded, given) - run(tiny_pipeline, given)).max() < 1e-5
@@ -129,7 +150,7 @@ def test_a_pipeline_without_adapter_works_and_says_so(tmp_path: Path) -> None:
     given = inputs()
     with pytest.raises(ValueError, match="no attribute_adapter"):
         run(pipeline, given)
-    del given["attribute_features"]
+    del given["attribute_features"], given["looks"]
     assert run(pipeline, given).shape == (3, 32, 32, 3)
     pipeline.save_pretrained(tmp_path / "model")
     again = FaceDeidPipeline.from_pretrained(tmp_path / "model", trust_remote_code=True)
