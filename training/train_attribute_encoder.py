@@ -14,6 +14,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from deid_diffusion.attributes.phrases import tokenize
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.training.attribute_encoder import (
     AttributeEncoderObjective,
@@ -91,7 +92,9 @@ def main() -> None:
         tokenizer = CLIPTokenizer.from_pretrained(source)
         tokenizer.save_pretrained(config.output_dir / "tokenizer")
     dataset = CaptionedFaces(cache, tokenizer, said, config.seed)
-    train(AttributeEncoderObjective(vision, text, common_questions(said)), dataset, config)
+    questions = common_questions(said)
+    answer_ids = tokenize(tokenizer, list(questions.texts))
+    train(AttributeEncoderObjective(vision, text, questions, answer_ids), dataset, config)
 
 
 if __name__ == "__main__":

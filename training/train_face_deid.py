@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 
-from deid_diffusion.training.attribute_encoder import all_facts, common_questions, tokenize
+from deid_diffusion.attributes.phrases import tokenize
+from deid_diffusion.attributes.subspace import AttributeSubspace
+from deid_diffusion.attributes.vocabulary import VOCABULARY
+from deid_diffusion.training.attribute_encoder import all_facts, common_questions
 from deid_diffusion.training.components import (
     Components,
     embedded_components,
@@ -23,6 +27,7 @@ from deid_diffusion.training.components import (
 )
 from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import FaceCache
+from deid_diffusion.training.erasure import teach_adapter
 from deid_diffusion.training.face_deid import FaceDeidObjective
 from deid_diffusion.training.few_step import FewStepObjective
 from deid_diffusion.training.identity import IdentityRepulsion
@@ -42,6 +47,7 @@ class GeneratorConfig(TrainConfig):
     train_unet: train the UNet as well (always so for the embedded model's).
     initial_generator: output folder of an earlier training whose weights are the start.
     bottleneck_dim: numbers that the adapter lets through of each region's feature.
+    erased_directions: of identity, removed from the features before the bottleneck.
     snr_gamma: of the min-SNR weights.
     rim_weight: of the term for the colour at the mask's rim.
     identity_recogniser: TorchScript file, (B, 3, 112, 112) in -1..1 to (B, D); switches identity repulsion on.
@@ -58,6 +64,7 @@ class GeneratorConfig(TrainConfig):
     train_unet: bool = False
     initial_generator: Path | None = None
     bottleneck_dim: int = 16
+    erased_directions: int = 4
     snr_gamma: float = 5.0
     rim_weight: float = 0.5
     identity_recogniser: Path | None = None
@@ -103,10 +110,15 @@ def main() -> None:
         recogniser = torch.jit.load(config.identity_recogniser, map_location=state.device).eval()
         repulsion = IdentityRepulsion(parts.vae, recogniser, weight=config.identity_weight)
     said = all_facts(cache)
+    subspace = AttributeSubspace.from_phrases(VOCABULARY, parts.embed)
+    features = torch.from_numpy(np.load(encoded / "features.npy").astype(np.float32))
+    files = [row["file"] for row in cache.rows]
+    teach_adapter(parts.adapter, features, said, files, subspace, rank=config.erased_directions, seed=config.seed)
     dataset = LatentFaces(cache, encoded, parts.tokenizer, said, config.seed)
     models = parts.unet, parts.controlnet, parts.adapter, parts.scheduler, parts.text_encoder
     shared: dict[str, Any] = {
         "empty_ids": tokenize(parts.tokenizer, [""]),
+        "subspace": subspace,
         "snr_gamma": config.snr_gamma,
         "rim_weight": config.rim_weight,
         "vae": parts.vae,
@@ -120,6 +132,7 @@ def main() -> None:
             *models,
             **shared,
             questions=common_questions(said),
+            image_encoder=parts.image_encoder,
             sampling_steps=config.distil_steps,
             adversarial_weight=config.adversarial_weight,
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -15,14 +16,19 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..attributes.encoder import encode_attributes
+from ..attributes.phrases import embed_ids, tokenize
 from ..faces.semantic_map import draw_semantic_map
 from ..models.face_encoder import FaceEncoder
 from .augment import random_look, random_view
-from .captions import FACTS, agree, choose, codes, facts, greyed, phrase
+from .captions import ATTRIBUTES, FACTS, agree, choose, codes, facts, greyed, phrase
 from .data import FaceCache, FaceDataset, to_tensor
 from .objective import Objective
 
 _KEEP = (0.15, 0.4, 0.8)  # share of the known facts that a caption says: some say one thing, some nearly all
+_GREY = 0.5  # share of the crops whose colour is taken out: few portraits have the colours of the world's cameras
+_TURN, _ZOOM = 0.25, 0.2  # of the random views, see `random_view`
+_MATTERS = {"person": 3.0, "age": 2.0}  # weights of questions whose answers are hardest to read from few faces
+_SEX = {"man": "male", "boy": "male", "woman": "female", "girl": "female"}
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -58,7 +64,8 @@ class CaptionedFaces(FaceDataset):
     """Crops in a random view and look, with their maps and a caption drawn anew each time.
 
     Items: ``pixels`` (3, S, S) in -1..1, ``labels`` (S, S) int64, ``input_ids`` (T,) int64, ``facts`` and ``caption``
-    (F,) int64, codes of what is known and of what the caption says.
+    (F,) int64, codes of what is known and of what the caption says. An item is of a face drawn at random, so that men
+    and women are as many of each kind of picture: or "photographs, not paintings, are of men" is what is learned.
     """
 
     def __init__(
@@ -66,14 +73,19 @@ class CaptionedFaces(FaceDataset):
     ) -> None:
         super().__init__(cache, seed)
         self.tokenizer, self.said = tokenizer, said
+        groups: dict[tuple[str, str], list[int]] = {}
+        for index, (row, one) in enumerate(zip(cache.rows, said, strict=True)):
+            groups.setdefault((row.get("kind", ""), _SEX.get(one.get("person", ""), "")), []).append(index)
+        self.groups = [np.array(group) for name, group in sorted(groups.items()) if name[1]] or [np.arange(len(cache))]
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = self.rng(index)
-        said = self.said[index]
-        grey = bool(rng.random() < 0.25)
+        row = int(rng.choice(self.groups[rng.integers(len(self.groups))]))
+        said = self.said[row]
+        grey = bool(rng.random() < _GREY)
         if grey:
             said = greyed(said)
-        crop, mesh = random_view(self.cache.crops[index], self.cache.meshes[index], rng)
+        crop, mesh = random_view(self.cache.crops[row], self.cache.meshes[row], rng, turn=_TURN, zoom=_ZOOM)
         chosen = choose(said, rng, keep=float(rng.choice(_KEEP)))
         return {
             "pixels": to_tensor(random_look(crop, rng, grey=grey)),
@@ -89,11 +101,6 @@ def all_facts(cache: FaceCache) -> list[dict[str, str]]:
     return [facts(cache.rows[i], cache.crops[i], cache.meshes[i]) for i in range(len(cache))]
 
 
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """(B, model_max_length) int64 token ids."""
-    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
 @dataclass(frozen=True)
 class Questions:
     """What each face is asked beside being matched with captions: one question per fact, with a fixed set of answers.
@@ -102,11 +109,13 @@ class Questions:
         fact: (P,) int64, the place in ``captions.FACTS`` of the fact that an answer speaks of.
         code: (P,) int64, what it says, as in ``captions.codes``.
         weight: (P,) float32, how much an answer counts: the rarer among its question's, the more.
+        texts: P captions, each of which says its answer and nothing else.
     """
 
     fact: torch.Tensor
     code: torch.Tensor
     weight: torch.Tensor
+    texts: tuple[str, ...]
 
 
 def common_questions(said: Sequence[Mapping[str, str]], least: int = 20) -> Questions:
@@ -115,10 +124,10 @@ def common_questions(said: Sequence[Mapping[str, str]], least: int = 20) -> Ques
     answers = sorted(answer for answer, count in counts.items() if count >= least)
     facts = torch.tensor([FACTS.index(name) for name, _ in answers], dtype=torch.long)
     code = torch.tensor([int(codes({name: text}).max()) for name, text in answers], dtype=torch.long)
-    weight = torch.tensor([1 / counts[answer] for answer in answers])
+    weight = torch.tensor([counts[answer] ** -0.5 for answer in answers])  # less than in proportion: few say little
     for fact in facts.unique():
         weight[facts == fact] *= 1 / weight[facts == fact].mean()
-    return Questions(facts, code, weight.clamp(max=3))
+    return Questions(facts, code, weight.clamp(max=3), tuple(phrase({name: text}) for name, text in answers))
 
 
 class AttributeEncoderObjective(Objective):
@@ -126,9 +135,11 @@ class AttributeEncoderObjective(Objective):
 
     InfoNCE as in CLIP (Radford et al., 2021), but every caption of the batch that is true of a face is a positive of it
     (UniCL's objective; Yang et al., CVPR 2022): "photo of a woman" is no negative of another woman. Beside that, each
-    face is asked one question per fact, "is this a man, a woman, a boy or a girl?", by a linear head that is thrown
-    away: few faces teach that long before the two towers have found a common language. The pooled output of a plain
-    ``CLIPTextModel`` is the joint space itself; one with a projection is taken as CLIP's.
+    face is asked one question per fact, "is this a man, a woman, a boy or a girl?", and answers twice: by a linear head
+    that is thrown away, because few faces teach that long before the two towers have found a common language; and by
+    the captions of the answers, so that the directions between them, which later are what is kept of a face, say what
+    faces show. A last term keeps the directions of different attributes at right angles, so that keeping one does not
+    let another pass.
     """
 
     description = "Attribute encoder: a small CLIP for aligned face crops, trained from nothing."
@@ -138,12 +149,17 @@ class AttributeEncoderObjective(Objective):
         vision: CLIPVisionModelWithProjection | FaceEncoder,
         text: CLIPTextModel | CLIPTextModelWithProjection,
         questions: Questions,
+        answer_ids: torch.Tensor,
         *,
+        contrast_weight: float = 0.5,
         region_weight: float = 0.1,
+        overlap_weight: float = 2.0,
     ) -> None:
+        """Takes the two towers and ``answer_ids``, (P, T) token ids of the questions' texts."""
         super().__init__()
-        self.questions = questions
-        self.vision, self.text, self.region_weight = vision, text, region_weight
+        self.questions, self.answer_ids = questions, answer_ids
+        self.vision, self.text = vision, text
+        self.contrast_weight, self.region_weight, self.overlap_weight = contrast_weight, region_weight, overlap_weight
         self.answers = nn.Linear(vision.config.projection_dim, len(questions.fact))
         self.log_scale = nn.Parameter(torch.tensor(2.66))  # ln(1 / 0.07), CLIP's start
 
@@ -153,30 +169,28 @@ class AttributeEncoderObjective(Objective):
     def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         features = encode_attributes(self.vision, batch["pixels"], batch["labels"])
         scale = self.log_scale.clamp(max=4.6).exp()
-        logits = scale * torch.einsum("bnd,cd->nbc", features, self.embed(batch["input_ids"]))
+        logits = scale * torch.einsum("bnd,cd->nbc", features, embed_ids(self.text, batch["input_ids"]))
         true = agree(batch["facts"], batch["caption"])
         of_face, of_caption = (t / t.sum(1, keepdim=True) for t in (true.float(), true.T.float()))
         losses = [(cross_entropy(one, of_face) + cross_entropy(one.T, of_caption)) / 2 for one in logits]
         contrast = losses[0] + self.region_weight * torch.stack(losses[1:]).sum()
-        answered, right = self.answer(features[:, 0], batch["facts"])
-        return contrast + answered, {"contrast": float(contrast.detach()), **right}
+        answers = embed_ids(self.text, self.answer_ids.to(features.device))
+        face = features[:, 0]
+        answered, right = self.answer(self.answers(face * face.shape[1] ** 0.5), batch["facts"])  # components of size 1
+        told, told_right = self.answer(scale * face @ answers.T, batch["facts"])
+        overlap = overlap_of(answers, self.questions.fact)
+        figures = {"contrast": float(contrast.detach()), "overlap": float(overlap.detach())}
+        figures |= right | {f"{name}_told": share for name, share in told_right.items()}
+        return self.contrast_weight * (contrast + told) + answered + self.overlap_weight * overlap, figures
 
-    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(C, T) token ids -> (C, D) unit vectors; padding that all share is not computed."""
-        end = int((input_ids == input_ids[:, -1:]).int().argmax(1).max()) + 1
-        output = self.text(input_ids=input_ids[:, :end])
-        joint = output.text_embeds if isinstance(self.text, CLIPTextModelWithProjection) else output.pooler_output
-        return F.normalize(joint.float(), dim=-1)
-
-    def answer(self, features: torch.Tensor, facts: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    def answer(self, logits: torch.Tensor, facts: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         """Sum of the questions' mean cross-entropies, and the share of right answers to each.
 
         Args:
-            features: (B, D) embeddings of faces, unit vectors.
+            logits: (B, P), how well each answer fits each face.
             facts: (B, F) codes of what is known of them.
         """
-        device = features.device
-        logits = self.answers(features * features.shape[1] ** 0.5)  # components of size 1
+        device = logits.device
         fact, code = self.questions.fact.to(device), self.questions.code.to(device)
         losses, right = [], {}
         for index, name in enumerate(FACTS):
@@ -188,7 +202,7 @@ class AttributeEncoderObjective(Objective):
             target, asked = true[known].int().argmax(1), logits[known][:, answers]
             weight = self.questions.weight.to(device)[answers]
             total = F.cross_entropy(asked, target, weight, reduction="sum")
-            losses.append(total / weight[target].sum().clamp(min=1e-6))
+            losses.append(_MATTERS.get(name, 1.0) * total / weight[target].sum().clamp(min=1e-6))
             right[name] = float((asked.argmax(1) == target).float().sum() / max(1, len(asked)))
         return torch.stack(losses).sum() if losses else logits.sum() * 0, right
 
@@ -200,3 +214,20 @@ class AttributeEncoderObjective(Objective):
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of (B, C) logits against (B, C) target probabilities."""
     return -(target * logits.log_softmax(1)).sum(1).mean()
+
+
+def overlap_of(answers: torch.Tensor, fact: torch.Tensor) -> torch.Tensor:
+    """Mean squared cosine between the directions in which answers of different attributes differ from their mean.
+
+    Args:
+        answers: (P, D) embeddings of answers.
+        fact: (P,) int64, the place in ``captions.FACTS`` of the fact that each speaks of.
+    """
+    attribute = torch.tensor([[FACTS[k] in names for names in ATTRIBUTES].index(True) for k in fact.tolist()])
+    fact, attribute = fact.to(answers.device), attribute.to(answers.device)
+    directions = torch.zeros_like(answers)
+    for one in fact.unique():
+        directions[fact == one] = answers[fact == one] - answers[fact == one].mean(0)
+    cosines = F.normalize(directions, dim=-1) @ F.normalize(directions, dim=-1).T
+    other = attribute[:, None] != attribute[None]
+    return (cosines.square() * other).sum() / other.sum().clamp(min=1)

@@ -27,7 +27,8 @@ def random_view(
 
 
 def random_look(crop: np.ndarray, rng: np.random.Generator, *, grey: bool) -> np.ndarray:
-    """Another light, camera and obstacle: gamma, contrast, tint, a light from one side, blur, noise, a covered patch.
+    """Another light, camera and obstacle: gamma, contrast, tint, a light from one side, blur, noise, a covered patch,
+    and the blocks of a small JPEG file.
 
     Args:
         crop: (S, S, 3) uint8.
@@ -54,4 +55,8 @@ def random_look(crop: np.ndarray, rng: np.random.Generator, *, grey: bool) -> np
         width, height = (int(size * side) for side in rng.uniform(0.1, 0.4, 2))
         x, y = rng.integers(0, size - width), rng.integers(0, size - height)
         values[y : y + height, x : x + width] = rng.random(3)
-    return np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
+    seen: np.ndarray = np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        _, data = cv2.imencode(".jpg", seen, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 60))])
+        seen = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return seen

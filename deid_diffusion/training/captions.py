@@ -17,6 +17,8 @@ from ..faces.semantic_map import draw_semantic_map
 _CHILD = re.compile(r"toddler|child|baby|infant|kid\b|little (girl|boy)|(?<!\d)(\d{1,2}(\.\d)?) ?-?year")
 #: What can be known of a face.
 FACTS = ("person", "age", "years", "skin", "expression", "mouth", "eyes", "pose", "picture", "text")
+#: Facts that speak of one attribute.
+ATTRIBUTES = (("person",), ("age", "years"), ("skin",), ("expression", "mouth"), ("eyes",), ("pose",), ("picture",))
 #: Individual typology angle in degrees (Chardon et al., 1991) -> word, lightest first.
 _SKIN = ((55, "very light"), (41, "light"), (28, "medium"), (10, "tan"), (-30, "brown"))
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..attributes.encoder import FEATURE_NAMES
+from ..attributes.phrases import embed_phrases
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from .builtin import make_controlnet, make_scheduler, make_unet
 
+_LOOK = 16  # numbers of a look
+
 
 @dataclass(frozen=True)
 class Components:
-    """Models of one training. ``unet`` takes 9 channels: noisy latents, mask, latents of the masked picture."""
+    """Models of one training.
+
+    ``unet`` takes 9 channels: noisy latents, mask, latents of the masked picture. ``embed`` takes captions to (K, D)
+    unit vectors of the image encoder's space.
+    """
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -28,6 +37,7 @@ class Components:
     controlnet: ControlNetModel
     adapter: AttributeAdapter
     scheduler: SchedulerMixin
+    embed: Callable[[list[str]], torch.Tensor]
 
 
 def load_image_encoder(source: str | Path) -> CLIPVisionModelWithProjection | FaceEncoder:
@@ -53,15 +63,17 @@ def embedded_components(
     image_encoder = load_image_encoder(clip / "image_encoder")
     factor, width = 2 ** (len(autoencoder.config.block_out_channels) - 1), text_encoder.config.hidden_size
     unet = make_unet(widths, sample_size=crop_size // factor, cross_attention_dim=width)
+    tokenizer = CLIPTokenizer.from_pretrained(clip / "tokenizer")
     return Components(
         autoencoder,
         text_encoder,
-        CLIPTokenizer.from_pretrained(clip / "tokenizer"),
+        tokenizer,
         image_encoder,
         unet.to(memory_format=torch.channels_last),
         make_controlnet(unet, factor).to(memory_format=torch.channels_last),
         _make_adapter(image_encoder, width, bottleneck_dim),
         make_scheduler(),
+        partial(embed_phrases, text_encoder, tokenizer),
     )
 
 
@@ -92,6 +104,11 @@ def pretrained_components(model: str | Path, image_encoder: str | Path, bottlene
         controlnet_from_inpainting(unet),
         _make_adapter(encoder, unet.config.cross_attention_dim, bottleneck_dim),
         DDPMScheduler.from_pretrained(model, subfolder="scheduler"),
+        partial(
+            embed_phrases,
+            CLIPTextModelWithProjection.from_pretrained(image_encoder),
+            CLIPTokenizer.from_pretrained(image_encoder),
+        ),
     )
 
 
@@ -115,14 +132,14 @@ def warm_start(components: Components, folder: Path) -> None:
         if (folder / name).is_dir():
             model.load_state_dict(type(model).from_pretrained(folder / name).state_dict())
     adapter = AttributeAdapter.from_pretrained(folder / "attribute_adapter")
-    if adapter.config.feature_dim == components.adapter.config.feature_dim:
+    if all(adapter.config[name] == components.adapter.config[name] for name in ("feature_dim", "look_dim")):
         components.adapter.load_state_dict(adapter.state_dict())
 
 
 def _make_adapter(
     image_encoder: CLIPVisionModelWithProjection | FaceEncoder, width: int, bottleneck_dim: int
 ) -> AttributeAdapter:
-    return AttributeAdapter(image_encoder.config.projection_dim, len(FEATURE_NAMES), bottleneck_dim, width)
+    return AttributeAdapter(image_encoder.config.projection_dim, len(FEATURE_NAMES), bottleneck_dim, width, _LOOK)
 
 
 def _text_of(path: Path) -> str:

@@ -13,10 +13,12 @@ from diffusers import AutoencoderKL, ControlNetModel, SchedulerMixin, UNet2DCond
 from torch import nn
 from transformers import CLIPTextModel
 
+from ..attributes.subspace import AttributeSubspace
 from ..models.attribute_adapter import AttributeAdapter
 from .identity import IdentityRepulsion
 from .objective import Objective
 from .validation import generation_sheet
+from .wishes import RandomWishes
 
 
 class Frozen:
@@ -51,6 +53,7 @@ class FaceDeidObjective(Objective):
         text_encoder: CLIPTextModel,
         empty_ids: torch.Tensor,
         *,
+        subspace: AttributeSubspace,
         train_unet: bool,
         snr_gamma: float = 5.0,
         outside_weight: float = 0.1,
@@ -65,6 +68,7 @@ class FaceDeidObjective(Objective):
 
         Args:
             empty_ids: (1, T) token ids of the empty text.
+            subspace: of the attributes that users may keep.
             train_unet: whether the UNet is trained or only used.
             snr_gamma: of the min-SNR weights.
             outside_weight: of the error outside the mask, against 1 inside.
@@ -80,6 +84,7 @@ class FaceDeidObjective(Objective):
         self.text, self.repulsion = Frozen(text_encoder), repulsion
         self.snr_gamma, self.outside_weight, self.rim_weight = snr_gamma, outside_weight, rim_weight
         self.drop, self.text_share, self.empty_ids = drop, text_share, empty_ids
+        self.wishes = RandomWishes(subspace)
         self.vae, self.examples = None if vae is None else Frozen(vae), examples
         self.sampler, self.sampling_steps = scheduler, 8  # of contact sheets
 
@@ -90,7 +95,9 @@ class FaceDeidObjective(Objective):
         latents, noise = batch["latents"], torch.randn_like(batch["latents"])
         steps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
         noisy = self.scheduler.add_noise(latents, noise, steps)
-        predicted = self.predict(noisy, steps, self.conditions(batch), self.control(batch), batch)
+        nobody = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
+        wished = self.wishes(batch["features"], batch["facts"], nobody, self.adapter).features
+        predicted = self.predict(noisy, steps, self.conditions(batch, wished), self.control(batch), batch)
         alphas = self.alphas(steps)
         error, rim = self.errors(predicted, latents, noise, steps, batch["mask"])
         loss = (self.min_snr(alphas) * (error + self.rim_weight * rim)).mean()
@@ -158,27 +165,47 @@ class FaceDeidObjective(Objective):
         control = batch["control"].contiguous(memory_format=torch.channels_last)
         return control * (torch.rand(len(control), 1, 1, 1, device=control.device) > self.drop / 2)
 
-    def conditions(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """(B, T + N, W) text and attribute tokens; text, all tokens, or single tokens are dropped at random."""
-        count, device = len(batch["features"]), batch["features"].device
+    def conditions(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        features: torch.Tensor,
+        looks: torch.Tensor | None = None,
+        looked: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(B, T + N, W) text, attribute and look tokens.
+
+        Text, all attributes, or single ones are dropped at random; looks are those of the (B,) ``looked`` rows only.
+        """
+        count, device = len(features), features.device
         spoken = torch.rand(count, 1, device=device) < self.text_share
         ids = torch.where(spoken, batch["input_ids"], self.empty_ids.to(device))
         with torch.no_grad():
             texts = self.text(input_ids=ids).last_hidden_state
-        tokens = self.adapter(batch["features"])
+        tokens = self.adapter(features, looks)
         whole = torch.rand(count, 1, 1, device=device) < self.drop
         single = torch.rand(count, tokens.shape[1], 1, device=device) < self.drop
+        dropped = whole | single
+        if looked is not None:
+            dropped[:, features.shape[1] :] = ~looked[:, None, None]
         null = self.adapter.null(count).to(tokens)
-        return torch.cat([texts.to(tokens), torch.where(whole | single, null, tokens)], 1)
+        return torch.cat([texts.to(tokens), torch.where(dropped, null, tokens)], 1)
 
     def validate(self) -> np.ndarray | None:
         if self.vae is None or self.examples is None:
             return None
-        tokens = self.adapter(self.examples["features"].to(self.adapter.device))
+        features = self.examples["features"].to(self.adapter.device)
+        every = self.wishes.subspace
+        wished = every.project(features, tuple(every.words), self.adapter.centre)
+        tokens = self.adapter(wished, self.drawn_looks(len(features)))
         texts = self.text(input_ids=self.empty_ids.to(tokens.device)).last_hidden_state
         tokens = torch.cat([texts.expand(len(tokens), -1, -1).to(tokens), tokens], 1)
         models = self.unet, self.controlnet, self.sampler, self.vae.module
         return generation_sheet(*models, self.examples, tokens, steps=self.sampling_steps)
+
+    def drawn_looks(self, count: int) -> torch.Tensor | None:
+        """(count, L) looks of nobody; None for an adapter that knows none."""
+        known = self.adapter.config.look_dim
+        return torch.randn(count, known, device=self.adapter.device) if known else None
 
     def enable_gradient_checkpointing(self) -> None:
         super().enable_gradient_checkpointing()

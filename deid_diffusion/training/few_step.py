@@ -6,19 +6,27 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import LCMScheduler, SchedulerMixin
 from torch import nn
+from transformers import CLIPVisionModelWithProjection
 
+from ..attributes.encoder import encode_attributes
+from ..faces.labels import PALETTE
+from ..models.face_encoder import FaceEncoder
 from .attribute_encoder import Questions
-from .face_deid import FaceDeidObjective, weighted_mean
+from .face_deid import FaceDeidObjective, Frozen, weighted_mean
+from .looks import LookReader
 
 _COARSE = 4  # latents a side over which colours are averaged before they are compared
 _PENALTY = 0.1  # weight of the approximated gradient penalties
 _SHAKE = 0.1  # standard deviation, in units of the latents', of the noise that the penalties approximate gradients with
 
-_LEAST = 0.1  # weight of the distance to the original from pure noise: where the mouth is open, the map knows
+_LEAST = 0.05  # weight of the distance to the original from pure noise: where the mouth is open, the map knows
+_JUDGED = 8  # faces a batch, at most, that are decoded to be read
+_INNER = 0.75  # share of a crop's side that holds the face and is decoded for that
 
 
 def few_step_scheduler(scheduler: SchedulerMixin) -> LCMScheduler:
@@ -81,6 +89,10 @@ class FewStepObjective(FaceDeidObjective):
     "discriminator": a photograph has to look more real than what was painted in it (relativistic loss;
     Jolicoeur-Martineau, ICLR 2019), with an approximated gradient penalty on both (Lin et al., 2025; Huang et al.,
     NeurIPS 2024). Only what the mask covers is judged: around it the discriminator sees the original in both.
+
+    Faces that start from noise, and so may come out as anybody, get a look each, and two readers see the decoded
+    faces: one has to find the look again, and to the attribute encoder they have to show the attributes that were
+    kept, or changed: for some, "man" becomes "woman" in tokens and facts alike.
     """
 
     turns = ("generator", "discriminator")
@@ -93,18 +105,24 @@ class FewStepObjective(FaceDeidObjective):
         self,
         *args: Any,
         questions: Questions,
+        image_encoder: CLIPVisionModelWithProjection | FaceEncoder,
         sampling_steps: int = 4,
         adversarial_weight: float = 0.02,
         adversarial_start: int = 100,
+        look_weight: float = 0.03,
+        attribute_weight: float = 0.1,
         **options: Any,
     ) -> None:
         """Takes what ``FaceDeidObjective`` takes, and:
 
         Args:
             questions: answers by which the discriminator tells whether a face fits what is known of its original.
+            image_encoder: reads the attributes.
             sampling_steps: noise levels that are trained, evenly spread from pure noise down.
             adversarial_weight: of the discriminator's judgement in the generator's loss.
             adversarial_start: steps for which only the discriminator heeds it; a beginner is deceived by anything.
+            look_weight: of reading looks again.
+            attribute_weight: of reading attributes again.
         """
         super().__init__(*args, train_unet=True, **options)
         self.questions = questions
@@ -113,13 +131,17 @@ class FewStepObjective(FaceDeidObjective):
         self.sampler.set_timesteps(sampling_steps)
         factor = 2 ** (len(self.controlnet.config.conditioning_embedding_out_channels) - 1)
         self.discriminator = LatentDiscriminator(len(questions.fact), factor)
-        self.made: list[torch.Tensor] = []  # of the generator's turn, for the discriminator's on the same batches
+        self.image_encoder = Frozen(image_encoder)
+        self.look_weight, self.attribute_weight = look_weight, attribute_weight
+        self.look_reader = LookReader(self.adapter.config.look_dim)
+        #: Of the generator's turn, for the discriminator's on the same batches: what was made, and its facts.
+        self.made: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def trained(self, turn: str) -> nn.Module:
         if turn == "discriminator":
             return self.discriminator
         unet = cast(nn.Module, self.unet)  # which is trained here, not frozen
-        return nn.ModuleList([unet, self.controlnet, self.adapter])
+        return nn.ModuleList([unet, self.controlnet, self.adapter, self.look_reader])
 
     def rate(self, turn: str) -> float:
         """A discriminator from nothing has to keep up with a generator that can already paint (Heusel et al., 2017)."""
@@ -132,8 +154,12 @@ class FewStepObjective(FaceDeidObjective):
         count, device = len(latents), latents.device
         levels = self.sampler.timesteps.to(device)
         steps = levels[torch.randint(0, len(levels), (count,), device=device)]
-        tokens, control = self.conditions(batch), self.control(batch)
         own = (steps < levels[0]) & (torch.rand(count, device=device) < 0.5)
+        free = own | (steps == levels[0])
+        wishes = self.wishes(batch["features"], batch["facts"], free, self.adapter)
+        looks = torch.randn(count, self.adapter.config.look_dim, device=device)
+        tokens = self.conditions(batch, wishes.features, looks, looked=free)
+        control = self.control(batch)
         start = latents.clone()
         if own.any():
             start[own] = self.first_guess(batch, tokens, control, own)
@@ -142,20 +168,56 @@ class FewStepObjective(FaceDeidObjective):
         predicted = self.predict(noisy, steps, tokens, control, batch)
         clean = self.clean(noisy, predicted, steps)
         made = within(mask, clean, latents)
-        self.made.append(made.detach())
+        facts = self.known(wishes.facts)
+        self.made.append((made.detach(), facts))
         error, rim = self.errors(predicted, latents, noise, steps, mask)
         weight = self.min_snr(self.alphas(steps)).clamp(min=_LEAST)
-        near = (weight * (error + self.rim_weight * rim))[~own].sum() / count
+        near = (weight * (error * ~wishes.changed + self.rim_weight * rim))[~own].sum() / count
         colour = weighted_mean(
             F.avg_pool2d(clean - latents, _COARSE).square(), F.avg_pool2d(mask, _COARSE) + 0.05
         ).mean()
         heeded = self.adversarial_weight * (step >= self.adversarial_start)
-        rest = mask, batch["control"], self.known(batch)
         with torch.no_grad():
-            real = self.discriminator(jittered(latents), *rest)
-        deceit = F.softplus(real - self.discriminator(jittered(made), *rest)).mean()
+            real = self.discriminator(jittered(latents), mask, batch["control"], self.known(batch["facts"]))
+        deceit = F.softplus(real - self.discriminator(jittered(made), mask, batch["control"], facts)).mean()
         figures = {"near": float(near.detach()), "colour": float(colour.detach()), "deceit": float(deceit.detach())}
-        return near + colour + heeded * deceit, figures
+        loss = near + colour + heeded * deceit
+        chosen = free.nonzero()[:_JUDGED, 0]
+        if len(chosen):
+            seen = self.decode(made[chosen])
+            unread, found = self.look_reader(seen, looks[chosen])
+            unkept = self.misread(seen, batch["control"][chosen], wishes.kept[chosen])
+            loss = loss + self.look_weight * unread + self.attribute_weight * unkept
+            figures |= {"look": float(unread.detach()), "found": float(found), "unkept": float(unkept.detach())}
+        return loss, figures
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) latents -> (B, 3, H, W) crops in -1..1, their border, where no face is, left grey."""
+        vae = cast(Frozen, self.vae).module
+        side = latents.shape[-1]
+        inner = round(side * _INNER / 2) * 2
+        first = (side - inner) // 2
+        cut = latents[..., first : first + inner, first : first + inner]
+        made = vae.decode((cut / vae.config.scaling_factor).contiguous(memory_format=torch.channels_last)).sample
+        border = first * made.shape[-1] // inner
+        return F.pad(made.float().clamp(-1, 1), [border] * 4)
+
+    def misread(self, seen: torch.Tensor, control: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """How far what the encoder reads of faces points away from what was to be kept: 0 to 2.
+
+        Args:
+            seen: (B, 3, S, S) crops in -1..1.
+            control: (B, 3, S, S) their coloured maps in 0..1.
+            kept: (B, N, D), what was to be kept, less the centre.
+        """
+        read = encode_attributes(self.image_encoder.module, seen, labels_of(control)) - self.adapter.centre
+        length = kept.norm(dim=-1)
+        # Only what was to be kept counts: the rest of what is read is free.
+        along = (read * kept).sum(-1) / length.clamp(min=1e-6)
+        short = (1 - along / length.clamp(min=1e-6)).clamp(min=0) * (length > 1e-3)
+        share = torch.full_like(short, 0.5 / max(1, short.shape[1] - 1))
+        share[:, 0] = 0.5
+        return (short.clamp(max=2) * share).sum(1).mean()
 
     @torch.no_grad()
     def first_guess(
@@ -169,19 +231,25 @@ class FewStepObjective(FaceDeidObjective):
 
     def judge(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
         """The discriminator's loss on a batch and on what the generator made of it in the turn before."""
-        latents, made = batch["latents"], self.made.pop(0)
-        rest = batch["mask"], batch["control"], self.known(batch)
-        both = [jittered(latents), jittered(made)]
-        real, fake = (self.discriminator(one, *rest) for one in both)
-        moved = [self.discriminator(one + _SHAKE * torch.randn_like(one), *rest) for one in both]
+        made, facts = self.made.pop(0)
+        both = [(jittered(batch["latents"]), self.known(batch["facts"])), (jittered(made), facts)]
+        where = batch["mask"], batch["control"]
+        real, fake = (self.discriminator(one, *where, known) for one, known in both)
+        moved = [self.discriminator(one + _SHAKE * torch.randn_like(one), *where, known) for one, known in both]
         steep = sum((a - b).square().mean() for a, b in zip((real, fake), moved, strict=True))
         ahead = (real - fake).detach()
         return F.softplus(fake - real).mean() + _PENALTY * steep, {"ahead": float(ahead.mean())}
 
-    def known(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """(B, P) float32, 1 where an answer is true of a face, 0 where it is not or nothing is known."""
-        device = batch["facts"].device
-        return (batch["facts"][:, self.questions.fact.to(device)] == self.questions.code.to(device)).float()
+    def known(self, facts: torch.Tensor) -> torch.Tensor:
+        """(B, F) codes -> (B, P) float32, 1 where an answer is true of a face, 0 where not or nothing is known."""
+        return (facts[:, self.questions.fact.to(facts.device)] == self.questions.code.to(facts.device)).float()
+
+
+def labels_of(control: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) coloured maps in 0..1 -> (B, S, S) int64 labels."""
+    colours = torch.from_numpy(PALETTE.astype(np.float32) / 255).to(control)
+    apart = (control[:, None] - colours.view(1, -1, 3, 1, 1)).abs().sum(2)
+    return apart.argmin(1)
 
 
 def within(mask: torch.Tensor, made: torch.Tensor, around: torch.Tensor) -> torch.Tensor:

@@ -12,10 +12,10 @@ from torch import nn
 from transformers import CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..attributes.encoder import FEATURE_NAMES, encode_attributes
+from ..attributes.phrases import tokenize
 from ..faces.semantic_map import control_image, draw_semantic_map, mean_mesh
 from ..models.face_encoder import FaceEncoder
 from ..pipelines.face_deid import ERASED
-from .attribute_encoder import tokenize
 from .captions import choose, codes, phrase
 from .data import FaceCache, FaceDataset, to_tensor
 from .masks import random_mask

@@ -1,15 +1,19 @@
 """Fixtures of the training tests: a tiny cache of faces, and the same encoded."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from deid_diffusion.attributes.encoder import FEATURE_NAMES
+from deid_diffusion.attributes.phrases import embed_phrases, tokenize
+from deid_diffusion.attributes.subspace import AttributeSubspace
+from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
-from deid_diffusion.training.attribute_encoder import all_facts, tokenize
+from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.latents import LatentFaces, encode_cache
@@ -34,6 +38,13 @@ def dataset(tiny_pipeline, cache: FaceCache, tmp_path_factory: pytest.TempPathFa
     return LatentFaces(cache, encoded, tiny_pipeline.tokenizer, all_facts(cache), 0)
 
 
+@pytest.fixture(scope="session")
+def subspace(tiny_pipeline) -> AttributeSubspace:
+    return AttributeSubspace.from_phrases(
+        VOCABULARY, partial(embed_phrases, tiny_pipeline.text_encoder, tiny_pipeline.tokenizer)
+    )
+
+
 @pytest.fixture
 def models(tiny_pipeline):
     """Makes what a generator's objective starts with: untrained models, the same ones each time, and the empty text."""
@@ -41,7 +52,7 @@ def models(tiny_pipeline):
     def make() -> tuple[object, ...]:
         torch.manual_seed(0)
         unet = make_unet((16, 32), sample_size=16, cross_attention_dim=16)
-        adapter = AttributeAdapter(16, len(FEATURE_NAMES), 4, 16)
+        adapter = AttributeAdapter(16, len(FEATURE_NAMES), 4, 16, look_dim=3)
         empty = tokenize(tiny_pipeline.tokenizer, [""])
         return unet, make_controlnet(unet, 2), adapter, make_scheduler(), tiny_pipeline.text_encoder, empty
 

@@ -9,11 +9,14 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPVisionModelWithProjection
 
+from deid_diffusion.attributes.phrases import tokenize
+from deid_diffusion.attributes.subspace import AttributeSubspace
+from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.training.assembly import assemble_pretrained
-from deid_diffusion.training.attribute_encoder import all_facts, tokenize
+from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.components import (
     controlnet_from_inpainting,
     embedded_components,
@@ -44,7 +47,7 @@ def tiny_unet(channels: int = 9) -> UNet2DConditionModel:
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in the layout of a Stable Diffusion inpainting checkpoint, and a CLIP vision tower beside it."""
+    """A folder in the layout of a Stable Diffusion inpainting checkpoint, and CLIP's two towers beside it."""
     folder = tmp_path_factory.mktemp("sd")
     text = CLIPTextModel(tiny_pipeline.text_encoder.config)
     vae = AutoencoderKL(
@@ -59,7 +62,9 @@ def checkpoint(tiny_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = {"vae": vae, "text_encoder": text, "tokenizer": tiny_pipeline.tokenizer, "unet": tiny_unet()}
     optional = {"scheduler": scheduler, "safety_checker": None, "feature_extractor": CLIPImageProcessor()}
     StableDiffusionInpaintPipeline(**parts, **optional, requires_safety_checker=False).save_pretrained(folder)
-    tiny_pipeline.image_encoder.save_pretrained(folder / "vision")
+    towers = {"text_config": text.config.to_dict(), "vision_config": tiny_pipeline.image_encoder.config.to_dict()}
+    CLIPModel(CLIPConfig(**towers, projection_dim=16)).save_pretrained(folder / "vision")
+    tiny_pipeline.tokenizer.save_pretrained(folder / "vision")
     return folder
 
 
@@ -78,6 +83,7 @@ def test_a_checkpoint_is_trained_with_its_unet_frozen_and_assembled(
         parts.scheduler,
         parts.text_encoder,
         tokenize(parts.tokenizer, [""]),
+        subspace=AttributeSubspace.from_phrases(VOCABULARY, parts.embed),
         train_unet=False,
         vae=parts.vae,
         examples=sample_items(dataset, 2),

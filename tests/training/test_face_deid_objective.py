@@ -20,8 +20,10 @@ def fixed_loss(objective: FaceDeidObjective, dataset: LatentFaces) -> float:
 
 
 @pytest.mark.parametrize("train_unet", [True, False])
-def test_generator_learns_what_it_is_told_to(models, dataset: LatentFaces, tmp_path: Path, train_unet: bool) -> None:
-    objective = FaceDeidObjective(*models(), train_unet=train_unet)
+def test_generator_learns_what_it_is_told_to(
+    models, subspace, dataset: LatentFaces, tmp_path: Path, train_unet: bool
+) -> None:
+    objective = FaceDeidObjective(*models(), subspace=subspace, train_unet=train_unet)
     unet = objective.unet if train_unet else objective.unet.module
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     first = fixed_loss(objective, dataset)
@@ -36,10 +38,10 @@ def test_generator_learns_what_it_is_told_to(models, dataset: LatentFaces, tmp_p
     assert {p.name for p in tmp_path.iterdir()} >= {"controlnet", "attribute_adapter"}
 
 
-def test_repulsion_is_an_option_that_adds_to_the_loss(models, tiny_pipeline, dataset: LatentFaces) -> None:
-    plain = FaceDeidObjective(*models(), train_unet=False)
+def test_repulsion_is_an_option_that_adds_to_the_loss(models, tiny_pipeline, subspace, dataset: LatentFaces) -> None:
+    plain = FaceDeidObjective(*models(), subspace=subspace, train_unet=False)
     repulsion = IdentityRepulsion(tiny_pipeline.vae, lambda face: face.mean((2, 3)) + 0.01, weight=1.0, side=8)
-    pushed = FaceDeidObjective(*models(), train_unet=False, repulsion=repulsion)
+    pushed = FaceDeidObjective(*models(), subspace=subspace, train_unet=False, repulsion=repulsion)
     assert fixed_loss(pushed, dataset) > fixed_loss(plain, dataset)
 
 
