@@ -29,18 +29,14 @@ from functools import partial
 
 import numpy as np
 
-from ..faces.analysis import analyse_face
-from ..faces.crop import invert, transform
-from ..faces.detected_face import DetectedFace, FaceDetector
-from ..faces.landmarks import Landmarker, five_points
+from ..faces.detected_face import FaceDetector
+from ..faces.landmarks import Landmarker
 from ..identity.recognition import Recogniser
+from .same_place import embed, face_points, largest, nearest, stack
 from .verification import Rate, genuine_pairs, identification, impostor_scores, rate, similarities, threshold_at
 
 FMR = 1e-3
 """False match rate of the verification figures."""
-
-_NEAR = 0.4  # how far a result's face may lie from the original's, in widths of the original's box
-_MESH_SIZE = 128  # side of the crop whose mesh is looked at, in pixels; the points are in photo pixels again
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +48,8 @@ class Collection:
         originals: (N, D) unit rows; NaN rows where no face was found.
         results: (N, D) likewise, of the same photos.
         seen: (N,) bool, where the result shows a face that can be found; None for all rows of results but NaN.
+        left: (N,) bool, where the result still shows the original face. Such a photo counts as recognised in every
+            attack on results, whatever the recogniser says of it. None for nowhere.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -61,6 +59,7 @@ class Collection:
     originals: np.ndarray
     results: np.ndarray
     seen: np.ndarray | None = None
+    left: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shapes = self.originals.shape, self.results.shape
@@ -115,6 +114,39 @@ class AttackReport:
     results_not_found: int
 
 
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Every similarity that attacks rest on, of the F photos with a face in the original.
+
+    Attributes:
+        found: (N,) bool: which photos of the collection these are.
+        people: (F,) names.
+        own: (F, F) of originals with originals.
+        cross: (F, F) of results (rows) with originals. +inf where the result still shows the person, as for `among`.
+        among: (F, F) of results with results.
+    """
+
+    found: np.ndarray
+    people: np.ndarray
+    own: np.ndarray
+    cross: np.ndarray
+    among: np.ndarray
+
+
+def score_collection(collection: Collection) -> Scores:
+    """Compare everything with everything."""
+    found = np.isfinite(collection.originals).all(axis=1)
+    people = np.asarray(collection.people)[found]
+    originals, results = collection.originals[found], collection.results[found]
+    own, cross = similarities(originals, originals), similarities(results, originals)
+    among = similarities(results, results)
+    if collection.left is not None:
+        left, same = collection.left[found], people[:, None] == people[None]
+        cross[same & left[:, None]] = np.inf
+        among[same & (left[:, None] | left[None])] = np.inf
+    return Scores(found, people, own, cross, among)
+
+
 def attack_collection(
     collection: Collection, *, threshold: float | None = None, fmr: float = FMR, parrot: bool = True, seed: int = 0
 ) -> AttackReport:
@@ -131,20 +163,18 @@ def attack_collection(
     Raises:
         ValueError: faces of fewer than two people, or no threshold and too few pairs.
     """
-    found = np.isfinite(collection.originals).all(axis=1)
-    people = np.asarray(collection.people)[found]
+    scores = score_collection(collection)
+    found, people, own, cross, among = scores.found, scores.people, scores.own, scores.cross, scores.among
     names, photos = np.unique(people, return_counts=True)
     if len(names) < 2:
         raise ValueError(f"people: expected originals with a face of at least two people, got {len(names)}")
-    originals, results = collection.originals[found], collection.results[found]
-    own, cross = similarities(originals, originals), similarities(results, originals)
-    among = similarities(results, results)
+    results = collection.results[found]
     strangers = impostor_scores(own, people)
     seen = np.isfinite(results).all(axis=1) if collection.seen is None else collection.seen[found]
     cut = threshold_at(strangers, fmr) if threshold is None else threshold
     own_chance, cross_chance, among_chance = (
-        float(np.mean(impostor_scores(scores, people, symmetric=scores is not cross) > cut))
-        for scores in (own, cross, among)
+        float(np.mean(impostor_scores(table, people, symmetric=table is not cross) > cut))
+        for table in (own, cross, among)
     )
     rank1 = partial(identification, people=people, seed=seed)
 
@@ -207,34 +237,5 @@ def embed_pairs(
         seen.append(there is not None)
         if there is None and points is not None and known_place:
             there = points * scale
-        rows.append((_embed(photo, points, recogniser), _embed(result, there, recogniser)))
-    width = next((len(vector) for row in rows for vector in row if vector is not None), 1)
-    nobody = np.full(width, np.nan, np.float32)
-    table = np.array([[nobody if vector is None else vector for vector in row] for row in rows], np.float32)
-    table = table.reshape(len(rows), 2, width)
-    return Collection(people, table[:, 0], table[:, 1], np.array(seen, bool))
-
-
-def largest(faces: Sequence[DetectedFace]) -> DetectedFace | None:
-    """The face with the largest box, or None."""
-    return max(faces, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]), default=None)
-
-
-def nearest(faces: Sequence[DetectedFace], box: np.ndarray) -> DetectedFace | None:
-    """The face whose centre is nearest to that of a box (4,), and within 0.4 of its widths; else None."""
-    away = [float(np.linalg.norm(np.array(f.box)[:2] + np.array(f.box)[2:] - box[:2] - box[2:])) / 2 for f in faces]
-    best = int(np.argmin(away)) if away else -1
-    return faces[best] if away and away[best] < _NEAR * (box[2] - box[0]) else None
-
-
-def face_points(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker | None) -> np.ndarray | None:
-    """(5, 2) photo pixels of a detected face, in `Recogniser`'s order: its mesh's, else the detector's, else None."""
-    if landmarker is not None:
-        seen = analyse_face(photo, face, landmarker, _MESH_SIZE)
-        if seen.mesh is not None:
-            return five_points(transform(seen.mesh, invert(seen.matrix)))
-    return face.points
-
-
-def _embed(photo: np.ndarray, points: np.ndarray | None, recogniser: Recogniser) -> np.ndarray | None:
-    return None if points is None else recogniser(photo, points)
+        rows.append((embed(photo, points, recogniser), embed(result, there, recogniser)))
+    return Collection(people, *stack(rows), np.array(seen, bool))

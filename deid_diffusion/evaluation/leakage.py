@@ -25,7 +25,7 @@ from .verification import (
     enough,
     genuine_pairs,
     impostor_scores,
-    rank1_trials,
+    rank_trials,
     rate,
     threshold_at,
 )
@@ -240,7 +240,7 @@ def _pairs(scored: _Scored) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _tell(scored: _Scored, seed: int) -> Telling:
     """The figures of all folds together."""
     same, different, whose = _pairs(scored)
-    hits, probes, chance = (np.concatenate(t) for t in zip(*(rank1_trials(*one) for one in scored), strict=True))
+    hits, probes, chance = (np.concatenate(t) for t in zip(*(rank_trials(*one) for one in scored), strict=True))
 
     often, seldom = (
         rate(same > threshold_at(different, fmr), whose, fmr, seed=seed) if enough(len(different), fmr) else None

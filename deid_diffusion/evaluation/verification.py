@@ -3,7 +3,7 @@
 Words and definitions are those of ISO/IEC 19795-1 (biometric performance testing): a *genuine* pair shows one person,
 an *impostor* pair two. FMR is the share of impostor pairs over a threshold (false match rate), TPR that of the genuine
 pairs (true positive rate, 1 - FNMR). Rank-1 is closed-set identification: how often the most similar entry of a gallery
-is the probe's person.
+is the probe's person; rank-5, how often one of the five most similar is.
 
 Conventions:
 
@@ -149,30 +149,51 @@ def enrolments(people: Sequence[str] | np.ndarray) -> Iterator[tuple[np.ndarray,
         yield gallery, np.setdiff1d(np.concatenate(groups), gallery)
 
 
-def rank1(scores: np.ndarray, probe_people: np.ndarray, gallery_people: np.ndarray) -> np.ndarray:
-    """Whether each probe's most similar gallery entry is the same person.
+def true_positive_rates(genuine: np.ndarray, impostor: np.ndarray, fmrs: Sequence[float]) -> np.ndarray:
+    """The ROC at some false match rates, each at the lowest threshold that keeps it, however few pairs that rests on.
 
     Args:
-        scores: (P, G), from `similarities`.
-        probe_people: P names.
-        gallery_people: G names.
+        genuine: (K,) scores.
+        impostor: (L,) scores, at least one.
+        fmrs: F rates, 0 to 1.
 
     Returns:
-        (P,) 0 or 1; between them where entries tie for the first place, so that equal pictures give chance and not the
-        order of the names; 0 for a probe that was not found.
+        (F,) shares of the genuine scores over the threshold.
     """
-    best = scores.max(axis=1, keepdims=True)
-    first = (scores == best) & np.isfinite(scores)
-    right = first & (np.asarray(probe_people)[:, None] == np.asarray(gallery_people)[None])
-    return right.sum(1) / np.maximum(first.sum(1), 1)
+    order = np.append(np.sort(np.asarray(impostor, np.float64))[::-1], -np.inf)
+    cuts = order[[int(fmr * len(impostor) + 1e-6) for fmr in fmrs]]
+    return np.array([true_positive_rate(genuine, cut) for cut in cuts])
 
 
-def rank1_trials(scores: np.ndarray, people: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rank-1 of each photo's row among the columns of the other photos, over both galleries of `enrolments`.
+def rank_hits(scores: np.ndarray, probe_people: np.ndarray, gallery_people: np.ndarray, *, rank: int = 1) -> np.ndarray:
+    """Whether each probe's person is among the most similar entries of a gallery.
+
+    Args:
+        scores: (P, G), from `similarities`; +inf for a pair that is known to match.
+        probe_people: P names.
+        gallery_people: G names, each person once.
+        rank: number of entries that are looked at.
+
+    Returns:
+        (P,) 0 or 1; between them where entries tie for the last place that counts, so that equal pictures give chance
+        and not the order of the names; 0 for a probe that was not found.
+    """
+    genuine = np.asarray(probe_people)[:, None] == np.asarray(gallery_people)[None]
+    own = np.where(genuine, scores, -np.inf).max(axis=1, keepdims=True)
+    before, tied = (scores > own).sum(1), (scores == own).sum(1)
+    share = (genuine & (scores == own)).sum(1) / np.maximum(tied, 1)
+    return np.where(own[:, 0] > -np.inf, np.clip((rank - before) * share, 0, 1), 0)
+
+
+def rank_trials(
+    scores: np.ndarray, people: Sequence[str] | np.ndarray, *, rank: int = 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`rank_hits` of each photo's row among the columns of the other photos, over both galleries of `enrolments`.
 
     Args:
         scores: (N, N), from `similarities`: rows are probes, columns gallery entries.
         people: N names.
+        rank: as in `rank_hits`.
 
     Returns:
         Of each probe, (K,): success, 0 to 1, its name, and the chance to succeed by guessing.
@@ -180,15 +201,15 @@ def rank1_trials(scores: np.ndarray, people: Sequence[str] | np.ndarray) -> tupl
     names = np.asarray(people)
     trials = []
     for gallery, probes in enrolments(names):
-        hits = rank1(scores[np.ix_(probes, gallery)], names[probes], names[gallery])
-        trials.append((hits, names[probes], np.full(len(probes), 1 / len(gallery))))
+        hits = rank_hits(scores[np.ix_(probes, gallery)], names[probes], names[gallery], rank=rank)
+        trials.append((hits, names[probes], np.full(len(probes), min(1.0, rank / len(gallery)))))
     hits, whose, chance = (np.concatenate(column) for column in zip(*trials, strict=True))
     return hits, whose, chance
 
 
-def identification(scores: np.ndarray, people: Sequence[str] | np.ndarray, *, seed: int = 0) -> Rate:
-    """`rank1_trials` as a `Rate`, with `seed` for its interval. Raises ValueError if nobody has two photos."""
-    hits, whose, chance = rank1_trials(scores, people)
+def identification(scores: np.ndarray, people: Sequence[str] | np.ndarray, *, rank: int = 1, seed: int = 0) -> Rate:
+    """`rank_trials` as a `Rate`, with `seed` for its interval. Raises ValueError if nobody has two photos."""
+    hits, whose, chance = rank_trials(scores, people, rank=rank)
     return rate(hits, whose, float(chance.mean()) if len(chance) else 0.0, seed=seed)
 
 

@@ -181,3 +181,15 @@ def test_the_place_scales_with_the_result():
         return squares(image) if image.shape[0] == 12 else [DetectedFace((24, 0, 48, 24), 1, "", 2 * POINTS + (24, 0))]
 
     assert np.isfinite(embed_pairs(["a"], [(small, big)], whole, MeanColour()).results).all()
+
+
+def test_a_face_that_was_left_counts_as_recognised():
+    left = np.arange(2 * PEOPLE) < 16
+    report = attack_collection(Collection(NAMES, two_each(0), strangers(1), left=left))
+    found = {one.name: one for one in report.attacks}
+    for name in ("naive", "naive, same photo", "linkability"):
+        assert 0.1 <= found[name].tpr.value <= 0.13
+    for name in ("naive", "reverse", "parrot"):
+        assert 0.1 <= found[name].rank1.value <= 0.15
+    assert found["originals"].tpr.value == 1
+    assert found["naive"].tpr.chance < 5e-3

@@ -11,11 +11,12 @@ from deid_diffusion.evaluation.verification import (
     genuine_pairs,
     identification,
     impostor_scores,
-    rank1,
+    rank_hits,
     rate,
     similarities,
     threshold_at,
     true_positive_rate,
+    true_positive_rates,
 )
 
 
@@ -51,14 +52,14 @@ def test_a_face_that_was_not_found_is_like_nothing():
     both = np.concatenate([found, missing])
     np.testing.assert_array_equal(similarities(both, both), [[1, -np.inf], [-np.inf, -np.inf]])
     people = np.array(["a", "b"])
-    assert rank1(similarities(both, both), people, people).tolist() == [1, 0]
+    assert rank_hits(similarities(both, both), people, people).tolist() == [1, 0]
 
 
 def test_rank1_shares_the_first_place():
     people = np.array(["a", "b", "c", "d"])
-    assert rank1(np.ones((4, 4)), people, people).tolist() == [0.25] * 4
-    assert rank1(np.eye(4), people, people).tolist() == [1] * 4
-    assert rank1(1 - np.eye(4), people, people).tolist() == [0] * 4
+    assert rank_hits(np.ones((4, 4)), people, people).tolist() == [0.25] * 4
+    assert rank_hits(np.eye(4), people, people).tolist() == [1] * 4
+    assert rank_hits(1 - np.eye(4), people, people).tolist() == [0] * 4
 
 
 def test_everybody_is_enrolled_once():
@@ -99,3 +100,33 @@ def test_interval_of_none_and_all_is_not_nothing(value: float, interval: tuple[f
 def test_no_trial_is_no_rate():
     with pytest.raises(ValueError, match="at least one trial"):
         rate(np.zeros(0), [], 0)
+
+
+def test_rank_counts_ties_by_halves_and_a_known_match_first():
+    people = np.array(["a", "b", "c", "d"])
+    scores = np.array([[0.1, 0.9, 0.8, 0.7], [0.5, 0.5, 0.5, 0.1], [np.inf, 0.9, np.inf, 0], [-np.inf] * 4])
+    for rank, wanted in ((1, [0, 1 / 3, 0.5, 0]), (2, [0, 2 / 3, 1, 0]), (4, [1, 1, 1, 0])):
+        np.testing.assert_allclose(rank_hits(scores, people, people, rank=rank), wanted)
+
+
+def test_ranks_are_those_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    people = np.arange(30)
+    scores = np.random.default_rng(0).normal(size=(30, 30)) + np.eye(30)
+    for rank in (1, 5):
+        known = metrics.top_k_accuracy_score(people, scores, k=rank, labels=people)
+        assert rank_hits(scores, people, people, rank=rank).mean() == pytest.approx(known)
+    found = identification(scores, np.repeat(np.arange(15), 2), rank=5)
+    assert found.chance == pytest.approx(1 / 3)
+    assert found.value > identification(scores, np.repeat(np.arange(15), 2)).value
+
+
+def test_roc_is_that_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(0)
+    genuine, impostor = generator.normal(1, 1, 300), generator.normal(0, 1, 1000)
+    labels, scores = np.repeat([1, 0], (300, 1000)), np.concatenate([genuine, impostor])
+    assert area_under_curve(genuine, impostor) == pytest.approx(metrics.roc_auc_score(labels, scores))
+    fmrs, tprs, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    wanted = [tprs[fmrs <= fmr + 1e-9].max() for fmr in (0.001, 0.01, 0.25, 1)]
+    np.testing.assert_allclose(true_positive_rates(genuine, impostor, [0.001, 0.01, 0.25, 1]), wanted)

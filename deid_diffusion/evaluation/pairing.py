@@ -1,0 +1,210 @@
+"""Which result belongs to which original, whose photo it is, and what a table says of it."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import UsageError, one_line
+from ..images import READABLE
+
+FILE_COLUMNS = ("file", "photo", "original", "name")
+"""Names, the first that is there, of the column of a labels table that names the photo."""
+
+_LARGEST_GROUPING = 20  # a column of more different values is no grouping but a description
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An original, its result, and whose photo it is.
+
+    Attributes:
+        name: of the original, without suffix.
+        person: all photos of one person carry the same name.
+        original: the file.
+        result: likewise.
+    """
+
+    name: str
+    person: str
+    original: Path
+    result: Path
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What two folders have in common.
+
+    Attributes:
+        pairs: by name.
+        without_result: names of originals that have no result.
+        without_original: names of results that have no original.
+        people_known: whether names or a table say whose photo it is; else each photo counts as a person of its own.
+    """
+
+    pairs: tuple[Pair, ...]
+    without_result: tuple[str, ...]
+    without_original: tuple[str, ...]
+    people_known: bool
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a table says of photos.
+
+    Attributes:
+        columns: names of the columns that can be used as a grouping.
+        rows: of each photo named without suffix, column to value; columns that are no grouping included.
+    """
+
+    columns: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, str]]
+
+
+def match_folders(originals: Path, results: Path) -> Matching:
+    """Photos of the same name without suffix. Each is a person of its own until `with_people` says otherwise.
+
+    Raises:
+        UsageError: a folder without photos, two photos of one name, or fewer than two common names.
+    """
+    before, after = _photos(originals), _photos(results)
+    common = sorted(before.keys() & after.keys())
+    if not common:
+        raise UsageError(f"{originals} and {results}: no photo of one has the name of a photo of the other")
+    pairs = [Pair(name, name, before[name], after[name]) for name in common]
+    return _checked(pairs, sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys()), False)
+
+
+def match_table(table: Path, originals: Path, results: Path) -> Matching:
+    """What a CSV file with the columns `original`, `result` and, optionally, `person` says.
+
+    Args:
+        table: names of files, in the two folders.
+        originals: folder of photos.
+        results: folder of their results.
+
+    Raises:
+        UsageError: the file cannot be read, lacks a column or a cell, names a file that is not there, or names one
+            twice.
+    """
+    rows = _read_table(table, ("original", "result"))
+    pairs: list[Pair] = []
+    for line, row in enumerate(rows, 2):
+        files = originals / row["original"], results / row["result"]
+        for path in files:
+            if not path.is_file():
+                raise UsageError(f"{table}, line {line}: {path} is not there: correct the name")
+        pairs.append(Pair(files[0].stem, row.get("person") or files[0].stem, *files))
+    names = [pair.name for pair in pairs]
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"{table}: two lines are about {double}: keep one of them")
+    left = sorted(_photos(originals).keys() - set(names))
+    extra = sorted(_photos(results).keys() - {pair.result.stem for pair in pairs})
+    return _checked(pairs, left, extra, any(row.get("person") for row in rows))
+
+
+def with_people(matching: Matching, expression: str | None, labels: Labels | None) -> Matching:
+    """The same pairs with people: by an expression, else a table's column `person`, else the name before the last `_`.
+
+    Where names say that everybody is one person, each photo counts as a person of its own. Raises UsageError for an
+    expression that is none, has not exactly one group, or finds nobody in a name.
+    """
+    names = [pair.name for pair in matching.pairs]
+    if expression is not None:
+        people = [_found(expression, name) for name in names]
+    elif matching.people_known:
+        return matching
+    elif labels is not None and all(labels.rows.get(name, {}).get("person") for name in names):
+        people = [labels.rows[name]["person"] for name in names]
+    else:
+        people = [name.rpartition("_")[0] or name for name in names]
+        if len(set(people)) < 2:
+            return matching
+    pairs = (replace(pair, person=person) for pair, person in zip(matching.pairs, people, strict=True))
+    return replace(matching, pairs=tuple(pairs), people_known=True)
+
+
+def read_labels(table: Path, names: Sequence[str]) -> Labels:
+    """A CSV file with a header, one line a photo, whose other columns group the photos.
+
+    Args:
+        table: the file. The photo's name, with or without suffix and folder, is in one of `FILE_COLUMNS`.
+        names: of the photos, without suffix.
+
+    Raises:
+        UsageError: the file cannot be read, has no such column or no other one, or is about none of these photos.
+    """
+    rows = _read_table(table, ())
+    header = list(rows[0])
+    key = next((column for column in FILE_COLUMNS if column in header), None)
+    if key is None:
+        raise UsageError(
+            f"{table}: no column names the photo: call it {FILE_COLUMNS[0]} (found: {one_line(', '.join(header))})"
+        )
+    if len(header) < 2:
+        raise UsageError(f"{table}: has no column but {key}: add one to group the photos by")
+    found = {Path(row[key]).stem: row for row in rows}
+    if not found.keys() & set(names):
+        raise UsageError(f"{table}: column {key} names none of the photos (it says {one_line(rows[0][key])}, ...)")
+    kinds = {column: {found[name][column] for name in names if name in found} - {""} for column in header}
+    grouping = (c for c in header if c not in (key, "person") and 2 <= len(kinds[c]) <= _LARGEST_GROUPING)
+    return Labels(tuple(grouping), found)
+
+
+def _checked(pairs: list[Pair], left: list[str], extra: list[str], people_known: bool) -> Matching:
+    if len(pairs) < 2:
+        raise UsageError(f"{pairs[0].original}: is the only photo with a result: rates take at least 2")
+    return Matching(tuple(pairs), tuple(left), tuple(extra), people_known)
+
+
+def _photos(folder: Path) -> dict[str, Path]:
+    """Name without suffix to file, of each photo in a folder. Raises UsageError."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is no folder: name a folder of photos")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in READABLE and not path.name.startswith("."):
+            if path.stem in found:
+                raise UsageError(f"{path} and {found[path.stem].name}: two photos of one name: keep one of them")
+            found[path.stem] = path
+    if not found:
+        raise UsageError(f"{folder}: holds no photo: name a folder of photos")
+    return found
+
+
+def _read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file, every cell stripped. Raises UsageError."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows = [{k: (v or "").strip() for k, v in row.items() if isinstance(k, str)} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{table}: cannot be read as a CSV table ({one_line(error)})") from error
+    if not rows:
+        raise UsageError(f"{table}: has no line below the header")
+    missing = [column for column in needed if column not in rows[0]]
+    if missing:
+        there = one_line(", ".join(rows[0]))
+        raise UsageError(f"{table}: lacks the column {' and '.join(missing)} (found: {there})")
+    for line, row in enumerate(rows, 2):
+        if any(not row[column] for column in needed):
+            raise UsageError(f"{table}, line {line}: a cell of {' or '.join(needed)} is empty")
+    return rows
+
+
+def _found(expression: str, name: str) -> str:
+    """What the one group of an expression finds in a name. Raises UsageError."""
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise UsageError(f"--people {expression}: is no regular expression ({one_line(error)})") from error
+    if pattern.groups != 1:
+        raise UsageError(f"--people {expression}: has {pattern.groups} groups, but one group must find the person")
+    match = pattern.search(name)
+    if match is None or not match[1]:
+        raise UsageError(f"--people {expression}: finds nobody in the name {name}")
+    return match[1]

@@ -1,0 +1,97 @@
+"""FID, KID and LPIPS through torchmetrics, where it and its weights lie on this machine. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""Where torch-fidelity keeps the Inception of published FIDs, in the folder of `torch.hub`'s checkpoints."""
+
+ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+"""Likewise torchvision's AlexNet, on which LPIPS rests."""
+
+FACE_SIDE = 299
+"""Side of the face crops that are compared, in pixels."""
+
+_SUBSETS = 50  # of KID
+
+
+class PerceptualMeter:
+    """Collects pairs of face crops and gives the published figures of those networks that can be had.
+
+    Attributes:
+        missing: why a figure is not given, figure to one line.
+    """
+
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        self._features: dict[str, Any] = {}
+        self._lpips: Any = None
+        self._pairs = 0
+        if find_spec("torchmetrics") is None:
+            self.missing = dict.fromkeys(("FID", "KID", "LPIPS"), "torchmetrics is not installed")
+            return
+        if find_spec("torch_fidelity") is None or not _has(INCEPTION_FILE):
+            reason = f"torch-fidelity or its weights ({INCEPTION_FILE}) are not here, and nothing is downloaded"
+            self.missing |= dict.fromkeys(("FID", "KID"), reason)
+        else:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+            from torchmetrics.image.kid import KernelInceptionDistance
+
+            self._features["FID"] = FrechetInceptionDistance(feature=2048)
+            self._features["KID"] = KernelInceptionDistance(feature=2048, subsets=_SUBSETS, subset_size=2)
+        if not _has(ALEXNET_FILE):
+            self.missing["LPIPS"] = f"torchvision's weights ({ALEXNET_FILE}) are not here, and nothing is downloaded"
+        else:
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+            self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+
+    def add(self, original: np.ndarray, result: np.ndarray) -> float | None:
+        """Take the crops of a face before and after, (S, S, 3) uint8 RGB each; their LPIPS, or None without it."""
+        if not self._features and self._lpips is None:
+            return None
+        import torch
+
+        pair = [_batch(crop) for crop in (original, result)]
+        self._pairs += 1
+        with torch.inference_mode():
+            for metric in self._features.values():
+                metric.update(pair[0], real=True)
+                metric.update(pair[1], real=False)
+            if self._lpips is None:
+                return None
+            return float(self._lpips(pair[0].float() / 255, pair[1].float() / 255))
+
+    def fid(self) -> float | None:
+        """FID of all pairs so far, or None."""
+        metric = self._features.get("FID")
+        return None if metric is None or self._pairs < 2 else float(metric.compute())
+
+    def kid(self) -> float | None:
+        """KID of all pairs so far, the mean over subsets of up to 100 faces, or None."""
+        metric = self._features.get("KID")
+        if metric is None or self._pairs < 2:
+            return None
+        metric.subset_size = min(100, self._pairs)
+        return float(metric.compute()[0])
+
+
+def _has(file: str) -> bool:
+    """Whether a file of weights is in torch.hub's folder."""
+    import torch
+
+    return (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()
+
+
+def _batch(crop: np.ndarray) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))[None]
