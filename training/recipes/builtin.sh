@@ -3,10 +3,11 @@
 # DATA holds faces_colour.tar, faces_grey.tar and manifest.csv (columns file, predicted_age, predicted_male, text).
 # Run it again to continue where it was stopped; every checkpoint is usable.
 #
-# cpu (the default): two cores, about 3 minutes of preparation, 30 of autoencoder, 15 of attribute encoder, 2 hours of
+# cpu (the default): two cores, about 3 minutes of preparation, 30 of autoencoder, 20 of attribute encoder, 2 hours of
 # generator, 40 minutes of its distillation to four steps. The shipped weights came from this one, except that their
 # generator's first 4,000 steps were learned beside an earlier attribute encoder, that rates were stepped by hand, and
-# that the distillation's weights were found in four shorter runs, each of which went on from the one before.
+# that the distillation's weights were found in four shorter runs, each of which went on from the one before. They were
+# trained before the scripts knew choices of attributes, looks, and an encoder whose answers are captions.
 # gpu: crops of 256 px and larger models, sized for 25 minutes on one 80 GB GPU. Only its parts were tried, on a CPU.
 set -euo pipefail
 data=$1 out=$2 kind=${3:-cpu}
@@ -21,7 +22,7 @@ else
         --num_cpu_threads_per_process "$(nproc)") # left to itself, it takes one thread
     vae=(--block_out_channels 24,48,96 --train_batch_size 8 --learning_rate 5e-4)
     clip=(--train_batch_size 64 --learning_rate 2e-3) generator=(--block_out_channels 48,96,160 --train_batch_size 16)
-    steps=(1600 1600 8000 1500)
+    steps=(1600 2200 8000 1500)
 fi
 common=(--train_data_dir "$cache" --mixed_precision bf16 --resume_from_checkpoint latest)
 
