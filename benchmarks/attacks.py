@@ -1,22 +1,23 @@
 """Attack de-identified photos with a recogniser that the product never uses, and the conditioning by itself.
 
     python benchmarks/attacks.py --originals PHOTOS --results RESULTS --recogniser reid.xml --detector yunet.onnx
-    python benchmarks/attacks.py --originals PHOTOS --leakage
+    python benchmarks/attacks.py --originals PHOTOS --leakage [--keep none --keep expression,pose ...]
 
 Both folders hold photos of the same names (PERSON_NUMBER.jpg; results may have another suffix). Judges as in
 ``benchmarks/folder.py``: a YuNet ONNX file, which also gives the points, and an OpenVINO recogniser (needs the
 ``openvino`` package).
 
---leakage asks how well people can be told apart by what the generator is told of a face: the attribute tokens (what the
-adapter's bottleneck lets through), the semantic map (its control image), and, as the most that a map could tell, the
-mesh that it is drawn from. --limit takes the first people only, for a quick look. Prints JSON.
+--leakage asks how well people can be told apart by what the generator is told of a face, for each --keep by itself: the
+adapter's tokens of what that choice lets through, the semantic map (its control image), and, as the most that a map
+could tell, the mesh that it is drawn from. All three are taken before proportions and looks are drawn anew. --limit
+takes the first people only, for a quick look. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,24 @@ from typing import Any
 import cv2
 import folder as judges
 import numpy as np
-import torch
 
 from deid_diffusion import images
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.cli_attack import PhotoPair, judge, pair_photos
+from deid_diffusion.attributes.choice import AttributeChoice, choose, parse_keep
+from deid_diffusion.cli_attack import judge
 from deid_diffusion.errors import DeidError, one_line
-from deid_diffusion.evaluation.attacks import embed_pairs, largest
-from deid_diffusion.evaluation.leakage import bottleneck_features, measure_leakage
-from deid_diffusion.faces.analysis import FaceAnalysis, analyse_face
-from deid_diffusion.faces.crop import extract
+from deid_diffusion.evaluation.attacks import embed_pairs
+from deid_diffusion.evaluation.leakage import attribute_tokens, measure_leakage
+from deid_diffusion.evaluation.pairing import Pair, match_people
+from deid_diffusion.evaluation.same_place import largest
+from deid_diffusion.faces.analysis import analyse_face
 from deid_diffusion.faces.detected_face import DetectedFace
-from deid_diffusion.faces.semantic_map import control_image
+from deid_diffusion.faces.mask import touched
+from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map
+from deid_diffusion.generation import read_conditions
+from deid_diffusion.options import Options
 
+KINDS = ("attribute tokens", "semantic map", "mesh")
 MAP_SIZE = 32  # side to which control images are shrunk: fewer numbers to learn from, nothing wider than an iris lost
 
 
@@ -60,44 +66,52 @@ class Recogniser(judges.Recogniser):
     threshold = judges.SAME_PERSON
 
 
-def read(pairs: list[PhotoPair]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read(pairs: Sequence[Pair]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for pair in pairs:
         yield images.read(pair.original).pixels, images.read(pair.result).pixels
 
 
-def conditioning(anonymizer: Anonymizer, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Tokens, map and mesh of the largest face, one row of numbers each; None where there is no mesh."""
-    face = largest(anonymizer.detector(photo))
-    seen = None if face is None else analyse_face(photo, face, anonymizer.landmarker, anonymizer.pipeline.crop_size)
+def conditioning(
+    anonymizer: Anonymizer, photo: np.ndarray, choices: Sequence[AttributeChoice]
+) -> list[tuple[np.ndarray, ...]] | None:
+    """What each choice tells of a photo's largest face, one row of numbers for each of `KINDS`; None without a mesh."""
+    pipeline, face = anonymizer.pipeline, largest(anonymizer.detector(photo))
+    seen = None if face is None else analyse_face(photo, face, anonymizer.landmarker, pipeline.crop_size)
     if seen is None or seen.mesh is None:
         return None
-    control = cv2.resize(control_image(seen.semantic_map), (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA)
-    return tokens(anonymizer, photo, seen), control.reshape(-1) / 255, seen.mesh.reshape(-1) / len(seen.semantic_map)
+    gone = touched((photo.shape[0], photo.shape[1]), [seen.mask])
+    found = read_conditions(pipeline, photo, gone, [seen] * len(choices), choices)
+    tokens = attribute_tokens(pipeline.attribute_adapter, found.features)
+    maps = [control_image(draw_semantic_map(mesh, pipeline.crop_size)) for mesh in found.meshes]
+    small = [cv2.resize(one, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA).reshape(-1) / 255 for one in maps]
+    return list(zip(tokens, small, (mesh.reshape(-1) / pipeline.crop_size for mesh in found.meshes), strict=True))
 
 
-def tokens(anonymizer: Anonymizer, photo: np.ndarray, face: FaceAnalysis) -> np.ndarray:
-    """(N * bottleneck_dim,) of one face."""
-    pipeline = anonymizer.pipeline
-    crop = torch.from_numpy(extract(photo, face.matrix, pipeline.crop_size)).permute(2, 0, 1)[None].float() / 255
-    features = pipeline.encode_attributes(crop, [face.semantic_map])
-    return bottleneck_features(pipeline.attribute_adapter, features)[0]
-
-
-def leakage(model: str, device: str, pairs: list[PhotoPair]) -> dict[str, Any]:
+def leakage(model: str, device: str, pairs: Sequence[Pair], keep: Sequence[str]) -> dict[str, Any]:
+    """The figures of each of `KINDS`, for each of some texts that say what is kept."""
+    choices = [choose(parse_keep([text])) for text in keep]
     anonymizer = Anonymizer.from_pretrained(model, device=device)
-    rows = [(pair.person, conditioning(anonymizer, images.read(pair.original).pixels)) for pair in pairs]
-    people = [person for person, row in rows if row is not None]
-    table = zip(*(row for _, row in rows if row is not None), strict=True)
-    kinds = zip(("attribute tokens", "semantic map", "mesh"), table, strict=True)
-    found = [asdict(measure_leakage(kind, np.stack(features), people)) for kind, features in kinds]
-    return {"without_mesh": len(rows) - len(people), "leakage": found}
+    if anonymizer.pipeline.attribute_adapter is None or not anonymizer.pipeline.reads_attributes:
+        raise DeidError(f"model {model}: makes no tokens: --leakage takes one with image_encoder and attribute_adapter")
+    anonymizer.check(Options(), choices)
+    rows = [(pair.person, conditioning(anonymizer, images.read(pair.original).pixels, choices)) for pair in pairs]
+    told = [(person, row) for person, row in rows if row is not None]
+    found = [
+        {
+            "keep": text,
+            **asdict(measure_leakage(kind, np.array([row[k][n] for _, row in told]), [person for person, _ in told])),
+        }
+        for k, text in enumerate(keep)
+        for n, kind in enumerate(KINDS)
+    ]
+    return {"without_mesh": len(rows) - len(told), "leakage": found}
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    pairs, left_out = pair_photos(args.originals, args.results or args.originals, args.people)
-    chosen = sorted({pair.person for pair in pairs})[: args.limit]
-    pairs = [pair for pair in pairs if pair.person in chosen]
-    figures: dict[str, Any] = {"left_out": left_out}
+    matching = match_people(args.originals, args.results or args.originals, args.people)
+    chosen = sorted({pair.person for pair in matching.pairs})[: args.limit]
+    pairs = [pair for pair in matching.pairs if pair.person in chosen]
+    figures: dict[str, Any] = {"left_out": len(matching.without_result) + len(matching.without_original)}
     if args.results is not None:
         recogniser = Recogniser(args.recogniser)
         people = [pair.person for pair in pairs]
@@ -106,7 +120,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         report = judge(collection, recogniser.threshold)
         figures |= {"recogniser": recogniser.name, "known_place": args.known_place, **asdict(report)}
     if args.leakage:
-        figures |= leakage(args.model, args.device, pairs)
+        figures |= leakage(args.model, args.device, pairs, args.keep or ["all"])
     return figures
 
 
@@ -122,12 +136,20 @@ def main() -> None:
     )
     parser.add_argument("--limit", type=int, help="number of people")
     parser.add_argument("--leakage", action="store_true")
+    parser.add_argument(
+        "--keep",
+        action="append",
+        metavar="NAMES",
+        help="as for anonymize; each --keep is measured by itself (default: all)",
+    )
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     attacking = args.results is not None
     if not attacking and not args.leakage:
         parser.error("nothing to do: name --results, or pass --leakage")
+    if args.keep and not args.leakage:
+        parser.error("--keep: is of use with --leakage only")
     if attacking and not (args.recogniser and args.detector):
         parser.error("--results needs the judges: name --recogniser and --detector")
     try:

@@ -203,8 +203,8 @@ def _face_category(path: str | Path, found: dict[str, Any]) -> object:
 
 def _face(where: str, entry: dict[str, Any]) -> DetectedFace:
     """The face of one entry, its box not yet clipped. Raises UsageError."""
-    x, y, width, height = numbers(where, "bbox", entry.get("bbox"), (4,))
-    (score,) = numbers(where, "score", [entry.get("score", 1.0)], (1,))
+    x, y, width, height = _numbers(where, "bbox", entry.get("bbox"), (4,))
+    (score,) = _numbers(where, "score", [entry.get("score", 1.0)], (1,))
     if width <= 0 or height <= 0:
         raise UsageError(f"{where}: bbox is {width:g} wide and {height:g} high: expected both over 0")
     if not 0 <= score <= 1:
@@ -212,7 +212,7 @@ def _face(where: str, entry: dict[str, Any]) -> DetectedFace:
     face = DetectedFace((x, y, x + width, y + height), score, DETECTOR)
     if not entry.get("keypoints"):
         return face
-    points = np.array(numbers(where, "keypoints", entry["keypoints"], (10, 15)), np.float32).reshape(5, -1)
+    points = np.array(_numbers(where, "keypoints", entry["keypoints"], (10, 15)), np.float32).reshape(5, -1)
     if (points[:, 2:] <= 0).any():
         return face
     eyes, down = points[1, :2] - points[0, :2], points[3:, :2].mean(0) - points[:2, :2].mean(0)
@@ -233,7 +233,7 @@ def objects(path: str | Path, found: Any, key: str) -> Iterator[tuple[str, dict[
         yield where, value
 
 
-def numbers(where: str, what: str, values: Any, counts: tuple[int, ...]) -> list[float]:
+def _numbers(where: str, what: str, values: Any, counts: tuple[int, ...]) -> list[float]:
     """`values` if it is a list of so many numbers, none of them NaN or beyond any photo. Raises UsageError."""
     of_count = isinstance(values, list) and len(values) in counts
     if not of_count or not all(type(one) in (int, float) and abs(one) < 1e9 for one in values):

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deid_diffusion.cli_errors import errors_as_exit_codes
-from deid_diffusion.errors import UsageError, one_line
+from deid_diffusion.cli_results import Originals, People, Results, check_out
+from deid_diffusion.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from deid_diffusion.console import Bar
     from deid_diffusion.evaluation.attacks import AttackReport, Collection
+    from deid_diffusion.evaluation.pairing import Pair
     from deid_diffusion.evaluation.verification import Rate
     from deid_diffusion.identity.recognition import Recogniser
 
 
-@dataclass(frozen=True)
-class PhotoPair:
-    """A photo, its result, and whose they are."""
-
-    person: str
-    original: Path
-    result: Path
-
-
 def attack(
     context: typer.Context,
-    originals: Annotated[Path, typer.Argument(metavar="ORIGINALS", help="Folder of photos.")],
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of their results, of the same names.")],
+    originals: Originals,
+    results: Results,
     parrot: Annotated[
         bool,
         typer.Option(
@@ -43,14 +35,7 @@ def attack(
             "key: they are pseudonymised, and linkable on purpose."
         ),
     ] = True,
-    people: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX",
-            show_default="the name before the last _",
-            help="Whose photo it is: what the one group of this expression finds in the name (without suffix).",
-        ),
-    ] = None,
+    people: People = None,
     known_place: Annotated[
         bool,
         typer.Option(
@@ -67,9 +52,12 @@ def attack(
     originals can be compared.
     """
     with errors_as_exit_codes(context):
-        pairs, left_out = pair_photos(originals, results, people)
+        from deid_diffusion.evaluation.pairing import match_people
+
+        matching = match_people(originals, results, people)
+        pairs, left_out = matching.pairs, len(matching.without_result) + len(matching.without_original)
         if out is not None:
-            _check_out(out)
+            check_out(out, [out])
 
         from deid_diffusion.console import Bar
         from deid_diffusion.evaluation.attacks import embed_pairs
@@ -117,34 +105,6 @@ def judge(collection: Collection, threshold: float, *, parrot: bool = True) -> A
     return attack_collection(collection, threshold=None if enough(strangers, FMR) else threshold, parrot=parrot)
 
 
-def pair_photos(originals: Path, results: Path, people: str | None = None) -> tuple[list[PhotoPair], int]:
-    """Photos of one folder and their results in another, matched by their names without suffix, in order.
-
-    Args:
-        originals: folder of photos.
-        results: folder of their results.
-        people: regular expression with one group, which finds the person in a name; else a person is the name before
-            its last underscore, or all of a name without one.
-
-    Returns:
-        The pairs, and the number of photos without a partner.
-
-    Raises:
-        UsageError: a folder without photos, no common name, an expression that does not do, or one person only.
-    """
-    before, after = _photos(originals), _photos(results)
-    common = sorted(before.keys() & after.keys())
-    if not common:
-        raise UsageError(f"{originals} and {results}: no photo of one has the name of a photo of the other")
-    pattern = None if people is None else _pattern(people)
-    pairs = [PhotoPair(_person(name, pattern), before[name], after[name]) for name in common]
-    if len({pair.person for pair in pairs}) < 2:
-        raise UsageError(
-            f"{originals}: all names say that the person is {pairs[0].person}: give --people, which finds it in a name"
-        )
-    return pairs, len(before.keys() ^ after.keys())
-
-
 def describe(report: AttackReport, recogniser: str, *, known_place: bool = False) -> list[str]:
     """The report in lines for a terminal."""
     source = "its own" if report.threshold_given else "fixed on these originals"
@@ -178,53 +138,7 @@ def _cells(rate: Rate | None) -> str:
     return f"{rate.value:>9.1%}  {interval:<14}{rate.chance:>8.2%}{rate.trials:>9,}"
 
 
-def _photos(folder: Path) -> dict[str, Path]:
-    """Name without suffix -> photo, of every photo in a folder. Raises UsageError."""
-    from deid_diffusion.images import READABLE
-
-    try:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in READABLE and not p.name.startswith("."))
-    except OSError as error:
-        raise UsageError(f"{folder}: is no folder that can be read ({one_line(error.strerror or error)})") from error
-    if not files:
-        raise UsageError(f"{folder}: holds no photo: name a folder of photos")
-    photos = {path.stem: path for path in files}
-    if len(photos) < len(files):
-        double = next(path for path in files if photos[path.stem] != path)
-        raise UsageError(f"{double} and {photos[double.stem].name}: two photos of one name: keep one of them")
-    return photos
-
-
-def _pattern(expression: str) -> re.Pattern[str]:
-    """A regular expression with one group. Raises UsageError."""
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise UsageError(f"--people {expression}: is no regular expression ({one_line(error)})") from error
-    if pattern.groups != 1:
-        raise UsageError(f"--people {expression}: has {pattern.groups} groups, but one group must find the person")
-    return pattern
-
-
-def _person(name: str, pattern: re.Pattern[str] | None) -> str:
-    """Whose photo it is, by its name without suffix. Raises UsageError."""
-    if pattern is None:
-        return name.rpartition("_")[0] or name
-    found = pattern.search(name)
-    if found is None or not found[1]:
-        raise UsageError(f"--people {pattern.pattern}: finds nobody in the name {name}")
-    return found[1]
-
-
-def _check_out(path: Path) -> None:
-    """Refuse a report file before the work. Raises UsageError."""
-    if path.exists():
-        raise UsageError(f"{path}: exists already: choose another name with -o")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: its folder does not exist: create it, or choose another one")
-
-
-def _read(pairs: list[PhotoPair], bar: Bar) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _read(pairs: Sequence[Pair], bar: Bar) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The pixels of each pair, telling the bar after each."""
     from deid_diffusion import images
 

@@ -41,7 +41,9 @@ def attributes(
         options = Options(keep=parse_keep(keep or []), change=parse_change(change or []), seed=seed)
         if out is not None:
             images.output_format(out)
-            if out.exists() and (not overwrite or (photo.exists() and out.samefile(photo))):
+            if out.exists() and photo.exists() and out.samefile(photo):
+                raise UsageError(f"{out}: is the photo itself: choose another name with -o")
+            if out.exists() and not overwrite:
                 raise UsageError(f"{out}: exists already: choose another name with -o, or pass --overwrite")
         pixels = images.read(photo).pixels
         found = compare(load_anonymizer(model, device), pixels, options)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deid_diffusion.cli_errors import errors_as_exit_codes
-from deid_diffusion.errors import UsageError
+from deid_diffusion.cli_results import Originals, People, Results, check_out
 
 if TYPE_CHECKING:
     from deid_diffusion.evaluation.evaluation import Evaluation
@@ -22,8 +22,8 @@ _WIDTH = 140  # of tables that go to no terminal
 
 def evaluate(
     context: typer.Context,
-    originals: Annotated[Path, typer.Argument(metavar="ORIGINALS", help="Folder of photos.")],
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of their results, of the same names.")],
+    originals: Originals,
+    results: Results,
     out: Annotated[
         Path,
         typer.Option("-o", "--out", metavar="REPORT", help="Name of the report: gets REPORT.html and REPORT.json."),
@@ -47,14 +47,7 @@ def evaluate(
     reports: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="What `anonymize --report` wrote: adds speed and actions.")
     ] = None,
-    people: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX",
-            show_default="the name before the last _",
-            help="Whose photo it is: what the one group of this expression finds in the name (without suffix).",
-        ),
-    ] = None,
+    people: People = None,
     recogniser: Annotated[
         Path | None,
         typer.Option(metavar="FILE.onnx", help="One more attacker: a face recogniser that did not guard the results."),
@@ -120,11 +113,7 @@ def _targets(out: Path) -> tuple[Path, Path]:
     """The two files of a report, both free. Raises UsageError."""
     base = out.with_suffix("") if out.suffix.lower() in (".html", ".json") else out
     files = base.with_name(f"{base.name}.html"), base.with_name(f"{base.name}.json")
-    for path in files:
-        if path.exists():
-            raise UsageError(f"{path}: exists already: choose another name with -o")
-    if not base.absolute().parent.is_dir():
-        raise UsageError(f"{base}: its folder does not exist: create it, or choose another one")
+    check_out(base, files)
     return files
 
 

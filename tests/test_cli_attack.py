@@ -5,45 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from deid_diffusion.faces import detection, landmarks
-from deid_diffusion.faces.detected_face import DetectedFace
-from deid_diffusion.identity import recognition
-
-POINTS = np.array([(4, 4), (8, 4), (6, 6), (4, 8), (8, 8)], np.float32)
-
-
-class OneFace:
-    """Every photo that is not black shows one face."""
-
-    def __call__(self, image):
-        return [DetectedFace((0, 0, 12, 12), 0.9, "fake", POINTS)] if image.any() else []
-
-
-class Colour:
-    name, threshold = "colour", 0.99
-
-    def __call__(self, photo, points):
-        vector = photo[6, 6].astype(np.float32) - 100
-        return vector / np.linalg.norm(vector)
+from .colour_judges import OTHERS, PEOPLE, TWO_EACH, replace_judges, write_photos
 
 
 @pytest.fixture(autouse=True)
 def _fakes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEID_DEBUG", raising=False)
-    monkeypatch.setattr(detection, "UnionDetector", OneFace)
-    monkeypatch.setattr(landmarks, "FaceMesh", lambda: lambda crop: None)
-    monkeypatch.setattr(recognition, "DlibRecogniser", Colour)
-
-
-def photos(folder: str, colours: dict[str, tuple[int, int, int]]) -> None:
-    Path(folder).mkdir()
-    for name, colour in colours.items():
-        Image.new("RGB", (12, 12), colour).save(Path(folder) / name)
+    replace_judges(monkeypatch)
 
 
 def table(out: list[str]) -> dict[str, list[str]]:
@@ -53,13 +24,9 @@ def table(out: list[str]) -> dict[str, list[str]]:
     return {line[:18].strip(): line[18:].split() for line in rows}
 
 
-PEOPLE = {"ada": (200, 90, 80), "bob": (80, 210, 110), "eve": (110, 80, 220)}
-TWO_EACH = {f"{name}_{k}.png": colour for name, colour in PEOPLE.items() for k in (0, 1)}
-
-
 def test_unchanged_photos_are_known_again(call):
-    photos("in", TWO_EACH)
-    photos("out", {name.replace(".png", ".webp"): colour for name, colour in TWO_EACH.items()})
+    write_photos("in", TWO_EACH)
+    write_photos("out", {name.replace(".png", ".webp"): colour for name, colour in TWO_EACH.items()})
     code, out, err = call("attack", "in", "out", "--parrot", "-o", "report.json")
     assert code == 0
     assert err[-1] == "6/6 photos"
@@ -82,9 +49,8 @@ def test_unchanged_photos_are_known_again(call):
 
 
 def test_exchanged_faces_are_not(call):
-    photos("in", TWO_EACH)
-    others = dict(zip(PEOPLE, ["bob", "eve", "ada"], strict=True))
-    photos("out", {name: PEOPLE[others[name[:3]]] for name in TWO_EACH})
+    write_photos("in", TWO_EACH)
+    write_photos("out", OTHERS)
     code, out, _ = call("attack", "in", "out", "--no-parrot")
     assert code == 0
     found = table(out)
@@ -94,8 +60,10 @@ def test_exchanged_faces_are_not(call):
 
 
 def test_nobody_with_two_photos(call):
-    photos("in", {f"{name}.png": colour for name, colour in PEOPLE.items()})
-    photos("out", {"ada.png": PEOPLE["ada"], "bob.png": PEOPLE["eve"], "eve.png": (0, 0, 0), "more.png": (1, 1, 1)})
+    write_photos("in", {f"{name}.png": colour for name, colour in PEOPLE.items()})
+    write_photos(
+        "out", {"ada.png": PEOPLE["ada"], "bob.png": PEOPLE["eve"], "eve.png": (0, 0, 0), "more.png": (1, 1, 1)}
+    )
     code, out, _ = call("attack", "in", "out")
     assert code == 0
     assert out[0] == "1 photo is in one folder only, and left out"
@@ -108,7 +76,7 @@ def test_nobody_with_two_photos(call):
 
 
 def test_people_by_an_expression(call):
-    photos("in", {"1-ada-x.png": PEOPLE["ada"], "2-ada-y.png": PEOPLE["ada"], "3-bob-z.png": PEOPLE["bob"]})
+    write_photos("in", {"1-ada-x.png": PEOPLE["ada"], "2-ada-y.png": PEOPLE["ada"], "3-bob-z.png": PEOPLE["bob"]})
     code, out, _ = call("attack", "in", "in", "--people", r"-(\w+)-")
     assert code == 0
     assert out[0] == "3 photos of 2 people, 1 of them with two or more"
@@ -132,10 +100,10 @@ def test_people_by_an_expression(call):
     ],
 )
 def test_bad_usage_is_one_line(call, arguments, words):
-    photos("in", TWO_EACH)
-    photos("other", {"a_0.png": (9, 9, 9)})
-    photos("double", {"ada_0.jpg": (9, 9, 9), "ada_0.png": (9, 9, 9)})
-    photos("black", dict.fromkeys(TWO_EACH, (0, 0, 0)))
+    write_photos("in", TWO_EACH)
+    write_photos("other", {"a_0.png": (9, 9, 9)})
+    write_photos("double", {"ada_0.jpg": (9, 9, 9), "ada_0.png": (9, 9, 9)})
+    write_photos("black", dict.fromkeys(TWO_EACH, (0, 0, 0)))
     Path("empty").mkdir()
     Path("there.json").touch()
     code, out, err = call("attack", *arguments)

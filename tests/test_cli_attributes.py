@@ -37,9 +37,12 @@ def test_a_table_and_a_picture(call, faces: list[DetectedFace]) -> None:
     assert out[-2].split()[0] == "freckles"
     assert out[-1] == "seen.png"
     assert images.read("seen.png").pixels.shape[1] == 1024
-    assert call("attributes", "a.png", "-o", "seen.png")[0] == 2
+    code, _, err = call("attributes", "a.png", "-o", "seen.png")
+    assert (code, "exists already" in err[0]) == (2, True)
     before = Path("a.png").read_bytes()
-    assert call("attributes", "a.png", "-o", "a.png", "--overwrite")[0] == 2
+    for more in ([], ["--overwrite"]):
+        code, _, err = call("attributes", "a.png", "-o", "a.png", *more)
+        assert (code, err) == (2, ["error: a.png: is the photo itself: choose another name with -o"])
     assert Path("a.png").read_bytes() == before
 
 

@@ -5,58 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from deid_diffusion.faces import detection, landmarks
-from deid_diffusion.faces.detected_face import DetectedFace
-from deid_diffusion.identity import recognition
 from deid_diffusion.report import FaceRecord, ImageReport
 
-POINTS = np.array([(14, 18), (26, 18), (20, 22), (15, 28), (25, 28)], np.float32)
-PEOPLE = {"ada": (200, 90, 80), "bob": (80, 210, 110), "eve": (110, 80, 220)}
-TWO_EACH = {f"{name}_{k}.png": colour for name, colour in PEOPLE.items() for k in (0, 1)}
-OTHERS = {name: PEOPLE[{"ada": "bob", "bob": "eve", "eve": "ada"}[name[:3]]] for name in TWO_EACH}
-
-
-class OneFace:
-    """Every photo that is not black shows one face."""
-
-    def __call__(self, image):
-        return [DetectedFace((10, 10, 30, 32), 0.9, "fake", POINTS)] if image.any() else []
-
-
-class Colour:
-    name, threshold = "colour", 0.99
-
-    def __call__(self, photo, points):
-        vector = photo[22, 20].astype(np.float32) - 100
-        return vector / np.linalg.norm(vector)
+from .colour_judges import OTHERS, PEOPLE, TWO_EACH, replace_judges, write_photos
 
 
 @pytest.fixture(autouse=True)
 def _fakes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEID_DEBUG", raising=False)
-    monkeypatch.setattr(detection, "UnionDetector", OneFace)
-    monkeypatch.setattr(landmarks, "FaceMesh", lambda: lambda crop: None)
-    monkeypatch.setattr(recognition, "DlibRecogniser", Colour)
-
-
-def photos(folder: str, colours: dict[str, tuple[int, int, int]]) -> None:
-    Path(folder).mkdir()
-    for name, colour in colours.items():
-        picture = np.full((44, 40, 3), colour, np.uint8)
-        if any(colour):
-            picture[10:32, 10:30] -= np.random.default_rng(sum(colour)).integers(0, 40, (22, 20, 1), np.uint8)
-            picture[22, 20] = colour
-        Image.fromarray(picture).save(Path(folder) / name)
+    replace_judges(monkeypatch)
 
 
 def test_a_report_of_everything(call):
-    photos("in", TWO_EACH)
-    photos("out", OTHERS | {"more.png": (9, 9, 9)})
+    write_photos("in", TWO_EACH)
+    write_photos("out", OTHERS | {"more.png": (9, 9, 9)})
     Path("labels.csv").write_text("file,age\n" + "".join(f"{name},{name[4]}0-{name[4]}9\n" for name in TWO_EACH))
     face = FaceRecord((10, 10, 30, 32), "fake", 0.9, "replaced", 1, True)
     lines = (ImageReport(f"in/{name}", name, "done", faces=(face,), seconds=1.5).to_json() for name in TWO_EACH)
@@ -79,7 +44,7 @@ def test_a_report_of_everything(call):
 
 
 def test_originals_on_demand_and_photos_that_nothing_was_done_to(call):
-    photos("in", TWO_EACH)
+    write_photos("in", TWO_EACH)
     code, out, _ = call("evaluate", "in", "in", "--show-originals", "-o", "report.html")
     assert code == 0
     assert "note: 6 faces are left as they were, and count as re-identified" in out
@@ -87,8 +52,8 @@ def test_originals_on_demand_and_photos_that_nothing_was_done_to(call):
 
 
 def test_pairs_by_a_table_and_one_photo_each(call):
-    photos("in", {"a.png": PEOPLE["ada"], "b.png": PEOPLE["bob"]})
-    photos("out", {"x.png": PEOPLE["eve"], "y.png": PEOPLE["eve"]})
+    write_photos("in", {"a.png": PEOPLE["ada"], "b.png": PEOPLE["bob"]})
+    write_photos("out", {"x.png": PEOPLE["eve"], "y.png": PEOPLE["eve"]})
     Path("pairs.csv").write_text("original,result,person\na.png,x.png,p\nb.png,y.png,q\n")
     code, out, _ = call("evaluate", "in", "out", "--pairs", "pairs.csv", "-o", "report")
     assert code == 0
@@ -114,10 +79,10 @@ def test_pairs_by_a_table_and_one_photo_each(call):
     ],
 )
 def test_bad_usage_is_one_line(call, arguments, words):
-    photos("in", TWO_EACH)
-    photos("other", {"x.png": (9, 9, 9)})
-    photos("one", {"ada_0.png": (9, 9, 9)})
-    photos("black", dict.fromkeys(TWO_EACH, (0, 0, 0)))
+    write_photos("in", TWO_EACH)
+    write_photos("other", {"x.png": (9, 9, 9)})
+    write_photos("one", {"ada_0.png": (9, 9, 9)})
+    write_photos("black", dict.fromkeys(TWO_EACH, (0, 0, 0)))
     Path("broken").mkdir()
     for name in TWO_EACH:
         (Path("broken") / name).write_bytes(b"no photo")

@@ -116,6 +116,7 @@ def compare(anonymizer: Anonymizer, photo: np.ndarray, options: Options) -> list
     changed = np.asarray(result.image)
     after = read_faces(pipeline, changed, faces, options.choice.phrases)
     size, found = pipeline.crop_size, []
+    # Records of faces that only the second look found come last: they have no reading.
     for face, old, new, record in zip(faces, before, after, result.faces, strict=False):
         crops = extract(photo, face.matrix, size), extract(changed, face.matrix, size)
         found.append(ReadFace(record.action, crops, old, new if record.action == "replaced" else None))

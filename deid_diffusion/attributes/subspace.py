@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .vocabulary import sentence
+
 _NEGLIGIBLE = 1e-3  # singular values under this share of the largest are no direction of their own
 _GRAIN = 2**-12  # the numbers that pass are multiples of it: what is left out shows in none of their last digits
 ANYBODY = "photo of a person"
@@ -48,8 +50,6 @@ class AttributeSubspace:
         Raises:
             ValueError: for an attribute without words, or words that the encoder does not tell apart.
         """
-        from .vocabulary import sentence
-
         words = {name: tuple(given) for name, given in phrases.items()}
         directions, bases = {}, {}
         for name, given in words.items():

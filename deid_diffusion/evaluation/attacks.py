@@ -38,6 +38,11 @@ from .verification import Rate, genuine_pairs, identification, impostor_scores, 
 FMR = 1e-3
 """False match rate of the verification figures."""
 
+ORIGINALS, SAME, NAIVE, REVERSE, PARROT, LINKABILITY = (
+    "originals", "naive, same photo", "naive", "reverse", "parrot", "linkability",
+)  # fmt: skip
+"""Names of the attacks that this module describes, in its order."""
+
 
 @dataclass(frozen=True, eq=False)
 class Collection:
@@ -178,19 +183,19 @@ def attack_collection(
     )
     rank1 = partial(identification, people=people, seed=seed)
 
-    same = Attack("naive, same photo", rate(np.diag(cross) > cut, people, cross_chance, seed=seed))
+    same = Attack(SAME, rate(np.diag(cross) > cut, people, cross_chance, seed=seed))
     attacks = [same]
     first, second = genuine_pairs(people)
     if len(first):
         whose, twice = people[first], np.tile(people[first], 2)
         others = np.concatenate([cross[first, second], cross[second, first]])
         attacks = [
-            Attack("originals", rate(own[first, second] > cut, whose, own_chance, seed=seed), rank1(own)),
+            Attack(ORIGINALS, rate(own[first, second] > cut, whose, own_chance, seed=seed), rank1(own)),
             same,
-            Attack("naive", rate(others > cut, twice, cross_chance, seed=seed), rank1(cross)),
-            Attack("reverse", rank1=rank1(cross.T)),
-            *([Attack("parrot", rank1=rank1(among))] if parrot else []),
-            Attack("linkability", rate(among[first, second] > cut, whose, among_chance, seed=seed)),
+            Attack(NAIVE, rate(others > cut, twice, cross_chance, seed=seed), rank1(cross)),
+            Attack(REVERSE, rank1=rank1(cross.T)),
+            *([Attack(PARROT, rank1=rank1(among))] if parrot else []),
+            Attack(LINKABILITY, rate(among[first, second] > cut, whose, among_chance, seed=seed)),
         ]
     return AttackReport(
         attacks=tuple(attacks),

@@ -87,6 +87,8 @@ def worst_of(looks: Sequence[PhotoLook], identity: Identity, *, read: bool) -> l
     order = np.argsort(-identity.likeness, kind="stable")[:_WORST]
     for k in order:
         likeness = identity.likeness[k]
+        if likeness == -np.inf:  # there was nothing to compare
+            break
         side = "over the threshold: re-identified" if likeness > 0 else "under the threshold"
         why = "left as it was" if likeness == np.inf else f"likest by {identity.recogniser}, {abs(likeness):.3f} {side}"
         cases.append((k, why))

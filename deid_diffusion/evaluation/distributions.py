@@ -56,7 +56,7 @@ def jackknife_interval(
     first: np.ndarray,
     second: np.ndarray,
     people: Sequence[str] | np.ndarray,
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """The interval of 95 % around a distance of paired sets, by leaving out groups of people (delete-d jackknife).
 
     A bootstrap would show each picture several times, which these distances take for a difference.
@@ -66,9 +66,14 @@ def jackknife_interval(
         first: (N, D).
         second: (N, D), of the same photos.
         people: N names.
+
+    Returns:
+        Lower and upper bound; None for fewer than three people, of whom one may have all pictures but one.
     """
     names = np.unique(np.asarray(people), return_inverse=True)[1]
     order = np.random.default_rng(0).permutation(names.max() + 1)
+    if len(order) < 3:
+        return None
     blocks = min(_BLOCKS, len(order))
     group = order[names] % blocks
     whole = statistic(first, second)

@@ -122,12 +122,6 @@ def number(value: float, unit: str) -> str:
     if value == int(value) and abs(value) < 1e9:
         return f"{int(value):,}"
     size = abs(value)
-    return (
-        f"{value:,.1f}"
-        if size >= 10
-        else f"{value:.2f}"
-        if size >= 0.1
-        else f"{value:.3f}"
-        if size >= 0.001
-        else f"{value:.1e}"
-    )
+    if size < 0.001:
+        return f"{value:.1e}"
+    return f"{value:,.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 else f"{value:.3f}"

@@ -9,7 +9,19 @@ from functools import partial
 import numpy as np
 
 from ..identity.recognition import FALSE_MATCH_RATE, Recogniser
-from .attacks import Attack, Collection, Scores, attack_collection, score_collection
+from .attacks import (
+    LINKABILITY,
+    NAIVE,
+    ORIGINALS,
+    PARROT,
+    REVERSE,
+    SAME,
+    Attack,
+    Collection,
+    Scores,
+    attack_collection,
+    score_collection,
+)
 from .figures import SHARE, Better, Figure, Section, missing, of_rate
 from .look import PhotoLook
 from .same_place import stack
@@ -31,16 +43,13 @@ FMRS = (1e-2, 1e-3, 1e-4)
 RANKS = (1, 5)
 """Of the identification figures."""
 
-ORIGINALS, SAME, NAIVE = "originals", "naive, same photo", "naive"
-"""Names of attacks, as `attacks` calls them."""
-
 MEANING = {
     ORIGINALS: "original against another original: what this recogniser can do",
     SAME: "result against the very photo it was made from",
     NAIVE: "result against another original of the person",
-    "linkability": "result against another result of the person",
-    "reverse": "original searched among results of other photos",
-    "parrot": "result searched among results of other photos",
+    LINKABILITY: "result against another result of the person",
+    REVERSE: "original searched among results of other photos",
+    PARROT: "result searched among results of other photos",
 }
 """What each attack compares with what, for a reader who knows none of the names."""
 
@@ -113,7 +122,7 @@ def reidentify(looks: Sequence[PhotoLook], which: int, recogniser: Recogniser) -
             figures += [of_rate(one.name, one.tpr, _better(one), column) for one in found if one.tpr is not None]
         else:
             why = f"takes {FEWEST / fmr:,.0f} pairs of strangers, there are {len(strangers):,}"
-            names = [SAME] if _alone(scores) else [ORIGINALS, SAME, NAIVE, "linkability"]
+            names = [SAME] if _alone(scores) else [ORIGINALS, SAME, NAIVE, LINKABILITY]
             figures += [missing(name, SHARE, why, column) for name in names]
     figures += _ranks(scores)
     name = SAME if _alone(scores) else NAIVE
@@ -164,8 +173,8 @@ def _ranks(scores: Scores) -> list[Figure]:
                 ORIGINALS: find(scores.own),
                 SAME: same,
                 NAIVE: find(scores.cross),
-                "reverse": find(scores.cross.T),
-                "parrot": find(scores.among),
+                REVERSE: find(scores.cross.T),
+                PARROT: find(scores.among),
             }
         figures += [of_rate(name, one, "" if name == ORIGINALS else "lower", column) for name, one in trials.items()]
     return figures
@@ -180,7 +189,7 @@ def _curves(scores: Scores, strangers: np.ndarray) -> list[Curve]:
     if len(first):
         naive = np.concatenate([scores.cross[first, second], scores.cross[second, first]])
         genuine = {ORIGINALS: scores.own[first, second], **genuine, NAIVE: naive}
-        genuine["linkability"] = scores.among[first, second]
+        genuine[LINKABILITY] = scores.among[first, second]
     return [
         Curve(name, tuple(fmrs.tolist()), tuple(true_positive_rates(pairs, strangers, fmrs.tolist()).tolist()))
         for name, pairs in genuine.items()

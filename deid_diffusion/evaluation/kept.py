@@ -22,7 +22,8 @@ AGE_TOLERANCE = 10.0
 def kept(face: FaceLook, *, read: bool) -> dict[str, bool]:
     """Attribute to whether it was kept; those that the original does not show are left out.
 
-    Where no face or no mesh is found in the result, none of what the original showed was kept.
+    Where no face or no mesh is found in the result, none of what the original showed was kept. The gaze is left out
+    also where the result's mesh shows none: closed eyes and a turned head count as that.
 
     Args:
         face: original and result.

@@ -188,23 +188,18 @@ def fit_plda(
     return score
 
 
-def bottleneck_features(adapter: AttributeAdapter, features: torch.Tensor) -> np.ndarray:
-    """What the adapter's bottleneck lets through of attribute features: all that the tokens can tell of a face.
+def attribute_tokens(adapter: AttributeAdapter, features: torch.Tensor) -> np.ndarray:
+    """The tokens that tell the generator of faces' attributes, without looks, which tell of nobody.
 
     Args:
         adapter: the pipeline's.
-        features: (B, N, D) unit features from ``FaceDeidPipeline.encode_attributes``.
+        features: (B, N, D), what the choices let through, as ``generation.read_attributes`` gives it.
 
     Returns:
-        (B, N * bottleneck_dim) float32 in -1..1.
+        (B, N * W) float32.
     """
-    caught: list[torch.Tensor] = []
-    watch = adapter.up.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0].detach()))
-    try:
-        adapter(features.to(adapter.device, adapter.dtype))
-    finally:
-        watch.remove()
-    return caught[0].flatten(1).float().cpu().numpy()
+    regions = adapter.region_embedding
+    return adapter(features.to(regions)).detach().flatten(1).float().cpu().numpy()
 
 
 def _folds(people: np.ndarray, folds: int, seed: int) -> Iterator[np.ndarray]:

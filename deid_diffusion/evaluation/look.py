@@ -84,7 +84,6 @@ class PhotoLook:
         pair: which.
         faces: found in the original.
         left: of them, still there as they were.
-        found_again: of them, faces with a face in their place in the result.
         resized: the result has another size, and was scaled to the original's to be compared.
         outside: how it differs outside all faces.
         rim: step at the rim of what was changed; None without a rim.
@@ -94,7 +93,6 @@ class PhotoLook:
     pair: Pair
     faces: int
     left: int
-    found_again: int
     resized: bool
     outside: Outside
     rim: float | None
@@ -135,7 +133,6 @@ def look(
         pair=pair,
         faces=len(before),
         left=sum(left),
-        found_again=sum(one is not None for one in there),
         resized=resized,
         outside=outside_faces(photo, result, [*(one.box for one in before), *more_boxes]),
         rim=rim_step(photo, result),

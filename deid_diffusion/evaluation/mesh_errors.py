@@ -8,6 +8,7 @@ import numpy as np
 
 from ..faces.landmarks import MESH_EYES, MESH_IRISES
 from ..faces.measures import FaceMeasures, measure
+from ..faces.resting_face import EYE_CORNERS, frame
 
 #: Where points of MediaPipe's canonical face lie, in centimetres: x to the picture's right, y up, z towards the viewer.
 #: They are the ones that hardly move with the expression.
@@ -24,7 +25,6 @@ _CANONICAL = {
 }
 _CLOSED = 0.12  # opening of the eyes, in their widths, under which nothing is said of the gaze
 _PROFILE = 40.0  # degrees of yaw beyond which one eye hides, likewise
-_EYE_CORNERS = ((33, 133), (362, 263))  # outer and inner, in the picture's order from left to right
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,10 @@ def _turn(first: float, second: float) -> float:
 def _gaze(mesh: np.ndarray) -> tuple[float, float]:
     """Mean over both eyes of where the iris's middle lies from the middle of the corners, in eye widths."""
     offsets = []
-    for (start, end), eye, iris in zip(_EYE_CORNERS, MESH_EYES, MESH_IRISES, strict=True):
+    for (start, end), eye, iris in zip(EYE_CORNERS, MESH_EYES, MESH_IRISES, strict=True):
         corner = mesh[end] - mesh[start]
         width = max(float(np.linalg.norm(corner)), 1e-6)
-        across = corner / width
-        down = np.array([-across[1], across[0]])
+        across, down = frame(corner)
         away = mesh[list(iris)].mean(0) - (mesh[start] + mesh[end]) / 2
         lids = mesh[list(eye)].mean(0) - (mesh[start] + mesh[end]) / 2
         offsets.append((away @ across / width, (away - lids) @ down / width))

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..faces.crop import extract, similarity
+from ..identity.recognition import fit_similarity
 from .onnx_network import OnnxNetwork
 
 #: Eyes, nose and mouth corners as shares of the side of the picture: the template of ArcFace's training crops (Deng et
@@ -41,7 +42,7 @@ class OnnxRecogniser:
 
     def __call__(self, photo: np.ndarray, points: np.ndarray) -> np.ndarray:
         """(D,) float32 of length 1. See `Recogniser`."""
-        crop = extract(photo, _alignment(points, self._points), self._net.size)
+        crop = extract(photo, fit_similarity(points, self._points), self._net.size)
         vector = self._net(crop)[0]
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
@@ -107,11 +108,3 @@ def face_square(photo: np.ndarray, box: tuple[float, float, float, float], margi
     x0, y0, x1, y1 = box
     side = margin * max(x1 - x0, y1 - y0, 1.0)
     return extract(photo, similarity(((x0 + x1) / 2, (y0 + y1) / 2), side, 0.0, size), size)
-
-
-def _alignment(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(2, 3) float32: the similarity that takes (5, 2) points to others with the least squares (as complex numbers)."""
-    z, w = (np.asarray(p, np.float64) @ np.array([1, 1j]) for p in (points, target))
-    turn = np.vdot(z - z.mean(), w - w.mean()) / max(np.vdot(z - z.mean(), z - z.mean()).real, 1e-12)
-    shift = w.mean() - turn * z.mean()
-    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]], np.float32)

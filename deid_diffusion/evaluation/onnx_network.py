@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import UsageError, one_line
 
-_SUFFIX_HINT = "name an ONNX file of a network whose input is (1, 3, S, S)"
+_HINT = "name an ONNX file of a network whose input is (1, 3, S, S)"
 
 
 class OnnxNetwork:
@@ -24,7 +24,7 @@ class OnnxNetwork:
 
     Attributes:
         size: S, in pixels.
-        settings: what the JSON file beside it says; an empty mapping without one.
+        settings: the defaults, and in their place what the JSON file beside it says.
     """
 
     def __init__(self, path: Path, defaults: Mapping[str, Any]) -> None:
@@ -40,18 +40,18 @@ class OnnxNetwork:
         import onnxruntime
 
         if not path.is_file():
-            raise UsageError(f"{path}: is not there: {_SUFFIX_HINT}")
+            raise UsageError(f"{path}: is not there: {_HINT}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime has many, none of them public
-            raise UsageError(f"{path}: cannot be loaded ({one_line(error)[:120]}): {_SUFFIX_HINT}") from error
+            raise UsageError(f"{path}: cannot be loaded ({one_line(error)[:120]}): {_HINT}") from error
         self._input = self._session.get_inputs()[0]
         shape = self._input.shape
         if len(self._session.get_inputs()) != 1 or len(shape) != 4 or shape[1] != 3:
-            raise UsageError(f"{path}: its input is {shape}: {_SUFFIX_HINT}")
+            raise UsageError(f"{path}: its input is {shape}: {_HINT}")
         self.settings = {**defaults, **_settings(path.with_suffix(".json"), defaults)}
         size = shape[2] if isinstance(shape[2], int) else self.settings.get("size")
         if not isinstance(size, int) or size < 1:

@@ -121,11 +121,27 @@ def with_people(matching: Matching, expression: str | None, labels: Labels | Non
     elif labels is not None and all(labels.rows.get(name, {}).get("person") for name in names):
         people = [labels.rows[name]["person"] for name in names]
     else:
-        people = [name.rpartition("_")[0] or name for name in names]
+        people = [_person(name) for name in names]
         if len(set(people)) < 2:
             return matching
     pairs = (replace(pair, person=person) for pair, person in zip(matching.pairs, people, strict=True))
     return replace(matching, pairs=tuple(pairs), people_known=True)
+
+
+def match_people(originals: Path, results: Path, expression: str | None) -> Matching:
+    """`match_folders` and `with_people` for what cannot be measured on one person.
+
+    Raises:
+        UsageError: as these two, or where names say that everybody is one person.
+    """
+    matching = with_people(match_folders(originals, results), expression, None)
+    first = matching.pairs[0]
+    if not matching.people_known or len({pair.person for pair in matching.pairs}) < 2:
+        person = first.person if matching.people_known else _person(first.name)
+        raise UsageError(
+            f"{originals}: all names say that the person is {person}: give --people, which finds it in a name"
+        )
+    return matching
 
 
 def read_labels(table: Path, names: Sequence[str]) -> Labels:
@@ -163,16 +179,18 @@ def _checked(pairs: list[Pair], left: list[str], extra: list[str], people_known:
 
 def _photos(folder: Path) -> dict[str, Path]:
     """Name without suffix to file, of each photo in a folder. Raises UsageError."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: is no folder: name a folder of photos")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in READABLE and not path.name.startswith("."):
-            if path.stem in found:
-                raise UsageError(f"{path} and {found[path.stem].name}: two photos of one name: keep one of them")
-            found[path.stem] = path
-    if not found:
+    try:
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in READABLE and not p.name.startswith("."))
+    except OSError as error:
+        why = one_line(error.strerror or error)
+        raise UsageError(f"{folder}: is no folder that can be read ({why}): name a folder of photos") from error
+    if not files:
         raise UsageError(f"{folder}: holds no photo: name a folder of photos")
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            raise UsageError(f"{found[path.stem]} and {path.name}: two photos of one name: keep one of them")
+        found[path.stem] = path
     return found
 
 
@@ -194,6 +212,11 @@ def _read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
         if any(not row[column] for column in needed):
             raise UsageError(f"{table}, line {line}: a cell of {' or '.join(needed)} is empty")
     return rows
+
+
+def _person(name: str) -> str:
+    """What a name says by itself: all before its last underscore, or all of it without one."""
+    return name.rpartition("_")[0] or name
 
 
 def _found(expression: str, name: str) -> str:

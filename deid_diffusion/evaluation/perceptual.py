@@ -46,7 +46,7 @@ class PerceptualMeter:
             from torchmetrics.image.kid import KernelInceptionDistance
 
             self._features["FID"] = FrechetInceptionDistance(feature=2048)
-            self._features["KID"] = KernelInceptionDistance(feature=2048, subsets=_SUBSETS, subset_size=2)
+            self._features["KID"] = KernelInceptionDistance(feature=2048, subsets=_SUBSETS)
         if not _has(ALEXNET_FILE):
             self.missing["LPIPS"] = f"torchvision's weights ({ALEXNET_FILE}) are not here, and nothing is downloaded"
         else:
@@ -80,7 +80,7 @@ class PerceptualMeter:
         metric = self._features.get("KID")
         if metric is None or self._pairs < 2:
             return None
-        metric.subset_size = min(100, self._pairs)
+        metric.subset_size = min(100, self._pairs)  # known only now, and more than there are faces is refused
         return float(metric.compute()[0])
 
 

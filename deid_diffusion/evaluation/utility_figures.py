@@ -218,7 +218,7 @@ def _label_of_sex(labels: Labels | None, names: Sequence[str]) -> list[bool | No
     if labels is None or column is None:
         return [None] * len(names)
     first = [labels.rows.get(name, {}).get(column, "")[:1].lower() for name in names]
-    return [letter in _FEMALE if letter in (*_FEMALE, *_MALE) and letter else None for letter in first]
+    return [letter in _FEMALE if letter in (*_FEMALE, *_MALE) else None for letter in first]
 
 
 def _natural(value: str) -> tuple[float, str]:

@@ -28,7 +28,7 @@ def with_free_shape(model: bytes, input_name: str, shape: Sequence[int | str]) -
     Raises:
         ValueError: `model` is no ONNX model or has no input of that name.
     """
-    new_input = _field(11, _value_info(input_name, shape))
+    new_input = bytes_field(11, value_info(input_name, shape))
     found = False
     top: list[bytes] = []
     for number, raw, payload in _fields(model):
@@ -42,32 +42,42 @@ def with_free_shape(model: bytes, input_name: str, shape: Sequence[int | str]) -
                     graph.append(new_input)
                     found = True
             elif graph_number == 12:
-                graph.append(_field(12, _value_info(_name(graph_payload), None)))
+                graph.append(bytes_field(12, value_info(_name(graph_payload), None)))
             elif graph_number != 13:
                 graph.append(graph_raw)
-        top.append(_field(7, b"".join(graph)))
+        top.append(bytes_field(7, b"".join(graph)))
     if not found:
         raise ValueError(f"model: expected an ONNX model with the input {input_name!r}, found no such input")
     return b"".join(top)
 
 
-def _value_info(name: str, shape: Sequence[int | str] | None) -> bytes:
-    """A ValueInfoProto for a float tensor; its shape is left open when None."""
-    tensor = _varint(1 << 3) + _varint(_FLOAT)
+def value_info(name: str, shape: Sequence[int | str] | None) -> bytes:
+    """A ValueInfoProto for a float tensor.
+
+    Args:
+        name: of the tensor.
+        shape: an int is a fixed size, a string names a free one; None leaves the shape open.
+    """
+    tensor = integer_field(1, _FLOAT)
     if shape is not None:
-        dims = (_field(2, d.encode()) if isinstance(d, str) else _varint(1 << 3) + _varint(d) for d in shape)
-        tensor += _field(2, b"".join(_field(1, dim) for dim in dims))
-    return _field(1, name.encode()) + _field(2, _field(1, tensor))
+        dims = (bytes_field(2, d.encode()) if isinstance(d, str) else integer_field(1, d) for d in shape)
+        tensor += bytes_field(2, b"".join(bytes_field(1, dim) for dim in dims))
+    return bytes_field(1, name.encode()) + bytes_field(2, bytes_field(1, tensor))
+
+
+def bytes_field(number: int, payload: bytes) -> bytes:
+    """One length-prefixed field of a message: a text, bytes, or a message of its own."""
+    return _varint(number << 3 | _LENGTH_PREFIXED) + _varint(len(payload)) + payload
+
+
+def integer_field(number: int, value: int) -> bytes:
+    """One field of a message that is an integer, 0 or more."""
+    return _varint(number << 3 | _VARINT) + _varint(value)
 
 
 def _name(message: bytes) -> str:
     """Field 1 of a message, as text."""
     return next((payload.decode() for number, _, payload in _fields(message) if number == 1), "")
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    """One length-prefixed field."""
-    return _varint(number << 3 | _LENGTH_PREFIXED) + _varint(len(payload)) + payload
 
 
 def _varint(value: int) -> bytes:

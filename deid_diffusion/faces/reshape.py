@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .landmarks import MESH_BROWS, MESH_EYES, MESH_IRISES, MESH_LIPS, MESH_MOUTH, MESH_NOSE
+from .resting_face import frame
 
 #: Standard deviations of the changes: shifts as shares of the distance between the eyes' outer corners, growth as the
 #: logarithm of a factor.
@@ -31,9 +32,8 @@ def reshape_mesh(mesh: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     draw = np.clip(rng.standard_normal(12), -_MOST, _MOST)
     right, left = mesh[33], mesh[263]  # the eyes' outer corners
-    across = (left - right) / max(float(np.linalg.norm(left - right)), 1e-6)
-    frame = np.stack([across, (-across[1], across[0])])  # rows: across the face, down the face
-    local = mesh @ frame.T
+    axes = frame(left - right)
+    local = mesh @ axes.T
     unit = np.array([np.ptp(local[[33, 263], 0]), np.median(np.ptp(local, axis=0)) / 1.6])  # a turned face is narrower
     made = local.copy()
 
@@ -55,4 +55,4 @@ def reshape_mesh(mesh: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     move(MESH_MOUTH, shift, (wide, 0.0), middle)
     rows = [point for point in MESH_LIPS if point not in MESH_MOUTH]
     move(tuple(rows), shift, (wide, full), middle)
-    return (made @ frame).astype(np.float32)
+    return (made @ axes).astype(np.float32)

@@ -26,9 +26,8 @@ _NUMBERS = {
     "brows": (0.1, 0.05),
     "glance": (0.35, 0.05),
 }
-
-
-_LEAST_OPEN = 0.2  # of closed eyes, 1 at rest
+_LEAST_OPEN = 0.2  # height of closed eyes' openings, 1 at rest
+_LEAST_SEEN = 0.03  # face heights
 
 
 @dataclass(frozen=True)
@@ -149,9 +148,9 @@ def _seen(*meshes: np.ndarray) -> list[int]:
     return [k for k in range(2) if all(is_seen(mesh, EYE_CORNERS[k]) for mesh in meshes)]
 
 
-def is_seen(mesh: np.ndarray, corners: tuple[int, int], least: float = 0.03) -> bool:
-    """Whether what lies between two corners is turned to the camera: if they are so many face heights apart."""
-    return float(np.linalg.norm(mesh[corners[1]] - mesh[corners[0]])) >= least * tallness(mesh)
+def is_seen(mesh: np.ndarray, corners: tuple[int, int]) -> bool:
+    """Whether what lies between two corners is turned to the camera: if they are 0.03 face heights apart."""
+    return float(np.linalg.norm(mesh[corners[1]] - mesh[corners[0]])) >= _LEAST_SEEN * tallness(mesh)
 
 
 def _glance(mesh: np.ndarray, eye: int) -> np.ndarray:

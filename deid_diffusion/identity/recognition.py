@@ -126,13 +126,23 @@ def face_chip(photo: np.ndarray, points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, np.float64)
     if points.shape != (5, 2) or not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1:
         raise ValueError(f"points: expected five different points (5, 2) in photo pixels, got {points.tolist()}")
-    return extract(photo, _similarity_between(points, CHIP_POINTS), CHIP_SIZE)
+    return extract(photo, fit_similarity(points, CHIP_POINTS), CHIP_SIZE)
 
 
-def _similarity_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(2, 3) float32: the similarity, without reflection, that takes (N, 2) points to others with the least squares."""
+def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The similarity, without reflection, that takes points to others with the least squares (Umeyama, "Least-Squares
+    Estimation of Transformation Parameters Between Two Point Patterns", 1991).
+
+    Args:
+        source: (N, 2), in any pixels. Points that lie all in one place are taken to the middle of the others.
+        target: (N, 2), in other pixels.
+
+    Returns:
+        (2, 3) float32, source pixels to target pixels.
+    """
+    source = np.asarray(source, np.float64)
     a, b = (points - points.mean(0) for points in (source, target))
-    norm = (a**2).sum()
+    norm = max((a**2).sum(), 1e-12)
     cos = (a * b).sum() / norm
     sin = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / norm
     linear = np.array([[cos, -sin], [sin, cos]])

@@ -58,8 +58,7 @@ def face(
 def photo(name: str, person: str, look: FaceLook | None, *, faces: int = 1, outside: float = 0.0) -> PhotoLook:
     left = int(look is not None and look.left)
     pair = Pair(name, person, Path(f"in/{name}.jpg"), Path(f"out/{name}.png"))
-    again = int(look is not None and look.found)
-    return PhotoLook(pair, faces, left, again, False, Outside(outside, outside / 10), 0.5, look)
+    return PhotoLook(pair, faces, left, False, Outside(outside, outside / 10), 0.5, look)
 
 
 def judges(*recognisers) -> Judges:

@@ -76,3 +76,9 @@ def test_jackknife_of_a_mean_is_the_textbook_interval():
     paired = np.repeat(values[:200], 10, axis=0)
     wide = np.subtract(*jackknife_interval(apart, paired, 0 * paired, np.repeat(np.arange(200), 10))[::-1])
     assert wide == pytest.approx(2 * 1.96 / 200**0.5, rel=0.4)
+
+
+def test_two_people_are_too_few_to_leave_one_out():
+    faces = normal(30, 4, 0), normal(30, 4, 1)
+    assert jackknife_interval(frechet_distance, *faces, ["ada"] * 29 + ["bob"]) is None
+    assert jackknife_interval(frechet_distance, *faces, ["ada"] * 28 + ["bob", "eve"]) is not None

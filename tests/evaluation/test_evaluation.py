@@ -5,31 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from looks import NO_METER, errors
-from PIL import Image
 
 from deid_diffusion.errors import UsageError
 from deid_diffusion.evaluation.evaluation import evaluate
 from deid_diffusion.evaluation.look import Judges
 from deid_diffusion.evaluation.mesh_errors import mesh_errors
 from deid_diffusion.evaluation.pairing import Labels, match_folders, with_people
-from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.report import FaceRecord, ImageReport
-
-POINTS = np.array([(14, 18), (26, 18), (20, 22), (15, 28), (25, 28)], np.float32)
-PEOPLE = {"ada": (200, 90, 80), "bob": (80, 210, 110), "eve": (110, 80, 220)}
-
-
-def one_face(image):
-    return [DetectedFace((10, 10, 30, 32), 0.9, "fake", POINTS)] if image.any() else []
-
-
-class Colour:
-    name, threshold = "colour", 0.99
-
-    def __call__(self, photo, points):
-        vector = photo[22, 20].astype(np.float32) - 100
-        return vector / np.linalg.norm(vector)
+from tests.colour_judges import PEOPLE, TWO_EACH, Colour, OneFace, write_photos
 
 
 class Meter:
@@ -40,22 +24,14 @@ class Meter:
         return None
 
 
-JUDGES = Judges(one_face, lambda crop: mean_mesh(320, None).astype(np.float32), (Colour(),), None, Meter())
-
-
-def photos(folder, colours):
-    folder.mkdir()
-    for name, colour in colours.items():
-        noise = np.random.default_rng(len(name)).integers(0, 5, (44, 40, 3))
-        noise[22, 20] = 0
-        Image.fromarray((np.array(colour) + noise * bool(sum(colour))).astype(np.uint8)).save(folder / f"{name}.png")
+JUDGES = Judges(OneFace(), lambda crop: mean_mesh(320, None).astype(np.float32), (Colour(),), None, Meter())
 
 
 @pytest.fixture
 def folders(tmp_path):
-    photos(tmp_path / "in", {f"{name}_{k}": colour for name, colour in PEOPLE.items() for k in (0, 1)})
+    write_photos(tmp_path / "in", TWO_EACH)
     others = dict(zip(PEOPLE, [PEOPLE["bob"], PEOPLE["eve"], (0, 0, 0)], strict=True))
-    photos(tmp_path / "out", {f"{name}_{k}": others[name] for name in PEOPLE for k in (0, 1)})
+    write_photos(tmp_path / "out", {name: others[name[:3]] for name in TWO_EACH})
     return tmp_path
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.evaluation.leakage import bottleneck_features, measure_leakage
+from deid_diffusion.evaluation.leakage import attribute_tokens, measure_leakage
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
 
 PEOPLE = 90
@@ -33,6 +33,16 @@ def test_a_planted_signal_is_found_by_training_alone():
     assert found.trained.rank1.value > 0.8
     assert found.trained.rank1.chance == pytest.approx(1 / 18)
     assert found.untrained.auc < 0.6
+
+
+def test_verification_at_1e3_where_there_are_pairs_enough():
+    centres = np.repeat(np.random.default_rng(3).normal(size=(120, 8)), 2, axis=0)
+    features = centres + 0.3 * np.random.default_rng(4).normal(size=centres.shape)
+    found = measure_leakage("close", features, np.repeat(np.arange(120).astype(str), 2), folds=2)
+    rate = found.trained.tpr_at_1e3  # 2 x 7,080 pairs
+    assert (rate.chance, rate.trials, rate.people) == (1e-3, 120, 120)
+    assert 0.1 < rate.interval[0] < rate.value < rate.interval[1] < 1
+    assert rate.value < found.trained.tpr_at_1e2.value
 
 
 def test_noise_gives_nothing():
@@ -67,13 +77,11 @@ def test_what_cannot_be_measured_is_refused():
         measure_leakage("few", noise(3)[:8], NAMES[:8])
 
 
-def test_bottleneck_is_what_the_tokens_are_made_of():
+def test_tokens_are_the_adapters_without_those_of_looks():
     torch.manual_seed(0)
     adapter = AttributeAdapter(feature_dim=12, num_tokens=3, bottleneck_dim=4, cross_attention_dim=8)
     features = torch.nn.functional.normalize(torch.randn(5, 3, 12), dim=-1)
-    narrow = bottleneck_features(adapter, features)
-    assert narrow.shape == (5, 12)
-    assert np.abs(narrow).max() < 1
-    tokens = adapter.up(torch.from_numpy(narrow).reshape(5, 3, 4)) + adapter.region_embedding
-    torch.testing.assert_close(tokens, adapter(features))
-    assert not adapter.up._forward_pre_hooks
+    tokens = attribute_tokens(adapter, features)
+    assert tokens.shape == (5, 3 * 8)
+    with torch.no_grad():
+        np.testing.assert_allclose(tokens, adapter(features, torch.randn(5, 5))[:, :3].flatten(1), atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from tiny_onnx import write_mean_colour
 
 from deid_diffusion.errors import UsageError
-from deid_diffusion.evaluation.onnx_judges import ARCFACE_POINTS, OnnxAgeGender, OnnxRecogniser, _alignment, face_square
+from deid_diffusion.evaluation.onnx_judges import ARCFACE_POINTS, OnnxAgeGender, OnnxRecogniser, face_square
 
 RED = np.full((90, 120, 3), (200, 100, 0), np.uint8)
 BOX = (40.0, 20.0, 80.0, 70.0)
@@ -38,13 +38,6 @@ def test_conventions_come_from_the_file_beside_it(path):
     wanted = np.array([0, 1, 2]) / 5**0.5
     np.testing.assert_allclose(recogniser(RED, np.array(ARCFACE_POINTS) * 40), wanted, atol=1e-3)
     assert recogniser.threshold == 0.3
-
-
-def test_faces_are_aligned_to_the_template():
-    target = np.array(ARCFACE_POINTS) * 112
-    turn = np.array([[0.6, -0.8], [0.8, 0.6]]) * 3
-    matrix = _alignment(target @ turn.T + (5, -9), target)
-    np.testing.assert_allclose((target @ turn.T + (5, -9)) @ matrix[:, :2].T + matrix[:, 2], target, atol=1e-3)
 
 
 def test_age_and_sex(path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deid_diffusion.errors import UsageError
-from deid_diffusion.evaluation.pairing import match_folders, match_table, read_labels, with_people
+from deid_diffusion.evaluation.pairing import match_folders, match_people, match_table, read_labels, with_people
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,16 @@ def test_names_that_say_one_person_say_nothing():
     assert not found.people_known
 
 
+def test_figures_that_take_two_people_get_them_or_say_why_not():
+    assert match_people(Path("in"), Path("out"), None) == with_people(matched(), None, None)
+    assert match_people(Path("in"), Path("out"), r"_(\d)") == with_people(matched(), r"_(\d)", None)
+    with pytest.raises(UsageError, match="in: all names say that the person is _: give --people"):
+        match_people(Path("in"), Path("out"), "(_)")
+    (Path("in") / "bob_0.jpg").unlink()
+    with pytest.raises(UsageError, match="in: all names say that the person is ada: give --people"):
+        match_people(Path("in"), Path("out"), None)
+
+
 def test_labels_group_by_every_column_that_repeats():
     rows = "\ufefffile,sex,file id,same\n" + "".join(f"p/ada_{k}.jpg,{'fm'[k % 2]},{k},x\n" for k in range(30))
     names = [f"ada_{k}" for k in range(30)]
@@ -125,11 +135,11 @@ def test_folders_that_do_not_do():
     touch("one", "ada_0.png")
     touch("double", "ada_0.png", "ada_0.jpg")
     for folder, words in (
-        ("none", "none: is no folder"),
+        ("none", "none: is no folder that can be read (No such file"),
         ("empty", "empty: holds no photo"),
         ("other", "in and other: no photo of one has the name"),
         ("one", "ada_0.jpg: is the only photo with a result"),
-        ("double", "two photos of one name"),
+        ("double", "double/ada_0.jpg and ada_0.png: two photos of one name"),
     ):
         with pytest.raises(UsageError) as caught:
             match_folders(Path("in"), Path(folder))

@@ -6,19 +6,16 @@ input 11, output 12; NodeProto input 1, output 2, op_type 4, attribute 5; Attrib
 
 from pathlib import Path
 
-from deid_diffusion.faces.onnx_shapes import _field, _value_info, _varint
-
-
-def number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
+from deid_diffusion.faces.onnx_shapes import bytes_field, integer_field, value_info
 
 
 def write_mean_colour(path: Path, size: int | str) -> None:
     """A network from (1, 3, size, size) to the mean of each channel, (1, 3)."""
-    axes = _field(1, b"axes") + number(8, 2) + number(8, 3) + number(20, 7)
-    flat = _field(1, b"keepdims") + number(3, 0) + number(20, 2)
-    node = _field(1, b"x") + _field(2, b"y") + _field(4, b"ReduceMean") + _field(5, axes) + _field(5, flat)
-    inputs = _field(11, _value_info("x", (1, 3, size, size)))
-    outputs = _field(12, _value_info("y", (1, 3)))
-    graph = _field(1, node) + _field(2, b"g") + inputs + outputs
-    path.write_bytes(number(1, 8) + _field(7, graph) + _field(8, number(2, 13)))
+    axes = bytes_field(1, b"axes") + integer_field(8, 2) + integer_field(8, 3) + integer_field(20, 7)
+    flat = bytes_field(1, b"keepdims") + integer_field(3, 0) + integer_field(20, 2)
+    node = bytes_field(1, b"x") + bytes_field(2, b"y") + bytes_field(4, b"ReduceMean")
+    node += bytes_field(5, axes) + bytes_field(5, flat)
+    inputs = bytes_field(11, value_info("x", (1, 3, size, size)))
+    outputs = bytes_field(12, value_info("y", (1, 3)))
+    graph = bytes_field(1, node) + bytes_field(2, b"g") + inputs + outputs
+    path.write_bytes(integer_field(1, 8) + bytes_field(7, graph) + bytes_field(8, integer_field(2, 13)))

@@ -13,7 +13,14 @@ from deid_diffusion.errors import DeidError
 from deid_diffusion.faces.crop import transform
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.identity import recognition
-from deid_diffusion.identity.recognition import CHIP_POINTS, CHIP_SIZE, DlibRecogniser, Recogniser, face_chip
+from deid_diffusion.identity.recognition import (
+    CHIP_POINTS,
+    CHIP_SIZE,
+    DlibRecogniser,
+    Recogniser,
+    face_chip,
+    fit_similarity,
+)
 from deid_diffusion.options import Options
 
 MIRRORED = [1, 0, 2, 4, 3]  # order of the five points in the mirror image
@@ -76,6 +83,19 @@ def test_chip_holds_the_points_where_the_network_wants_them():
     chip = face_chip(photo, points)
     assert chip.shape == (CHIP_SIZE, CHIP_SIZE, 3)
     assert all(chip[round(y), round(x)].min() > 200 for x, y in CHIP_POINTS)
+
+
+def test_a_similarity_is_found_again():
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]]) * 3
+    source = CHIP_POINTS @ turn.T + (5, -9)
+    np.testing.assert_allclose(transform(source, fit_similarity(source, CHIP_POINTS)), CHIP_POINTS, atol=1e-3)
+    mirrored = transform(CHIP_POINTS[MIRRORED], fit_similarity(CHIP_POINTS[MIRRORED], CHIP_POINTS))
+    assert mirrored[0, 0] > mirrored[1, 0]  # no reflection brings them together
+
+
+def test_points_in_one_place_go_to_the_middle_of_the_others():
+    matrix = fit_similarity(np.full((5, 2), 7), CHIP_POINTS)
+    np.testing.assert_allclose(transform(np.full((5, 2), 7), matrix), [CHIP_POINTS.mean(0)] * 5, atol=1e-3)
 
 
 @pytest.mark.parametrize("points", [np.zeros((5, 2)), np.zeros((4, 2)), np.full((5, 2), np.nan)])
