@@ -73,14 +73,20 @@ def test_version_and_help(call):
     assert f"({', '.join(VOCABULARY)})" in text
 
 
-def test_help_and_version_import_nothing_heavy():
-    code = (
-        "import sys; sys.argv = ['deid-diffusion', '--version']\n"
-        "from deid_diffusion.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "print([name for name in ('torch', 'diffusers', 'mediapipe', 'PIL', 'cv2', 'numpy') if name in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import deid_diffusion",
+        *(
+            f"import sys; sys.argv = ['deid-diffusion', {options}]\nfrom deid_diffusion.cli import main\n"
+            "try: main()\nexcept SystemExit: pass"
+            for options in ("'--version'", "'--help'", "'anonymize', '--help'", "'evaluate', '--help'")
+        ),
+    ],
+)
+def test_import_help_and_version_import_nothing_heavy(code):
+    heavy = ("torch", "diffusers", "transformers", "mediapipe", "onnxruntime", "skimage", "PIL", "cv2", "numpy")
+    code += f"\nimport sys; print([name for name in {heavy} if name in sys.modules])"
     root = Path(deid_diffusion.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -147,7 +153,7 @@ def test_a_bad_photo_is_one_line_and_the_rest_goes_on(call, fake):
         (["a.png"], "no output"),
         (["a.png", "-o", "a.png"], "is the input a.png itself"),
         (["a.png", "b/a.png", "-o", "out"], "a.png and b/a.png would both become out/a.png"),
-        (["empty", "-o", "out"], "no photo found"),
+        (["empty", "-o", "out"], "no photo or clip found"),
         (["a.png", "-o", "out", "--report", "b.jpg"], "is a photo's name"),
         (["a.png", "-o", "out", "--report", "none/r.jsonl"], "folder does not exist"),
         (["a.png", "--in-place", "--overwrite"], "--in-place"),

@@ -13,6 +13,7 @@ COLOURS = ("#0f766e", "#b45309", "#4338ca", "#be185d", "#64748b")
 
 _DASHES = ("", "7 4", "2 3", "9 3 2 3", "1 3")
 INK, MUTED, GRID = "#1c2733", "#5b6b7a", "#e3e8ee"
+_LETTER, _LINE = 7.2, 15.0  # width of a letter and height of a line of names, in pixels, generously
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def trade_off(dots: Sequence[Dot], chance: float) -> str:
     if chance > 0.005:
         canvas.line((canvas.across(chance), canvas.down(0)), (canvas.across(chance), canvas.down(1)), MUTED, "4 4")
     canvas.text(canvas.across(0) + 8, canvas.down(1) + 18, "\N{NORTH WEST ARROW} better", "start", COLOURS[0], "600")
+    names: list[tuple[float, float, float]] = []  # where names stand: left, right, baseline
     for dot in sorted(dots, key=lambda one: one.large):
         x, y = canvas.across(dot.x), canvas.down(dot.y)
         if dot.large and dot.x_interval:
@@ -141,16 +143,14 @@ def trade_off(dots: Sequence[Dot], chance: float) -> str:
             canvas.line((x, canvas.down(dot.y_interval[0])), (x, canvas.down(dot.y_interval[1])), dot.colour, width=2)
         canvas.dot(dot.x, dot.y, dot.colour, 6 if dot.large else 3.5, 1 if dot.large else 0.35, dot.name)
         if dot.large:
-            right = dot.x > 0.6
-            below = dot.y > 0.5
-            canvas.text(
-                x - 10 if right else x + 10,
-                y + 18 if below else y - 10,
-                dot.name,
-                "end" if right else "start",
-                INK,
-                "600",
-            )
+            right, below = dot.x > 0.6, dot.y > 0.5
+            width = _LETTER * len(dot.name)
+            start, down = (x - 10 - width if right else x + 10), (y + 18 if below else y - 10)
+            end = start + width
+            while any(abs(down - line) < _LINE and start < last and first < end for first, last, line in names):
+                down += _LINE if below else -_LINE
+            names.append((start, end, down))
+            canvas.text(x - 10 if right else x + 10, down, dot.name, "end" if right else "start", INK, "600")
     return canvas.svg("Share of people re-identified against share of attributes kept")
 
 

@@ -1,0 +1,72 @@
+"""The `deface` package as a tool beside ours: its own code, with its own defaults, one record a photo."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+from deid_diffusion.batch import Outcome
+from deid_diffusion.planning import Job
+from deid_diffusion.report import FaceRecord, ImageReport, append
+
+
+def deface(jobs: tuple[Job, ...], report_file: Path) -> Iterator[Outcome]:
+    """What the command `deface PHOTO -o RESULT` does, photo after photo, with the network loaded once.
+
+    Results are PNG, as ours are, so that nothing but the faces differs. A photo that it cannot process raises.
+    """
+    from deface.centerface import CenterFace
+    from deface.deface import image_detect
+
+    class Counting(CenterFace):
+        """Remembers the faces of the photo."""
+
+        def __call__(self, *args: object, **kwargs: object) -> tuple[np.ndarray, np.ndarray]:
+            self.faces, points = super().__call__(*args, **kwargs)
+            return self.faces, points
+
+    defaults = _defaults()
+    network = Counting(in_shape=defaults.scale, backend=defaults.backend)
+    versions = {"deface": metadata.version("deface"), "backend": network.backend}
+    for job in jobs:
+        begun = time.perf_counter()
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = job.target.with_name(f".{job.target.name}")
+        image_detect(
+            ipath=str(job.source),
+            opath=str(unfinished),
+            centerface=network,
+            threshold=defaults.thresh,
+            replacewith=defaults.replacewith,
+            mask_scale=defaults.mask_scale,
+            ellipse=not defaults.boxes,
+            draw_scores=defaults.draw_scores,
+            enable_preview=False,
+            keep_metadata=defaults.keep_metadata,
+            mosaicsize=defaults.mosaicsize,
+        )
+        unfinished.replace(job.target)  # an interrupted run leaves no half of a picture under a result's name
+        seconds = time.perf_counter() - begun
+        faces = tuple(
+            FaceRecord(tuple(map(float, box)), "centerface", float(score), "blurred", None, False)
+            for *box, score in network.faces.tolist()
+        )
+        status = "done" if faces else "no_face"
+        record = ImageReport(job.input_name, job.output_name, status, faces=faces, versions=versions, seconds=seconds)
+        append(report_file, record)
+        yield Outcome(record)
+
+
+def _defaults() -> Namespace:
+    """What its command line does where nobody says anything else."""
+    from deface.deface import parse_cli_args
+
+    with patch.object(sys, "argv", ["deface", "photo"]):
+        return parse_cli_args()
