@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 
 from .attributes.choice import MAP_BORNE, AttributeChoice
-from .errors import DeidError, UsageError, one_line
+from .errors import DeidError, UsageError
 from .faces.analysis import FaceAnalysis, analyse_face
 from .faces.blend import Canvas
 from .faces.detected_face import DetectedFace, FaceDetector, check_image
@@ -23,8 +22,10 @@ from .faces.landmarks import FaceMesh, Landmarker
 from .faces.mask import PasteMask, box_mask, no_mask, touched
 from .faces.methods import simple_patch
 from .identity.verify import Gate, Reference, Verifier, shows_one_face_there
+from .loading import load_pipeline, short_name
 from .options import Options
-from .replacement import Replacement, Scene, replace_faces
+from .progress import OnStep, watched
+from .replacement import Replacement, Replacer, Scene, replace_faces
 from .report import Action, FaceRecord
 from .second_look import missed_faces
 from .selection import select_faces
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from .identity.pseudonyms import Person
     from .pipelines.face_deid import FaceDeidPipeline
 
-_BUILTIN = Path(__file__).with_name("builtin")
 _DEFAULTS = Options()
 _CHOSEN: Mapping[str, Action] = {"fill": "filled", "blur": "blurred", "pixelate": "pixelated"}
 _NEXT_ATTEMPT = 0x1E3779B97F4A7C15  # far from the seeds that other faces, and users' next tries, have
@@ -79,35 +79,29 @@ class Anonymizer:
         self.model_name = model_name
 
     @classmethod
-    def from_pretrained(cls, model: str = "builtin", *, device: str = "auto") -> Anonymizer:
+    def from_pretrained(
+        cls, model: str = "builtin", *, device: str = "auto", dtype: torch.dtype | None = None
+    ) -> Anonymizer:
         """Load a model.
 
         Args:
-            model: "builtin" for the embedded model, a folder written by ``FaceDeidPipeline.save_pretrained``, or the
-                name of a hub repository of that layout.
+            model: "builtin" for the embedded model; a preset ("sd15", "sd15-lcm", "sd15-semantic=SOURCE"), see
+                `docs/models.md`; a folder written by ``FaceDeidPipeline.save_pretrained``, or a hub repository of that
+                layout.
             device: "auto" takes a GPU where there is one; else a torch device such as "cpu", "cuda:1" or "mps".
+            dtype: of the weights; None is half precision on CUDA and single elsewhere.
 
         Raises:
-            DeidError: when there is no such model or device.
+            DeidError: when there is no such model or device, or parts of a model cannot be downloaded.
         """
-        from .pipelines.face_deid import FaceDeidPipeline
-
-        source = str(_BUILTIN) if model == "builtin" else model
         target = _pick_device(device)
-        dtype = torch.float16 if target.type == "cuda" else torch.float32
-        try:
-            pipeline = FaceDeidPipeline.from_pretrained(
-                source,
-                dtype=dtype,
-                trust_remote_code=True,
-                use_safetensors=True,  # never weights in a pickle
-            )
-        except (OSError, ValueError) as error:
-            where = "the folder" if Path(source).is_dir() else "no such folder, and from the hub it"
-            hint = "give builtin, a folder written by save_pretrained, or a hub name while online"
-            raise DeidError(f"model {model}: {where} cannot be loaded ({one_line(error)[:120]}...): {hint}") from error
+        if dtype is None:
+            dtype = torch.float16 if target.type == "cuda" else torch.float32
+        pipeline = load_pipeline(model, dtype)
         pipeline.set_progress_bar_config(disable=True)
-        return cls(pipeline.to(target), model_name=model if model == "builtin" else Path(model).name)
+        if target.type != "cpu":  # it is there already, and diffusers warns of half precision there
+            pipeline = pipeline.to(target)
+        return cls(pipeline, model_name=short_name(model))
 
     def __call__(
         self,
@@ -117,6 +111,8 @@ class Anonymizer:
         boxes: Sequence[DetectedFace] | None = None,
         only: Sequence[DetectedFace] | None = None,
         wishes: Sequence[FaceWish] = (),
+        on_step: OnStep | None = None,
+        replacer: Replacer | None = None,
     ) -> AnonymizedImage:
         """Replace every face that the detector finds.
 
@@ -130,6 +126,9 @@ class Anonymizer:
             boxes: the faces, found by somebody else; the detector then only takes the second look.
             only: places to which the work is limited; faces elsewhere are left untouched.
             wishes: what is kept and changed of single faces, in place of what the options say of all of them.
+            on_step: called after each denoising step with the steps done and the steps of this run, of which there is
+                one a batch of candidates. What it raises ends the call.
+            replacer: puts verified faces in the faces' places, instead of `replace_faces`, as a clip's does.
 
         Raises:
             ValueError: for an array of another kind.
@@ -155,7 +154,8 @@ class Anonymizer:
         if options.method == "synth":
             seed_of = _seeds(people, options)
             scene = Scene(photo, canvas, gone, ready, originals, dict(enumerate(chosen)))
-            made = replace_faces(self.pipeline, self.gate, scene, seed_of, options)
+            with watched(self.pipeline, on_step) as pipeline:
+                made = (replacer or replace_faces)(pipeline, self.gate, scene, seed_of, options)
         else:
             for k, one in ready.items():
                 canvas.paste_patch(k, simple_patch(photo, one.mask, options.method))
@@ -204,6 +204,8 @@ class Anonymizer:
         for k, face in detected.items():
             try:
                 analysed[k] = analyse_face(photo, face, self.landmarker, self.pipeline.crop_size)
+            except DeidError:  # a package is missing: no face can be measured
+                raise
             except Exception as error:  # a face that cannot be measured is covered, not skipped
                 problems[k] = f"analysis failed: {type(error).__name__}"
         return analysed, problems

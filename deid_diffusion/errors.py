@@ -11,6 +11,10 @@ class ImageError(DeidError, ValueError):
     """A photo that cannot be read or written."""
 
 
+class VideoError(DeidError, ValueError):
+    """A clip that cannot be read or written."""
+
+
 class UsageError(DeidError, ValueError):
     """A combination of inputs and options that cannot be carried out; raised before anything is processed."""
 

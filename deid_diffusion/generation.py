@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from .attributes.choice import AttributeChoice
 from .attributes.letting_through import let_through
 from .faces.analysis import FaceAnalysis
 from .faces.blend import erase, match_rim, sharpen
 from .faces.chosen_mesh import chosen_mesh
+from .faces.controls import draw_control
 from .faces.crop import extract
 from .faces.reshape import reshape_mesh
-from .faces.semantic_map import control_image, draw_semantic_map
+from .faces.semantic_map import draw_semantic_map
+from .faces.skin_colour import SkinColour, keep_grey, match_skin, skin_colour
 
 if TYPE_CHECKING:
+    from .options import Options
     from .pipelines.face_deid import FaceDeidPipeline
 
-_LOOKS = 0x27D4EB2F  # looks are drawn from other random numbers than the noise
-_LEANING = 0.5  # length of the look that is added to a region's feature where there are no tokens for it
 _LEAST_DETAIL = 0.01  # standard deviation in the mask, 0..1, under which a crop is no picture
 
 
@@ -39,6 +39,7 @@ class Conditions:
         features: (B, N, D) attribute features of the original faces, of the kept attributes only, or None where the
             pipeline reads none.
         choices: B, what is kept and changed.
+        skins: B, the colour of the original's skin where that is kept, else None.
     """
 
     contexts: tuple[np.ndarray, ...]
@@ -46,13 +47,14 @@ class Conditions:
     meshes: tuple[np.ndarray, ...]
     features: torch.Tensor | None
     choices: tuple[AttributeChoice, ...]
+    skins: tuple[SkinColour | None, ...]
 
     def rows(self, indices: Sequence[int]) -> Conditions:
         """The same of some of the faces, in any order, repeats allowed."""
         contexts, masks, meshes = (tuple(of[k] for k in indices) for of in (self.contexts, self.masks, self.meshes))
-        choices = tuple(self.choices[k] for k in indices)
+        choices, skins = tuple(self.choices[k] for k in indices), tuple(self.skins[k] for k in indices)
         features = None if self.features is None else self.features[list(indices)]
-        return Conditions(contexts, masks, meshes, features, choices)
+        return Conditions(contexts, masks, meshes, features, choices, skins)
 
 
 def read_conditions(
@@ -74,6 +76,7 @@ def read_conditions(
         map_privacy: how far the semantic maps go towards the mean face's, 0 to 1.
     """
     size, erased = pipeline.crop_size, erase(photo, gone)
+    crops = [extract(photo, face.matrix, size) for face in faces]
     return Conditions(
         tuple(extract(erased, face.matrix, size) for face in faces),
         tuple(extract(gone.astype(np.float32), face.matrix, size) > 1e-3 for face in faces),
@@ -81,8 +84,12 @@ def read_conditions(
             chosen_mesh(face.drawn, choice.keep, choice.change, map_privacy)
             for face, choice in zip(faces, choices, strict=True)
         ),
-        read_attributes(pipeline, [extract(photo, face.matrix, size) for face in faces], faces, choices),
+        read_attributes(pipeline, crops, faces, choices),
         tuple(choices),
+        tuple(
+            skin_colour(crop, face.semantic_map) if "skin" in choice.keep else None
+            for crop, face, choice in zip(crops, faces, choices, strict=True)
+        ),
     )
 
 
@@ -112,8 +119,7 @@ def generate(
     pipeline: FaceDeidPipeline,
     conditions: Conditions,
     seeds: Sequence[int],
-    steps: int | None,
-    prompt: str = "",
+    options: Options,
 ) -> list[np.ndarray | None]:
     """New faces in one denoising run.
 
@@ -121,62 +127,43 @@ def generate(
         pipeline: the generator.
         conditions: of B faces.
         seeds: B of them; noise, proportions and looks come from nothing else.
-        steps: denoising steps, or None for the model's own number.
-        prompt: text that steers all of them.
+        options: steps, prompt and pseudonyms are read. Pseudonyms are painted without guidance, which would pull
+            them from what they share in all photos towards what each photo shows.
 
     Returns:
         B crops, (S, S, 3) uint8, their colours shifted to meet the photo's at the mask's rim; None for one that came
         out as NaN or without any detail.
     """
     size = pipeline.crop_size
-    maps = [
-        draw_semantic_map(reshape_mesh(mesh, np.random.default_rng(seed)), size)
-        for mesh, seed in zip(conditions.meshes, seeds, strict=True)
+    meshes = [
+        reshape_mesh(mesh, np.random.default_rng(seed)) for mesh, seed in zip(conditions.meshes, seeds, strict=True)
     ]
+    kind = pipeline.config.control
+    controls = [draw_control(mesh, size, kind, seed) for mesh, seed in zip(meshes, seeds, strict=True)]
     made = pipeline(
         image=torch.stack([to_tensor(context) for context in conditions.contexts]),
         mask_image=torch.stack([torch.from_numpy(mask)[None].float() for mask in conditions.masks]),
-        control_image=torch.stack([to_tensor(control_image(labels)) for labels in maps]),
-        attribute_features=conditions.features if pipeline.look_dim else _leaning(conditions.features, seeds),
-        looks=draw_looks(seeds, pipeline.look_dim),
+        control_image=torch.stack([to_tensor(control) for control in controls]),
+        attribute_features=conditions.features,
         attribute_names=tuple(dict.fromkeys(name for choice in conditions.choices for name in choice.named)),
-        prompt=prompt,
-        num_inference_steps=steps,
+        prompt=options.prompt,
+        num_inference_steps=options.steps,
+        guidance_scale=None if options.pseudonyms is None else 1.0,
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         output_type="np",
         return_dict=False,
     )[0]
     results: list[np.ndarray | None] = []
-    for crop, context, mask in zip(made, conditions.contexts, conditions.masks, strict=True):
+    around = zip(meshes, conditions.contexts, conditions.masks, conditions.skins, strict=True)
+    for crop, (mesh, context, mask, skin) in zip(made, around, strict=True):
         if not np.isfinite(crop).all() or crop[mask].std() < _LEAST_DETAIL:
             results.append(None)
             continue
         picture = sharpen(np.round(crop * 255).astype(np.uint8), pipeline.config.default_sharpening)
-        results.append(match_rim(picture, context, mask))
+        if skin is not None:
+            picture = match_skin(picture, draw_semantic_map(mesh, size), mask, skin)
+        results.append(match_rim(keep_grey(picture, context, mask), context, mask))
     return results
-
-
-def draw_looks(seeds: Sequence[int], length: int) -> torch.Tensor | None:
-    """(B, length) standard normal looks, each from its seed alone: a pseudonym's is the same in every photo.
-
-    None where the pipeline's adapter knows no looks, of length 0.
-    """
-    if not length:
-        return None
-    return torch.stack([torch.randn(length, generator=torch.Generator().manual_seed(seed ^ _LOOKS)) for seed in seeds])
-
-
-def _leaning(features: torch.Tensor | None, seeds: Sequence[int]) -> torch.Tensor | None:
-    """(B, N, D) features whose regions, all rows but the whole face's, lean towards a look that the seed draws.
-
-    For an adapter that knows no looks: what is kept then differs a little from person to person, and by the seed alone.
-    """
-    if features is None:
-        return None
-    looks = [torch.randn(features.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    leaning = torch.stack([_LEANING * F.normalize(look, dim=-1) for look in looks]).to(features)
-    leaning[:, 0] = 0
-    return F.normalize(features + leaning, dim=-1)
 
 
 def to_tensor(crop: np.ndarray) -> torch.Tensor:

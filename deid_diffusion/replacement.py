@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -62,6 +62,21 @@ class Scene:
     faces: Mapping[int, FaceAnalysis]
     originals: Mapping[int, Reference]
     choices: Mapping[int, AttributeChoice]
+
+
+class Replacer(Protocol):
+    """Anything that does what `replace_faces` does, which is the replacer of single photos."""
+
+    def __call__(
+        self,
+        pipeline: FaceDeidPipeline,
+        gate: Verifier,
+        scene: Scene,
+        seed_of: Callable[[int, int], int],
+        options: Options,
+    ) -> dict[int, Replacement]:
+        """Put a verified face in each face's place on the scene's canvas, and leave those without one opaque."""
+        ...
 
 
 def replace_faces(
@@ -141,7 +156,7 @@ def _generate_all(
     """As `generate`, in batches of the wished size."""
     made: list[np.ndarray | None] = []
     for rows in _chunks(range(len(seeds)), options.batch_size):
-        made += generate(pipeline, conditions.rows(rows), [seeds[k] for k in rows], options.steps, options.prompt)
+        made += generate(pipeline, conditions.rows(rows), [seeds[k] for k in rows], options)
     return made
 
 

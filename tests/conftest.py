@@ -1,14 +1,22 @@
 """Shared fixtures: a real photo that scikit-image brings, and a pipeline of tiny random components."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HOME"] = tempfile.mkdtemp(
+    prefix="hf_home_"
+)  # what this machine has downloaded must not decide over a test
 
 import numpy as np
 import pytest
 import torch
+
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +28,7 @@ def astronaut() -> np.ndarray:
 
 
 def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
-    """FaceDeidPipeline with random weights: 32 px crops, 16 px latents, looks of 16 numbers."""
+    """FaceDeidPipeline with random weights: 32 px crops, 16 px latents."""
     from diffusers import AutoencoderKL
     from transformers import (
         CLIPImageProcessor,
@@ -69,7 +77,7 @@ def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
         image_encoder=CLIPVisionModelWithProjection(vision) if with_adapter else None,
-        attribute_adapter=AttributeAdapter(16, len(FEATURE_NAMES), 4, 16, 16) if with_adapter else None,
+        attribute_adapter=AttributeAdapter(16, len(FEATURE_NAMES), 4, 16) if with_adapter else None,
         phrase_encoder=CLIPTextModelWithProjection(text) if with_adapter else None,
         default_steps=2,
         default_guidance=1.5,
@@ -92,6 +100,23 @@ def anonymizer():
     from deid_diffusion import Anonymizer
 
     return Anonymizer.from_pretrained("builtin", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small random models in the layouts of the presets' repositories, folders by the repositories' names."""
+    from tests.tiny_hub import make_hub
+
+    return make_hub(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub's client."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    return tmp_path / "hub_cache"
 
 
 @pytest.fixture

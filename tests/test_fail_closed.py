@@ -41,7 +41,7 @@ STATIONS = (
     "deid_diffusion.generation.erase",
     "deid_diffusion.generation.chosen_mesh",
     "deid_diffusion.generation.let_through",
-    "deid_diffusion.generation.draw_looks",
+    "deid_diffusion.generation.draw_control",
     "deid_diffusion.generation.control_image",
     "deid_diffusion.generation.sharpen",
     "deid_diffusion.generation.match_rim",

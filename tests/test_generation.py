@@ -9,7 +9,7 @@ from deid_diffusion.attributes.choice import choose
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.semantic_map import mean_faces
-from deid_diffusion.generation import draw_looks, read_conditions
+from deid_diffusion.generation import read_conditions
 
 from .fake_gate import FakeGate
 
@@ -60,19 +60,3 @@ def test_rows_keep_choices_beside_their_faces(tiny_pipeline, astronaut: np.ndarr
     swapped = both.rows([1, 0, 1])
     assert swapped.choices == (choose(()), choose(["age"]), choose(()))
     assert torch.equal(swapped.features[1], both.features[0])
-
-
-def test_a_seed_draws_one_look_whatever_it_is_drawn_with() -> None:
-    looks = draw_looks([5, 2**63 - 1, 5], 16)
-    assert looks.shape == (3, 16)
-    assert torch.equal(looks[0], looks[2])
-    assert torch.equal(looks[1:2], draw_looks([2**63 - 1], 16))
-    noise = torch.randn(16, generator=torch.Generator().manual_seed(5))
-    assert not torch.allclose(looks[0], noise)
-    assert draw_looks([5], 0) is None
-
-
-def test_looks_are_standard_normal() -> None:
-    looks = draw_looks(range(2000), 4)
-    assert torch.allclose(looks.mean(0), torch.zeros(4), atol=0.1)
-    assert torch.allclose(looks.std(0), torch.ones(4), atol=0.1)

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from deid_diffusion.training.assembly import assemble_embedded, assemble_pretrained
+from deid_diffusion.training.config import run_script
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument("--pretrained_model_name_or_path")
     parser.add_argument("--image_encoder", default="openai/clip-vit-large-patch14")
     parser.add_argument("--default_steps", type=int, default=4)
-    parser.add_argument("--default_guidance", type=float, default=1.0)
+    parser.add_argument("--default_guidance", type=float, default=2.0)
     parser.add_argument("--default_sharpening", type=float, default=0.6, help="of an embedded model")
     args = parser.parse_args()
     sampling = {"steps": args.default_steps, "guidance": args.default_guidance}
@@ -36,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import CLIPVisionModelWithProjection
 
 from ..faces.labels import LABEL, REGIONS
-from ..models.face_encoder import FaceEncoder
+from ..models.face_network import FaceNetwork
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionModelWithProjection
 
 #: Rows of the features: the whole face first, then each region in the order of ``labels.REGIONS``.
 FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)
@@ -45,7 +49,7 @@ def region_weights(labels: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def encode_attributes(
-    encoder: CLIPVisionModelWithProjection | FaceEncoder, images: torch.Tensor, labels: torch.Tensor
+    encoder: CLIPVisionModelWithProjection | FaceNetwork, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
     """Features of face crops in a joint space of images and texts.
 
@@ -57,24 +61,28 @@ def encode_attributes(
     Returns:
         (B, 1 + R, D) unit vectors: the whole face's embedding, then the patch features averaged per region.
     """
-    pixels = clip_pixels(images.float(), encoder.config.image_size).to(encoder.dtype)
-    if isinstance(encoder, FaceEncoder):
+    size = encoder.image_size if isinstance(encoder, FaceNetwork) else encoder.config.image_size
+    pixels = clip_pixels(images.float(), size).to(next(encoder.parameters()).dtype)
+    if isinstance(encoder, FaceNetwork):
         features = _conv_features(encoder, pixels, labels)
     else:
         features = _clip_features(encoder, pixels, labels)
     return F.normalize(features.float(), dim=-1)
 
 
+def pool_patches(patches: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A vision transformer's patches averaged per region: (B, P, H) and (B, H', W') maps -> (B, R, H)."""
+    return region_weights(labels, round(patches.shape[1] ** 0.5))[:, 1:].to(patches) @ patches
+
+
 def _clip_features(encoder: CLIPVisionModelWithProjection, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(B, 1 + R, D) of a vision transformer; the whole face's is CLIP's own embedding of the crop."""
-    vision = encoder.vision_model
-    output = vision(pixel_values=pixels)
-    patches = vision.post_layernorm(output.last_hidden_state[:, 1:])
-    weights = region_weights(labels, round(patches.shape[1] ** 0.5))[:, 1:].to(patches.dtype)
-    return encoder.visual_projection(torch.cat([output.pooler_output[:, None], weights @ patches], 1))
+    output = encoder(pixel_values=pixels)  # the model as a whole, because offloading hooks into that call
+    patches = encoder.vision_model.post_layernorm(output.last_hidden_state[:, 1:])
+    return torch.cat([output.image_embeds[:, None], encoder.visual_projection(pool_patches(patches, labels))], 1)
 
 
-def _conv_features(encoder: FaceEncoder, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _conv_features(encoder: FaceNetwork, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(B, 1 + R, D) of a convolutional network that sees the face and nothing around it.
 
     Trained on few pictures, it would read a tie as "man" and a grey photo as "elderly".

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..requirements import MEDIAPIPE, needed_for
 from .quiet import quiet_stderr
 
 # Closed outlines, in order. Right is the subject's right, the left side of the picture.
@@ -53,7 +54,7 @@ class FaceMesh:
 
     @cached_property
     def _graph(self) -> Any:
-        with quiet_stderr():
+        with needed_for("the face mesh", MEDIAPIPE), quiet_stderr():
             from mediapipe.python.solutions.face_mesh import FaceMesh as Graph
 
             graph = Graph(static_image_mode=True, max_num_faces=4, refine_landmarks=True, min_detection_confidence=0.3)

@@ -14,6 +14,7 @@ import numpy as np
 
 from deid_diffusion.faces.detected_face import DetectedFace, check_image
 from deid_diffusion.faces.quiet import quiet_stderr
+from deid_diffusion.requirements import MEDIAPIPE, needed_for
 
 if TYPE_CHECKING:
     from mediapipe.python.solutions.face_detection import FaceDetection
@@ -59,7 +60,7 @@ class MediapipeDetector:
 @cache
 def _graph() -> tuple[FaceDetection, Lock]:
     """The running graph, started once per process, and the lock that keeps it to one caller at a time."""
-    with quiet_stderr():
+    with needed_for("face detection", MEDIAPIPE), quiet_stderr():
         from mediapipe.python.solutions.face_detection import FaceDetection
 
         graph = FaceDetection(model_selection=0)

@@ -63,6 +63,16 @@ def control_image(labels: np.ndarray) -> np.ndarray:
     return PALETTE[labels]
 
 
+def map_in_photo(labels: np.ndarray, matrix: np.ndarray, photo_shape: tuple[int, int]) -> np.ndarray:
+    """A crop's map in the photo's pixels: (S, S) uint8 labels and a (2, 3) crop matrix -> (height, width) uint8.
+
+    Labels are 0 outside the crop.
+    """
+    # the matrix maps photo to crop, so it is the inverse of the warp that is wanted
+    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(labels, matrix, photo_shape[::-1], flags=nearest)
+
+
 @cache
 def mean_faces() -> np.ndarray:
     """(13, 478, 2) in crop sides, from left profile to right.

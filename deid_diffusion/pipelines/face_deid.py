@@ -1,10 +1,10 @@
 """FaceDeidPipeline: inpaint face crops from semantic maps and attribute tokens, and from nothing else."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: diffusers before 0.36 reads the types of __init__ as they stand.
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from ..attributes.subspace import AttributeSubspace
 from ..attributes.vocabulary import VOCABULARY
 from ..attributes.zero_shot import zero_shot_tokens
 from ..errors import DeidError
+from ..faces.controls import CONTROLS
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from .portable import write_portable
@@ -57,14 +58,17 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         scheduler: KarrasDiffusionSchedulers,
         safety_checker: StableDiffusionSafetyChecker,
         feature_extractor: CLIPImageProcessor,
-        image_encoder: CLIPVisionModelWithProjection | FaceEncoder,
+        image_encoder: Union[CLIPVisionModelWithProjection, FaceEncoder],  # noqa: UP007, diffusers before 0.36 knows no |
         attribute_adapter: AttributeAdapter,
         phrase_encoder: CLIPTextModelWithProjection,
         requires_safety_checker: bool = False,
         default_steps: int = 20,
         default_guidance: float = 5.0,
         default_sharpening: float = 0.0,
+        control: str = "semantic_map",
     ) -> None:
+        if control not in CONTROLS:
+            raise ValueError(f"control: expected one of {', '.join(CONTROLS)}, got {control!r}")
         super().__init__(
             vae, text_encoder, tokenizer, unet, controlnet, scheduler, safety_checker, feature_extractor, image_encoder,
             requires_safety_checker,
@@ -72,7 +76,10 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         self.register_modules(attribute_adapter=attribute_adapter, phrase_encoder=phrase_encoder)
         self._subspaces: dict[tuple[object, ...], AttributeSubspace] = {}
         self.register_to_config(
-            default_steps=default_steps, default_guidance=default_guidance, default_sharpening=default_sharpening
+            default_steps=default_steps,
+            default_guidance=default_guidance,
+            default_sharpening=default_sharpening,
+            control=control,
         )
 
     @property
@@ -105,11 +112,6 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         device = self._execution_device
         images = crops.to(device) * 2 - 1
         return encode_attributes(self.image_encoder, images, labels_tensor(list(semantic_maps)).to(device))
-
-    @property
-    def look_dim(self) -> int:
-        """Numbers of a look, which says who of all the people with the same attributes is painted; 0 for none."""
-        return 0 if self.attribute_adapter is None else int(self.attribute_adapter.config.look_dim)
 
     def embed_phrases(self, texts: Sequence[str]) -> torch.Tensor:
         """(K, D) unit vectors of K captions, in the space of the attribute features.
@@ -153,108 +155,166 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        image: torch.Tensor | Image.Image | list[Image.Image],
-        mask_image: torch.Tensor | Image.Image | list[Image.Image],
-        control_image: torch.Tensor | Image.Image | list[Image.Image],
-        attribute_features: torch.Tensor | None = None,
-        looks: torch.Tensor | None = None,
-        attribute_names: Sequence[str] | None = None,
-        prompt: str | list[str] = "",
-        negative_prompt: str | list[str] = "",
+        prompt: str | list[str] | None = None,
+        image: torch.Tensor | Image.Image | list[Image.Image] | None = None,
+        mask_image: torch.Tensor | Image.Image | list[Image.Image] | None = None,
+        control_image: torch.Tensor | Image.Image | list[Image.Image] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        padding_mask_crop: None = None,
+        strength: float = 1.0,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        controlnet_conditioning_scale: float = 1.0,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        ip_adapter_image: Image.Image | list[Image.Image] | None = None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., Any] | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
+        controlnet_conditioning_scale: float = 1.0,
+        guess_mode: bool = False,
+        control_guidance_start: float = 0.0,
+        control_guidance_end: float = 1.0,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        attribute_features: torch.Tensor | None = None,
+        attribute_names: Sequence[str] | None = None,
     ) -> StableDiffusionPipelineOutput | tuple[Any, Any]:
         """Generate a face in every crop.
 
+        All arguments but the last two are those of ``StableDiffusionControlNetInpaintPipeline``, in its order.
+
         Args:
+            prompt, negative_prompt: text, one for all crops or one each.
             image: B face crops; tensors are (B, 3, H, W) in 0..1. What the mask covers is never read.
             mask_image: B masks, (B, 1, H, W) in 0..1; 0.5 and more is replaced.
-            control_image: B coloured semantic maps, (B, 3, H, W) in 0..1.
-            attribute_features: (B, N, D) from ``encode_attributes``; None keeps no attribute but those of the map.
-            looks: (B, look_dim) standard normal numbers: which of the people with these attributes; None is anybody.
-            attribute_names: what the features tell of, built-in names and phrases, for a pipeline without adapter; None
-                is all built-in ones.
-            prompt, negative_prompt: text, one for all crops or one each.
+            control_image: B control images, (B, 3, H, W) in 0..1, as ``draw_control`` makes them.
+            height, width: size of the results in pixels; the crops' own when None.
+            padding_mask_crop, strength: None and 1, and nothing else: crops are cut by ``Anonymizer``, and faces come
+                from pure noise.
             num_inference_steps: denoising steps, the model's own default when None.
             guidance_scale: classifier-free guidance, 1 for none, the model's own default when None.
-            controlnet_conditioning_scale: how strictly the map is followed.
-            generator: one for each crop gives every face the same result whatever the batch it is in.
-            latents: (B, 4, h, w) start noise, drawn from the generator when None.
+            num_images_per_prompt: N results for each crop, which follow each other in the result.
+            generator: one for each result gives every face the same result whatever the batch it is in.
+            latents: (B * N, 4, h, w) start noise, drawn from the generator when None.
+            prompt_embeds, negative_prompt_embeds: (B, T, W) in place of texts.
+            ip_adapter_image: for a pipeline whose ``image_encoder`` is the IP-Adapter's; else the next argument.
+            ip_adapter_image_embeds: as in diffusers, one tensor for each loaded IP-Adapter.
             output_type: "pil", "np", "pt" or "latent".
-            callback_on_step_end: as in diffusers.
-            cross_attention_kwargs: as in diffusers.
+            controlnet_conditioning_scale: how strictly the control image is followed.
+            eta, return_dict, cross_attention_kwargs, guess_mode, control_guidance_start, control_guidance_end,
+                clip_skip, callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
+            attribute_features: (B, N, D) from ``encode_attributes``; None keeps no attribute but those of the map.
+            attribute_names: what the features tell of, built-in names and phrases, for a pipeline without adapter; None
+                is all built-in ones.
 
         Raises:
-            ValueError: when the numbers of crops, masks, maps or features differ, or there is nothing to replace.
+            ValueError: when the numbers of crops, masks, maps, texts or features differ, or an argument asks for what
+                this pipeline does not do.
         """
-        image_t = self.image_processor.preprocess(image) / 2 + 0.5
-        mask_t = self.mask_processor.preprocess(mask_image)
-        control_t = self.control_image_processor.preprocess(control_image)
+        if image is None or mask_image is None or control_image is None:
+            raise ValueError("image, mask_image, control_image: expected all three")
+        self._check_supported(strength, padding_mask_crop, ip_adapter_image)
+        image_t = self.image_processor.preprocess(image, height, width) / 2 + 0.5
+        height, width = image_t.shape[-2:]
+        mask_t = self.mask_processor.preprocess(mask_image, height, width)
+        control_t = self.control_image_processor.preprocess(control_image, height, width)
         batch = len(image_t)
-        counts = {"image": batch, "mask_image": len(mask_t), "control_image": len(control_t)}
-        given = {"attribute_features": attribute_features, "looks": looks}
-        counts |= {name: len(value) for name, value in given.items() if value is not None}
-        if len(set(counts.values())) > 1:
-            raise ValueError(f"expected as many of each, got {', '.join(f'{v} {k}' for k, v in counts.items())}")
-        erased = torch.where(mask_t >= 0.5, torch.full_like(image_t, ERASED), image_t)
-        guidance = float(self.config.default_guidance if guidance_scale is None else guidance_scale)
-        prompts, negatives = ([p] * batch if isinstance(p, str) else p for p in (prompt, negative_prompt))
-        positive, negative = self._embed(prompts, negatives, attribute_features, looks, attribute_names, guidance > 1)
-        return super().__call__(
-            prompt_embeds=positive,
-            negative_prompt_embeds=negative,
-            image=erased,
+        prompts = _texts(prompt, prompt_embeds, batch)
+        negatives = _texts(negative_prompt, negative_prompt_embeds, batch)
+        _check_counts(
+            image=image_t,
             mask_image=mask_t,
             control_image=control_t,
-            height=erased.shape[-2],
-            width=erased.shape[-1],
+            prompt=prompts,
+            negative_prompt=negatives,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            attribute_features=attribute_features,
+        )
+        erased = torch.where(mask_t >= 0.5, torch.full_like(image_t, ERASED), image_t)
+        guidance = float(self.config.default_guidance if guidance_scale is None else guidance_scale)
+        positive, negative = self.encode_prompt(
+            prompts,
+            self._execution_device,
+            1,
+            guidance > 1,
+            negatives,
+            prompt_embeds,
+            negative_prompt_embeds,
+            lora_scale=(cross_attention_kwargs or {}).get("scale"),
+            clip_skip=clip_skip,
+        )
+        told, untold = self._tokens(attribute_features, attribute_names, batch)
+        if told is not None and untold is not None:
+            positive = torch.cat([positive, told.to(positive)], 1)
+            negative = torch.cat([negative, untold.to(negative)], 1) if guidance > 1 else None
+
+        def repeated(one: torch.Tensor | None) -> torch.Tensor | None:  # diffusers' own repeats texts in another order
+            return None if one is None else one.repeat_interleave(num_images_per_prompt, 0)
+
+        return super().__call__(
+            prompt_embeds=repeated(positive),
+            negative_prompt_embeds=repeated(negative),
+            image=repeated(erased),
+            mask_image=repeated(mask_t),
+            control_image=repeated(control_t),
+            height=height,
+            width=width,
             strength=1.0,
             num_inference_steps=num_inference_steps or self.config.default_steps,
             guidance_scale=guidance,
-            controlnet_conditioning_scale=float(controlnet_conditioning_scale),
+            eta=eta,
             generator=generator,
             latents=latents,
+            ip_adapter_image=ip_adapter_image,
+            ip_adapter_image_embeds=ip_adapter_image_embeds,
             output_type=output_type,
             return_dict=return_dict,
-            callback_on_step_end=callback_on_step_end,
             cross_attention_kwargs=cross_attention_kwargs,
+            controlnet_conditioning_scale=float(controlnet_conditioning_scale),
+            guess_mode=guess_mode,
+            control_guidance_start=control_guidance_start,
+            control_guidance_end=control_guidance_end,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
         )
 
-    def _embed(
-        self,
-        prompt: list[str],
-        negative_prompt: list[str],
-        features: torch.Tensor | None,
-        looks: torch.Tensor | None,
-        names: Sequence[str] | None,
-        guided: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Text embeddings with the attributes' and looks' tokens appended: (B, T + N, W); negative only if guided."""
-        device = self._execution_device
-        positive, negative = self.encode_prompt(prompt, device, 1, guided, negative_prompt)
-        tokens, null = self._tokens(features, looks, names, len(positive))
-        if tokens is None or null is None:
-            return positive, negative
-        positive = torch.cat([positive, tokens.to(positive)], 1)
-        return positive, torch.cat([negative, null.to(positive)], 1) if guided else None
+    def unload_ip_adapter(self) -> None:
+        """As in diffusers, but for the image encoder, which stays: attributes are read with it."""
+        parts = {"image_encoder": self.image_encoder, "feature_extractor": self.feature_extractor}
+        super().unload_ip_adapter()
+        self.register_modules(**parts)
+
+    def _check_supported(self, strength: float, padding_mask_crop: object, ip_adapter_image: object) -> None:
+        """Raise ValueError for what the base class does and this one must not."""
+        if strength != 1:
+            raise ValueError(f"strength: must be 1, got {strength}: faces are painted from pure noise, not from a face")
+        if padding_mask_crop is not None:
+            raise ValueError("padding_mask_crop: must be None: give crops, or photos to deid_diffusion.Anonymizer")
+        if ip_adapter_image is not None and self.reads_attributes:
+            raise ValueError(
+                "ip_adapter_image: the image_encoder of this pipeline reads attributes and is not the IP-Adapter's: "
+                "give ip_adapter_image_embeds"
+            )
 
     def _tokens(
-        self, features: torch.Tensor | None, looks: torch.Tensor | None, names: Sequence[str] | None, batch: int
+        self, features: torch.Tensor | None, names: Sequence[str] | None, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-        """(B, N, W) tokens of attributes and looks, and as many that say nothing; None and None for no tokens."""
+        """(B, N, W) tokens of attributes, and as many that say nothing; None and None for no tokens."""
         device, adapter = self._execution_device, self.attribute_adapter
         if adapter is None:
-            if features is None and looks is None:
+            if features is None:
                 return None, None
-            if features is None or looks is not None or not self.reads_attributes:
-                raise ValueError("attribute_features, looks: this pipeline has no attribute_adapter to make tokens of")
+            if not self.reads_attributes:
+                raise ValueError("attribute_features: this pipeline has no attribute_adapter to make tokens of them")
             named = tuple(VOCABULARY if names is None else names)
             subspace = self.subspace([name for name in named if name not in VOCABULARY])
             if not named:
@@ -262,12 +322,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             told, untold = zero_shot_tokens(features.to(device).float(), subspace, named, self._embed_captions)
             return told, untold.expand(batch, -1, -1)
         null = adapter.null(batch)
-        if features is None and looks is None:
-            return null, null
-        if features is None:
-            features = adapter.centre.expand(batch, -1, -1)  # nobody in particular
-        seen = None if looks is None else looks.to(device, adapter.dtype)
-        return adapter(features.to(device, adapter.dtype), seen), null
+        return (null if features is None else adapter(features.to(device, adapter.dtype))), null
 
     def _embed_captions(self, texts: list[str]) -> tuple[torch.Tensor, int]:
         """(K, T, W) embeddings of captions by the generator's text encoder, and the longest one's length in tokens."""
@@ -286,3 +341,17 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             save_directory, safe_serialization=safe_serialization, variant=variant, max_shard_size=max_shard_size
         )
         write_portable(save_directory)
+
+
+def _texts(text: str | list[str] | None, embeds: torch.Tensor | None, batch: int) -> list[str] | None:
+    """A text for each crop, empty where none was given; None where there are embeddings instead."""
+    if embeds is not None:
+        return None
+    return list(text) if isinstance(text, (list, tuple)) else [text or ""] * batch
+
+
+def _check_counts(**given: torch.Tensor | list[str] | None) -> None:
+    """Raise ValueError where there are not as many of one as of another."""
+    counts = {name: len(value) for name, value in given.items() if value is not None}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"expected as many of each, got {', '.join(f'{v} {k}' for k, v in counts.items())}")

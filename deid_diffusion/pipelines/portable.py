@@ -1,4 +1,4 @@
-"""What makes a saved pipeline portable: names that a hub can resolve, and one-line shims beside the weights."""
+"""What makes a saved pipeline portable: names that a hub can resolve, shims beside the weights, files of older layout."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import os
 from pathlib import Path
 
+from safetensors.torch import load_file, save
+
 _PIPELINE_SHIM = "from deid_diffusion.pipelines.face_deid import FaceDeidPipeline  # noqa: F401\n"
 _MODEL_SHIM = (
     "from diffusers.models.modeling_utils import ModelMixin  # noqa: F401\n\n"
     "from deid_diffusion.models.{module} import {name}  # noqa: F401\n"
 )
+_TEXT = "text_model."
 _OWN_MODELS = {"AttributeAdapter": "attribute_adapter", "FaceEncoder": "face_encoder"}  # class -> module
 
 
@@ -35,3 +38,27 @@ def write_portable(folder: str | os.PathLike[str]) -> None:
             config.write_text(json.dumps(values, indent=2) + "\n")
     (root / "pipeline.py").write_text(_PIPELINE_SHIM)
     index.write_text(json.dumps(entries, indent=2) + "\n")
+    _name_text_weights(root / "text_encoder")
+    _write_vocabulary(root / "tokenizer")
+
+
+def _name_text_weights(folder: Path) -> None:
+    """Give a text encoder's weights the names that transformers 4 has for them; 5 knows both.
+
+    Where transformers 4 does not find its names, it goes on with random weights and says so in a log line.
+    """
+    for path in folder.glob("*.safetensors"):
+        weights = load_file(path)
+        if not any(name.startswith(_TEXT) for name in weights):
+            path.write_bytes(save({_TEXT + name: value for name, value in weights.items()}, {"format": "pt"}))
+
+
+def _write_vocabulary(folder: Path) -> None:
+    """Write the two files of a CLIP tokenizer that transformers 4 reads, from the one that 5 writes."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    model = json.loads(path.read_text())["model"]
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, LCMScheduler, UNet2DConditionModel
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from ..models.attribute_adapter import AttributeAdapter
+from ..pipelines.building import build_trained, distilled_sampler, load_image_encoder
 from ..pipelines.face_deid import FaceDeidPipeline
+from ..presets import CLIP, INPAINTING
+from ..repositories import fetch, load_part
 from .builtin import make_scheduler
-from .components import load_image_encoder
 
 
 def assemble_embedded(
@@ -28,20 +29,21 @@ def assemble_embedded(
     """
     half = torch.float16
     return FaceDeidPipeline(
-        vae=AutoencoderKL.from_pretrained(vae, dtype=half),
-        text_encoder=CLIPTextModel.from_pretrained(clip / "text_encoder", dtype=half),
+        vae=load_part(AutoencoderKL, vae, half),
+        text_encoder=load_part(CLIPTextModel, clip / "text_encoder", half),
         tokenizer=CLIPTokenizer.from_pretrained(clip / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(generator / "unet", dtype=half),
-        controlnet=ControlNetModel.from_pretrained(generator / "controlnet", dtype=half),
+        unet=load_part(UNet2DConditionModel, generator / "unet", half),
+        controlnet=load_part(ControlNetModel, generator / "controlnet", half),
         scheduler=distilled_sampler(generator) or make_scheduler(),
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
-        image_encoder=load_image_encoder(clip / "image_encoder").half(),
-        attribute_adapter=AttributeAdapter.from_pretrained(generator / "attribute_adapter", dtype=half),
+        image_encoder=load_image_encoder(clip / "image_encoder", half),
+        attribute_adapter=load_part(AttributeAdapter, generator / "attribute_adapter", half),
         phrase_encoder=None,
         default_steps=steps,
         default_guidance=guidance,
         default_sharpening=sharpening,
+        control="semantic_map_with_look" if distilled_sampler(generator) else "semantic_map",
     )
 
 
@@ -56,29 +58,5 @@ def assemble_pretrained(
         steps: the pipeline's default number of denoising steps.
         guidance: its default guidance scale.
     """
-    half = torch.float16
-    trained_unet = generator / "unet"
-    unet = trained_unet if trained_unet.is_dir() else None
-    return FaceDeidPipeline(
-        vae=AutoencoderKL.from_pretrained(model, subfolder="vae", dtype=half),
-        text_encoder=CLIPTextModel.from_pretrained(model, subfolder="text_encoder", dtype=half),
-        tokenizer=CLIPTokenizer.from_pretrained(model, subfolder="tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(unet or model, subfolder=None if unet else "unet", dtype=half),
-        controlnet=ControlNetModel.from_pretrained(generator / "controlnet", dtype=half),
-        scheduler=distilled_sampler(generator) or DDIMScheduler.from_pretrained(model, subfolder="scheduler"),
-        safety_checker=None,
-        feature_extractor=CLIPImageProcessor(),
-        image_encoder=load_image_encoder(image_encoder).half(),
-        attribute_adapter=AttributeAdapter.from_pretrained(generator / "attribute_adapter", dtype=half),
-        phrase_encoder=CLIPTextModelWithProjection.from_pretrained(image_encoder, dtype=half),
-        default_steps=steps,
-        default_guidance=guidance,
-    )
-
-
-def distilled_sampler(generator: Path) -> LCMScheduler | None:
-    """The sampler that a distilled generator needs; None for one that was not distilled."""
-    config = generator / "scheduler" / "scheduler_config.json"
-    if not config.is_file() or json.loads(config.read_text())["_class_name"] != LCMScheduler.__name__:
-        return None
-    return LCMScheduler.from_pretrained(generator / "scheduler")
+    base, clip = fetch(INPAINTING.at(str(model))), fetch(CLIP.at(str(image_encoder)))
+    return build_trained(base, clip, generator, steps, guidance, torch.float16)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
@@ -16,9 +18,8 @@ from ..attributes.encoder import FEATURE_NAMES
 from ..attributes.phrases import embed_phrases
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
+from ..pipelines.building import load_image_encoder
 from .builtin import make_controlnet, make_scheduler, make_unet
-
-_LOOK = 16  # numbers of a look
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,6 @@ class Components:
     embed: Callable[[list[str]], torch.Tensor]
 
 
-def load_image_encoder(source: str | Path) -> CLIPVisionModelWithProjection | FaceEncoder:
-    """A CLIP vision tower by folder or hub name, or the small convolutional one by folder."""
-    if FaceEncoder.__name__ in _text_of(Path(source) / "config.json"):
-        return FaceEncoder.from_pretrained(source)
-    return CLIPVisionModelWithProjection.from_pretrained(source)
-
-
 def embedded_components(
     vae: Path, clip: Path, widths: tuple[int, ...], crop_size: int, bottleneck_dim: int
 ) -> Components:
@@ -60,7 +54,7 @@ def embedded_components(
     """
     autoencoder = AutoencoderKL.from_pretrained(vae)
     text_encoder = CLIPTextModel.from_pretrained(clip / "text_encoder")
-    image_encoder = load_image_encoder(clip / "image_encoder")
+    image_encoder = load_image_encoder(clip / "image_encoder", torch.float32)
     factor, width = 2 ** (len(autoencoder.config.block_out_channels) - 1), text_encoder.config.hidden_size
     unet = make_unet(widths, sample_size=crop_size // factor, cross_attention_dim=width)
     tokenizer = CLIPTokenizer.from_pretrained(clip / "tokenizer")
@@ -94,7 +88,7 @@ def pretrained_components(model: str | Path, image_encoder: str | Path, bottlene
             f"{model}: its UNet takes {unet.config.in_channels} channels, not an inpainting model's 9 (latents, mask, "
             "masked latents): name an inpainting checkpoint"
         )
-    encoder = load_image_encoder(image_encoder)
+    encoder = load_image_encoder(image_encoder, torch.float32)
     return Components(
         AutoencoderKL.from_pretrained(model, subfolder="vae"),
         CLIPTextModel.from_pretrained(model, subfolder="text_encoder"),
@@ -127,20 +121,17 @@ def controlnet_from_inpainting(unet: UNet2DConditionModel) -> ControlNetModel:
 
 
 def warm_start(components: Components, folder: Path) -> None:
-    """Take over the weights of an earlier training's output folder, as far as their shapes are the same."""
+    """Take over the weights of an earlier training's output folder; of the adapter, those of the same shape."""
     for name, model in (("unet", components.unet), ("controlnet", components.controlnet)):
         if (folder / name).is_dir():
             model.load_state_dict(type(model).from_pretrained(folder / name).state_dict())
-    adapter = AttributeAdapter.from_pretrained(folder / "attribute_adapter")
-    if all(adapter.config[name] == components.adapter.config[name] for name in ("feature_dim", "look_dim")):
-        components.adapter.load_state_dict(adapter.state_dict())
+    adapter = load_file(folder / "attribute_adapter" / SAFETENSORS_WEIGHTS_NAME)
+    own = components.adapter.state_dict()
+    same = {name: one for name, one in adapter.items() if name in own and one.shape == own[name].shape}
+    components.adapter.load_state_dict(same, strict=False)
 
 
 def _make_adapter(
     image_encoder: CLIPVisionModelWithProjection | FaceEncoder, width: int, bottleneck_dim: int
 ) -> AttributeAdapter:
-    return AttributeAdapter(image_encoder.config.projection_dim, len(FEATURE_NAMES), bottleneck_dim, width, _LOOK)
-
-
-def _text_of(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    return AttributeAdapter(image_encoder.config.projection_dim, len(FEATURE_NAMES), bottleneck_dim, width)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
-from ..errors import one_line
+from ..errors import DeidError, one_line
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,6 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     """Run a script; what it says of a wrong folder, model or option is one line and exit code 1, not a traceback."""
     try:
         main()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DeidError) as error:
         sys.exit(f"error: {one_line(error)}" if os.environ.get("DEID_DEBUG") is None else traceback.format_exc())
     sys.exit(0)

@@ -67,11 +67,11 @@ def teach_adapter(
     if not rank or not len(pairs):
         return
     passed = subspace.project(features, tuple(subspace.words), features.mean(0))[:, 0]
-    erasure = fit_erasure(passed[pairs[:, 0]], passed[pairs[:, 1]], _one_hot([said[row] for row in pairs[:, 0]]), rank)
+    erasure = fit_erasure(passed[pairs[:, 0]], passed[pairs[:, 1]], one_hot([said[row] for row in pairs[:, 0]]), rank)
     adapter.erasure.copy_(erasure)
 
 
-def _one_hot(said: Sequence[Mapping[str, str]]) -> torch.Tensor:
+def one_hot(said: Sequence[Mapping[str, str]]) -> torch.Tensor:
     """(N, K) 1 where a fact's phrase is true of a face; free text left out."""
     answers = sorted({answer for one in said for answer in one.items() if answer[0] != "text"})
     return torch.tensor([[one.get(name) == text for name, text in answers] for one in said]).float()

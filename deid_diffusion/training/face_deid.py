@@ -97,7 +97,7 @@ class FaceDeidObjective(Objective):
         noisy = self.scheduler.add_noise(latents, noise, steps)
         nobody = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
         wished = self.wishes(batch["features"], batch["facts"], nobody, self.adapter).features
-        predicted = self.predict(noisy, steps, self.conditions(batch, wished), self.control(batch), batch)
+        predicted = self.predict(noisy, steps, self.conditions(batch, wished), self.control(batch["control"]), batch)
         alphas = self.alphas(steps)
         error, rim = self.errors(predicted, latents, noise, steps, batch["mask"])
         loss = (self.min_snr(alphas) * (error + self.rim_weight * rim)).mean()
@@ -160,35 +160,23 @@ class FaceDeidObjective(Objective):
         snr = alphas / (1 - alphas).clamp(min=1e-8)
         return snr.clamp(max=self.snr_gamma) / (snr + 1 if self.velocity else snr.clamp(min=1e-8))
 
-    def control(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def control(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) coloured maps, some of them dropped at random."""
-        control = batch["control"].contiguous(memory_format=torch.channels_last)
+        control = maps.contiguous(memory_format=torch.channels_last)
         return control * (torch.rand(len(control), 1, 1, 1, device=control.device) > self.drop / 2)
 
-    def conditions(
-        self,
-        batch: Mapping[str, torch.Tensor],
-        features: torch.Tensor,
-        looks: torch.Tensor | None = None,
-        looked: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """(B, T + N, W) text, attribute and look tokens.
-
-        Text, all attributes, or single ones are dropped at random; looks are those of the (B,) ``looked`` rows only.
-        """
+    def conditions(self, batch: Mapping[str, torch.Tensor], features: torch.Tensor) -> torch.Tensor:
+        """(B, T + N, W) text and attribute tokens; text, all attributes, or single ones are dropped at random."""
         count, device = len(features), features.device
         spoken = torch.rand(count, 1, device=device) < self.text_share
         ids = torch.where(spoken, batch["input_ids"], self.empty_ids.to(device))
         with torch.no_grad():
             texts = self.text(input_ids=ids).last_hidden_state
-        tokens = self.adapter(features, looks)
+        tokens = self.adapter(features)
         whole = torch.rand(count, 1, 1, device=device) < self.drop
         single = torch.rand(count, tokens.shape[1], 1, device=device) < self.drop
-        dropped = whole | single
-        if looked is not None:
-            dropped[:, features.shape[1] :] = ~looked[:, None, None]
-        null = self.adapter.null(count).to(tokens)
-        return torch.cat([texts.to(tokens), torch.where(dropped, null, tokens)], 1)
+        tokens = torch.where(whole | single, self.adapter.null(count).to(tokens), tokens)
+        return torch.cat([texts.to(tokens), tokens], 1)
 
     def validate(self) -> np.ndarray | None:
         if self.vae is None or self.examples is None:
@@ -196,16 +184,11 @@ class FaceDeidObjective(Objective):
         features = self.examples["features"].to(self.adapter.device)
         every = self.wishes.subspace
         wished = every.project(features, tuple(every.words), self.adapter.centre)
-        tokens = self.adapter(wished, self.drawn_looks(len(features)))
+        tokens = self.adapter(wished)
         texts = self.text(input_ids=self.empty_ids.to(tokens.device)).last_hidden_state
         tokens = torch.cat([texts.expand(len(tokens), -1, -1).to(tokens), tokens], 1)
         models = self.unet, self.controlnet, self.sampler, self.vae.module
         return generation_sheet(*models, self.examples, tokens, steps=self.sampling_steps)
-
-    def drawn_looks(self, count: int) -> torch.Tensor | None:
-        """(count, L) looks of nobody; None for an adapter that knows none."""
-        known = self.adapter.config.look_dim
-        return torch.randn(count, known, device=self.adapter.device) if known else None
 
     def enable_gradient_checkpointing(self) -> None:
         super().enable_gradient_checkpointing()

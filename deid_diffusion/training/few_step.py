@@ -18,7 +18,7 @@ from ..faces.labels import PALETTE
 from ..models.face_encoder import FaceEncoder
 from .attribute_encoder import Questions
 from .face_deid import FaceDeidObjective, Frozen, weighted_mean
-from .looks import LookReader
+from .look_reader import LookReader, is_seen
 
 _COARSE = 4  # latents a side over which colours are averaged before they are compared
 _PENALTY = 0.1  # weight of the approximated gradient penalties
@@ -90,9 +90,9 @@ class FewStepObjective(FaceDeidObjective):
     Jolicoeur-Martineau, ICLR 2019), with an approximated gradient penalty on both (Lin et al., 2025; Huang et al.,
     NeurIPS 2024). Only what the mask covers is judged: around it the discriminator sees the original in both.
 
-    Faces that start from noise, and so may come out as anybody, get a look each, and two readers see the decoded
-    faces: one has to find the look again, and to the attribute encoder they have to show the attributes that were
-    kept, or changed: for some, "man" becomes "woman" in tokens and facts alike.
+    Faces that start from noise, and so may come out as anybody, get a random look each, and two readers see the decoded
+    faces: one has to read that look, and to the attribute encoder they have to show the attributes that were kept, or
+    changed: for some, "man" becomes "woman" in tokens and facts alike.
     """
 
     turns = ("generator", "discriminator")
@@ -109,7 +109,7 @@ class FewStepObjective(FaceDeidObjective):
         sampling_steps: int = 4,
         adversarial_weight: float = 0.02,
         adversarial_start: int = 100,
-        look_weight: float = 0.03,
+        look_weight: float = 0.1,
         attribute_weight: float = 0.1,
         **options: Any,
     ) -> None:
@@ -121,7 +121,7 @@ class FewStepObjective(FaceDeidObjective):
             sampling_steps: noise levels that are trained, evenly spread from pure noise down.
             adversarial_weight: of the discriminator's judgement in the generator's loss.
             adversarial_start: steps for which only the discriminator heeds it; a beginner is deceived by anything.
-            look_weight: of reading looks again.
+            look_weight: of the squared error of the looks that are read.
             attribute_weight: of reading attributes again.
         """
         super().__init__(*args, train_unet=True, **options)
@@ -133,7 +133,7 @@ class FewStepObjective(FaceDeidObjective):
         self.discriminator = LatentDiscriminator(len(questions.fact), factor)
         self.image_encoder = Frozen(image_encoder)
         self.look_weight, self.attribute_weight = look_weight, attribute_weight
-        self.look_reader = LookReader(self.adapter.config.look_dim)
+        self.look_reader = Frozen(LookReader.fitted())
         #: Of the generator's turn, for the discriminator's on the same batches: what was made, and its facts.
         self.made: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -141,7 +141,7 @@ class FewStepObjective(FaceDeidObjective):
         if turn == "discriminator":
             return self.discriminator
         unet = cast(nn.Module, self.unet)  # which is trained here, not frozen
-        return nn.ModuleList([unet, self.controlnet, self.adapter, self.look_reader])
+        return nn.ModuleList([unet, self.controlnet, self.adapter])
 
     def rate(self, turn: str) -> float:
         """A discriminator from nothing has to keep up with a generator that can already paint (Heusel et al., 2017)."""
@@ -157,9 +157,8 @@ class FewStepObjective(FaceDeidObjective):
         own = (steps < levels[0]) & (torch.rand(count, device=device) < 0.5)
         free = own | (steps == levels[0])
         wishes = self.wishes(batch["features"], batch["facts"], free, self.adapter)
-        looks = torch.randn(count, self.adapter.config.look_dim, device=device)
-        tokens = self.conditions(batch, wishes.features, looks, looked=free)
-        control = self.control(batch)
+        tokens = self.conditions(batch, wishes.features)
+        control = self.control(torch.where(free[:, None, None, None], batch["painted"], batch["control"]))
         start = latents.clone()
         if own.any():
             start[own] = self.first_guess(batch, tokens, control, own)
@@ -185,10 +184,12 @@ class FewStepObjective(FaceDeidObjective):
         chosen = free.nonzero()[:_JUDGED, 0]
         if len(chosen):
             seen = self.decode(made[chosen])
-            unread, found = self.look_reader(seen, looks[chosen])
+            shown = [row for row, mesh in enumerate(batch["mesh"][chosen].cpu().numpy()) if is_seen(mesh)]
+            read = self.look_reader(seen[shown], batch["mesh"][chosen[shown]])
+            unread = (read - batch["look"][chosen[shown]]).square().mean() if shown else seen.new_zeros(())
             unkept = self.misread(seen, batch["control"][chosen], wishes.kept[chosen])
             loss = loss + self.look_weight * unread + self.attribute_weight * unkept
-            figures |= {"look": float(unread.detach()), "found": float(found), "unkept": float(unkept.detach())}
+            figures |= {"look": float(unread.detach()), "unkept": float(unkept.detach())}
         return loss, figures
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

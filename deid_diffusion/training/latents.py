@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..attributes.encoder import FEATURE_NAMES, encode_attributes
 from ..attributes.phrases import tokenize
+from ..faces.looks import LOOK_DIM, paint_look
 from ..faces.semantic_map import control_image, draw_semantic_map, mean_mesh
 from ..models.face_encoder import FaceEncoder
 from ..pipelines.face_deid import ERASED
@@ -29,7 +30,8 @@ class LatentFaces(FaceDataset):
 
     Items: ``latents`` and ``masked_latents`` (C, h, w), ``mask`` (1, h, w), ``control`` (3, S, S) in 0..1, ``features``
     (N, D), ``input_ids`` (T,) int64 of a caption that says some of what is known, ``facts`` (F,) int64, codes of
-    all of it.
+    all of it, ``mesh`` (478, 2) crop pixels, that ``control`` was drawn from, ``look`` (L,) of nobody, and ``painted``,
+    a ``control`` that shows it.
     """
 
     def __init__(
@@ -48,7 +50,11 @@ class LatentFaces(FaceDataset):
         if rng.random() < _MEAN_MAP:
             mesh = mean_mesh(size)
         labels = draw_semantic_map(mesh, size)
-        item["control"] = torch.from_numpy(control_image(labels)).permute(2, 0, 1).float() / 255
+        control, look = control_image(labels), rng.standard_normal(LOOK_DIM).astype(np.float32)
+        for name, picture in (("control", control), ("painted", paint_look(control, mesh, look))):
+            item[name] = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+        item["look"] = torch.from_numpy(look)
+        item["mesh"] = torch.from_numpy(mesh.astype(np.float32))
         item["input_ids"] = tokenize(self.tokenizer, [phrase(choose(self.said[index], rng))])[0]
         item["facts"] = codes(self.said[index])
         return item

@@ -1,81 +1,165 @@
-"""A look is learned by being read again: the same numbers have to show in every face that is painted with them."""
+"""Looks are found in training faces, and learned by being read again in what is painted with them."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.spatial import Delaunay
 from torch import nn
 
-_OTHERS = 512  # looks that nobody has, among which a face's own has to be found
+from ..faces.looks import LOOK_DIM, POINTS, look_basis, texture_corners
+from ..faces.measures import measure
+from ..faces.semantic_map import mean_mesh
+
 _GREY = (0.299, 0.587, 0.114)
+_TURNED = 0.45  # `measures.FaceMeasures.yaw` beyond which half of a face is hidden
+_COMPONENTS = 200  # principal components in which people are told apart
+_SHAPES = 6  # principal components of meshes that tell pose and expression
+_FITTED, _VIEWS = 4000, 3  # faces at most that a reader is fitted on, and disturbed views of each
+_RIDGE = 1.0  # mean variances that are added to that within a person, so that looks are not fine detail alone
+_TOLD = 10.0  # weight, beside that, of the variance that known attributes explain
 
 
 class LookReader(nn.Module):
-    """Reads looks from grey pictures of faces; thrown away after training.
+    """Reads the look of a face: a few numbers of its grey texture, in which people differ and photos of one do not.
 
-    InfoGAN's mutual information (Chen et al., NeurIPS 2016) in the form of InfoNCE (van den Oord et al., 2018): among
-    many looks, that of the face has to be the likeliest. It sees the face without colour, mirrored, moved, relit,
-    blurred and partly covered, so that a look has to show in features all over the face, as a person does, and not in
-    a tint or a corner.
+    The texture is free of shape: the picture as it would be on the mean face (active appearance models; Cootes et al.,
+    ECCV 1998), without its brightness and contrast. The numbers are Fisherfaces (Belhumeur et al., PAMI 1997): linear,
+    with the largest variance over faces for the least under other light, blur and small errors of the mesh, and for
+    little that follows from known attributes; made by
+    `fit_looks`, and fixed from then on.
 
     Args:
-        look_dim: L, numbers of a look.
-        widths: channels of each stage; each halves the picture.
-        dim: width of the space in which faces and looks are compared.
+        size: side of the square that holds the texture, in texels.
     """
 
-    def __init__(self, look_dim: int, widths: tuple[int, ...] = (24, 48, 96, 128), dim: int = 64) -> None:
+    inside: torch.Tensor
+
+    triangles: torch.Tensor
+    shares: torch.Tensor
+    middle: torch.Tensor
+    directions: torch.Tensor
+
+    def __init__(self, size: int = 40) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        before = 1
-        for width in widths:
-            layers += [nn.Conv2d(before, width, 4, 2, 1), nn.GroupNorm(8, width), nn.LeakyReLU(0.2)]
-            before = width
-        self.layers = nn.Sequential(*layers)
-        self.face = nn.Linear(before * 9, dim)
-        self.look = nn.Sequential(nn.Linear(look_dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
-        self.log_scale = nn.Parameter(torch.tensor(2.3))
+        mesh = Delaunay(mean_mesh(1)[:POINTS])
+        rows = [np.linspace(low, high, size) for low, high in zip(*texture_corners(), strict=True)]
+        texels = np.stack(np.meshgrid(*rows), -1).reshape(-1, 2)
+        found = mesh.find_simplex(texels)
+        self.register_buffer("inside", torch.from_numpy((found >= 0).reshape(size, size)))
+        texels, found = texels[found >= 0], found[found >= 0]
+        affine = mesh.transform[found]
+        first = np.einsum("nij,nj->ni", affine[:, :2], texels - affine[:, 2])
+        shares = np.column_stack([first, 1 - first.sum(1)])
+        self.register_buffer("triangles", torch.from_numpy(mesh.simplices[found].astype(np.int64)))
+        self.register_buffer("shares", torch.from_numpy(shares.astype(np.float32)))
+        self.register_buffer("middle", torch.zeros(len(texels)))
+        self.register_buffer("directions", torch.zeros(LOOK_DIM, len(texels)))
 
-    def forward(self, images: torch.Tensor, looks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean cross-entropy, in nats, and the share of faces whose look is found.
+    @classmethod
+    def fitted(cls) -> LookReader:
+        """The reader of the package's own looks."""
+        basis = look_basis()
+        reader = cls(basis["textures"].shape[1])
+        reader.middle.copy_(torch.from_numpy(basis["middle"]))
+        reader.directions.copy_(torch.from_numpy(basis["directions"]))
+        return reader
 
-        Args:
-            images: (B, 3, H, W) face crops in -1..1.
-            looks: (B, L), theirs.
-        """
-        seen = self.layers(disturbed(images).contiguous(memory_format=torch.channels_last))
-        found = F.normalize(self.face(F.adaptive_avg_pool2d(seen, 3).flatten(1)).float(), dim=-1)
-        others = torch.randn(_OTHERS, looks.shape[1], device=looks.device, dtype=looks.dtype)
-        known = F.normalize(self.look(torch.cat([looks, others])).float(), dim=-1)
-        logits = self.log_scale.clamp(max=4.0).exp() * found @ known.T
-        own = torch.arange(len(looks), device=looks.device)
-        return F.cross_entropy(logits, own), (logits.detach().argmax(1) == own).float().mean()
+    def textures(self, images: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
+        """(B, P) grey textures, mean 0 and variance 1 each, of (B, 3, S, S) crops and their (B, 478, 2) meshes."""
+        grey = (images * images.new_tensor(_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True).float()
+        places = (meshes[:, self.triangles] * self.shares[..., None]).sum(2)
+        grid = (2 * places + 1) / images.shape[-1] - 1
+        values = F.grid_sample(grey, grid[:, None], padding_mode="border", align_corners=False)[:, 0, 0]
+        values = values - values.mean(1, keepdim=True)
+        return values / values.square().mean(1, keepdim=True).sqrt().clamp(min=0.02)
+
+    def forward(self, images: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
+        """(B, L) looks of (B, 3, S, S) crops in -1..1 whose faces have (B, 478, 2) meshes, in crop pixels."""
+        return (self.textures(images, meshes) - self.middle) @ self.directions.T
 
 
-def disturbed(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) pictures -> (B, 1, H, W): grey, in another light, from another place, softer, partly covered."""
-    count, _, height, width = images.shape
-    device = images.device
+@torch.no_grad()
+def fit_looks(crops: np.ndarray, meshes: np.ndarray, known: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Looks whose numbers have mean 0 and variance 1 over faces, say nothing of shape and little of known attributes.
 
-    def draw(spread: float) -> torch.Tensor:
-        return spread * torch.randn(count, device=device)
+    Args:
+        crops: (N, S, S, 3) uint8 face crops.
+        meshes: (N, 478, 2) crop pixels.
+        known: (N, K) attributes of the faces, as numbers; what they explain is no look.
+        seed: of the choice of faces and of the disturbances.
 
-    grey = (images * images.new_tensor(_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    turn, zoom = draw(0.15), draw(0.1).exp()
-    mirror = 2.0 * (torch.rand(count, device=device) < 0.5) - 1
-    rows = [
-        torch.stack([zoom * turn.cos() * mirror, -zoom * turn.sin(), draw(0.06)], 1),
-        torch.stack([zoom * turn.sin() * mirror, zoom * turn.cos(), draw(0.06)], 1),
-    ]
-    grid = F.affine_grid(torch.stack(rows, 1), [count, 1, height, width], align_corners=False)
-    view = F.grid_sample(grey, grid.to(grey), padding_mode="reflection", align_corners=False)
-    line = torch.linspace(-1, 1, width, device=device)
-    light = draw(0.3).view(-1, 1, 1, 1) * line.view(1, 1, 1, -1) + draw(0.3).view(-1, 1, 1, 1) * line.view(1, 1, -1, 1)
-    view = view * draw(0.25).exp().view(-1, 1, 1, 1) + light + draw(0.15).view(-1, 1, 1, 1)
-    side = int(torch.randint(width // 3, width + 1, ()))
-    view = F.interpolate(F.interpolate(view, (side, side), mode="bilinear", antialias=True), (height, width))
-    view = view + 0.05 * torch.randn_like(view)
-    place = torch.arange(width, device=device).view(1, -1) - (torch.rand(count, 1, device=device) * width)
-    across, down = (place.abs() < width * 0.2, place[torch.randperm(count)].abs() < width * 0.2)
-    covered = across.view(count, 1, 1, -1) & down.view(count, 1, -1, 1)
-    return torch.where(covered, torch.zeros_like(view), view)
+    Returns:
+        What `faces.looks.look_basis` tells of, float16.
+    """
+    reader, rng = LookReader(), np.random.default_rng(seed)
+    torch_rng = torch.Generator().manual_seed(seed)
+    rows = np.array([row for row in rng.permutation(len(crops)) if is_seen(meshes[row])][:_FITTED], int)
+    rows.sort()
+    plain, apart = [], []
+    for part in np.array_split(rows, max(1, len(rows) // 64)):
+        images = torch.from_numpy(crops[part]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        places = torch.from_numpy(meshes[part])
+        still = reader.textures(images, places)
+        plain.append(still)
+        apart += [reader.textures(*disturbed(images, places, torch_rng)) - still for _ in range(_VIEWS)]
+    textures, within = torch.cat(plain).double(), torch.cat(apart).double()
+    middle = textures.mean(0)
+    textures -= middle
+    shapes = torch.pca_lowrank(torch.from_numpy(meshes[rows]).flatten(1).double(), _SHAPES, niter=4)[0]
+    _, sizes, shown = torch.linalg.svd(_effects(shapes, textures), full_matrices=False)
+    shown = shown[sizes / sizes[0] > 1e-6]
+    textures, within = (one - one @ shown.T @ shown for one in (textures, within))
+    facts = torch.from_numpy(known[rows]).double()
+    told = (facts - facts.mean(0)) @ _effects(facts, textures)
+    _, _, basis = torch.pca_lowrank(textures, min(_COMPONENTS, len(rows) - 1), center=False, niter=4)
+    spread, noise, due = ((one @ basis).T @ (one @ basis) / len(one) for one in (textures, within, told))
+    noise += _TOLD * due + _RIDGE * spread.diagonal().mean() * torch.eye(len(noise), dtype=noise.dtype)
+    lower = torch.linalg.inv(torch.linalg.cholesky(noise))
+    _, vectors = torch.linalg.eigh(lower @ spread @ lower.T)
+    directions = (basis @ lower.T @ vectors[:, -LOOK_DIM:]).T
+    directions /= (textures @ directions.T).std(0)[:, None]
+    patterns = torch.zeros(LOOK_DIM, *reader.inside.shape, dtype=textures.dtype)
+    patterns[:, reader.inside] = (textures @ directions.T).T @ textures / len(textures)
+    found = {"textures": patterns, "directions": directions, "middle": middle}
+    return {name: one.numpy().astype(np.float16) for name, one in found.items()}
+
+
+def _effects(causes: torch.Tensor, effects: torch.Tensor) -> torch.Tensor:
+    """(K, P) what (N, K) causes explain of (N, P) effects of mean 0, by linear regression."""
+    return torch.linalg.lstsq(causes - causes.mean(0), effects, driver="gelsd").solution
+
+
+def is_seen(mesh: np.ndarray) -> bool:
+    """Whether a (478, 2) mesh is turned to the camera so far that both halves of the face are seen."""
+    return abs(measure(mesh).yaw) < _TURNED
+
+
+def disturbed(
+    images: torch.Tensor, meshes: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What another photo of the same person might differ by: light from a side, softness, noise, a shifted mesh.
+
+    Args:
+        images: (B, 3, S, S) in -1..1.
+        meshes: (B, 478, 2) crop pixels.
+        generator: of all that is drawn.
+
+    Returns:
+        Of the same shapes.
+    """
+    count, size = len(images), images.shape[-1]
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    line = torch.linspace(-1, 1, size)
+    across, down = 0.4 * draw(2, count, 1, 1, 1)
+    light = across * line + down * line.view(-1, 1)
+    bent = (images.clamp(-1, 1) / 2 + 0.5 + 1e-3) ** (0.3 * draw(count, 1, 1, 1)).exp() * 2 - 1
+    side = int(torch.randint(size // 3, size + 1, (), generator=generator))
+    soft = F.interpolate(F.interpolate(bent, (side, side), mode="bilinear", antialias=True), (size, size))
+    moved = meshes + 0.012 * size * draw(count, 1, 2)
+    middle = moved.mean(1, keepdim=True)
+    return soft + light + 0.05 * draw(*images.shape), middle + (moved - middle) * (0.03 * draw(count, 1, 2)).exp()

@@ -69,7 +69,8 @@ def test_features_go_in_and_another_picture_comes_out(plain) -> None:
 
     def run(features: torch.Tensor | None, names: list[str] | None = None) -> np.ndarray:
         generators = [torch.Generator().manual_seed(k) for k in range(2)]
-        return plain(crops, mask, crops, features, attribute_names=names, generator=generators, output_type="np").images
+        given = {"image": crops, "mask_image": mask, "control_image": crops, "attribute_features": features}
+        return plain(**given, attribute_names=names, generator=generators, output_type="np").images
 
     told = run(features, ["gender", "a scar"])
     assert np.array_equal(told, run(features, ["gender", "a scar"]))

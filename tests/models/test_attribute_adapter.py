@@ -34,22 +34,6 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".json"] == [".safetensors"]
 
 
-def test_looks_are_two_tokens_more_and_may_be_left_out() -> None:
-    adapter = AttributeAdapter(24, 3, 4, 32, look_dim=5)
-    features, looks = torch.randn(2, 3, 24), torch.randn(2, 5)
-    told, anybody = adapter(features, looks), adapter(features)
-    assert told.shape == anybody.shape == adapter.null(2).shape == (2, 5, 32)
-    assert torch.equal(told[:, :3], anybody[:, :3])
-    assert torch.equal(anybody[0, 3:], anybody[1, 3:])
-    assert not torch.equal(told[0, 3:], told[1, 3:])
-
-
-@pytest.mark.parametrize(("look_dim", "shape"), [(5, (2, 4)), (5, (1, 5)), (0, (2, 5))])
-def test_looks_of_another_model_are_refused(look_dim: int, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="looks: expected"):
-        AttributeAdapter(24, 3, 4, 32, look_dim)(torch.zeros(2, 3, 24), torch.zeros(shape))
-
-
 def test_weights_from_before_the_buffers_still_load(tmp_path: Path) -> None:
     adapter = AttributeAdapter(feature_dim=24, num_tokens=3)
     old = {name: value for name, value in adapter.state_dict().items() if name not in dict(adapter.named_buffers())}

@@ -52,7 +52,7 @@ def models(tiny_pipeline):
     def make() -> tuple[object, ...]:
         torch.manual_seed(0)
         unet = make_unet((16, 32), sample_size=16, cross_attention_dim=16)
-        adapter = AttributeAdapter(16, len(FEATURE_NAMES), 4, 16, look_dim=3)
+        adapter = AttributeAdapter(16, len(FEATURE_NAMES), 4, 16)
         empty = tokenize(tiny_pipeline.tokenizer, [""])
         return unet, make_controlnet(unet, 2), adapter, make_scheduler(), tiny_pipeline.text_encoder, empty
 

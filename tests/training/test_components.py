@@ -127,8 +127,8 @@ def test_a_checkpoint_that_is_no_inpainting_one_is_named(checkpoint: Path, tmp_p
 
 def test_image_encoders_are_told_apart_by_their_folder(checkpoint: Path, tmp_path: Path) -> None:
     FaceEncoder(32, 8, (8,), 16).save_pretrained(tmp_path)
-    assert isinstance(load_image_encoder(tmp_path), FaceEncoder)
-    assert isinstance(load_image_encoder(checkpoint / "vision"), CLIPVisionModelWithProjection)
+    assert isinstance(load_image_encoder(tmp_path, torch.float32), FaceEncoder)
+    assert isinstance(load_image_encoder(checkpoint / "vision", torch.float32), CLIPVisionModelWithProjection)
 
 
 def test_embedded_parts_start_from_earlier_weights(tiny_pipeline, tmp_path: Path) -> None:

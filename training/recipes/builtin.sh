@@ -6,8 +6,8 @@
 # cpu (the default): two cores, about 3 minutes of preparation, 30 of autoencoder, 20 of attribute encoder, 2 hours of
 # generator, 40 minutes of its distillation to four steps. The shipped weights came from this one, except that their
 # generator's first 4,000 steps were learned beside an earlier attribute encoder, that rates were stepped by hand, and
-# that the distillation's weights were found in four shorter runs, each of which went on from the one before. They were
-# trained before the scripts knew choices of attributes, looks, and an encoder whose answers are captions.
+# that the distillation's weights were found in four shorter runs, each of which went on from the one before, and were
+# then trained on for 2,100 steps beside a new attribute encoder, as the scripts learned of choices and looks.
 # gpu: crops of 256 px and larger models, sized for 25 minutes on one 80 GB GPU. Only its parts were tried, on a CPU.
 set -euo pipefail
 data=$1 out=$2 kind=${3:-cpu}

@@ -1,0 +1,94 @@
+"""From a model's name to its pipeline: the embedded model, a preset, a folder or a hub repository."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import DeidError, one_line
+from .presets import PRESETS, Preset, find_preset
+from .repositories import Repository
+
+if TYPE_CHECKING:
+    import torch
+
+    from .pipelines.face_deid import FaceDeidPipeline
+
+BUILTIN = Path(__file__).with_name("builtin")
+"""The embedded model's folder."""
+
+_SAVED = ("model_index.json", "*.json", "*.txt", "*.py", "*.safetensors")  # what save_pretrained writes
+logger = logging.getLogger(__name__)
+
+
+def load_pipeline(model: str, dtype: torch.dtype) -> FaceDeidPipeline:
+    """A pipeline by name, on the CPU.
+
+    Args:
+        model: "builtin"; a preset, as `presets.find_preset` knows them; a folder written by
+            ``FaceDeidPipeline.save_pretrained``; or the name of a hub repository of that layout.
+        dtype: of its weights.
+
+    Raises:
+        DeidError: when there is no such model, or parts of it cannot be had.
+    """
+    preset = find_preset(model)
+    if preset is not None:
+        from .pipelines.building import build_preset
+
+        _say_once(licences(preset))
+        return build_preset(preset, dtype)
+    return _load_saved(str(BUILTIN) if model == "builtin" else model, dtype)
+
+
+def short_name(model: str) -> str:
+    """The model's name for reports, without the folders of this machine."""
+    name, sign, source = model.partition("=")
+    if name in PRESETS:
+        return f"{name}{sign}{Path(source).name}"
+    return Path(model).name
+
+
+def licences(preset: Preset) -> str:
+    """One line that names whose weights a preset takes, and their licences."""
+    others = ", ".join(f"{one.name} ({one.licence})" for one in preset.repositories)
+    return f"model {preset.name}: takes the weights of others, whose licences bind you: {others}"
+
+
+@cache
+def _say_once(line: str) -> None:
+    logger.warning(line)
+
+
+def _load_saved(source: str, dtype: torch.dtype) -> FaceDeidPipeline:
+    """From a folder that ``save_pretrained`` wrote, or a repository of the hub with the files of one."""
+    from .pipelines.face_deid import FaceDeidPipeline
+    from .repositories import dtype_argument, fetch
+
+    known = f"give builtin, {', '.join(PRESETS)}, a folder written by save_pretrained, or a hub id"
+    try:
+        # the snapshot's folder, because diffusers asks the hub for a repository's code even when it is offline
+        folder = fetch(Repository(source, "see its model card", weights=(), others=_SAVED))
+    except DeidError as error:
+        raise DeidError(f"model {error}; or {known}") from error
+    if _class_of(folder) == "StableDiffusionInpaintPipeline":
+        raise DeidError(f"model {source}: is an inpainting checkpoint without ControlNet: give --model sd15={source}")
+    try:
+        return FaceDeidPipeline.from_pretrained(
+            folder,
+            trust_remote_code=True,
+            use_safetensors=True,  # never weights in a pickle
+            **dtype_argument(FaceDeidPipeline, dtype),
+        )
+    except (OSError, ValueError) as error:
+        raise DeidError(f"model {source}: cannot be loaded ({one_line(error)[:120]}...): {known}") from error
+
+
+def _class_of(folder: Path) -> object:
+    try:
+        return json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    except ValueError:  # loading says what is wrong with it
+        return None

@@ -1,0 +1,158 @@
+"""Pipelines put together of a Stable Diffusion inpainting checkpoint and parts that steer it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ConfigMixin,
+    ControlNetModel,
+    DDIMScheduler,
+    LCMScheduler,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
+
+from ..errors import DeidError
+from ..models.attribute_adapter import AttributeAdapter
+from ..models.face_encoder import FaceEncoder
+from ..presets import Preset
+from ..repositories import fetch, load_part
+from ..requirements import needed_for
+from .face_deid import FaceDeidPipeline
+
+
+def build_preset(preset: Preset, dtype: torch.dtype) -> FaceDeidPipeline:
+    """The pipeline of a preset.
+
+    Args:
+        preset: what it is made of; missing files are downloaded.
+        dtype: of its weights.
+
+    Raises:
+        DeidError: when files cannot be had, parts do not fit each other, or a package is missing.
+    """
+    if preset.lora is not None:  # before gigabytes are loaded
+        with needed_for("a LoRA", "peft"):
+            import peft  # noqa: F401, diffusers asks for it
+    if preset.trained is not None:
+        pipeline = build_trained(
+            fetch(preset.base), fetch(preset.clip), fetch(preset.trained), preset.steps, preset.guidance, dtype
+        )
+    else:
+        assert preset.controlnet is not None
+        pipeline = build_zero_shot(
+            fetch(preset.base), fetch(preset.clip), fetch(preset.controlnet), preset.steps, preset.guidance, dtype
+        )
+    if preset.lora is not None:
+        _add_lcm_lora(pipeline, fetch(preset.lora))
+    return pipeline
+
+
+def build_trained(
+    base: Path, clip: Path, trained: Path, steps: int, guidance: float, dtype: torch.dtype
+) -> FaceDeidPipeline:
+    """A checkpoint with our own ControlNet, which follows the semantic map, and attribute adapter.
+
+    Args:
+        base: an inpainting checkpoint.
+        clip: the image encoder that the adapter was trained with, and its text side.
+        trained: output folder of train_face_deid.
+        steps, guidance: the pipeline's defaults.
+        dtype: of its weights.
+    """
+    unet = trained / "unet" if (trained / "unet").is_dir() else base / "unet"
+    controlnet = load_part(ControlNetModel, trained / "controlnet", dtype)
+    adapter = load_part(AttributeAdapter, trained / "attribute_adapter", dtype)
+    sampler = distilled_sampler(trained)
+    return _build(base, unet, controlnet, clip, adapter, sampler, "semantic_map", steps, guidance, dtype)
+
+
+def build_zero_shot(
+    base: Path, clip: Path, controlnet: Path, steps: int, guidance: float, dtype: torch.dtype
+) -> FaceDeidPipeline:
+    """A checkpoint with CrucibleAI's ControlNet, attributes by CLIP's words, and nothing trained by us."""
+    lines = load_part(ControlNetModel, controlnet / "diffusion_sd15", dtype)
+    return _build(base, base / "unet", lines, clip, None, None, "mediapipe_face", steps, guidance, dtype)
+
+
+def distilled_sampler(generator: Path) -> LCMScheduler | None:
+    """The sampler that a distilled generator needs; None for one that was not distilled."""
+    config = generator / "scheduler" / "scheduler_config.json"
+    if not config.is_file() or json.loads(config.read_text())["_class_name"] != LCMScheduler.__name__:
+        return None
+    return LCMScheduler.from_pretrained(generator / "scheduler")
+
+
+def load_image_encoder(folder: str | Path, dtype: torch.dtype) -> CLIPVisionModelWithProjection | FaceEncoder:
+    """A CLIP vision tower, or the small convolutional one, from a folder."""
+    config = Path(folder) / "config.json"
+    if config.is_file() and FaceEncoder.__name__ in config.read_text():
+        return load_part(FaceEncoder, folder, dtype)
+    return load_part(CLIPVisionModelWithProjection, folder, dtype)
+
+
+def _build(
+    base: Path,
+    unet_folder: Path,
+    controlnet: ControlNetModel,
+    clip: Path,
+    adapter: Any,
+    sampler: SchedulerMixin | None,
+    control: str,
+    steps: int,
+    guidance: float,
+    dtype: torch.dtype,
+) -> FaceDeidPipeline:
+    unet = load_part(UNet2DConditionModel, unet_folder, dtype)
+    _check_fit(unet, controlnet, adapter)
+    return FaceDeidPipeline(
+        vae=load_part(AutoencoderKL, base / "vae", dtype),
+        text_encoder=load_part(CLIPTextModel, base / "text_encoder", dtype),
+        tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer"),
+        unet=unet,
+        controlnet=controlnet,
+        scheduler=sampler or DDIMScheduler.from_pretrained(base / "scheduler"),
+        safety_checker=None,
+        feature_extractor=CLIPImageProcessor(),
+        image_encoder=load_image_encoder(clip, dtype),
+        attribute_adapter=adapter,
+        phrase_encoder=load_part(CLIPTextModelWithProjection, clip, dtype),
+        default_steps=steps,
+        default_guidance=guidance,
+        control=control,
+    )
+
+
+def _check_fit(unet: UNet2DConditionModel, *others: ConfigMixin | None) -> None:
+    """Raise DeidError for a checkpoint that is no inpainting one, or of another family than what steers it."""
+    if unet.config.in_channels != 9:
+        raise DeidError(
+            f"this checkpoint's UNet takes {unet.config.in_channels} channels, not an inpainting model's 9 (latents, "
+            "mask, masked latents): name an inpainting checkpoint"
+        )
+    for one in others:
+        if one is not None and one.config.cross_attention_dim != unet.config.cross_attention_dim:
+            raise DeidError(
+                f"{type(one).__name__} was made for texts of width {one.config.cross_attention_dim}, this checkpoint's "
+                f"have {unet.config.cross_attention_dim}: it belongs to another family of models"
+            )
+
+
+def _add_lcm_lora(pipeline: FaceDeidPipeline, folder: Path) -> None:
+    """Let few steps do (Luo et al., "LCM-LoRA: A Universal Stable-Diffusion Acceleration Module", 2023)."""
+    pipeline.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)

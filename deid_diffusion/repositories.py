@@ -1,0 +1,144 @@
+"""Model files on this machine: in a folder, or in the cache of the Hugging Face hub, from where they are downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import DeidError, one_line
+
+if TYPE_CHECKING:
+    import torch
+
+Part = TypeVar("Part")
+_VARIANT = "fp16"
+#: The first version of each library that calls a part's type of number ``dtype``; before it was ``torch_dtype``.
+_SAY_DTYPE = {"diffusers": "0.40", "transformers": "4.56"}
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What is needed of a repository of the hub, or of a folder of the same layout.
+
+    Attributes:
+        name: hub id, or folder.
+        licence: under which its weights are.
+        weights: safetensors files; of each, the one in half precision (``model.fp16.safetensors``) is preferred.
+        others: configurations and tokenizers; names with ``*`` are taken where they are there.
+        revision: commit; None is the newest.
+    """
+
+    name: str
+    licence: str
+    weights: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    revision: str | None = None
+
+    def at(self, name: str) -> Repository:
+        """The same files of another repository or folder, its newest commit."""
+        if name == self.name:
+            return self
+        return replace(self, name=name, revision=None, licence="see its model card")
+
+
+def fetch(repository: Repository) -> Path:
+    """The folder that holds a repository's files, downloaded if need be.
+
+    What is pinned to a commit and complete in the hub's cache is taken without a look at the network.
+    ``HF_HUB_OFFLINE`` and the other variables of ``huggingface_hub`` are respected.
+
+    Raises:
+        DeidError: when files are missing, and cannot be had; it names them, and the command that downloads them.
+    """
+    if Path(repository.name).is_dir():
+        folder = Path(repository.name)
+        if missing := _missing(repository, folder):
+            raise DeidError(f"{repository.name}: lacks {', '.join(missing)}")
+        return folder
+    reason = "incomplete on this machine"
+    for cached_only in (True, False) if repository.revision else (False,):
+        try:
+            folder = _download(repository, cached_only)
+        except (OSError, ValueError) as error:  # the hub's client has a dozen of them
+            reason = one_line(error).partition(". ")[0][:160]
+            continue
+        if not _missing(repository, folder):
+            return folder
+    raise DeidError(
+        f"{repository.name}: no such folder, and not to be had from the hub ({reason}): while online, run: "
+        + _command(repository)
+    )
+
+
+def load_part(kind: type[Part], folder: str | Path, dtype: torch.dtype) -> Part:
+    """One model of a folder, from safetensors only, the file in half precision if there is one.
+
+    Args:
+        kind: a model class of diffusers or transformers.
+        folder: of its configuration and weights, or a hub id.
+        dtype: of the loaded weights.
+
+    Raises:
+        DeidError: when they cannot be loaded.
+    """
+    half = any(Path(folder).glob(f"*.{_VARIANT}.safetensors"))
+    options = {"variant": _VARIANT if half else None, "use_safetensors": True}
+    load: Any = kind
+    try:
+        return load.from_pretrained(folder, **options, **dtype_argument(kind, dtype))
+    except (OSError, ValueError, RuntimeError) as error:  # missing or broken files, other shapes
+        raise DeidError(f"{folder}: no {kind.__name__} can be loaded from it ({one_line(error)[:160]})") from error
+
+
+def dtype_argument(kind: type, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """A type of number, by the name that ``kind.from_pretrained`` has for it in the installed version."""
+    from importlib.metadata import version
+
+    from packaging.version import Version
+    from transformers import PreTrainedModel
+
+    library = "transformers" if issubclass(kind, PreTrainedModel) else "diffusers"
+    new = Version(version(library)) >= Version(_SAY_DTYPE[library])
+    return {"dtype" if new else "torch_dtype": dtype}
+
+
+def half_precision(name: str) -> str:
+    """The name of the half-precision variant of a weights file."""
+    return f"{name.removesuffix('.safetensors')}.{_VARIANT}.safetensors"
+
+
+def _download(repository: Repository, cached_only: bool) -> Path:
+    """The repository's snapshot, with each weights file in half precision or else in full."""
+    from huggingface_hub import snapshot_download
+
+    def snapshot(files: Iterable[str]) -> Path:
+        return Path(
+            snapshot_download(
+                repository.name,
+                revision=repository.revision,
+                allow_patterns=list(files),
+                local_files_only=cached_only,
+            )
+        )
+
+    folder = snapshot([*repository.others, *map(half_precision, repository.weights)])
+    full = [name for name in repository.weights if not (folder / half_precision(name)).is_file()]
+    return snapshot(full) if full else folder
+
+
+def _missing(repository: Repository, folder: Path) -> list[str]:
+    there = [name for name in repository.others if "*" not in name]
+    missing = [name for name in there if not (folder / name).is_file()]
+    for name in repository.weights:
+        if not (folder / name).is_file() and not (folder / half_precision(name)).is_file():
+            missing.append(name)
+    return missing
+
+
+def _command(repository: Repository) -> str:
+    """What a user types to download all that is needed."""
+    patterns = [*repository.others, *(name.replace(".safetensors", "*safetensors") for name in repository.weights)]
+    revision = f" --revision {repository.revision}" if repository.revision else ""
+    return f"hf download {repository.name}{revision} " + " ".join(f"--include '{one}'" for one in patterns)

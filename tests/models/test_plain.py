@@ -1,0 +1,64 @@
+"""Our small models without diffusers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from deid_diffusion.errors import DeidError
+from deid_diffusion.models.attribute_adapter import AttributeAdapter
+from deid_diffusion.models.attribute_tokens import AttributeTokens
+from deid_diffusion.models.face_encoder import FaceEncoder
+from deid_diffusion.models.face_network import FaceNetwork
+from deid_diffusion.models.plain import load_plain
+
+
+def test_an_adapter_is_the_same_without_diffusers(tmp_path: Path) -> None:
+    adapter = AttributeAdapter(24, 3, 4, 32).half().eval()
+    adapter.save_pretrained(tmp_path)
+    plain, features = load_plain(AttributeTokens, tmp_path), torch.randn(2, 3, 24)
+    assert type(plain) is AttributeTokens
+    assert torch.equal(plain(features), adapter.float()(features))
+    assert torch.equal(plain.null(2), adapter.null(2))
+
+
+def test_a_face_encoder_is_the_same_without_diffusers(tmp_path: Path) -> None:
+    encoder = FaceEncoder(32, 8, (8, 12), 16).eval()
+    encoder.save_pretrained(tmp_path)
+    pixels = torch.randn(1, 3, 32, 32)
+    assert torch.equal(load_plain(FaceNetwork, tmp_path)(pixels), encoder(pixels))
+
+
+def test_another_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DeidError, match="no AttributeTokens can be loaded"):
+        load_plain(AttributeTokens, tmp_path)
+    FaceEncoder(32, 8, (8,), 16).save_pretrained(tmp_path)
+    with pytest.raises(DeidError, match="no AttributeTokens can be loaded"):
+        load_plain(AttributeTokens, tmp_path)
+    AttributeAdapter(24, 3, 4, 32).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_tokens": 4}))
+    with pytest.raises(DeidError, match="size mismatch") as caught:
+        load_plain(AttributeTokens, tmp_path)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"torn")
+    with pytest.raises(DeidError):
+        load_plain(AttributeTokens, tmp_path)
+
+
+def test_native_nodes_need_no_diffusers() -> None:
+    """All that the nodes but the one-click one import, with diffusers forbidden."""
+    code = """
+import sys
+sys.modules["diffusers"] = None
+from deid_diffusion.comfyui import conditioning, found_faces, records, stitching, tensors
+from deid_diffusion.comfyui.conditioning import LoadedAdapter
+from pathlib import Path
+import deid_diffusion
+adapter = LoadedAdapter(Path(deid_diffusion.__file__).with_name("builtin"))
+assert adapter.subspace().dimensions(["age"]) >= 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,150 @@
+"""Models by name, from small random models in the true layouts."""
+
+import logging
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, LCMScheduler
+from safetensors.torch import load_file
+
+from deid_diffusion import loading
+from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.errors import DeidError
+from deid_diffusion.loading import load_pipeline, short_name
+from deid_diffusion.models.attribute_adapter import AttributeAdapter
+from deid_diffusion.pipelines import building
+from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
+from deid_diffusion.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
+from tests.tiny_hub import add_to_cache, fill_cache
+
+
+@pytest.fixture
+def trained(hub: dict[str, Path], tmp_path: Path) -> Path:
+    """A folder as train_face_deid.py writes it."""
+    from diffusers import ControlNetModel
+
+    folder = tmp_path / "trained"
+    ControlNetModel.from_pretrained(hub[FACE_LINES.name] / "diffusion_sd15").save_pretrained(folder / "controlnet")
+    AttributeAdapter(16, 6, 4, 16).save_pretrained(folder / "attribute_adapter")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sd15(hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> FaceDeidPipeline:
+    """The preset, from a full cache."""
+    cache = tmp_path_factory.mktemp("full")
+    fill_cache(cache, hub)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+        return load_pipeline("sd15", torch.float32)
+
+
+def paint(pipeline: FaceDeidPipeline) -> np.ndarray:
+    pipeline.set_progress_bar_config(disable=True)
+    crops, mask = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    features = pipeline.encode_attributes(crops, [np.ones((32, 32), np.uint8)])
+    given = {"image": crops, "mask_image": mask, "control_image": crops, "attribute_features": features}
+    return pipeline(**given, num_inference_steps=2, generator=torch.Generator().manual_seed(1), output_type="np").images
+
+
+def test_sd15_is_put_together_from_the_cache(sd15: FaceDeidPipeline, hub: dict[str, Path]) -> None:
+    pipeline = sd15
+    assert (pipeline.crop_size, pipeline.config.control, pipeline.config.default_steps) == (32, "mediapipe_face", 25)
+    assert isinstance(pipeline.scheduler, DDIMScheduler)
+    assert pipeline.safety_checker is None
+    assert pipeline.attribute_adapter is None
+    assert pipeline.reads_attributes
+    assert pipeline.embed_phrases(["a man"]).shape == (1, 16)
+    assert pipeline.unet.dtype == pipeline.image_encoder.dtype == torch.float32
+    half = load_file(hub[INPAINTING.name] / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    assert torch.equal(pipeline.unet.conv_in.weight, half["conv_in.weight"].float())
+    assert paint(pipeline).shape == (1, 32, 32, 3)
+
+
+def test_a_saved_preset_remembers_its_kind_of_control_image(sd15: FaceDeidPipeline, tmp_path: Path) -> None:
+    sd15.save_pretrained(tmp_path / "saved")
+    again = load_pipeline(str(tmp_path / "saved"), torch.float32)
+    assert again.config.control == "mediapipe_face"
+    assert np.abs(paint(again) - paint(sd15)).max() < 1e-5
+
+
+def test_the_lora_is_fused_and_its_sampler_taken(sd15: FaceDeidPipeline, hub: dict[str, Path], hub_cache: Path) -> None:
+    fill_cache(hub_cache, hub)
+    fast = load_pipeline("sd15-lcm", torch.float32)
+    assert isinstance(fast.scheduler, LCMScheduler)
+    assert fast.config.default_steps == 8
+    before, after = sd15.unet.state_dict(), fast.unet.state_dict()
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[-2] for name, value in after.items() if not torch.equal(before[name], value)}
+    assert changed == {"to_q", "to_v", "conv1"}
+
+
+def test_a_lora_without_peft_says_what_to_install(
+    hub: dict[str, Path], hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_cache(hub_cache, hub)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(DeidError, match=r"a LoRA needs a package that is missing here: pip install 'peft'$"):
+        load_pipeline("sd15-lcm", torch.float32)
+
+
+def test_our_own_parts_go_over_the_same_base(hub: dict[str, Path], hub_cache: Path, trained: Path) -> None:
+    fill_cache(hub_cache, hub)
+    pipeline = load_pipeline(f"sd15-semantic={trained}", torch.float32)
+    assert pipeline.config.control == "semantic_map"
+    assert paint(pipeline).shape == (1, 32, 32, 3)
+    add_to_cache(hub_cache, "me/trained", trained)
+    again = load_pipeline("sd15-semantic=me/trained", torch.float32)
+    assert np.abs(paint(again) - paint(pipeline)).max() < 1e-5
+
+
+def test_a_base_of_ones_own(hub: dict[str, Path], hub_cache: Path) -> None:
+    for one in (FACE_LINES, CLIP):
+        add_to_cache(hub_cache, one.name, hub[one.name], one.revision or "")
+    pipeline = load_pipeline(f"sd15={hub[INPAINTING.name]}", torch.float16)
+    assert pipeline.unet.dtype == pipeline.vae.dtype == pipeline.phrase_encoder.dtype == torch.float16
+    with pytest.raises(DeidError, match=rf"give --model sd15={hub[INPAINTING.name]}$"):
+        load_pipeline(str(hub[INPAINTING.name]), torch.float32)
+
+
+def test_what_is_not_on_this_machine_is_named_with_the_command(hub: dict[str, Path], hub_cache: Path) -> None:
+    add_to_cache(hub_cache, INPAINTING.name, hub[INPAINTING.name], INPAINTING.revision or "")
+    with pytest.raises(DeidError, match=f"hf download {CLIP.name} --revision {CLIP.revision}"):
+        load_pipeline("sd15", torch.float32)
+    with pytest.raises(DeidError, match=r"run: hf download me/nothing .*; or give builtin, sd15, sd15-lcm"):
+        load_pipeline("me/nothing", torch.float32)
+
+
+def test_parts_of_different_families_are_refused(hub: dict[str, Path], hub_cache: Path, trained: Path) -> None:
+    fill_cache(hub_cache, hub)
+    AttributeAdapter(16, 6, 4, 24).save_pretrained(trained / "attribute_adapter")
+    with pytest.raises(DeidError, match="AttributeAdapter was made for texts of width 24, this checkpoint's have 16"):
+        load_pipeline(f"sd15-semantic={trained}", torch.float32)
+
+
+def test_licences_are_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(building, "build_preset", lambda preset, dtype: None)
+    loading._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "deid_diffusion"):
+        for _ in range(2):
+            load_pipeline("sd15-lcm", torch.float32)
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("deid_diffusion")]
+    for one in (INPAINTING, FACE_LINES, CLIP, LCM_LORA):
+        assert f"{one.name} ({one.licence})" in line
+
+
+def test_the_anonymizer_takes_a_preset(sd15: FaceDeidPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "build_preset", lambda preset, dtype: sd15)
+    made = Anonymizer.from_pretrained("sd15", device="cpu")
+    assert made.pipeline is sd15
+    assert made.model_name == "sd15"
+
+
+def test_reports_do_not_name_folders() -> None:
+    names = ["sd15-semantic=/home/me/trained", "/home/me/model", "builtin", "me/model"]
+    assert [short_name(name) for name in names] == ["sd15-semantic=trained", "model", "builtin", "model"]

@@ -1,0 +1,155 @@
+"""Small random models in the layouts of the hub's repositories, and a cache that holds them as the hub's client does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+PICKLE = b"not to be read"
+"""What stands in a repository's ``.bin`` files."""
+
+
+def models(tokenizer) -> dict[str, torch.nn.Module]:
+    """Stable Diffusion 1.5's parts at a few channels: 32 px crops, texts of width 16."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
+
+    from deid_diffusion.training.components import controlnet_from_inpainting
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=4,
+        in_channels=9,
+        layers_per_block=1,
+        block_out_channels=(8, 8, 16, 16),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        norm_num_groups=4,
+    )
+    controlnet = controlnet_from_inpainting(unet)
+    for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+        layer.reset_parameters()
+    controlnet.controlnet_cond_embedding.conv_out.reset_parameters()
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape["projection_dim"] = 16
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=24, **ends, **shape)
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, **shape)
+    clip = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16))
+    return {"vae": vae, "unet": unet, "controlnet": controlnet, "text_encoder": CLIPTextModel(text), "clip": clip}
+
+
+def make_hub(folder: Path) -> dict[str, Path]:
+    """Every repository of the presets, by its name: as a folder of the layout that it has at its pinned commit."""
+    from diffusers import PNDMScheduler
+    from transformers import CLIPImageProcessor
+
+    from deid_diffusion.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
+    from deid_diffusion.training.attribute_encoder import train_tokenizer
+
+    tokenizer = train_tokenizer(["photo of a person"], folder / "tok", vocab_size=600, model_max_length=24)
+    made = models(tokenizer)
+    base, lines, clip, lcm = (folder / str(k) for k in range(4))
+    for name in ("unet", "vae"):  # no safetensors in single precision
+        made[name].save_pretrained(base / name, variant="fp16")
+        (base / name / "diffusion_pytorch_model.bin").write_bytes(PICKLE)
+    for variant in ("fp16", None):
+        made["text_encoder"].save_pretrained(base / "text_encoder", variant=variant)
+        made["controlnet"].save_pretrained(lines / "diffusion_sd15", variant=variant)
+    (base / "text_encoder" / "pytorch_model.bin").write_bytes(PICKLE)
+    (lines / "diffusion_sd15" / "diffusion_pytorch_model.bin").write_bytes(PICKLE)
+    tokenizer.save_pretrained(base / "tokenizer")
+    PNDMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    ).save_pretrained(base / "scheduler")
+    CLIPImageProcessor().save_pretrained(base / "feature_extractor")
+    index = {
+        "_class_name": "StableDiffusionInpaintPipeline",
+        "_diffusers_version": "0.6.0",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (base / "model_index.json").write_text(json.dumps(index))
+    made["clip"].save_pretrained(clip)
+    tokenizer.save_pretrained(clip)
+    lcm.mkdir()
+    lora(lcm, made["unet"])
+    return {INPAINTING.name: base, FACE_LINES.name: lines, CLIP.name: clip, LCM_LORA.name: lcm}
+
+
+def add_to_cache(cache: Path, name: str, folder: Path, revision: str = "0" * 40) -> Path:
+    """Put a folder where huggingface_hub keeps what it has downloaded of a repository's newest commit; its snapshot."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / revision
+    shutil.copytree(folder, snapshot)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / "main").write_text(revision)
+    return snapshot
+
+
+def fill_cache(cache: Path, hub: dict[str, Path]) -> None:
+    """A cache that holds every repository of the presets at its pinned commit."""
+    from deid_diffusion.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
+
+    for one in (INPAINTING, FACE_LINES, CLIP, LCM_LORA):
+        assert one.revision is not None
+        add_to_cache(cache, one.name, hub[one.name], one.revision)
+
+
+def lora(folder: Path, unet, rank: int = 2) -> Path:
+    """A file as latent-consistency/lcm-lora-sdv1-5 has one: for convolutions and attention, in kohya's names."""
+    from diffusers.utils import convert_state_dict_to_kohya
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_v", "conv1"]), "made")
+    names = get_peft_model_state_dict(unet, adapter_name="made")
+    unet.delete_adapters("made")
+    unet.unload_lora()
+    generator = torch.Generator().manual_seed(0)
+    drawn = {f"unet.{name}": torch.randn(value.shape, generator=generator) for name, value in names.items()}
+    path = folder / "pytorch_lora_weights.safetensors"
+    save_file(convert_state_dict_to_kohya(drawn), path)
+    return path
+
+
+def ip_adapter(unet, width: int) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of an IP-Adapter for image embeddings of some width, as in h94/IP-Adapter's files."""
+    generator = torch.Generator().manual_seed(0)
+    text, tokens = unet.config.cross_attention_dim, 4
+    projection = {
+        "proj.weight": torch.randn(tokens * text, width, generator=generator),
+        "proj.bias": torch.zeros(tokens * text),
+        "norm.weight": torch.ones(text),
+        "norm.bias": torch.zeros(text),
+    }
+    layers = {}
+    crossing = [name for name in unet.attn_processors if "attn2" in name]
+    for number, name in enumerate(crossing):
+        block = unet.get_submodule(name.removesuffix(".processor"))
+        for side in ("k", "v"):
+            shape = getattr(block, f"to_{side}").weight.shape
+            layers[f"{2 * number + 1}.to_{side}_ip.weight"] = torch.randn(shape, generator=generator)
+    return {"image_proj": projection, "ip_adapter": layers}
