@@ -1,0 +1,1 @@
+"""Nodes for ComfyUI; the repository's folder `comfyui` is the pack that loads them."""

@@ -1,0 +1,175 @@
+"""Attribute tokens for a CONDITIONING, of the faces of Crop Faces. Nothing here needs diffusers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..attributes.choice import AttributeChoice
+from ..attributes.encoder import encode_attributes, labels_tensor, pool_patches
+from ..attributes.letting_through import let_through
+from ..attributes.phrases import embed_phrases
+from ..attributes.subspace import AttributeSubspace
+from ..attributes.vocabulary import VOCABULARY
+from ..errors import DeidError, UsageError
+from ..generation import to_tensor
+from ..models.attribute_tokens import AttributeTokens
+from ..models.face_network import FaceNetwork
+from ..models.plain import load_plain
+from .found_faces import FaceCrops
+
+
+class LoadedAdapter:
+    """An attribute adapter, with what reads faces and words for it: the part of a model that needs no generator.
+
+    Attributes:
+        name: of the model's folder.
+        attribute_adapter: makes tokens of features.
+        image_encoder: the small face network; None where the features come from a CLIP vision model.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Load from a whole model's folder, as `FaceDeidPipeline.save_pretrained` writes it. Raises DeidError."""
+        self._folder = Path(folder)
+        self.name = self._folder.name
+        self.attribute_adapter: AttributeTokens | None = load_plain(AttributeTokens, self._folder / "attribute_adapter")
+        encoder = self._folder / "image_encoder"
+        self.image_encoder = load_plain(FaceNetwork, encoder) if _kind(encoder) == "FaceEncoder" else None
+        self._subspaces: dict[tuple[str, ...], AttributeSubspace] = {}
+
+    def subspace(self, phrases: Sequence[str] = ()) -> AttributeSubspace:
+        """The subspaces of the built-in attributes and of more phrases; the text encoder is loaded for that alone.
+
+        Raises:
+            DeidError: when the folder has no text side of the image encoder.
+            UsageError: for a phrase that the text encoder does not tell from "a person".
+        """
+        key = tuple(phrases)
+        if key not in self._subspaces:
+            words = {**VOCABULARY, **{phrase: (phrase,) for phrase in phrases}}
+            try:
+                self._subspaces[key] = AttributeSubspace.from_phrases(words, self._embed)
+            except ValueError as error:
+                raise UsageError(f"keep: {error}: use other words") from error
+        return self._subspaces[key]
+
+    def _embed(self, texts: list[str]) -> torch.Tensor:
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+        projected = self._folder / "phrase_encoder"
+        own = self._folder / "text_encoder"  # beside a small face network, which was trained with it
+        if not projected.is_dir() and self.image_encoder is None:
+            raise DeidError(
+                f"{self.name}: this model cannot read words: save it with phrase_encoder=, the text side of its "
+                "image_encoder (CLIPTextModelWithProjection.from_pretrained of the same CLIP)"
+            )
+        tokenizer = CLIPTokenizer.from_pretrained(self._folder / "tokenizer")
+        kind, home = (CLIPTextModelWithProjection, projected) if projected.is_dir() else (CLIPTextModel, own)
+        return embed_phrases(kind.from_pretrained(home).float().eval(), tokenizer, texts)
+
+
+@torch.no_grad()
+def encoder_features(adapter: LoadedAdapter, crops: FaceCrops) -> torch.Tensor:
+    """(N, R + 1, D) features of the original crops by the adapter's own image encoder.
+
+    Raises:
+        UsageError: when it has none.
+    """
+    if adapter.image_encoder is None:
+        raise UsageError(
+            f"clip_vision_output: {adapter.name} has no small image encoder of its own: connect CLIP Vision Encode of "
+            "Crop Faces' original_image"
+        )
+    pixels = torch.stack([to_tensor(crop) for crop in crops.originals()])
+    return encode_attributes(adapter.image_encoder, pixels * 2 - 1, _labels(crops))
+
+
+@torch.no_grad()
+def clip_features(adapter: LoadedAdapter, crops: FaceCrops, output: Any, vision: Any) -> torch.Tensor:
+    """(N, R + 1, D) features of the original crops from a CLIP_VISION_OUTPUT.
+
+    That holds the embedding of the whole face in the joint space, but its patches before CLIP's last norm and
+    projection. With the model that made it, these are averaged per region; without, the regions are nobody's.
+
+    Args:
+        adapter: for which they are.
+        crops: that were encoded, in order.
+        output: its ``image_embeds`` are (N, D), its ``last_hidden_state`` (N, 1 + P, H).
+        vision: the network that made it, with ``vision_model.post_layernorm`` and ``visual_projection``; or None.
+
+    Raises:
+        UsageError: when the output is of other crops or another CLIP.
+    """
+    tokens = adapter.attribute_adapter
+    assert tokens is not None
+    whole = output.image_embeds.float()
+    if tuple(whole.shape) != (len(crops.faces), tokens.feature_dim):
+        raise UsageError(
+            f"clip_vision_output: expected {len(crops.faces)} pictures and {tokens.feature_dim} numbers of each, got "
+            f"{tuple(whole.shape)}: encode all of Crop Faces' original_image by the CLIP of {adapter.name}'s training"
+        )
+    if vision is None:
+        regions = tokens.centre[1:].to(whole).expand(len(whole), -1, -1)
+        return torch.cat([F.normalize(whole, dim=-1)[:, None], regions], 1)
+    weight = next(vision.parameters())
+    patches = vision.vision_model.post_layernorm(output.last_hidden_state[:, 1:].to(weight.device, torch.float32))
+    regions = vision.visual_projection(pool_patches(patches, _labels(crops).to(weight.device))).to(whole)
+    return F.normalize(torch.cat([whole[:, None], regions], 1), dim=-1)
+
+
+@torch.no_grad()
+def make_tokens(
+    adapter: LoadedAdapter, features: torch.Tensor, choice: AttributeChoice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, T, W) tokens of what is let through of N faces' features, and as many that say nothing.
+
+    Args:
+        adapter: makes them.
+        features: (N, R + 1, D).
+        choice: what is kept of all of them, and changed.
+    """
+    tokens = adapter.attribute_adapter
+    assert tokens is not None
+    told = tokens(let_through(adapter, features.cpu(), [choice] * len(features)))
+    return told, tokens.null(len(told))
+
+
+def append_tokens(conditioning: list[list[Any]], tokens: torch.Tensor, name: str) -> list[list[Any]]:
+    """A CONDITIONING with (N, T, W) tokens appended to its text: N rows, one a face crop.
+
+    Args:
+        conditioning: pairs of an embedding, (1, L, W) or (N, L, W), and a dictionary.
+        tokens: to append.
+        name: of the input, for errors.
+
+    Raises:
+        UsageError: when the widths or the numbers of rows do not fit.
+    """
+    made = []
+    for embedding, extras in conditioning:
+        count, _, width = embedding.shape
+        if width != tokens.shape[-1]:
+            raise UsageError(
+                f"{name}: {width} numbers wide, but this adapter's tokens are {tokens.shape[-1]} wide: load an adapter "
+                "that was trained for this checkpoint's text encoder"
+            )
+        if count not in (1, len(tokens)):
+            raise UsageError(f"{name}: holds {count} texts for {len(tokens)} face crops: give one for all or one each")
+        rows = embedding.expand(len(tokens), -1, -1)
+        made.append([torch.cat([rows, tokens.to(rows)], 1), extras])
+    return made
+
+
+def _labels(crops: FaceCrops) -> torch.Tensor:
+    return labels_tensor([face.semantic_map for _, face in crops.faces])
+
+
+def _kind(folder: Path) -> str:
+    """The class that a component's config names; "" where there is no config."""
+    config = folder / "config.json"
+    return str(json.loads(config.read_text()).get("_class_name", "")) if config.is_file() else ""

@@ -1,0 +1,180 @@
+"""What the face nodes hand to each other: the faces of a batch of photos, and their crops."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Literal
+
+import numpy as np
+
+from ..errors import UsageError
+from ..faces.analysis import FaceAnalysis, analyse_face
+from ..faces.blend import FILL, erase
+from ..faces.controls import draw_control
+from ..faces.crop import extract
+from ..faces.detected_face import DetectedFace
+from ..faces.detection import UnionDetector
+from ..faces.landmarks import FaceMesh
+from ..faces.mask import touched
+from ..faces.reshape import reshape_mesh
+from ..faces.semantic_map import draw_semantic_map, map_in_photo
+
+Proportions = Literal["another person's", "the photo's"]
+"""Whose eyes, brows, nose and mouth a map shows. The photo's own tell who somebody is."""
+
+_MAP_SIZE = 512  # side of the crops that maps of whole photos are drawn in, in pixels
+
+
+@cache
+def shared_detector() -> UnionDetector:
+    """The library's detector, loaded once."""
+    return UnionDetector()
+
+
+@cache
+def shared_landmarker() -> FaceMesh:
+    """The library's face mesh, loaded once."""
+    return FaceMesh()
+
+
+@dataclass(frozen=True, eq=False)
+class FoundFaces:
+    """The faces of a batch of photos.
+
+    Attributes:
+        faces: of each photo, in the detector's order.
+        shape: (height, width) of the photos.
+    """
+
+    faces: tuple[tuple[FaceAnalysis, ...], ...]
+    shape: tuple[int, int]
+
+    def of(self, photos: Sequence[np.ndarray]) -> tuple[tuple[FaceAnalysis, ...], ...]:
+        """The faces, if these can be the photos that they were found in.
+
+        Raises:
+            UsageError: for another number or size of photos.
+        """
+        if len(photos) != len(self.faces) or photos[0].shape[:2] != self.shape:
+            height, width = photos[0].shape[:2]
+            raise UsageError(
+                f"faces: found in {len(self.faces)} pictures of {self.shape[1]} x {self.shape[0]}, but the image is a "
+                f"batch of {len(photos)} of {width} x {height}: connect the image that Detect Faces got"
+            )
+        return self.faces
+
+    def boxes(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
+        """What the detector said, of each photo. Raises UsageError as `of`."""
+        return [[face.face for face in faces] for faces in self.of(photos)]
+
+
+def find_faces(photos: Sequence[np.ndarray]) -> FoundFaces:
+    """Detect and measure the faces of B photos, (H, W, 3) uint8 of one size."""
+    detector, landmarker = shared_detector(), shared_landmarker()
+    found = (tuple(analyse_face(photo, one, landmarker, _MAP_SIZE) for one in detector(photo)) for photo in photos)
+    return FoundFaces(tuple(found), (photos[0].shape[0], photos[0].shape[1]))
+
+
+def drawn_mesh(face: FaceAnalysis, proportions: Proportions, seed: int | None) -> np.ndarray:
+    """(478, 2) crop pixels, from which a face's map is drawn.
+
+    Args:
+        face: the face.
+        proportions: whose.
+        seed: draws another person's; None is fresh randomness.
+    """
+    if proportions == "the photo's":
+        return face.drawn
+    return reshape_mesh(face.drawn, np.random.default_rng(seed))
+
+
+def photo_map(
+    faces: Sequence[FaceAnalysis], shape: tuple[int, int], proportions: Proportions, seed: int | None
+) -> np.ndarray:
+    """(height, width) uint8 labels of all faces of a photo, in their places; 0 where there is none.
+
+    Args:
+        faces: of the photo.
+        shape: (height, width).
+        proportions, seed: as in `drawn_mesh`; the k-th face takes the seed k places on.
+    """
+    labels = np.zeros(shape, np.uint8)
+    for k, face in enumerate(faces):
+        mesh = drawn_mesh(face, proportions, None if seed is None else seed + k)
+        drawn = map_in_photo(draw_semantic_map(mesh, len(face.semantic_map)), face.matrix, shape)
+        labels = np.where(drawn > 0, drawn, labels)
+    return labels
+
+
+@dataclass(frozen=True, eq=False)
+class FaceCrops:
+    """The aligned face crops of a batch of photos, and what is needed to put others in their place.
+
+    Attributes:
+        photos: B of them, (H, W, 3) uint8.
+        faces: N pairs of a photo's index and a face of it, in order; their maps are S pixels wide.
+        size: S.
+    """
+
+    photos: tuple[np.ndarray, ...]
+    faces: tuple[tuple[int, FaceAnalysis], ...]
+    size: int
+
+    @cached_property
+    def gone(self) -> list[np.ndarray]:
+        """(H, W) bool of each photo: every pixel that the mask of any face touches."""
+        return [touched(self._shape, [face.mask for face in self.of(k)]) for k in range(len(self.photos))]
+
+    def of(self, photo: int) -> list[FaceAnalysis]:
+        """The faces of one photo."""
+        return [face for k, face in self.faces if k == photo]
+
+    def originals(self) -> list[np.ndarray]:
+        """N crops, (S, S, 3) uint8, with the faces still in them."""
+        return [extract(self.photos[k], face.matrix, self.size) for k, face in self.faces]
+
+    def erased(self) -> list[np.ndarray]:
+        """N crops, (S, S, 3) uint8, every masked pixel of every face grey; all that a generator may see."""
+        grey = [erase(photo, gone) for photo, gone in zip(self.photos, self.gone, strict=True)]
+        return [extract(grey[k], face.matrix, self.size) for k, face in self.faces]
+
+    def masks(self) -> list[np.ndarray]:
+        """N masks, (S, S) bool, True where a crop is erased."""
+        return [extract(self.gone[k].astype(np.float32), face.matrix, self.size) > 1e-3 for k, face in self.faces]
+
+    def control_images(self, kind: str, proportions: Proportions, seed: int | None) -> list[np.ndarray]:
+        """N control images, (S, S, 3) uint8.
+
+        Args:
+            kind: of `faces.controls.CONTROLS`.
+            proportions: whose eyes, brows, nose and mouth they show.
+            seed: draws another person's, and the look of a kind that has one; the k-th face takes the seed k places on.
+                None is fresh randomness.
+        """
+        drawn = []
+        for k, (_, face) in enumerate(self.faces):
+            own = secrets.randbits(63) if seed is None else seed + k
+            drawn.append(draw_control(drawn_mesh(face, proportions, own), self.size, kind, own))
+        return drawn
+
+    def blank(self) -> np.ndarray:
+        """(S, S, 3) uint8, grey: what stands for the crops of photos without faces, since no batch may be empty."""
+        return np.full((self.size, self.size, 3), FILL, np.uint8)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.photos[0].shape[0], self.photos[0].shape[1]
+
+
+def cut_faces(photos: Sequence[np.ndarray], found: FoundFaces, size: int) -> FaceCrops:
+    """The crops of the found faces, S x S pixels each. Raises UsageError when they are of other photos."""
+    landmarker = shared_landmarker()
+    faces = [
+        (k, analyse_face(photos[k], one, landmarker, size))
+        for k, boxes in enumerate(found.boxes(photos))
+        for one in boxes
+    ]
+    return FaceCrops(tuple(photos), tuple(faces), size)

@@ -1,0 +1,138 @@
+"""What the adapter's tokens are made of, and how they join a CONDITIONING."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from deid_diffusion.attributes.choice import AttributeChoice, choose
+from deid_diffusion.attributes.encoder import FEATURE_NAMES, encode_attributes, labels_tensor
+from deid_diffusion.comfyui.conditioning import (
+    LoadedAdapter,
+    append_tokens,
+    clip_features,
+    encoder_features,
+    make_tokens,
+)
+from deid_diffusion.comfyui.found_faces import FaceCrops, cut_faces, find_faces
+from deid_diffusion.errors import DeidError, UsageError
+from deid_diffusion.generation import to_tensor
+from deid_diffusion.models.attribute_adapter import AttributeAdapter
+
+BUILTIN = Path(__file__).parents[2] / "deid_diffusion" / "builtin"
+COUNT = len(FEATURE_NAMES)
+
+
+@pytest.fixture
+def crops(given: None, astronaut: np.ndarray) -> FaceCrops:
+    return cut_faces([astronaut], find_faces([astronaut]), 64)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model with CLIP and words."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def adapter_alone(tmp_path: Path) -> LoadedAdapter:
+    """An adapter of the tiny CLIP's width, with nothing beside it."""
+    torch.manual_seed(0)
+    AttributeAdapter(16, COUNT, 4, 16).save_pretrained(tmp_path / "alone" / "attribute_adapter")
+    return LoadedAdapter(tmp_path / "alone")
+
+
+def seen_by(pipeline, crops: FaceCrops) -> SimpleNamespace:
+    """A CLIP_VISION_OUTPUT of the crops, as ComfyUI's CLIP Vision Encode makes it."""
+    from deid_diffusion.attributes.encoder import clip_pixels
+
+    pixels = torch.stack([to_tensor(crop) for crop in crops.originals()]) * 2 - 1
+    encoder = pipeline.image_encoder
+    with torch.no_grad():
+        output = encoder(pixel_values=clip_pixels(pixels, encoder.config.image_size))
+    return SimpleNamespace(image_embeds=output.image_embeds, last_hidden_state=output.last_hidden_state)
+
+
+def test_the_embedded_encoder_reads_as_the_pipeline_does(crops: FaceCrops, anonymizer) -> None:
+    pixels = torch.stack([to_tensor(crop) for crop in crops.originals()])
+    expected = anonymizer.pipeline.encode_attributes(pixels, [face.semantic_map for _, face in crops.faces])
+    assert torch.allclose(encoder_features(LoadedAdapter(BUILTIN), crops), expected, atol=1e-5)
+
+
+def test_clips_output_and_its_model_give_what_the_pipeline_reads(
+    crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter
+) -> None:
+    pixels = torch.stack([to_tensor(crop) for crop in crops.originals()]) * 2 - 1
+    labels = labels_tensor([face.semantic_map for _, face in crops.faces])
+    with torch.no_grad():
+        expected = encode_attributes(tiny_pipeline.image_encoder, pixels, labels)
+    seen = seen_by(tiny_pipeline, crops)
+    assert torch.allclose(clip_features(adapter_alone, crops, seen, tiny_pipeline.image_encoder), expected, atol=1e-5)
+    whole_only = clip_features(adapter_alone, crops, seen, None)
+    assert torch.allclose(whole_only[:, 0], expected[:, 0], atol=1e-5)
+    assert torch.equal(whole_only[0, 1:], adapter_alone.attribute_adapter.centre[1:])
+
+
+def test_clips_output_of_other_crops_is_refused(crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter) -> None:
+    seen = seen_by(tiny_pipeline, crops)
+    seen.image_embeds = seen.image_embeds[:1]
+    with pytest.raises(UsageError, match="expected 2 pictures and 16 numbers of each"):
+        clip_features(adapter_alone, crops, seen, None)
+
+
+def test_without_any_encoder_one_is_asked_for(crops: FaceCrops, adapter_alone: LoadedAdapter) -> None:
+    with pytest.raises(UsageError, match="connect CLIP Vision Encode"):
+        encoder_features(adapter_alone, crops)
+
+
+def test_what_is_not_kept_does_not_pass(crops: FaceCrops, model_folder: Path) -> None:
+    adapter = LoadedAdapter(model_folder)
+    tokens = [make_tokens(adapter, torch.randn(1, COUNT, 16), choose(()))[0] for _ in range(2)]
+    assert torch.equal(*tokens)
+
+
+def test_a_model_that_reads_no_words_says_so(adapter_alone: LoadedAdapter) -> None:
+    with pytest.raises(DeidError, match="alone: this model cannot read words"):
+        make_tokens(adapter_alone, torch.randn(2, COUNT, 16), AttributeChoice())
+
+
+def test_a_phrase_that_says_nothing_is_one_line(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = LoadedAdapter(model_folder)
+    monkeypatch.setattr(adapter, "_embed", lambda texts: torch.ones(len(texts), 16))
+    with pytest.raises(UsageError, match=r"keep: .*: use other words"):
+        adapter.subspace(["a scar"])
+
+
+def test_a_phrase_of_ones_own_is_embedded_by_the_models_text_encoder(model_folder: Path) -> None:
+    adapter, features = LoadedAdapter(model_folder), torch.randn(1, COUNT, 16)
+    kept = [make_tokens(adapter, features, choose(words))[0] for words in (["age"], ["age", "a scar"])]
+    assert not torch.equal(*kept)
+
+
+def test_a_folder_that_holds_no_adapter_is_one_line(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / "attribute_adapter")
+    with pytest.raises(DeidError, match="no AttributeTokens can be loaded"):
+        LoadedAdapter(tmp_path / "broken")
+
+
+def test_tokens_follow_the_text_of_each_crop() -> None:
+    tokens = torch.randn(3, 6, 8)
+    one, three = torch.randn(1, 77, 8), torch.randn(3, 77, 8, dtype=torch.float16)
+    made = append_tokens([[one, {"pooled_output": None}], [three, {}]], tokens, "positive")
+    assert made[0][0].shape == (3, 83, 8)
+    assert torch.equal(made[0][0][:, :77], one.expand(3, -1, -1))
+    assert torch.equal(made[0][0][:, 77:], tokens)
+    assert made[0][1] == {"pooled_output": None}
+    assert made[1][0].dtype == torch.float16
+
+
+@pytest.mark.parametrize(("shape", "words"), [((1, 77, 9), "9 numbers wide"), ((2, 77, 8), "2 texts for 3 face crops")])
+def test_texts_that_do_not_fit_are_refused(shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(UsageError, match=f"negative: .*{words}"):
+        append_tokens([[torch.randn(shape), {}]], torch.randn(3, 6, 8), "negative")

@@ -1,0 +1,188 @@
+"""Our nodes as ComfyUI sees and runs them; `real_comfyui.py` shows that the stand-in tells the truth."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from workflows import essence
+
+from deid_diffusion.comfyui import nodes_faces
+from deid_diffusion.errors import UsageError
+from deid_diffusion.faces.blend import FILL
+from tests.fake_gate import FakeGate
+
+SNAPSHOT = json.loads(Path(__file__).with_name("object_info.json").read_text())
+CORE = (slice(100, 160), slice(200, 240))  # inside the astronaut's face, whatever the mask
+WISHES = {"model": "embedded", "method": "synth", "keep": "all", "change": "", "seed": 3}
+
+
+def test_the_nodes_are_those_that_a_real_comfyui_saw(comfy: SimpleNamespace) -> None:
+    """Ids, names, types and ranges: saved workflows depend on them."""
+    seen = {name: essence(node.GET_NODE_INFO_V1()) for name, node in comfy.nodes.items()}
+    assert json.loads(json.dumps(seen)) == SNAPSHOT
+
+
+def test_all_that_a_user_meets_is_explained(comfy: SimpleNamespace) -> None:
+    for node in comfy.nodes.values():
+        schema = node.define_schema()
+        assert schema.description.endswith(".")
+        assert all(one.told["tooltip"] for one in schema.inputs)
+        assert schema.category == "deid-diffusion"
+
+
+def test_one_click_replaces_faces_and_says_so(comfy: SimpleNamespace, image: torch.Tensor) -> None:
+    made, mask, record = comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES).args
+    assert made.shape == image.shape
+    assert mask.shape == image.shape[:3]
+    outside = mask == 0
+    assert torch.equal((made * 255).round()[outside], (image * 255).round()[outside])
+    assert mask[0][CORE].mean() > 0.9
+    lines = [json.loads(line) for line in record.splitlines()]
+    assert [line["input"] for line in lines] == ["image 0", "image 1"]
+    assert {face["action"] for line in lines for face in line["faces"]} == {"replaced"}
+    assert all(line["model"] == "builtin" and "dlib" in line["gate"] for line in lines)
+    values = [value for value, _, _ in comfy.utils.shown]
+    assert values == sorted(values)
+    assert values[-1] == comfy.utils.shown[-1][1]
+    assert sum(preview is not None for _, _, preview in comfy.utils.shown) == 2
+
+
+def test_one_click_takes_other_methods_and_given_faces(
+    comfy: SimpleNamespace, image: torch.Tensor, given: None
+) -> None:
+    faces = comfy.nodes["DeidDetectFaces"].execute(image[:1]).args[0]
+    wishes = {**WISHES, "method": "fill"}
+    made, _, record = comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **wishes, faces=faces).args
+    assert ((made[0][CORE] * 255).round() == torch.tensor(FILL)).all()
+    assert [face["detector"] for face in json.loads(record)["faces"]][:2] == ["given", "given"]
+    with pytest.raises(UsageError, match="found in 1 pictures"):
+        comfy.nodes["DeidDeidentifyFaces"].execute(image, **wishes, faces=faces)
+
+
+def test_a_photo_without_faces_comes_back(comfy: SimpleNamespace) -> None:
+    empty = torch.full((1, 64, 80, 3), 0.2)
+    made, mask, record = comfy.nodes["DeidDeidentifyFaces"].execute(empty, **WISHES).args
+    assert torch.equal((made * 255).round(), (empty * 255).round())
+    assert not mask.any()
+    assert json.loads(record)["status"] == "no_face"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"keep": "agee"}, "did you mean age"),
+        ({"change": "age"}, "expected NAME=WORD"),
+        ({"change": "age=banana"}, "age cannot become"),
+        ({"method": "fill", "keep": "age"}, "keeps and changes no attribute"),
+    ],
+)
+def test_a_wish_that_cannot_be_read_stops_the_workflow(
+    comfy: SimpleNamespace, image: torch.Tensor, wishes: dict[str, str], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        comfy.nodes["DeidDeidentifyFaces"].execute(image, **{**WISHES, **wishes})
+    assert comfy.model_management.loads == []
+
+
+def test_wishes_reach_the_faces(comfy: SimpleNamespace, image: torch.Tensor) -> None:
+    wishes = {**WISHES, "keep": "pose, gaze", "change": "age=70, gender=woman"}
+    record = comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **wishes).args[2]
+    face = json.loads(record)["faces"][0]
+    assert face["kept_attributes"] == ["pose", "gaze"]
+    assert face["changed_attributes"] == {"age": "elderly", "gender": "woman"}
+
+
+@pytest.mark.parametrize("when", ["before a photo", "in a step"])
+def test_interrupt_ends_the_run_at_once(comfy: SimpleNamespace, image: torch.Tensor, when: str) -> None:
+    interrupt = comfy.model_management.interrupt_current_processing
+    if when == "before a photo":
+        interrupt()
+    else:
+        comfy.utils.hooks.append(interrupt)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES)
+    assert len(comfy.utils.shown) == (when == "in a step")
+    comfy.utils.hooks.clear()
+    assert comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **WISHES)
+    assert comfy.model_management.loads == ["FaceDeidModel"]
+
+
+@pytest.mark.parametrize("broken", ["UnionDetector.__call__", "Canvas.__init__"])
+def test_what_breaks_stops_the_workflow(
+    comfy: SimpleNamespace, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    home = {"UnionDetector": "detection", "Canvas": "blend"}[broken.split(".")[0]]
+    monkeypatch.setattr(f"deid_diffusion.faces.{home}.{broken}", fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES)
+
+
+def test_without_a_seed_no_run_is_like_another(comfy: SimpleNamespace) -> None:
+    node = comfy.nodes["DeidDeidentifyFaces"]
+    assert node.fingerprint_inputs(seed=-1, keep="all") != node.fingerprint_inputs(seed=-1, keep="all")
+    assert node.fingerprint_inputs(seed=3) == node.fingerprint_inputs(seed=3)
+
+
+def test_face_nodes_in_line(
+    comfy: SimpleNamespace, image: torch.Tensor, given: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces, drawn, count = comfy.nodes["DeidDetectFaces"].execute(image).args
+    assert count == 4
+    assert (drawn != image).any()
+    mapped = comfy.nodes["DeidFaceSemanticMap"].execute(image, faces, "the photo's", -1).args
+    control, mask, labels = mapped
+    assert control.shape == labels.shape == image.shape
+    assert mask.shape == image.shape[:3]
+    assert mask[0][CORE].min() == 1
+    numbers = (labels * 255).round()
+    assert set(numbers.unique().tolist()) >= {0, 1, 2}
+    assert numbers.max() < 20
+    crops, *pictures = (
+        comfy.nodes["DeidCropFaces"].execute(image, faces, 96, "semantic_map", "another person's", 5).args
+    )
+    shapes = [tuple(one.shape) for one in pictures]
+    assert shapes == [(4, 96, 96, 3), (4, 96, 96, 3), (4, 96, 96), (4, 96, 96, 3)]
+    monkeypatch.setattr(nodes_faces, "shared_gate", FakeGate)
+    monkeypatch.setattr(nodes_faces, "shared_detector", lambda: lambda picture: [])
+    made, mask, record = comfy.nodes["DeidStitchFaces"].execute(crops, torch.rand(4, 96, 96, 3)).args
+    assert made.shape == image.shape
+    outside = mask == 0
+    assert torch.equal((made * 255).round()[outside], (image * 255).round()[outside])
+    assert [len(json.loads(line)["faces"]) for line in record.splitlines()] == [2, 2]
+
+
+def test_face_nodes_without_faces(comfy: SimpleNamespace) -> None:
+    empty = torch.full((2, 64, 64, 3), 0.2)
+    faces, _, count = comfy.nodes["DeidDetectFaces"].execute(empty).args
+    crops, erased, *_ = (
+        comfy.nodes["DeidCropFaces"].execute(empty, faces, 64, "semantic_map", "another person's", -1).args
+    )
+    assert count == 0
+    assert erased.shape == (1, 64, 64, 3)
+    made, mask, _ = comfy.nodes["DeidStitchFaces"].execute(crops, torch.rand(1, 64, 64, 3)).args
+    assert torch.equal((made * 255).round(), (empty * 255).round())
+    assert not mask.any()
+    text = [[torch.randn(1, 7, 192), {}]]
+    apply = comfy.nodes["DeidApplyAttributes"]
+    adapter = comfy.nodes["DeidLoadAttributeAdapter"].execute("embedded").args[0]
+    assert apply.execute(text, text, adapter, crops, "all", "").args == (text, text)
+
+
+def test_attributes_become_tokens(comfy: SimpleNamespace, image: torch.Tensor, given: None) -> None:
+    faces = comfy.nodes["DeidDetectFaces"].execute(image).args[0]
+    crops = comfy.nodes["DeidCropFaces"].execute(image, faces, 96, "semantic_map", "another person's", 5).args[0]
+    adapter = comfy.nodes["DeidLoadAttributeAdapter"].execute("embedded").args[0]
+    text, nothing = [[torch.randn(1, 7, 192), {}]], [[torch.randn(1, 7, 192), {}]]
+    apply = comfy.nodes["DeidApplyAttributes"]
+    positive, negative = apply.execute(text, nothing, adapter, crops, "all", "").args
+    count = adapter.attribute_adapter.null(1).shape[1]
+    assert positive[0][0].shape == negative[0][0].shape == (4, 7 + count, 192)
+    other = apply.execute(text, nothing, adapter, crops, "all", "age=70").args[0]
+    assert not torch.equal(positive[0][0][:, 7:], other[0][0][:, 7:])
+    assert np.isfinite(positive[0][0].numpy()).all()

@@ -1,0 +1,63 @@
+"""Saved workflows, as ComfyUI's page sends them to the API, and what the API says of node types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+_FOLDERS = ("model", "adapter_name")  # combos whose options are what is on the disk
+
+
+def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved workflow as the API takes it.
+
+    Args:
+        workflow: ComfyUI's file format, 0.4.
+        nodes: what /object_info says of the node types.
+
+    Raises:
+        ValueError: when a node's saved values are not as many as its widgets, or a link joins two types.
+    """
+    links = {link[0]: link for link in workflow["links"]}
+    kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        known = nodes[node["type"]]["input"]
+        specs = {**known.get("required", {}), **known.get("optional", {})}
+        linked = {one["name"]: links[one["link"]] for one in node["inputs"] if one["link"] is not None}
+        for name, (_, source, slot, *_) in linked.items():
+            given, wanted = nodes[kinds[source]]["output"][slot], specs[name][0]
+            if wanted not in ("*", given):
+                raise ValueError(f"{node['type']}.{name} is {wanted}, but gets {given}")
+        inputs, values = {}, list(node["widgets_values"])
+        for name, spec in specs.items():
+            if name in linked:
+                inputs[name] = [str(linked[name][1]), linked[name][2]]
+            elif isinstance(spec[0], list) or spec[0] in _WIDGETS:
+                inputs[name] = values.pop(0)
+                told = spec[1] if len(spec) > 1 else {}
+                if told.get("control_after_generate") or told.get("image_upload"):
+                    values.pop(0)  # what the page adds: "randomize", or the button
+            elif name in known.get("required", {}):
+                raise ValueError(f"{node['type']}.{name} is not connected")
+        if values:
+            raise ValueError(f"{node['type']}: {len(values)} values more than widgets")
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def essence(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a node's description a saved workflow depends on: names, types, order and ranges, no texts."""
+    inputs = {
+        f"{name} ({kind})": [spec[0], _ranges(name, spec[1])]
+        for kind, specs in info["input"].items()
+        for name, spec in specs.items()
+    }
+    outputs = [list(pair) for pair in zip(info["output_name"], info["output"], strict=True)]
+    return {"inputs": inputs, "outputs": outputs, "category": info["category"], "display_name": info["display_name"]}
+
+
+def _ranges(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    names = ["default", "min", "max", "step", "control_after_generate", *([] if name in _FOLDERS else ["options"])]
+    return {key: told[key] for key in names if key in told}
