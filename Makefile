@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-oldest lint clean
 
 demo: $(READY)
 	$(BIN)/deid-diffusion demo -o demo_output
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-oldest: $(READY)
+	VENV=$(VENV) bash tests/oldest.sh
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -20,7 +23,7 @@ lint: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --quiet -e ".[heic,train,test,lint]"
+	$(BIN)/python -m pip install --quiet --quiet -e ".[heic,train,video,test,lint]"
 	touch $@
 
 clean:

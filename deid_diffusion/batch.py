@@ -1,4 +1,4 @@
-"""The loop over photos: each one is read, de-identified, written and recorded, and a bad one stops only itself."""
+"""The loop over photos and clips: each is read, de-identified, written and recorded; a bad one stops only itself."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from deid_diffusion.options import Options
 from deid_diffusion.planning import Job, Plan
 from deid_diffusion.report import ImageReport
 from deid_diffusion.second_look import seen_through
+from deid_diffusion.video.formats import is_clip
+from deid_diffusion.video.record import ClipReport
 from deid_diffusion.wishes import Wishes
 
 if TYPE_CHECKING:
     from deid_diffusion.anonymizer import Anonymizer
     from deid_diffusion.faces.detected_face import DetectedFace
+    from deid_diffusion.video.anonymize_clip import OnFrame
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Settings:
         require_face: a photo with no face fails instead of being written.
         boxes: where the faces are, from a file; None is the detector's business.
         only: places to which the work is limited, likewise; None is no limit.
-        wishes: for single faces, likewise; None is none.
+        wishes: for single faces, likewise; None is none. Clips are not processed with any of the three.
     """
 
     options: Options = field(default_factory=Options)
@@ -49,19 +52,23 @@ class Outcome:
     """What became of one job.
 
     Attributes:
-        report: the record of the photo.
-        message: one line for the user if the photo failed, else None.
+        report: the record of the photo or clip.
+        message: one line for the user if it failed, or if frames of it had to be filled; else None.
         unexpected: the exception behind the failure if it was none that a user can act on.
     """
 
-    report: ImageReport
+    report: ImageReport | ClipReport
     message: str | None = None
     unexpected: Exception | None = None
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts of a run: photos by what became of them, and faces by what was done to them."""
+    """Counts of a run: photos and clips by what became of them, and faces by what was done to them.
+
+    A clip's track counts as one face; `partly` are those replaced in some frames and covered in others, and
+    `other_covers` are frames that were filled altogether, and faces of clips that only the second look found.
+    """
 
     done: int = 0
     no_face: int = 0
@@ -71,12 +78,16 @@ class Tally:
     covered: int = 0
     simple: int = 0
     kept: int = 0
+    partly: int = 0
+    other_covers: int = 0
 
     def add(self, outcome: Outcome) -> Tally:
         """The counts with one more photo."""
         status = outcome.report.status
         actions = [face.action for face in outcome.report.faces]
         replaced, covered, kept = (actions.count(one) for one in ("replaced", "covered", "kept"))
+        clip = outcome.report if isinstance(outcome.report, ClipReport) else None
+        tracks, other_covers = (clip.tracks, clip.filled + clip.missed) if clip else ((), 0)
         return replace(
             self,
             done=self.done + (status == "done"),
@@ -87,6 +98,8 @@ class Tally:
             covered=self.covered + covered,
             simple=self.simple + len(actions) - replaced - covered - kept,
             kept=self.kept + kept,
+            partly=self.partly + sum(one.action == "replaced" and one.covered > 0 for one in tracks),
+            other_covers=self.other_covers + other_covers,
         )
 
     @property
@@ -104,11 +117,15 @@ class Tally:
         """1 an internal error, else 2 an unreadable photo, else 3 a face covered instead of replaced, else 0."""
         if self.internal:
             return 1
-        return 2 if self.failed else 3 if self.covered else 0
+        return 2 if self.failed else 3 if self.covered or self.partly or self.other_covers else 0
 
 
 def run(
-    plan: Plan, load: Callable[[], Anonymizer], settings: Settings, report_file: Path | None = None
+    plan: Plan,
+    load: Callable[[], Anonymizer],
+    settings: Settings,
+    report_file: Path | None = None,
+    on_frame: OnFrame | None = None,
 ) -> Iterator[Outcome]:
     """Process the jobs of a plan one by one.
 
@@ -117,6 +134,7 @@ def run(
         load: makes the anonymizer; called once, when the first photo has been read.
         settings: for all photos.
         report_file: JSON-lines file that gets each photo's record before the next photo is begun.
+        on_frame: told how far a clip is.
 
     Raises:
         DeidError: the model cannot be loaded, the record cannot be written, or a copy of a photo under a result's name
@@ -134,7 +152,10 @@ def run(
 
     versions = report.versions()
     for job in plan.jobs:
-        outcome = _run_job(job, anonymizer, settings)
+        if is_clip(job.source):
+            outcome = _run_clip(job, anonymizer, settings, on_frame)
+        else:
+            outcome = _run_job(job, anonymizer, settings)
         if loaded:
             named = replace(outcome.report, model=loaded[0].model_name, gate=loaded[0].gate.description)
             outcome = replace(outcome, report=named)
@@ -195,6 +216,53 @@ def _run_job(job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings)
     return Outcome(done)
 
 
+def _run_clip(job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings, on_frame: OnFrame | None) -> Outcome:
+    """One clip from file to file. Raises only what `anonymizer` raises, when the model cannot be loaded."""
+    from deid_diffusion.video.anonymize_clip import anonymize_clip
+    from deid_diffusion.video.reading import open_clip
+
+    start = time.perf_counter()
+    failed = ClipReport(job.input_name, None, "failed")
+    try:
+        prepare_folder(job.target.parent)
+        clip = open_clip(job.source)
+        height, width = clip.upright
+        failed = replace(failed, input_sha256=clip.sha256, width=width, height=height)
+    except DeidError as error:
+        return _failure(job, failed, start, error)
+    except Exception as error:
+        return _internal(job, failed, start, error)
+    model = anonymizer()
+    try:
+        made = anonymize_clip(
+            model,
+            clip,
+            job.target,
+            settings.options,
+            overwrite=job.replace,
+            require_face=settings.require_face,
+            on_frame=on_frame or (lambda what, done, total: None),
+        )
+    except DeidError as error:
+        return _failure(job, failed, start, error, settings.options)
+    except Exception as error:
+        return _internal(job, failed, start, error)
+    done = replace(
+        failed,
+        status="done" if made.tracks else "no_face",
+        output=job.output_name,
+        output_sha256=made.sha256,
+        frames=made.frames,
+        tracks=made.tracks,
+        missed=made.missed,
+        filled=made.filled,
+        seconds=_since(start),
+    )
+    if not made.filled:
+        return Outcome(done)
+    return Outcome(done, f"{job.source}: {made.filled} frames are filled altogether ({', '.join(made.errors)})")
+
+
 def _boxes(given: Boxes | None, job: Job, shape: tuple[int, int], why: str) -> list[DetectedFace] | None:
     """The photo's boxes. A photo that the file does not know fails: nothing says whether it holds faces."""
     if given is None:
@@ -205,7 +273,9 @@ def _boxes(given: Boxes | None, job: Job, shape: tuple[int, int], why: str) -> l
     return found
 
 
-def _failure(job: Job, failed: ImageReport, start: float, error: DeidError, options: Options | None = None) -> Outcome:
+def _failure(
+    job: Job, failed: ImageReport | ClipReport, start: float, error: DeidError, options: Options | None = None
+) -> Outcome:
     """The record has no absolute path, not even where the message has one."""
     public = str(error).replace(str(job.target), job.output_name).replace(str(job.source), job.input_name)
     if job.target.is_absolute():
@@ -215,14 +285,14 @@ def _failure(job: Job, failed: ImageReport, start: float, error: DeidError, opti
     return Outcome(replace(failed, error=one_line(public), seconds=_since(start)), one_line(error))
 
 
-def _internal(job: Job, failed: ImageReport, start: float, error: Exception) -> Outcome:
+def _internal(job: Job, failed: ImageReport | ClipReport, start: float, error: Exception) -> Outcome:
     """The record names the kind of error only: the text of a foreign exception may hold paths of this machine."""
     kind = f"internal error: {type(error).__name__}"
     message = one_line(f"{job.source}: {kind}: {error} (please report; DEID_DEBUG=1 shows more)")
     return Outcome(replace(failed, error=kind, seconds=_since(start)), message, error)
 
 
-def _record(report_file: Path, job: Job, record: ImageReport) -> None:
+def _record(report_file: Path, job: Job, record: ImageReport | ClipReport) -> None:
     """Append the record; a new result that could not be recorded is withdrawn, so that the next run makes it again."""
     try:
         report.append(report_file, record)

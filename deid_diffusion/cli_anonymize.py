@@ -1,4 +1,4 @@
-"""The command that everything else is there for: photos in, de-identified photos out."""
+"""The command that everything else is there for: photos and clips in, de-identified photos and clips out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from deid_diffusion.errors import DeidError, UsageError
 if TYPE_CHECKING:
     from deid_diffusion.anonymizer import Anonymizer
     from deid_diffusion.options import Options
+    from deid_diffusion.planning import Plan
 
 
 class OutputFormat(str, Enum):
@@ -48,7 +49,7 @@ class Region(str, Enum):
 
 def anonymize(
     context: typer.Context,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photos, and folders of photos.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photos, clips, and folders of them.")],
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="OUT", help="Output folder, or a file if there is one input file."),
@@ -122,7 +123,7 @@ def anonymize(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Faces of a photo denoised at once.")] = 8,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Append one JSON line a photo to this file.")
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Append one JSON line a photo or clip to this file.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo photos whose result exists.")] = False,
     in_place: Annotated[
@@ -147,7 +148,7 @@ def anonymize(
         bool, typer.Option("--require-face", help="A photo in which no face is found is an error, and not written.")
     ] = False,
 ) -> None:
-    """Replace every face in the INPUT photos; a face that cannot be replaced is covered by an opaque fill.
+    """Replace every face in the INPUT photos and clips; a face that cannot be replaced is covered by an opaque fill.
 
     A recogniser that generation never uses compares every result with its original; a face too like it is not let out.
     Results carry no metadata of the photo but its colour profile. A result that exists is not made again, so an
@@ -172,6 +173,7 @@ def anonymize(
         _check_written({"--report": report, "--export-boxes": export_boxes}, read, inputs)
         if report is not None:
             _check_report(report)
+        _check_clips(plan, {"--boxes": boxes, "--only": only, "--wishes": wishes, "--export-boxes": export_boxes})
         if set(keep_region or []) == set(Region):
             raise UsageError("--keep-region: all regions together are the whole face: leave one out")
         plain = Options(
@@ -212,9 +214,9 @@ def anonymize(
         with Display(len(plan.jobs)) as display:
             for line in _warnings(options):
                 display.complain(f"warning: {line}")
-            for outcome in run(plan, load, settings, report):
+            for outcome in run(plan, load, settings, report, display.on_frame):
                 tally = tally.add(outcome)
-                if export_boxes is not None:
+                if export_boxes is not None and isinstance(outcome.report, ImageReport):
                     records.append(outcome.report)
                 if outcome.message:
                     display.complain(outcome.message)
@@ -284,17 +286,29 @@ def _warnings(options: Options) -> list[str]:
 def _check_written(written: dict[str, Path | None], read: dict[str, Path | None], inputs: list[Path]) -> None:
     """Refuse to write a record over a photo, a key, or another file that the user named. Raises UsageError."""
     from deid_diffusion.images import READABLE
+    from deid_diffusion.video.formats import is_clip
 
     owners = {os.path.realpath(path): option for option, path in read.items() if path is not None}
     owners |= {os.path.realpath(path): "input" for path in inputs}
     for option, path in written.items():
         if path is None:
             continue
-        if path.suffix.lower() in READABLE:
-            raise UsageError(f"{path}: is a photo's name: name another file for {option}")
+        for kind, is_one in (("photo", path.suffix.lower() in READABLE), ("clip", is_clip(path))):
+            if is_one:
+                raise UsageError(f"{path}: is a {kind}'s name: name another file for {option}")
         if owner := owners.get(os.path.realpath(path)):
             raise UsageError(f"{path}: is named as {owner}, too: name another file for {option}")
         owners[os.path.realpath(path)] = option
+
+
+def _check_clips(plan: Plan, of_photos: dict[str, Path | None]) -> None:
+    """Refuse files of boxes where there are clips: they say nothing of frames. Raises UsageError."""
+    from deid_diffusion.video.formats import is_clip
+
+    clip = next((job.input_name for job in plan.jobs if is_clip(job.source)), None)
+    for option, path in of_photos.items():
+        if clip is not None and path is not None:
+            raise UsageError(f"{option}: is for photos, and {clip} is a clip: run the clips apart, without it")
 
 
 def _check_report(path: Path) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from deid_diffusion.video.formats import is_clip
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -68,6 +70,10 @@ class Display(Bar):
         self._total = total
         self.show(0, total, "0 faces")
 
+    def on_frame(self, what: str, done: int, total: int) -> None:
+        """Show how far a clip is, on a terminal."""
+        self._progress.update(self._task, remark=f"{what}, {done}/{total or '?'} frames")
+
     def update(self, tally: Tally) -> None:
         """Show the counts so far."""
         self.show(tally.photos, self._total, f"{tally.faces} faces")
@@ -82,8 +88,9 @@ def summary(tally: Tally, plan: Plan) -> str:
         (plan.done, "already done"),
         (plan.skipped, "other files skipped"),
     ]
+    noun = "file" if any(is_clip(Path(name)) for name in plan.names) else "photo"
     counts = ", ".join(f"{count} {what}" for count, what in photos if count)
-    return f"{_number(tally.photos + plan.done, 'photo')}: {counts}; {faces(tally)}"
+    return f"{_number(tally.photos + plan.done, noun)}: {counts}; {faces(tally)}"
 
 
 def prepared(done: Prepared, cache: Path) -> str:
@@ -101,6 +108,7 @@ def prepared(done: Prepared, cache: Path) -> str:
 def faces(tally: Tally) -> str:
     """The counts of faces in words."""
     others = [
+        (tally.partly, "of these covered in some frames"),
         (tally.covered, "covered"),
         (tally.simple, "treated by the chosen method"),
         (tally.kept, "kept"),

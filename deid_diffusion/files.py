@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -48,16 +49,30 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if not overwrite:
-                publish_new(temporary, path)
-            else:
-                if path.is_file():
-                    shutil.copymode(path, temporary)
-                temporary.replace(path)
+            publish(temporary, path, overwrite=overwrite)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ImageError(refusal(path, error)) from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex, read in pieces. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a finished file of the same file system its name, as `write_atomic` does. Raises OSError."""
+    if not overwrite:
+        publish_new(temporary, path)
+        return
+    if path.is_file():
+        shutil.copymode(path, temporary)
+    temporary.replace(path)
 
 
 def publish_new(temporary: Path, path: Path) -> None:

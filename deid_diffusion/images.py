@@ -25,15 +25,18 @@ READABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic"
 WRITABLE = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Suffix, in lower case, to the format that `write` gives the file. All are lossless but JPEG."""
 
+AI_TERM = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's term for pictures that generative AI has inpainted."""
+
 AI_MARK = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
     " Iptc4xmpExt:DigitalSourceType="
-    '"http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"/>'
+    f'"{AI_TERM}"/>'
     '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
-"""XMP packet with IPTC's term for a photo that generative AI has inpainted."""
+"""XMP packet with that term."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF")
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})

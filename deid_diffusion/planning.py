@@ -1,4 +1,4 @@
-"""Which photo goes where: inputs and options become a list of jobs, and every refusal comes before the first one."""
+"""Which photo or clip goes where: inputs and options become jobs, and every refusal comes before the first one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stat import S_ISREG
 
 from deid_diffusion.errors import UsageError, one_line
 from deid_diffusion.images import READABLE, WRITABLE
+from deid_diffusion.video import formats as clips
 
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 """Name of an output format to the suffix its files get."""
@@ -18,7 +19,7 @@ FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 @dataclass(frozen=True)
 class Job:
-    """One photo to process.
+    """One photo, or one clip, to process.
 
     Attributes:
         source: the photo.
@@ -42,10 +43,10 @@ class Plan:
     """What a run has to do.
 
     Attributes:
-        jobs: the photos to process, in order.
-        done: number of photos whose finished result exists.
-        skipped: number of files in input folders that no photo's suffix marks as photos.
-        names: of all photos for people and reports, those whose result exists included.
+        jobs: the photos and clips to process, in order.
+        done: number of those whose finished result exists.
+        skipped: number of files in input folders that no suffix marks as photos or clips.
+        names: of all photos and clips for people and reports, those whose result exists included.
     """
 
     jobs: tuple[Job, ...]
@@ -56,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Found:
-    """A photo: its path, its place below the output folder, and its name for people."""
+    """A photo or clip: its path, its place below the output folder, and its name for people."""
 
     path: Path
     place: Path
@@ -75,9 +76,10 @@ def make_plan(
     """Match inputs with outputs. Reads names and file sizes, and no photo (but one that equals its result in size).
 
     Args:
-        inputs: files, tried whatever their suffix, and folders, searched for the suffixes of photos.
-        out: output folder, or output file if there is one input file and `out` has a photo's suffix.
-        file_format: a key of `FORMATS`; None is "png", or what the suffix of `out` says.
+        inputs: files, tried as photos whatever their suffix unless it is a clip's, and folders, searched for the
+            suffixes of photos and clips.
+        out: output folder, or output file if there is one input file and `out` has a photo's or clip's suffix.
+        file_format: of photos, a key of `FORMATS`; None is "png", or what the suffix of `out` says.
         overwrite: process photos whose result exists, too.
         in_place: replace the photos themselves; `out` and `file_format` must be None.
         recursive: search the folders below input folders.
@@ -90,7 +92,7 @@ def make_plan(
     found, skipped = _find(inputs, recursive, out)
     if not found:
         hint = "" if recursive else " (folders below it are searched with --recursive)"
-        raise UsageError(f"{', '.join(map(str, inputs))}: no photo found{hint}")
+        raise UsageError(f"{', '.join(map(str, inputs))}: no photo or clip found{hint}")
     if in_place:
         jobs = [Job(photo.path, Path(os.path.realpath(photo.path)), photo.name, photo.name, True) for photo in found]
         _refuse_shared_names(jobs)
@@ -101,7 +103,10 @@ def make_plan(
     else:
         suffix = FORMATS[file_format or "png"]
         base = Path(shown(out))
-        places = [photo.place.with_suffix(suffix) for photo in found]
+        places = [
+            one.place.with_suffix(clips.result_suffix(one.place) if clips.is_clip(one.place) else suffix)
+            for one in found
+        ]
         jobs = [
             Job(photo.path, out / place, photo.name, (base / place).as_posix(), overwrite)
             for photo, place in zip(found, places, strict=True)
@@ -137,7 +142,7 @@ def _find(inputs: Sequence[Path], recursive: bool, out: Path | None) -> tuple[li
             raise UsageError(f"{given}: is both input and output: choose another output folder, or pass --in-place")
         base = Path(shown(given))
         for path, place in _files(given, recursive, out):
-            if path.suffix.lower() in READABLE:
+            if path.suffix.lower() in READABLE or clips.is_clip(path):
                 found.append(_Found(path, place, (base / place).as_posix()))
             else:
                 skipped += 1
@@ -162,11 +167,12 @@ def _files(folder: Path, recursive: bool, out: Path | None) -> Iterator[tuple[Pa
 
 def _is_output_file(inputs: Sequence[Path], out: Path, file_format: str | None) -> bool:
     """Whether `out` names a file rather than a folder. Raises UsageError if it cannot be what it has to be."""
-    looks_like_file = out.suffix.lower() in READABLE and not out.is_dir()
+    looks_like_file = (out.suffix.lower() in READABLE or clips.is_clip(out)) and not out.is_dir()
     if looks_like_file and len(inputs) == 1 and not inputs[0].is_dir():
-        kind = WRITABLE.get(out.suffix.lower())
+        writable = clips.WRITABLE if clips.is_clip(inputs[0]) else WRITABLE
+        kind = writable.get(out.suffix.lower())
         if kind is None:
-            raise UsageError(f"{out}: {out.suffix} cannot be written: use one of {', '.join(WRITABLE)}")
+            raise UsageError(f"{out}: {out.suffix} cannot be written: use one of {', '.join(writable)}")
         if file_format is not None and kind != file_format.upper():
             raise UsageError(f"{out}: its suffix and --format {file_format} disagree: leave one of them out")
         return True

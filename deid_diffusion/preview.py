@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deid_diffusion.faces.semantic_map import control_image
+from deid_diffusion.faces.semantic_map import control_image, map_in_photo
 
 if TYPE_CHECKING:
     from deid_diffusion.faces.analysis import FaceAnalysis
@@ -67,11 +67,8 @@ def draw_faces(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
 def draw_maps(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
     """The photo, (H, W, 3) uint8 RGB, with the coloured semantic map of each face laid over it, in its place."""
     canvas = (pixels // 3).astype(np.uint8)
-    size = pixels.shape[1], pixels.shape[0]
     for analysis in faces:
-        # the matrix maps photo to crop, so it is the inverse of the warp that is wanted; label 0 outside the crop
-        nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        labels = cv2.warpAffine(analysis.semantic_map, analysis.matrix, size, flags=nearest)
+        labels = map_in_photo(analysis.semantic_map, analysis.matrix, (pixels.shape[0], pixels.shape[1]))
         canvas = np.where(labels[..., None] > 0, control_image(labels), canvas)
     return canvas
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from deid_diffusion._version import __version__
 from deid_diffusion.errors import DeidError
@@ -96,7 +96,7 @@ class ImageReport:
 
     @classmethod
     def from_json(cls, line: str) -> ImageReport:
-        """The report that `to_json` wrote. Raises ValueError for anything else."""
+        """The report that `to_json` wrote. Raises ValueError for anything else, a clip's report among it."""
         try:
             values: dict[str, Any] = json.loads(line)
             faces = tuple(_face(face) for face in values["faces"])
@@ -111,7 +111,15 @@ def _face(values: Mapping[str, Any]) -> FaceRecord:
     return FaceRecord(**{**values, "box": tuple(values["box"]), "kept_attributes": kept})
 
 
-def append(path: str | Path, report: ImageReport) -> None:
+class Line(Protocol):
+    """Anything that can stand in a report file: a photo's record, or a clip's."""
+
+    def to_json(self) -> str:
+        """One line of JSON without the line break."""
+        ...
+
+
+def append(path: str | Path, report: Line) -> None:
     """Add one line to a JSON-lines file and wait until it is on the disk. Raises DeidError if that fails."""
     path = Path(path)
     try:

@@ -116,9 +116,9 @@ def test_options_that_do_not_fit():
 
 def test_nothing_to_do():
     touch("in/note.txt", "in/deep/a.jpg")
-    assert refusal("in") == "in: no photo found (folders below it are searched with --recursive)"
+    assert refusal("in") == "in: no photo or clip found (folders below it are searched with --recursive)"
     Path("empty").mkdir()
-    assert refusal("empty", recursive=True) == "empty: no photo found"
+    assert refusal("empty", recursive=True) == "empty: no photo or clip found"
 
 
 def test_in_place():

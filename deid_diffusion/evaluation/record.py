@@ -15,7 +15,7 @@ def read_reports(path: Path, names: Sequence[str]) -> dict[str, ImageReport]:
     """Reports by the name, without suffix, of the original that they are about; the last one of a name counts.
 
     Args:
-        path: JSON lines.
+        path: JSON lines; those of clips are passed over.
         names: of the originals, without suffix.
 
     Raises:
@@ -25,7 +25,7 @@ def read_reports(path: Path, names: Sequence[str]) -> dict[str, ImageReport]:
     try:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
-                if line.strip():
+                if line.strip() and '"tracks": ' not in line:  # no value can hold that: its quotes would be escaped
                     try:
                         report = ImageReport.from_json(line)
                     except ValueError as error:

@@ -1,0 +1,107 @@
+"""Clips on the command line: beside photos in a folder, alone, in place, resumed; what cannot be done is one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deid_diffusion import cli_anonymize
+from deid_diffusion.video import packages
+from tests.video.clips import Scene, bare, read, scene, write
+from tests.video.oracle import Oracle
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny) -> Scene:
+    """A folder with a photo and a clip, and a model that knows where the faces are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEID_DEBUG", raising=False)
+    made = scene(6)
+    Path("in").mkdir()
+    Image.fromarray(made.frames[0]).save("in/a.png")
+    write(Path("in/b.mp4"), made.frames)
+    Path("in/note.txt").write_text("x")
+    tiny.detector = Oracle(made)
+    monkeypatch.setattr(cli_anonymize, "load_anonymizer", lambda model, device: tiny)
+    return made
+
+
+def test_a_folder_of_photos_and_clips(made: Scene, call) -> None:
+    code, out, err = call("anonymize", "in", "-o", "out", "--report", "r.jsonl")
+    assert (code, out) == (0, ["2 files: 2 de-identified, 1 other files skipped; 2 faces: 2 replaced"]), err
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.mp4"]
+    assert bare(made, read(Path("out/b.mp4"))) == []
+    photo, clip = (json.loads(line) for line in Path("r.jsonl").read_text().splitlines())
+    assert (photo["input"], len(photo["faces"])) == ("in/a.png", 1)
+    assert (clip["input"], clip["output"], clip["status"], clip["frames"]) == ("in/b.mp4", "out/b.mp4", "done", 6)
+    assert (clip["width"], clip["height"], clip["model"], clip["gate"]) == (320, 240, "custom", "fake gate")
+    (track,) = clip["tracks"]
+    assert (track["first"], track["last"], track["action"], track["replaced"]) == (0, 5, "replaced", 6)
+    assert track["seed"] is not None
+    assert call("anonymize", "in", "-o", "out")[1] == [
+        "2 files: 2 already done, 1 other files skipped; 0 faces: 0 replaced"
+    ]
+
+
+def test_a_clip_to_a_file_of_another_kind(made: Scene, call) -> None:
+    assert call("anonymize", "in/b.mp4", "-o", "c.mkv")[0] == 0
+    assert bare(made, read(Path("c.mkv"))) == []
+    code, _, err = call("anonymize", "in/b.mp4", "-o", "c.avi")
+    assert (code, err) == (2, ["error: c.avi: .avi cannot be written: use one of .mp4, .m4v, .mov, .mkv, .webm"])
+    assert call("anonymize", "in/a.png", "-o", "c.mp4")[0] == 2
+
+
+def test_in_place(made: Scene, call) -> None:
+    assert call("anonymize", "in/b.mp4", "--in-place")[0] == 0
+    assert bare(made, read(Path("in/b.mp4"))) == []
+    assert sorted(path.name for path in Path("in").iterdir()) == ["a.png", "b.mp4", "note.txt"]
+
+
+def test_a_broken_clip_stops_only_itself(made: Scene, call) -> None:
+    Path("in/b.mp4").write_bytes(Path("in/b.mp4").read_bytes()[:2000])
+    Path("in/c.mkv").write_bytes(b"")
+    code, out, err = call("anonymize", "in", "-o", "out", "--report", "r.jsonl")
+    assert code == 2
+    assert out == ["3 files: 1 de-identified, 2 failed, 1 other files skipped; 1 face: 1 replaced"]
+    assert any(line.startswith("in/b.mp4: is no clip, or damaged") for line in err)
+    assert any(line.startswith("in/c.mkv: is empty") for line in err)
+    assert [path.name for path in Path("out").iterdir()] == ["a.png"]
+    assert [json.loads(line)["status"] for line in Path("r.jsonl").read_text().splitlines()] == [
+        "done", "failed", "failed",
+    ]  # fmt: skip
+
+
+def test_files_of_boxes_are_refused_where_there_are_clips(made: Scene, call) -> None:
+    Path("b.json").write_text("[]")
+    for option in ("--boxes", "--only", "--wishes"):
+        code, _, err = call("anonymize", "in", "-o", "out", option, "b.json")
+        assert (code, err) == (
+            2,
+            [f"error: {option}: is for photos, and in/b.mp4 is a clip: run the clips apart, without it"],
+        )
+    assert call("anonymize", "in", "-o", "out", "--export-boxes", "x.json")[0] == 2
+    assert not Path("x.json").exists()
+
+
+def test_covered_frames_are_told_by_the_exit_code(made: Scene, call, painter) -> None:
+    painter.failing = (3,)
+    code, out, _ = call("anonymize", "in/b.mp4", "-o", "out")
+    assert (code, out) == (3, ["1 file: 1 de-identified; 1 face: 1 replaced, 1 of these covered in some frames"])
+
+
+def test_a_missing_package_is_one_line(made: Scene, call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(packages, "import_module", missing)
+    code, out, err = call("anonymize", "in", "-o", "out")
+    assert code == 2
+    assert "2 files: 1 de-identified, 1 failed" in out[0]
+    assert any("pip install 'deid-diffusion[video]'" in line for line in err)
+
+
+def test_a_clip_is_not_a_place_for_a_report(made: Scene, call) -> None:
+    code, _, err = call("anonymize", "in", "-o", "out", "--report", "in/b.mp4")
+    assert (code, len(err)) == (2, 1)
+    assert "is a clip's name" in err[0]
