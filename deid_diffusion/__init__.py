@@ -8,11 +8,20 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .anonymizer import AnonymizedImage, Anonymizer
+    from .faces.semantic_detector import SemanticFaceDetector
     from .models.attribute_adapter import AttributeAdapter
     from .options import Options
     from .pipelines.face_deid import FaceDeidPipeline
 
-__all__ = ["AnonymizedImage", "Anonymizer", "AttributeAdapter", "FaceDeidPipeline", "Options", "__version__"]
+__all__ = [
+    "AnonymizedImage",
+    "Anonymizer",
+    "AttributeAdapter",
+    "FaceDeidPipeline",
+    "Options",
+    "SemanticFaceDetector",
+    "__version__",
+]
 
 _HOMES = {
     "AnonymizedImage": ".anonymizer",
@@ -20,6 +29,7 @@ _HOMES = {
     "AttributeAdapter": ".models.attribute_adapter",
     "FaceDeidPipeline": ".pipelines.face_deid",
     "Options": ".options",
+    "SemanticFaceDetector": ".faces.semantic_detector",
 }
 
 

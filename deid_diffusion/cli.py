@@ -15,6 +15,7 @@ from deid_diffusion.cli_attributes import attributes
 from deid_diffusion.cli_errors import errors_as_exit_codes
 from deid_diffusion.cli_evaluate import evaluate
 from deid_diffusion.cli_keys import keys_app
+from deid_diffusion.cli_publish import publish
 from deid_diffusion.errors import UsageError, one_line
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ app.command()(anonymize)
 app.command()(attack)
 app.command()(evaluate)
 app.command()(attributes)
+app.command()(publish)
 
 
 @app.command()

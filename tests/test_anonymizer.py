@@ -72,7 +72,7 @@ def test_seeds_make_results_repeatable_and_their_absence_does_not(tiny: Anonymiz
 
 def test_one_face_at_a_time_gives_the_same_picture(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     together, alone = (np.asarray(tiny(astronaut, Options(seed=5, batch_size=n)).image).astype(int) for n in (8, 1))
-    assert np.abs(together - alone).max() <= 1
+    assert np.abs(together - alone).max() <= 2  # levels: float32's rounding, then that of sharpening, skin and rim
 
 
 def test_the_generators_input_does_not_depend_on_what_is_masked(

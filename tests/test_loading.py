@@ -63,6 +63,10 @@ def test_sd15_is_put_together_from_the_cache(sd15: FaceDeidPipeline, hub: dict[s
     assert pipeline.unet.dtype == pipeline.image_encoder.dtype == torch.float32
     half = load_file(hub[INPAINTING.name] / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     assert torch.equal(pipeline.unet.conv_in.weight, half["conv_in.weight"].float())
+    half = load_file(hub[INPAINTING.name] / "text_encoder" / "model.fp16.safetensors")
+    name = "embeddings.token_embedding.weight"  # with or without a prefix, as transformers will
+    (loaded,) = (value for key, value in pipeline.text_encoder.state_dict().items() if key.endswith(name))
+    assert torch.equal(loaded, half[f"text_model.{name}"].float())
     assert paint(pipeline).shape == (1, 32, 32, 3)
 
 
@@ -101,6 +105,16 @@ def test_our_own_parts_go_over_the_same_base(hub: dict[str, Path], hub_cache: Pa
     add_to_cache(hub_cache, "me/trained", trained)
     again = load_pipeline("sd15-semantic=me/trained", torch.float32)
     assert np.abs(paint(again) - paint(pipeline)).max() < 1e-5
+
+
+def test_a_distilled_generator_brings_its_sampler_and_looks(
+    hub: dict[str, Path], hub_cache: Path, trained: Path
+) -> None:
+    fill_cache(hub_cache, hub)
+    LCMScheduler().save_pretrained(trained / "scheduler")
+    pipeline = load_pipeline(f"sd15-semantic={trained}", torch.float32)
+    assert isinstance(pipeline.scheduler, LCMScheduler)
+    assert pipeline.config.control == "semantic_map_with_look"
 
 
 def test_a_base_of_ones_own(hub: dict[str, Path], hub_cache: Path) -> None:

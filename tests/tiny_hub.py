@@ -1,4 +1,4 @@
-"""Small random models in the layouts of the hub's repositories, and a cache that holds them as the hub's client does."""
+"""Small random models in the layouts of the hub, and a cache that holds them as the hub's client does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ import torch
 
 PICKLE = b"not to be read"
 """What stands in a repository's ``.bin`` files."""
+
+UNET = {
+    "sample_size": 4,
+    "in_channels": 9,
+    "layers_per_block": 1,
+    "block_out_channels": (8, 8, 16, 16),
+    "cross_attention_dim": 16,
+    "attention_head_dim": 8,
+    "norm_num_groups": 4,
+}
+"""An inpainting UNet of Stable Diffusion 1.5's levels."""
 
 
 def models(tokenizer) -> dict[str, torch.nn.Module]:
@@ -28,15 +39,7 @@ def models(tokenizer) -> dict[str, torch.nn.Module]:
         norm_num_groups=4,
         sample_size=32,
     )
-    unet = UNet2DConditionModel(
-        sample_size=4,
-        in_channels=9,
-        layers_per_block=1,
-        block_out_channels=(8, 8, 16, 16),
-        cross_attention_dim=16,
-        attention_head_dim=8,
-        norm_num_groups=4,
-    )
+    unet = UNet2DConditionModel(**UNET)
     controlnet = controlnet_from_inpainting(unet)
     for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
         layer.reset_parameters()
@@ -66,6 +69,7 @@ def make_hub(folder: Path) -> dict[str, Path]:
         (base / name / "diffusion_pytorch_model.bin").write_bytes(PICKLE)
     for variant in ("fp16", None):
         made["text_encoder"].save_pretrained(base / "text_encoder", variant=variant)
+        _as_in_2022(base / "text_encoder" / ("model.fp16.safetensors" if variant else "model.safetensors"))
         made["controlnet"].save_pretrained(lines / "diffusion_sd15", variant=variant)
     (base / "text_encoder" / "pytorch_model.bin").write_bytes(PICKLE)
     (lines / "diffusion_sd15" / "diffusion_pytorch_model.bin").write_bytes(PICKLE)
@@ -96,6 +100,15 @@ def make_hub(folder: Path) -> dict[str, Path]:
     lcm.mkdir()
     lora(lcm, made["unet"])
     return {INPAINTING.name: base, FACE_LINES.name: lines, CLIP.name: clip, LCM_LORA.name: lcm}
+
+
+def _as_in_2022(path: Path) -> None:
+    """Name the weights of a text encoder as those of the hub's checkpoints, which transformers 5 does not do."""
+    from safetensors.torch import load_file, save_file
+
+    weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(path).items()}
+    positions = torch.arange(24)[None]
+    save_file({**weights, "text_model.embeddings.position_ids": positions}, path, {"format": "pt"})
 
 
 def add_to_cache(cache: Path, name: str, folder: Path, revision: str = "0" * 40) -> Path:
@@ -153,3 +166,17 @@ def ip_adapter(unet, width: int) -> dict[str, dict[str, torch.Tensor]]:
             shape = getattr(block, f"to_{side}").weight.shape
             layers[f"{2 * number + 1}.to_{side}_ip.weight"] = torch.randn(shape, generator=generator)
     return {"image_proj": projection, "ip_adapter": layers}
+
+
+def ip_adapter_repository(folder: Path, width: int = 12) -> None:
+    """h94/IP-Adapter's layout, for the presets' UNet: an image encoder, and a file of weights."""
+    from diffusers import UNet2DConditionModel
+    from safetensors.torch import save_file
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, projection_dim=width, **shape)
+    CLIPVisionModelWithProjection(vision).save_pretrained(folder / "models" / "image_encoder")
+    weights = ip_adapter(UNet2DConditionModel(**UNET), width)
+    named = {f"{kind}.{name}": value for kind, group in weights.items() for name, value in group.items()}
+    save_file(named, folder / "models" / "ip-adapter_sd15.safetensors")

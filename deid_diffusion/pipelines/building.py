@@ -75,8 +75,8 @@ def build_trained(
     unet = trained / "unet" if (trained / "unet").is_dir() else base / "unet"
     controlnet = load_part(ControlNetModel, trained / "controlnet", dtype)
     adapter = load_part(AttributeAdapter, trained / "attribute_adapter", dtype)
-    sampler = distilled_sampler(trained)
-    return _build(base, unet, controlnet, clip, adapter, sampler, "semantic_map", steps, guidance, dtype)
+    sampler, control = distilled_sampler(trained), trained_control(trained)
+    return _build(base, unet, controlnet, clip, adapter, sampler, control, steps, guidance, dtype)
 
 
 def build_zero_shot(
@@ -93,6 +93,11 @@ def distilled_sampler(generator: Path) -> LCMScheduler | None:
     if not config.is_file() or json.loads(config.read_text())["_class_name"] != LCMScheduler.__name__:
         return None
     return LCMScheduler.from_pretrained(generator / "scheduler")
+
+
+def trained_control(generator: Path) -> str:
+    """The kind of control image that a generator was trained with: distillation teaches looks."""
+    return "semantic_map_with_look" if distilled_sampler(generator) else "semantic_map"
 
 
 def load_image_encoder(folder: str | Path, dtype: torch.dtype) -> CLIPVisionModelWithProjection | FaceEncoder:

@@ -1,4 +1,4 @@
-"""What makes a saved pipeline portable: names that a hub can resolve, shims beside the weights, files of older layout."""
+"""What makes a saved pipeline portable: names that a hub can resolve, shims beside the weights, older files."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from ..models.attribute_adapter import AttributeAdapter
-from ..pipelines.building import build_trained, distilled_sampler, load_image_encoder
+from ..pipelines.building import build_trained, distilled_sampler, load_image_encoder, trained_control
 from ..pipelines.face_deid import FaceDeidPipeline
 from ..presets import CLIP, INPAINTING
 from ..repositories import fetch, load_part
@@ -43,7 +43,7 @@ def assemble_embedded(
         default_steps=steps,
         default_guidance=guidance,
         default_sharpening=sharpening,
-        control="semantic_map_with_look" if distilled_sampler(generator) else "semantic_map",
+        control=trained_control(generator),
     )
 
 

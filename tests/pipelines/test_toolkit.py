@@ -167,7 +167,7 @@ def test_weights_are_kept_in_eight_bits(pipeline: FaceDeidPipeline, plain: np.nd
 
 
 def test_groups_of_layers_are_offloaded(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
-    """From the CPU to the CPU, which shows that all hooks are passed; a GPU would be another device in the same call."""
+    """From the CPU to the CPU, which shows that all hooks are passed; a GPU would be another device."""
     for model in pipeline.components.values():
         if isinstance(model, torch.nn.Module):
             apply_group_offloading(model, torch.device("cpu"), torch.device("cpu"), offload_type="leaf_level")

@@ -1,0 +1,96 @@
+"""The Python of the documentation runs, from the first line of a page to the last."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import diffusers
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from packaging.version import Version
+from PIL import Image
+from safetensors.torch import save_file
+
+from deid_diffusion.models.attribute_adapter import AttributeAdapter
+from deid_diffusion.presets import CLIP, FACE_LINES
+from deid_diffusion.publishing import write_publication
+from tests.tiny_hub import add_to_cache, fill_cache, ip_adapter_repository
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def downloaded(hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All repositories that the pages name, in the cache that every library reads."""
+    from deid_diffusion.loading import BUILTIN
+
+    made = tmp_path_factory.mktemp("made")
+    write_publication(BUILTIN, made / "face-deid", license="apache-2.0")
+    shutil.copytree(hub[FACE_LINES.name] / "diffusion_sd15", made / "trained" / "controlnet")
+    AttributeAdapter(16, 6, 4, 16).save_pretrained(made / "trained" / "attribute_adapter")
+    (made / "style").mkdir()
+    save_file({"<style>": torch.zeros(16)}, made / "style" / "learned_embeds.safetensors")
+    ip_adapter_repository(made / "ip")
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    fill_cache(cache, hub)
+    for name in ("face-deid", "trained", "style"):
+        add_to_cache(cache, f"me/{name}", made / name)
+    add_to_cache(cache, "h94/IP-Adapter", made / "ip")
+    yield
+    shutil.rmtree(cache)
+
+
+@pytest.fixture
+def work(hub: dict[str, Path], tmp_path: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the pages name."""
+    Image.fromarray(astronaut).save(tmp_path / "photo.jpg")
+    Image.fromarray(astronaut[:64, :64]).save(tmp_path / "style.jpg")
+    shutil.copytree(hub[CLIP.name], tmp_path / "models" / "clip")
+    shutil.copytree(hub[FACE_LINES.name], tmp_path / "models" / "face")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_page(name: str) -> dict[str, object]:
+    """Run a page's snippets one after the other; the names that they leave behind."""
+    text = (DOCS / name).read_text()
+    if Version(diffusers.__version__) < Version("0.40"):  # as the page says
+        text = re.sub(r"\bdtype=", "torch_dtype=", text)
+    names: dict[str, object] = {"__name__": "page"}
+    for found in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        line = text[: found.start(1)].count("\n")
+        exec(compile("\n" * line + found[1], f"docs/{name}", "exec"), names)
+    return names
+
+
+def test_diffusers(downloaded: None, work: Path, astronaut: np.ndarray) -> None:
+    names = run_page("diffusers.md")
+    made = np.asarray(Image.open(work / "anonymous.png"))
+    assert (made != astronaut).any()
+    assert Image.open(work / "face.png").size == (128, 128)
+    assert names["control"].size == (512, 512)
+    assert type(names["ours"]) is type(names["pipe"])
+    assert names["ours"].attribute_adapter is names["adapter"]
+
+
+def test_models(downloaded: None, work: Path) -> None:
+    names = run_page("models.md")
+    assert (work / "my-sd15" / "model_index.json").is_file()
+    assert names["pipeline"].config.control == "mediapipe_face"
+
+
+def test_commits_are_those_that_are_loaded() -> None:
+    from deid_diffusion.presets import PRESETS
+
+    text = (DOCS / "models.md").read_text()
+    for preset in PRESETS.values():
+        assert preset.name in text
+        for one in preset.repositories:
+            if one.revision is not None:
+                assert f"| {one.name} |" in text
+                assert f"`{one.revision[:8]}`" in text
+    commits = {one.revision for preset in PRESETS.values() for one in preset.repositories}
+    assert set(re.findall(r"[0-9a-f]{40}", text)) <= commits
