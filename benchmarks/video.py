@@ -17,7 +17,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import pairwise
@@ -30,6 +30,8 @@ import numpy as np
 from deid_diffusion.faces.centerface import CenterFaceDetector
 from deid_diffusion.faces.detected_face import DetectedFace, FaceDetector
 from deid_diffusion.faces.detection import UnionDetector
+from deid_diffusion.identity.recognition import DlibRecogniser
+from deid_diffusion.video.reading import open_clip
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.video.clips import FACE, Actor, Scene, bare, number_of, packets, read, scene, write
@@ -57,7 +59,6 @@ def work(source: Path, target: Path, frames: int, model: str, device: str) -> di
     from deid_diffusion.anonymizer import Anonymizer
     from deid_diffusion.options import Options
     from deid_diffusion.video.anonymize_clip import anonymize_clip
-    from deid_diffusion.video.reading import open_clip
 
     anonymizer = Anonymizer.from_pretrained(model, device=device)
     anonymizer.detector = Blinking(UnionDetector(), range(frames // 2, frames // 2 + DROP_OUT))
@@ -77,16 +78,39 @@ def alone(source: Path, target: Path, frames: int, model: str, device: str) -> d
         return other.submit(work, source, target, frames, model, device).result()
 
 
-def cosines(made: Scene, after: list[np.ndarray], actor: int, recognise: Recognise) -> list[float]:
-    """Cosine of an actor's face in each frame and in the next, where both are found."""
+def embeddings(made: Scene, frames: list[np.ndarray], actor: int, recognise: Recognise) -> list[np.ndarray | None]:
+    """Of an actor's face in each frame; None where it is not found."""
     detector = CenterFaceDetector()
     vectors: list[np.ndarray | None] = []
-    for number, picture in enumerate(after):
+    for number, picture in enumerate(frames):
         box = made.box(number, actor, FACE)
         assert box is not None
         found = judges.near(np.array([_row(face) for face in detector(picture)]).reshape(-1, 14), box)
         vectors.append(None if found is None else recognise(picture, found[4:14].reshape(5, 2)))
-    return [float(one @ other) for one, other in pairwise(vectors) if one is not None and other is not None]
+    return vectors
+
+
+def cosines(pairs: Iterable[tuple[np.ndarray | None, np.ndarray | None]]) -> dict[str, float]:
+    """How many pairs are known, and the least, median and largest of their cosines."""
+    known = [float(one @ other) for one, other in pairs if one is not None and other is not None]
+    return {"pairs": len(known), "least": min(known), "median": float(np.median(known)), "most": max(known)}
+
+
+def measure(made: Scene, source: Path, target: Path, recognise: Recognise) -> dict[str, object]:
+    """What the result holds of what a clip's must."""
+    before, after = read(source), read(target)
+    clips = [open_clip(path) for path in (source, target)]
+    seen = [[embeddings(made, frames, actor, recognise) for frames in (before, after)] for actor in range(len(ACTORS))]
+    return {
+        "frames": [len(before), len(after)],
+        "duration": [float(one.duration * one.time_base) for one in clips],
+        "frames_with_an_original_face": len({number for number, _ in bare(made, after)}),
+        "frames_with_one_in_the_input": len({number for number, _ in bare(made, before)}),
+        "sound_identical": packets(source) == packets(target),
+        "cosine_adjacent_frames": [cosines(pairwise(after)) for _, after in seen],
+        "cosine_adjacent_frames_of_the_input": [cosines(pairwise(before)) for before, _ in seen],
+        "cosine_input_and_result": [cosines(zip(before, after, strict=True)) for before, after in seen],
+    }
 
 
 def _row(face: DetectedFace) -> list[float]:
@@ -104,9 +128,6 @@ def main() -> None:
     parser.add_argument("--recogniser", type=Path)
     parser.add_argument("-o", "--out", type=Path, help="keep the clips here")
     args = parser.parse_args()
-    from deid_diffusion.identity.recognition import DlibRecogniser
-    from deid_diffusion.video.reading import open_clip
-
     recognise = judges.Recogniser(args.recogniser) if args.recogniser else DlibRecogniser()
     with tempfile.TemporaryDirectory() as temporary:
         base = args.out or Path(temporary)
@@ -117,19 +138,9 @@ def main() -> None:
         quarter = write(base / "quarter_original.mp4", made.frames[: frames // 4])
         small = alone(quarter, part, frames, args.model, args.device)
         whole = alone(write(source, made.frames), target, frames, args.model, args.device)
-        after = read(target)
-        near = [cosines(made, after, actor, recognise) for actor in range(len(ACTORS))]
-        before_clip, after_clip = open_clip(source), open_clip(target)
         report = {
-            "frames": [frames, len(after)],
-            "duration": [float(one.duration * one.time_base) for one in (before_clip, after_clip)],
-            "frames_with_an_original_face": len({number for number, _ in bare(made, after)}),
-            "frames_with_one_in_the_input": len({number for number, _ in bare(made, read(source))}),
-            "sound_identical": packets(source) == packets(target),
+            **measure(made, source, target, recognise),
             "recogniser": args.recogniser.stem if args.recogniser else "dlib-resnet",
-            "adjacent_frames": [
-                {"pairs": len(one), "least": min(one), "median": float(np.median(one))} for one in near if one
-            ],
             "memory_gb": {"quarter": small["memory_gb"], "whole": whole["memory_gb"]},
             "seconds_a_frame": whole["seconds"] / frames,
             "missed": whole["missed"],

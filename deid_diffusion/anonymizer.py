@@ -181,9 +181,15 @@ class Anonymizer:
         for choice in (options.choice, *choices):
             if self.pipeline.reads_attributes:
                 try:
-                    self.pipeline.subspace(choice.phrases)
+                    subspace = self.pipeline.subspace(choice.phrases)
                 except ValueError as error:
                     raise UsageError(f"keep: {error}: use other words") from error
+                for name, word in choice.change.items():
+                    if name not in MAP_BORNE and (same := subspace.same_as(name, word)):
+                        raise UsageError(
+                            f"change: {name}={word}: this model does not tell {word} from {', '.join(same)}: leave it "
+                            "out, or use a model whose text encoder does"
+                        )
             elif asked := choice.beyond_map():
                 raise UsageError(
                     f"{asked[0]}: this model reads no attributes: only {', '.join(MAP_BORNE)}, which the semantic map "

@@ -67,6 +67,14 @@ class AttributeSubspace:
             bases[name] = rows[sizes > _NEGLIGIBLE * sizes[0]]
         return cls(words, directions, bases)
 
+    def same_as(self, name: str, word: str) -> tuple[str, ...]:
+        """The other words of an attribute that the encoder does not tell from one of them."""
+        directions, words = self.directions[name], self.words[name]
+        own = directions[words.index(word)]
+        longest = directions.norm(dim=1).max()
+        near = (directions - own).norm(dim=1) < _NEGLIGIBLE * longest
+        return tuple(one for one, same in zip(words, near.tolist(), strict=True) if same and one != word)
+
     def dimensions(self, keep: Collection[str]) -> int:
         """How many numbers of each feature remain."""
         return len(self._span(keep))

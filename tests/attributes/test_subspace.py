@@ -74,3 +74,10 @@ def test_an_attribute_without_words_is_refused(words: list[str]) -> None:
 def test_words_that_are_the_same_to_the_encoder_are_refused() -> None:
     with pytest.raises(ValueError, match="does not tell these words apart: a, b"):
         AttributeSubspace.from_phrases({"x": ["a", "b"]}, lambda texts: torch.ones(len(texts), 4))
+
+
+def test_words_that_an_encoder_takes_for_one_are_named() -> None:
+    vectors = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]])
+    subspace = AttributeSubspace.from_phrases({"age": ["child", "elderly", "young"]}, lambda texts: vectors)
+    assert subspace.same_as("age", "child") == ("elderly",)
+    assert subspace.same_as("age", "young") == ()

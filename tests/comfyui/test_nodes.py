@@ -88,11 +88,11 @@ def test_a_wish_that_cannot_be_read_stops_the_workflow(
 
 
 def test_wishes_reach_the_faces(comfy: SimpleNamespace, image: torch.Tensor) -> None:
-    wishes = {**WISHES, "keep": "pose, gaze", "change": "age=70, gender=woman"}
+    wishes = {**WISHES, "keep": "pose, age", "change": "expression=smiling, gaze=eyes open"}
     record = comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **wishes).args[2]
     face = json.loads(record)["faces"][0]
-    assert face["kept_attributes"] == ["pose", "gaze"]
-    assert face["changed_attributes"] == {"age": "elderly", "gender": "woman"}
+    assert face["kept_attributes"] == ["pose", "age"]
+    assert face["changed_attributes"] == {"expression": "smiling", "gaze": "eyes open"}
 
 
 @pytest.mark.parametrize("when", ["before a photo", "in a step"])
@@ -183,6 +183,6 @@ def test_attributes_become_tokens(comfy: SimpleNamespace, image: torch.Tensor, g
     positive, negative = apply.execute(text, nothing, adapter, crops, "all", "").args
     count = adapter.attribute_adapter.null(1).shape[1]
     assert positive[0][0].shape == negative[0][0].shape == (4, 7 + count, 192)
-    other = apply.execute(text, nothing, adapter, crops, "all", "age=70").args[0]
+    other = apply.execute(text, nothing, adapter, crops, "pose", "").args[0]
     assert not torch.equal(positive[0][0][:, 7:], other[0][0][:, 7:])
     assert np.isfinite(positive[0][0].numpy()).all()
