@@ -19,7 +19,7 @@ from deid_diffusion.cli_publish import publish
 from deid_diffusion.errors import UsageError, one_line
 
 app = typer.Typer(
-    help="Replace every face in photos by a different, realistic face.",
+    help="Replace every face in photos and clips by a different, realistic face.",
     epilog="Exit codes: 0 every face replaced, 3 some faces covered by an opaque fill instead, 2 bad usage or an "
     "unreadable photo, 1 internal error, 130 interrupted.",
     add_completion=False,

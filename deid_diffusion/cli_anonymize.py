@@ -55,7 +55,12 @@ def anonymize(
         typer.Option("-o", "--out", metavar="OUT", help="Output folder, or a file if there is one input file."),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The embedded model, a folder, or a hub id.")
+        str,
+        typer.Option(
+            metavar="NAME|PATH|HUB-ID",
+            help="builtin, the embedded model; sd15, sd15-lcm or sd15-semantic=SOURCE; a folder; or a hub id. See "
+            "docs/models.md.",
+        ),
     ] = "builtin",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     method: Annotated[

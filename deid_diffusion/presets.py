@@ -33,7 +33,7 @@ FACE_LINES = Repository(
 )
 CLIP = Repository(
     "openai/clip-vit-large-patch14",
-    licence="MIT, as github.com/openai/CLIP",
+    licence="none stated; its code is under MIT",
     weights=("model.safetensors",),
     others=("config.json",),
     revision="32bd64288804d66eefd0ccbe215aa642df71cc41",

@@ -9,16 +9,22 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
+from PIL import Image
 from safetensors.torch import load_file
 
 from deid_diffusion import loading
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import DeidError
+from deid_diffusion.faces.controls import draw_mediapipe_face
+from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.loading import load_pipeline, short_name
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
+from deid_diffusion.options import Options
 from deid_diffusion.pipelines import building
 from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
 from deid_diffusion.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
+from tests.fake_gate import FakeGate
 from tests.tiny_hub import add_to_cache, fill_cache
 
 
@@ -162,3 +168,34 @@ def test_the_anonymizer_takes_a_preset(sd15: FaceDeidPipeline, monkeypatch: pyte
 def test_reports_do_not_name_folders() -> None:
     names = ["sd15-semantic=/home/me/trained", "/home/me/model", "builtin", "me/model"]
     assert [short_name(name) for name in names] == ["sd15-semantic=trained", "model", "builtin", "model"]
+
+
+def test_faces_are_replaced_and_the_controlnet_sees_lines(
+    sd15: FaceDeidPipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of another face's proportions, in the colours that CrucibleAI's ControlNet knows."""
+    seen, real = [], type(sd15.controlnet).forward
+
+    def forward(self, *given: object, controlnet_cond: torch.Tensor, **options: object) -> object:
+        seen.append(controlnet_cond)
+        return real(self, *given, controlnet_cond=controlnet_cond, **options)
+
+    monkeypatch.setattr(type(sd15.controlnet), "forward", forward)
+    face = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+    model = Anonymizer(sd15, detector=lambda image: [face], gate=FakeGate())
+    result = model(astronaut, Options(seed=1, steps=1, keep=("expression", "age")))
+    assert [one.action for one in result.faces] == ["replaced"]
+    colours = {tuple(colour) for colour in (seen[0][0] * 255).round().byte().flatten(1).T.tolist()}
+    known = draw_mediapipe_face(mean_mesh(512), 512).reshape(-1, 3)
+    assert {(0, 0, 0), (10, 200, 10)} < colours <= {tuple(colour) for colour in known.tolist()}
+
+
+def test_the_command_line_says_what_to_download(call, tmp_path: Path, hub_cache: Path, astronaut: np.ndarray) -> None:
+    Image.fromarray(astronaut).save(tmp_path / "photo.png")
+    arguments = ("anonymize", str(tmp_path / "photo.png"), "-o", str(tmp_path / "out"), "--device", "cpu", "--model")
+    for model, words in (("sd15", f"run: hf download {INPAINTING.name}"), ("sd15-semantic", "say whose")):
+        code, _, errors = call(*arguments, model)
+        assert code == 2
+        (line,) = [one for one in errors if one.startswith("error: ")]
+        assert words in line
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

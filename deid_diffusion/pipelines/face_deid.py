@@ -1,6 +1,6 @@
 """FaceDeidPipeline: inpaint face crops from semantic maps and attribute tokens, and from nothing else."""
 
-# No `from __future__ import annotations` here: diffusers before 0.36 reads the types of __init__ as they stand.
+# No `from __future__ import annotations` here: diffusers before 0.37 reads the types of __init__ as they stand.
 
 import os
 from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         scheduler: KarrasDiffusionSchedulers,
         safety_checker: StableDiffusionSafetyChecker,
         feature_extractor: CLIPImageProcessor,
-        image_encoder: Union[CLIPVisionModelWithProjection, FaceEncoder],  # noqa: UP007, diffusers before 0.36 knows no |
+        image_encoder: Union[CLIPVisionModelWithProjection, FaceEncoder],  # noqa: UP007, diffusers before 0.37 knows no |
         attribute_adapter: AttributeAdapter,
         phrase_encoder: CLIPTextModelWithProjection,
         requires_safety_checker: bool = False,

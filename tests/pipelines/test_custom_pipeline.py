@@ -18,7 +18,7 @@ from tests.tiny_hub import add_to_cache
 
 ROOT = Path(__file__).parents[2]
 SHIM = ROOT / "pipelines" / "face_deid"
-ASKS = Version(diffusers.__version__) >= Version("0.36")  # 0.35 runs a folder's code without trust_remote_code
+ASKS = Version(diffusers.__version__) >= Version("0.38")  # before, a folder's code is run without trust_remote_code
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,7 @@ def check(loaded: DiffusionPipeline, plain: np.ndarray) -> None:
     assert type(loaded.attribute_adapter).__module__ == "deid_diffusion.models.attribute_adapter"
     loaded.set_progress_bar_config(disable=True)
     assert np.abs(run(loaded, inputs()) - plain).max() < 1e-5
+    assert loaded.embed_phrases(["a man"]).shape == (1, 16)
 
 
 @pytest.mark.parametrize("form", [str(SHIM), str(SHIM / "pipeline.py"), "pipeline", None])

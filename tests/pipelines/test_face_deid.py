@@ -4,28 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionInpaintPipeline
 
-from deid_diffusion.attributes.encoder import FEATURE_NAMES
 from deid_diffusion.errors import DeidError
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
-
-ROOT = Path(__file__).parents[2]
-SHIM = str(ROOT / "pipelines" / "face_deid")
-
-
-def inputs(batch: int = 3) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    mask = torch.zeros(batch, 1, 32, 32)
-    mask[..., 8:24, 8:24] = 1
-    features = torch.nn.functional.normalize(torch.randn(batch, len(FEATURE_NAMES), 16, generator=generator), dim=-1)
-    return {
-        "image": torch.rand(batch, 3, 32, 32, generator=generator),
-        "mask_image": mask,
-        "control_image": torch.rand(batch, 3, 32, 32, generator=generator),
-        "attribute_features": features,
-    }
+from tests.pipelines.faces import inputs
 
 
 def run(pipeline: FaceDeidPipeline, given: dict[str, torch.Tensor], seeds: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
@@ -107,38 +90,6 @@ def test_saved_names_are_portable(saved: Path) -> None:
     assert index["_class_name"] == ["pipeline", "FaceDeidPipeline"]
     assert index["attribute_adapter"] == ["attribute_adapter", "AttributeAdapter"]
     assert not any("deid_diffusion." in json.dumps(value) for value in index.values())
-
-
-@pytest.mark.parametrize("form", ["folder", "file", "inside", "class"])
-def test_every_way_of_loading_gives_the_same_pictures(form: str, saved: Path, tiny_pipeline: FaceDeidPipeline) -> None:
-    if form == "class":
-        loaded = FaceDeidPipeline.from_pretrained(saved, trust_remote_code=True)
-    else:
-        where = {"folder": SHIM, "file": f"{SHIM}/pipeline.py", "inside": "pipeline.py"}[form]
-        where = str(saved / where) if form == "inside" else where
-        loaded = DiffusionPipeline.from_pretrained(saved, custom_pipeline=where, trust_remote_code=True)
-    assert type(loaded) is FaceDeidPipeline
-    assert loaded.config.default_steps == 2
-    assert torch.allclose(loaded.embed_phrases(["a man"]), tiny_pipeline.embed_phrases(["a man"]), atol=1e-5)
-    loaded.set_progress_bar_config(disable=True)
-    assert np.abs(run(loaded, inputs()) - run(tiny_pipeline, inputs())).max() < 1e-5
-
-
-def test_a_plain_inpainting_folder_takes_our_parts(
-    tiny_pipeline: FaceDeidPipeline, saved: Path, tmp_path: Path
-) -> None:
-    parts = tiny_pipeline.components
-    plain = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "feature_extractor")
-    StableDiffusionInpaintPipeline(
-        **{name: parts[name] for name in plain}, requires_safety_checker=False
-    ).save_pretrained(tmp_path / "sd")
-    ours = {name: parts[name] for name in ("controlnet", "image_encoder", "attribute_adapter", "phrase_encoder")}
-    loaded = DiffusionPipeline.from_pretrained(tmp_path / "sd", custom_pipeline=SHIM, trust_remote_code=True, **ours)
-    assert loaded.attribute_adapter is parts["attribute_adapter"]
-    assert loaded.phrase_encoder is parts["phrase_encoder"]
-    loaded.set_progress_bar_config(disable=True)
-    given = dict(inputs(), num_inference_steps=2, guidance_scale=1.5)
-    assert np.abs(run(loaded, given) - run(tiny_pipeline, given)).max() < 1e-5
 
 
 def test_a_pipeline_without_adapter_works_and_says_so(tmp_path: Path) -> None:

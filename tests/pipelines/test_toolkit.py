@@ -16,7 +16,7 @@ from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
 from tests.pipelines.faces import generators, inputs, run
 from tests.tiny_hub import ip_adapter, lora
 
-NEW = Version(diffusers.__version__) >= Version("0.36")
+NEW = Version(diffusers.__version__) >= Version("0.38")
 needs_accelerator = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="diffusers offloads to an accelerator, and there is none here"
 )
@@ -110,7 +110,7 @@ def test_from_pipe_takes_the_same_models_both_ways(tiny_pipeline: FaceDeidPipeli
 
 def test_from_pipe_takes_a_custom_pipeline(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     shim = str(Path(__file__).parents[2] / "pipelines" / "face_deid")
-    trust = {"trust_remote_code": True} if NEW else {}  # 0.35 does not ask
+    trust = {"trust_remote_code": True} if NEW else {}  # before, from_pipe does not ask
     again = DiffusionPipeline.from_pipe(tiny_pipeline, custom_pipeline=shim, **trust)
     assert type(again) is FaceDeidPipeline
     assert again.config.default_steps == 2
