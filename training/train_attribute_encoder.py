@@ -73,7 +73,6 @@ def small_towers(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncode
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-            initializer_factor=10.0,  # with CLIP's own, small, all captions start as one vector and stay so for long
         )
     )
     return vision.to(memory_format=torch.channels_last), text, tokenizer

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -20,6 +19,7 @@ from ..attributes.phrases import embed_ids, tokenize
 from ..faces.semantic_map import draw_semantic_map
 from ..models.face_encoder import FaceEncoder
 from .augment import random_look, random_view
+from .balance import SEX, Balance
 from .captions import ATTRIBUTES, FACTS, agree, choose, codes, facts, greyed, phrase
 from .data import FaceCache, FaceDataset, to_tensor
 from .objective import Objective
@@ -28,7 +28,6 @@ _KEEP = (0.15, 0.4, 0.8)  # share of the known facts that a caption says: some s
 _GREY = 0.5  # share of the crops whose colour is taken out: few portraits have the colours of the world's cameras
 _TURN, _ZOOM = 0.25, 0.2  # of the random views, see `random_view`
 _MATTERS = {"person": 3.0, "age": 2.0}  # weights of questions whose answers are hardest to read from few faces
-_SEX = {"man": "male", "boy": "male", "woman": "female", "girl": "female"}
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -73,14 +72,13 @@ class CaptionedFaces(FaceDataset):
     ) -> None:
         super().__init__(cache, seed)
         self.tokenizer, self.said = tokenizer, said
-        groups: dict[tuple[str, str], list[int]] = {}
-        for index, (row, one) in enumerate(zip(cache.rows, said, strict=True)):
-            groups.setdefault((row.get("kind", ""), _SEX.get(one.get("person", ""), "")), []).append(index)
-        self.groups = [np.array(group) for name, group in sorted(groups.items()) if name[1]] or [np.arange(len(cache))]
+        sexes = [SEX.get(one.get("person", "")) for one in said]
+        kinds = [row.get("kind", "") for row in cache.rows]
+        self.balance = Balance([sex and (kind, sex) for kind, sex in zip(kinds, sexes, strict=True)], kinds)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = self.rng(index)
-        row = int(rng.choice(self.groups[rng.integers(len(self.groups))]))
+        row = self.balance.draw(rng)
         said = self.said[row]
         grey = bool(rng.random() < _GREY)
         if grey:

@@ -24,6 +24,7 @@ _COARSE = 4  # latents a side over which colours are averaged before they are co
 _PENALTY = 0.1  # weight of the approximated gradient penalties
 _SHAKE = 0.1  # standard deviation, in units of the latents', of the noise that the penalties approximate gradients with
 
+_GRAIN = 0.05  # standard deviation of the noise that readers see, so that no pattern too faint for people says much
 _LEAST = 0.05  # weight of the distance to the original from pure noise: where the mouth is open, the map knows
 _JUDGED = 8  # faces a batch, at most, that are decoded to be read
 _INNER = 0.75  # share of a crop's side that holds the face and is decoded for that
@@ -110,7 +111,7 @@ class FewStepObjective(FaceDeidObjective):
         adversarial_weight: float = 0.02,
         adversarial_start: int = 100,
         look_weight: float = 0.1,
-        attribute_weight: float = 0.1,
+        attribute_weight: float = 0.3,
         **options: Any,
     ) -> None:
         """Takes what ``FaceDeidObjective`` takes, and:
@@ -184,6 +185,7 @@ class FewStepObjective(FaceDeidObjective):
         chosen = free.nonzero()[:_JUDGED, 0]
         if len(chosen):
             seen = self.decode(made[chosen])
+            seen = seen + _GRAIN * torch.randn_like(seen)
             shown = [row for row, mesh in enumerate(batch["mesh"][chosen].cpu().numpy()) if is_seen(mesh)]
             read = self.look_reader(seen[shown], batch["mesh"][chosen[shown]])
             unread = (read - batch["look"][chosen[shown]]).square().mean() if shown else seen.new_zeros(())

@@ -17,6 +17,7 @@ from ..faces.looks import LOOK_DIM, paint_look
 from ..faces.semantic_map import control_image, draw_semantic_map, mean_mesh
 from ..models.face_encoder import FaceEncoder
 from ..pipelines.face_deid import ERASED
+from .balance import by_sex_and_age
 from .captions import choose, codes, phrase
 from .data import FaceCache, FaceDataset, to_tensor
 from .masks import random_mask
@@ -31,7 +32,8 @@ class LatentFaces(FaceDataset):
     Items: ``latents`` and ``masked_latents`` (C, h, w), ``mask`` (1, h, w), ``control`` (3, S, S) in 0..1, ``features``
     (N, D), ``input_ids`` (T,) int64 of a caption that says some of what is known, ``facts`` (F,) int64, codes of
     all of it, ``mesh`` (478, 2) crop pixels, that ``control`` was drawn from, ``look`` (L,) of nobody, and ``painted``,
-    a ``control`` that shows it.
+    a ``control`` that shows it. An item is of a face drawn at random, women as often as men: else the many decide what
+    faces look like whose tokens say little.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class LatentFaces(FaceDataset):
             name: np.load(encoded / f"{name}.npy", mmap_mode="r")
             for name in ("latents", "masked_latents", "mask", "features")
         }
-        self.tokenizer, self.said = tokenizer, said
+        self.tokenizer, self.said, self.balance = tokenizer, said, by_sex_and_age(said)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        item = {name: torch.from_numpy(np.array(array[index], np.float32)) for name, array in self.arrays.items()}
-        rng, mesh, size = self.rng(index), self.cache.meshes[index], self.cache.size
+        rng, size = self.rng(index), self.cache.size
+        row = self.balance.draw(rng)
+        item = {name: torch.from_numpy(np.array(array[row], np.float32)) for name, array in self.arrays.items()}
+        mesh = self.cache.meshes[row]
         if rng.random() < _MEAN_MAP:
             mesh = mean_mesh(size)
         labels = draw_semantic_map(mesh, size)
@@ -55,8 +59,8 @@ class LatentFaces(FaceDataset):
             item[name] = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
         item["look"] = torch.from_numpy(look)
         item["mesh"] = torch.from_numpy(mesh.astype(np.float32))
-        item["input_ids"] = tokenize(self.tokenizer, [phrase(choose(self.said[index], rng))])[0]
-        item["facts"] = codes(self.said[index])
+        item["input_ids"] = tokenize(self.tokenizer, [phrase(choose(self.said[row], rng))])[0]
+        item["facts"] = codes(self.said[row])
         return item
 
 
