@@ -23,7 +23,7 @@ lint: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --quiet -e ".[heic,train,video,test,lint]"
+	$(BIN)/python -m pip install --quiet --quiet -e ".[heic,train,video,service,web,test,lint]"
 	touch $@
 
 clean:

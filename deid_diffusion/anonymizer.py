@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from .attributes.choice import MAP_BORNE, AttributeChoice
+from .attributes.letting_through import check_words
 from .errors import DeidError, UsageError
 from .faces.analysis import FaceAnalysis, analyse_face
 from .faces.blend import Canvas
@@ -180,16 +181,7 @@ class Anonymizer:
         """
         for choice in (options.choice, *choices):
             if self.pipeline.reads_attributes:
-                try:
-                    subspace = self.pipeline.subspace(choice.phrases)
-                except ValueError as error:
-                    raise UsageError(f"keep: {error}: use other words") from error
-                for name, word in choice.change.items():
-                    if name not in MAP_BORNE and (same := subspace.same_as(name, word)):
-                        raise UsageError(
-                            f"change: {name}={word}: this model does not tell {word} from {', '.join(same)}: leave it "
-                            "out, or use a model whose text encoder does"
-                        )
+                check_words(self.pipeline, choice)
             elif asked := choice.beyond_map():
                 raise UsageError(
                     f"{asked[0]}: this model reads no attributes: only {', '.join(MAP_BORNE)}, which the semantic map "

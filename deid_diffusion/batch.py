@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from deid_diffusion import images, report
 from deid_diffusion.boxes import Boxes
+from deid_diffusion.deidentify import deidentify, edited
 from deid_diffusion.errors import DeidError, ImageError, one_line
 from deid_diffusion.files import prepare_folder, refusal
 from deid_diffusion.options import Options
 from deid_diffusion.planning import Job, Plan
 from deid_diffusion.report import ImageReport
-from deid_diffusion.second_look import seen_through
 from deid_diffusion.video.formats import is_clip
 from deid_diffusion.video.record import ClipReport
 from deid_diffusion.wishes import Wishes
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from deid_diffusion.anonymizer import Anonymizer
     from deid_diffusion.faces.detected_face import DetectedFace
     from deid_diffusion.video.anonymize_clip import OnFrame
+
+_Report = TypeVar("_Report", ImageReport, ClipReport)
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,8 @@ def run(
 
     versions = report.versions()
     for job in plan.jobs:
-        if is_clip(job.source):
-            outcome = _run_clip(job, anonymizer, settings, on_frame)
-        else:
-            outcome = _run_job(job, anonymizer, settings)
+        work = _Clip(job, settings, on_frame) if is_clip(job.source) else _Photo(job, settings)
+        outcome = _process(work, job, anonymizer, settings)
         if loaded:
             named = replace(outcome.report, model=loaded[0].model_name, gate=loaded[0].gate.description)
             outcome = replace(outcome, report=named)
@@ -165,102 +165,122 @@ def run(
         yield outcome
 
 
-def _run_job(job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings) -> Outcome:
-    """One photo from file to file. Raises only what `anonymizer` raises, when the model cannot be loaded."""
-    start = time.perf_counter()
-    failed = ImageReport(job.input_name, None, "failed")
-    try:
+class _Photo:
+    """One photo from file to file.
+
+    Attributes:
+        failed: what is said of it if it fails now.
+    """
+
+    def __init__(self, job: Job, settings: Settings) -> None:
+        self._job, self._settings = job, settings
+        self.failed = ImageReport(job.input_name, None, "failed")
+
+    def open(self) -> None:
+        """Read it and everything that is said of it."""
+        job, settings = self._job, self._settings
         images.output_format(job.target)
         prepare_folder(job.target.parent)
-        photo = images.read(job.source)
+        self._photo = photo = images.read(job.source)
         height, width = photo.pixels.shape[:2]
-        failed = replace(failed, input_sha256=photo.sha256, width=width, height=height)
+        self.failed = replace(self.failed, input_sha256=photo.sha256, width=width, height=height)
         images.check_target(job.target, (height, width), photo.alpha)
-        boxes = _boxes(settings.boxes, job, (height, width), "if it has no faces")
-        only = _boxes(settings.only, job, (height, width), "to leave it as it is")
-        wishes = () if settings.wishes is None else settings.wishes.of(job.input_name, (height, width))
-    except ImageError as error:
-        return _failure(job, failed, start, error)
-    except Exception as error:
-        return _internal(job, failed, start, error)
-    model = anonymizer()
-    try:
-        result = model(photo.pixels, settings.options, boxes=boxes, only=only, wishes=wishes)
-        if settings.require_face and not result.faces:
-            raise ImageError(f"{job.source}: no face found, and --require-face asks for one: nothing written")
-        pixels, known = np.asarray(result.image), [face.box for face in result.faces]
-        if photo.alpha is not None and seen_through(
-            model.detector, pixels, photo.alpha, known, min_face=settings.options.min_face, only=only
-        ):
-            raise ImageError(f"{job.source}: its transparency shows a face that its colours do not: flatten it first")
+        self._boxes = _boxes(settings.boxes, job, (height, width), "if it has no faces")
+        self._only = _boxes(settings.only, job, (height, width), "to leave it as it is")
+        self._wishes = () if settings.wishes is None else settings.wishes.of(job.input_name, (height, width))
+
+    def make(self, model: Anonymizer) -> Outcome:
+        """Write the result."""
+        job, photo, settings = self._job, self._photo, self._settings
+        result = deidentify(
+            model,
+            photo,
+            job.source,
+            settings.options,
+            require_face=settings.require_face,
+            boxes=self._boxes,
+            only=self._only,
+            wishes=self._wishes,
+        )
         digest = images.write(
             job.target,
-            pixels,
+            np.asarray(result.image),
             alpha=photo.alpha,
             icc_profile=photo.icc_profile,
             overwrite=job.replace,
-            ai_edited=any(face.action == "replaced" for face in result.faces),
+            ai_edited=edited(result),
         )
-    except DeidError as error:
-        return _failure(job, failed, start, error, settings.options)
-    except Exception as error:
-        return _internal(job, failed, start, error)
-    done = replace(
-        failed,
-        status="done" if result.faces else "no_face",
-        output=job.output_name,
-        output_sha256=digest,
-        faces=result.faces,
-        seconds=_since(start),
-    )
-    return Outcome(done)
+        done = replace(self.failed, output_sha256=digest, faces=result.faces)
+        return Outcome(_finished(done, job))
 
 
-def _run_clip(job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings, on_frame: OnFrame | None) -> Outcome:
-    """One clip from file to file. Raises only what `anonymizer` raises, when the model cannot be loaded."""
-    from deid_diffusion.video.anonymize_clip import anonymize_clip
-    from deid_diffusion.video.reading import open_clip
+class _Clip:
+    """One clip from file to file. Attributes are those of `_Photo`."""
 
-    start = time.perf_counter()
-    failed = ClipReport(job.input_name, None, "failed")
-    try:
-        prepare_folder(job.target.parent)
-        clip = open_clip(job.source)
-        height, width = clip.upright
-        failed = replace(failed, input_sha256=clip.sha256, width=width, height=height)
-    except DeidError as error:
-        return _failure(job, failed, start, error)
-    except Exception as error:
-        return _internal(job, failed, start, error)
-    model = anonymizer()
-    try:
+    def __init__(self, job: Job, settings: Settings, on_frame: OnFrame | None) -> None:
+        self._job, self._settings = job, settings
+        self._on_frame = on_frame or (lambda what, done, total: None)
+        self.failed = ClipReport(job.input_name, None, "failed")
+
+    def open(self) -> None:
+        """Read its header."""
+        from deid_diffusion.video.reading import open_clip
+
+        prepare_folder(self._job.target.parent)
+        self._clip = open_clip(self._job.source)
+        height, width = self._clip.upright
+        self.failed = replace(self.failed, input_sha256=self._clip.sha256, width=width, height=height)
+
+    def make(self, model: Anonymizer) -> Outcome:
+        """Write the result."""
+        from deid_diffusion.video.anonymize_clip import anonymize_clip
+
+        job, settings = self._job, self._settings
         made = anonymize_clip(
             model,
-            clip,
+            self._clip,
             job.target,
             settings.options,
             overwrite=job.replace,
             require_face=settings.require_face,
-            on_frame=on_frame or (lambda what, done, total: None),
+            on_frame=self._on_frame,
         )
+        done = replace(
+            self.failed,
+            output_sha256=made.sha256,
+            frames=made.frames,
+            tracks=made.tracks,
+            missed=made.missed,
+            filled=made.filled,
+        )
+        done = _finished(done, job)
+        if not made.filled:
+            return Outcome(done)
+        return Outcome(done, f"{job.source}: {made.filled} frames are filled altogether ({', '.join(made.errors)})")
+
+
+def _process(work: _Photo | _Clip, job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings) -> Outcome:
+    """A photo or clip from file to file. Raises only what `anonymizer` raises, when the model cannot be loaded."""
+    start = time.perf_counter()
+    try:
+        work.open()
     except DeidError as error:
-        return _failure(job, failed, start, error, settings.options)
+        return _failure(job, work.failed, start, error)
     except Exception as error:
-        return _internal(job, failed, start, error)
-    done = replace(
-        failed,
-        status="done" if made.tracks else "no_face",
-        output=job.output_name,
-        output_sha256=made.sha256,
-        frames=made.frames,
-        tracks=made.tracks,
-        missed=made.missed,
-        filled=made.filled,
-        seconds=_since(start),
-    )
-    if not made.filled:
-        return Outcome(done)
-    return Outcome(done, f"{job.source}: {made.filled} frames are filled altogether ({', '.join(made.errors)})")
+        return _internal(job, work.failed, start, error)
+    model = anonymizer()
+    try:
+        outcome = work.make(model)
+    except DeidError as error:
+        return _failure(job, work.failed, start, error, settings.options)
+    except Exception as error:
+        return _internal(job, work.failed, start, error)
+    return replace(outcome, report=replace(outcome.report, seconds=since(start)))
+
+
+def _finished(done: _Report, job: Job) -> _Report:
+    """The record of a photo or clip whose result was written."""
+    return replace(done, status="done" if done.faces else "no_face", output=job.output_name)
 
 
 def _boxes(given: Boxes | None, job: Job, shape: tuple[int, int], why: str) -> list[DetectedFace] | None:
@@ -282,14 +302,19 @@ def _failure(
         public = public.replace(str(job.target.parent), str(PurePosixPath(job.output_name).parent))
     if options is not None and options.pseudonyms is not None:
         public = public.replace(str(options.pseudonyms.store), options.pseudonyms.store.name)
-    return Outcome(replace(failed, error=one_line(public), seconds=_since(start)), one_line(error))
+    return Outcome(replace(failed, error=one_line(public), seconds=since(start)), one_line(error))
 
 
 def _internal(job: Job, failed: ImageReport | ClipReport, start: float, error: Exception) -> Outcome:
     """The record names the kind of error only: the text of a foreign exception may hold paths of this machine."""
+    return internal(replace(failed, seconds=since(start)), job.source, error)
+
+
+def internal(failed: ImageReport | ClipReport, name: str | Path, error: Exception) -> Outcome:
+    """What becomes of a photo or clip, as errors call it, that an unexpected exception stopped."""
     kind = f"internal error: {type(error).__name__}"
-    message = one_line(f"{job.source}: {kind}: {error} (please report; DEID_DEBUG=1 shows more)")
-    return Outcome(replace(failed, error=kind, seconds=_since(start)), message, error)
+    message = one_line(f"{name}: {kind}: {error} (please report; DEID_DEBUG=1 shows more)")
+    return Outcome(replace(failed, error=kind), message, error)
 
 
 def _record(report_file: Path, job: Job, record: ImageReport | ClipReport) -> None:
@@ -310,5 +335,6 @@ def _withdraw(target: Path) -> None:
         raise ImageError(f"{refusal(target, error)} (it is a copy of the photo, and cannot be removed)") from error
 
 
-def _since(start: float) -> float:
+def since(start: float) -> float:
+    """Seconds since a value of `time.perf_counter`, to the millisecond."""
     return round(time.perf_counter() - start, 3)

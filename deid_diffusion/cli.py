@@ -12,10 +12,13 @@ from deid_diffusion._version import __version__
 from deid_diffusion.cli_anonymize import anonymize, load_anonymizer
 from deid_diffusion.cli_attack import attack
 from deid_diffusion.cli_attributes import attributes
+from deid_diffusion.cli_dataset import dataset
 from deid_diffusion.cli_errors import errors_as_exit_codes
 from deid_diffusion.cli_evaluate import evaluate
 from deid_diffusion.cli_keys import keys_app
 from deid_diffusion.cli_publish import publish
+from deid_diffusion.cli_serve import serve
+from deid_diffusion.cli_web import web
 from deid_diffusion.errors import UsageError, one_line
 
 app = typer.Typer(
@@ -47,10 +50,13 @@ def _options(
 
 
 app.command()(anonymize)
+app.command()(dataset)
 app.command()(attack)
 app.command()(evaluate)
 app.command()(attributes)
 app.command()(publish)
+app.command()(serve)
+app.command()(web)
 
 
 @app.command()

@@ -12,6 +12,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deid_diffusion.cli_errors import errors_as_exit_codes
+from deid_diffusion.cli_options import (
+    Attempts,
+    BatchSize,
+    Change,
+    Device,
+    Keep,
+    KeepPeople,
+    KeepRegions,
+    KeyFile,
+    MapPrivacy,
+    Method,
+    MethodOption,
+    MinFace,
+    Model,
+    Prompt,
+    Seed,
+    Steps,
+    Store,
+    plain_options,
+)
 from deid_diffusion.errors import DeidError, UsageError
 
 if TYPE_CHECKING:
@@ -28,25 +48,6 @@ class OutputFormat(str, Enum):
     webp = "webp"
 
 
-class Method(str, Enum):
-    """Names of `methods.METHODS`, likewise."""
-
-    synth = "synth"
-    fill = "fill"
-    blur = "blur"
-    pixelate = "pixelate"
-
-
-class Region(str, Enum):
-    """Names of `labels.REGIONS`, likewise."""
-
-    skin = "skin"
-    brows = "brows"
-    eyes = "eyes"
-    nose = "nose"
-    mouth = "mouth"
-
-
 def anonymize(
     context: typer.Context,
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photos, clips, and folders of them.")],
@@ -54,79 +55,35 @@ def anonymize(
         Path | None,
         typer.Option("-o", "--out", metavar="OUT", help="Output folder, or a file if there is one input file."),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|PATH|HUB-ID",
-            help="builtin, the embedded model; sd15, sd15-lcm or sd15-semantic=SOURCE; a folder; or a hub id. See "
-            "docs/models.md.",
-        ),
-    ] = "builtin",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    method: Annotated[
-        Method, typer.Option(help="synth generates other faces; blurred and pixelated faces can be recognised again.")
-    ] = Method.synth,
-    attempts: Annotated[
-        int, typer.Option(min=1, help="Candidates a face at most; one of which none passes the gate is covered.")
-    ] = 3,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Repeatable, and therefore linkable: omit it for fresh randomness.")
-    ] = None,
-    key_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="KEY",
-            help="One person, one pseudonym, in all photos and runs with this key and its store (pseudonymisation: "
-            "still personal data). See `deid-diffusion keys --help`.",
-        ),
-    ] = None,
-    store: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The people seen so far.", show_default="beside the key")
-    ] = None,
-    keep_people: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Photos of people whose faces are left untouched.")
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAMES",
-            help="What the new face has of the old one: names with commas between them (expression, age, gender, "
-            "ethnicity, skin, facial hair, glasses, makeup, gaze, pose), phrases of your own, or none.",
-            show_default="all of these",
-        ),
-    ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=WORD", help="What it has instead, as age=70 or gender=woman; may be repeated."),
-    ] = None,
-    prompt: Annotated[
-        str, typer.Option(metavar="TEXT", help="Steers the new faces, for models that were trained with prompts.")
-    ] = "",
+    model: Model = "builtin",
+    device: Device = "auto",
+    method: MethodOption = Method.synth,
+    attempts: Attempts = 3,
+    steps: Steps = None,
+    seed: Seed = None,
+    key_file: KeyFile = None,
+    store: Store = None,
+    keep_people: KeepPeople = None,
+    keep: Keep = None,
+    change: Change = None,
+    prompt: Prompt = "",
     wishes: Annotated[
         Path | None,
         typer.Option(metavar="FILE.json", help="What to keep and change of single faces; see docs/attributes.md."),
     ] = None,
-    map_privacy: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="How far faces' proportions go towards the mean face's before they are drawn."),
-    ] = 0.0,
-    keep_region: Annotated[
-        list[Region] | None, typer.Option(help="Leave this part of every face untouched; may be repeated.")
-    ] = None,
+    map_privacy: MapPrivacy = 0.0,
+    keep_region: KeepRegions = None,
     boxes: Annotated[
         Path | None, typer.Option(metavar="COCO.json", help="Your own detections, instead of the detectors'.")
     ] = None,
     only: Annotated[
         Path | None, typer.Option(metavar="COCO.json", help="Leave faces outside these boxes untouched.")
     ] = None,
-    min_face: Annotated[
-        int, typer.Option(min=0, metavar="PX", help="Leave faces untouched whose box has a shorter side under this.")
-    ] = 0,
+    min_face: MinFace = 0,
     export_boxes: Annotated[
         Path | None, typer.Option(metavar="COCO.json", help="Write the boxes of all faces, and what was done to them.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Faces of a photo denoised at once.")] = 8,
+    batch_size: BatchSize = 8,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="Append one JSON line a photo or clip to this file.")
     ] = None,
@@ -160,12 +117,10 @@ def anonymize(
     interrupted run is resumed by the same command.
     """
     with errors_as_exit_codes(context):
-        from deid_diffusion.attributes.choice import parse_change, parse_keep
         from deid_diffusion.batch import Settings, Tally, run
         from deid_diffusion.boxes import read_boxes, write_boxes
         from deid_diffusion.console import Display, summary
         from deid_diffusion.identity.pseudonyms import default_store
-        from deid_diffusion.options import Options
         from deid_diffusion.planning import make_plan
         from deid_diffusion.report import ImageReport
         from deid_diffusion.wishes import read_wishes
@@ -179,27 +134,13 @@ def anonymize(
         if report is not None:
             _check_report(report)
         _check_clips(plan, {"--boxes": boxes, "--only": only, "--wishes": wishes, "--export-boxes": export_boxes})
-        if set(keep_region or []) == set(Region):
-            raise UsageError("--keep-region: all regions together are the whole face: leave one out")
-        plain = Options(
-            method=method.value,
-            steps=steps,
-            seed=seed,
-            batch_size=batch_size,
-            attempts=attempts,
-            min_face=min_face,
-            keep=parse_keep(keep or []),
-            change=parse_change(change or []),
-            prompt=prompt,
-            map_privacy=map_privacy,
-            keep_regions=frozenset(region.value for region in keep_region or []),
-        )
+        plain = plain_options(context.params)
         if wishes is not None and method != Method.synth:
             raise UsageError(f"--wishes: --method {method.value} keeps and changes no attribute")
         wished = read_wishes(wishes, plain.keep, plain.change) if wishes else None
         if wished is not None:
             wished.check(plan.names)
-        options = _with_people(plain, key_file, store, keep_people)
+        options = with_people(plain, key_file, store, keep_people)
         given = read_boxes(boxes) if boxes else None
         limits = read_boxes(only) if only else None
         for one in (given, limits):
@@ -217,7 +158,7 @@ def anonymize(
 
         tally, records = Tally(), list[ImageReport]()
         with Display(len(plan.jobs)) as display:
-            for line in _warnings(options):
+            for line in warnings_of(options):
                 display.complain(f"warning: {line}")
             for outcome in run(plan, load, settings, report, display.on_frame):
                 tally = tally.add(outcome)
@@ -249,7 +190,7 @@ def load_anonymizer(model: str, device: str) -> Anonymizer:
     return Anonymizer.from_pretrained(model, device=device)
 
 
-def _with_people(options: Options, key_file: Path | None, store: Path | None, keep_people: Path | None) -> Options:
+def with_people(options: Options, key_file: Path | None, store: Path | None, keep_people: Path | None) -> Options:
     """The wishes with the people in them. Raises DeidError for a key, store or folder of people that cannot be used."""
     from deid_diffusion.faces.detection import UnionDetector
     from deid_diffusion.identity.keys import read_key
@@ -276,7 +217,7 @@ def _with_people(options: Options, key_file: Path | None, store: Path | None, ke
     return replace(options, keep_people=people, pseudonyms=pseudonyms)
 
 
-def _warnings(options: Options) -> list[str]:
+def warnings_of(options: Options) -> list[str]:
     """What the user should know of the privacy of what was chosen, a line each."""
     from deid_diffusion.faces.keep_region import REGION_WARNING
     from deid_diffusion.faces.methods import WARNINGS

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deid_diffusion.cli_errors import errors_as_exit_codes
-from deid_diffusion.errors import DeidError
+from deid_diffusion.errors import DeidError, UsageError, one_line
 
 
 def publish(
@@ -30,6 +30,8 @@ def publish(
         from deid_diffusion.loading import BUILTIN
         from deid_diffusion.publishing import write_publication
 
+        if repo_id is not None:
+            _check_name(repo_id)
         folder = BUILTIN if model == "builtin" else Path(model)
         write_publication(folder, out, license=license, name=repo_id)
         typer.echo(str(out))
@@ -42,3 +44,14 @@ def publish(
                 raise DeidError(
                     f"{out} is complete, but was not uploaded ({reason(error)}): hf upload {repo_id} {out}"
                 ) from error
+
+
+def _check_name(repo_id: str) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(
+            f"--repo-id {one_line(repo_id)}: expected OWNER/NAME, of letters, digits, -, _ and ."
+        ) from error

@@ -79,6 +79,36 @@ class Display(Bar):
         self.show(tally.photos, self._total, f"{tally.faces} faces")
 
 
+class Counter:
+    """Progress over pictures whose number nobody knows: a live line on a terminal, one for each thousand elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._status = self._console.status("begun")
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._status.stop()
+
+    def show(self, tally: Tally) -> None:
+        """Show the counts, after each picture."""
+        line = f"{tally.photos:,} pictures, {tally.faces:,} faces"
+        if self._console.is_terminal:
+            self._status.update(line)
+        elif tally.photos % 1000 == 0:
+            self.complain(line)
+
+    def complain(self, line: str) -> None:
+        """Print `line` above it, as it is."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
 def summary(tally: Tally, plan: Plan) -> str:
     """One line: what became of the photos, and of their faces."""
     photos = [

@@ -7,7 +7,10 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from deid_diffusion.errors import ImageError, one_line
 
@@ -43,17 +46,31 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool) -> None:
         ImageError: the file exists, or the system refuses (full disk, permissions). Nothing is left behind.
     """
     temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
-    try:
+    with refused(path):
         try:
-            with temporary.open("xb") as stream:
+            with synced(temporary) as stream:
                 stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
             publish(temporary, path, overwrite=overwrite)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def refused(path: Path) -> Iterator[None]:
+    """Raises ImageError, with what to do about it, instead of OSError: what happens inside writes `path`."""
+    try:
+        yield
     except OSError as error:
         raise ImageError(refusal(path, error)) from error
+
+
+@contextmanager
+def synced(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write to, which is on the disk when the block ends. Raises OSError."""
+    with path.open("xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def sha256_of(path: Path) -> str:

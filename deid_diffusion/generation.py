@@ -111,7 +111,7 @@ def read_attributes(
         (B, N, D) features; None if the pipeline has none.
     """
     pixels = torch.stack([to_tensor(crop) for crop in crops])
-    features = pipeline.encode_attributes(pixels, [face.semantic_map for face in faces])
+    features = pipeline.encode_attributes(pixels, [face.semantic_map for face in faces], [face.drawn for face in faces])
     return None if features is None else let_through(pipeline, features, choices)
 
 
@@ -126,7 +126,8 @@ def generate(
     Args:
         pipeline: the generator.
         conditions: of B faces.
-        seeds: B of them; noise, proportions and looks come from nothing else.
+        seeds: B of them; noise, proportions and looks come from nothing else. PyTorch draws noise on a CPU from the
+            low 32 bits alone; proportions and looks are drawn from all of them.
         options: steps, prompt and pseudonyms are read. Pseudonyms are painted without guidance, which would pull
             them from what they share in all photos towards what each photo shows.
 

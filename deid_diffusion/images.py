@@ -77,7 +77,7 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
         ImageError: missing, empty, truncated, animated, too large, or not a photo at all. One line, with the name.
     """
     path = Path(path)
-    return decode(_file_bytes(path), path, max_pixels=max_pixels)
+    return decode(file_bytes(path), path, max_pixels=max_pixels)
 
 
 def decode(data: bytes, name: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
@@ -136,7 +136,21 @@ def write(
     Raises:
         ImageError: the suffix, the arrays or the file system do not allow it. Nothing is left behind.
     """
-    path = Path(path)
+    data = encode(path, pixels, alpha=alpha, icc_profile=icc_profile, ai_edited=ai_edited)
+    write_atomic(Path(path), data, overwrite=overwrite)
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode(
+    name: str | Path,
+    pixels: np.ndarray,
+    *,
+    alpha: np.ndarray | None = None,
+    icc_profile: bytes | None = None,
+    ai_edited: bool = True,
+) -> bytes:
+    """The bytes that `write` gives a file of this name, with the same arguments. Raises ImageError."""
+    path = Path(name)
     _check_array("pixels", pixels, 3)
     if alpha is not None:
         _check_array("alpha", alpha, 2)
@@ -155,9 +169,7 @@ def write(
         image.save(buffer, kind, **options)
     except (OSError, ValueError, MemoryError) as error:
         raise ImageError(f"{path}: cannot be encoded as {kind} ({one_line(error)}): choose another format") from error
-    data = buffer.getvalue()
-    write_atomic(path, data, overwrite=overwrite)
-    return hashlib.sha256(data).hexdigest()
+    return buffer.getvalue()
 
 
 def output_format(path: Path) -> str:
@@ -191,7 +203,7 @@ def _save_options(kind: str, xmp: bytes | None) -> dict[str, Any]:
     return {**quality, "xmp": xmp} if xmp else quality
 
 
-def _file_bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
     """The content of a regular file. Raises ImageError."""
     try:
         if path.is_dir():

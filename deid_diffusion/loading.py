@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import DeidError, one_line
+from .errors import DeidError
 from .presets import PRESETS, Preset, find_preset
 from .repositories import Repository
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 BUILTIN = Path(__file__).with_name("builtin")
 """The embedded model's folder."""
 
-_SAVED = ("model_index.json", "*.json", "*.txt", "*.py", "*.safetensors")  # what save_pretrained writes
+_SAVED = ("model_index.json", "*.json", "*.txt", "*.safetensors")  # what save_pretrained writes, but code
 logger = logging.getLogger(__name__)
 
 
@@ -65,30 +64,15 @@ def _say_once(line: str) -> None:
 
 def _load_saved(source: str, dtype: torch.dtype) -> FaceDeidPipeline:
     """From a folder that ``save_pretrained`` wrote, or a repository of the hub with the files of one."""
-    from .pipelines.face_deid import FaceDeidPipeline
-    from .repositories import dtype_argument, fetch
+    from .pipelines.saved import load_saved
+    from .repositories import fetch
 
-    known = f"give builtin, {', '.join(PRESETS)}, a folder written by save_pretrained, or a hub id"
     try:
-        # the snapshot's folder, because diffusers asks the hub for a repository's code even when it is offline
         folder = fetch(Repository(source, "see its model card", weights=(), others=_SAVED))
     except DeidError as error:
+        known = f"give builtin, {', '.join(PRESETS)}, a folder written by save_pretrained, or a hub id"
         raise DeidError(f"model {error}; or {known}") from error
-    if _class_of(folder) == "StableDiffusionInpaintPipeline":
-        raise DeidError(f"model {source}: is an inpainting checkpoint without ControlNet: give --model sd15={source}")
     try:
-        return FaceDeidPipeline.from_pretrained(
-            folder,
-            trust_remote_code=True,
-            use_safetensors=True,  # never weights in a pickle
-            **dtype_argument(FaceDeidPipeline, dtype),
-        )
-    except (OSError, ValueError) as error:
-        raise DeidError(f"model {source}: cannot be loaded ({one_line(error)[:120]}...): {known}") from error
-
-
-def _class_of(folder: Path) -> object:
-    try:
-        return json.loads((folder / "model_index.json").read_text()).get("_class_name")
-    except ValueError:  # loading says what is wrong with it
-        return None
+        return load_saved(folder, dtype)
+    except DeidError as error:
+        raise DeidError(f"model {source}: {error}") from error

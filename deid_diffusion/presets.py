@@ -1,4 +1,7 @@
-"""Models by name: which repositories of the hub a preset is made of, and how it samples."""
+"""Models by name: which repositories of the hub a preset is made of, and how it samples.
+
+The commits were taken from public projects that name them beside the repository; the hub was not asked.
+"""
 
 from __future__ import annotations
 

@@ -57,22 +57,21 @@ class FaceRecord:
 
 
 @dataclass(frozen=True)
-class ImageReport:
-    """What was done to one photo.
+class Report:
+    """What is said of a photo and of a clip alike.
 
     Attributes:
-        input: the photo's name as the user gave it, never an absolute path.
+        input: its name as the user gave it, never an absolute path.
         output: the result's name as the user gave it; None if nothing was written.
         status: "done" (every face dealt with), "no_face" (none was found) or "failed" (nothing was written).
         input_sha256: hex digest of the input file; None if it could not be read.
         output_sha256: hex digest of the output file; None if nothing was written.
-        width: of the upright photo in pixels; None if it could not be read.
+        width: of the upright picture in pixels; None if it could not be read.
         height: likewise.
-        faces: one record a face.
-        model: name of the model; None if the photo failed before one was needed.
-        gate: what judged the results, and how strictly; None if the photo failed before it was needed.
+        model: name of the model; None if it failed before one was needed.
+        gate: what judged the results, and how strictly; None if it failed before it was needed.
         versions: software name to version.
-        seconds: wall-clock time from reading to writing.
+        seconds: wall-clock time from reading to writing; of a clip that was interrupted, of the run that finished it.
         error: one line; None unless the status is "failed".
     """
 
@@ -83,7 +82,6 @@ class ImageReport:
     output_sha256: str | None = None
     width: int | None = None
     height: int | None = None
-    faces: tuple[FaceRecord, ...] = ()
     model: str | None = None
     gate: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -93,6 +91,17 @@ class ImageReport:
     def to_json(self) -> str:
         """One line of JSON, ASCII only, without the line break."""
         return json.dumps(asdict(self), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class ImageReport(Report):
+    """What was done to one photo.
+
+    Attributes:
+        faces: one record a face.
+    """
+
+    faces: tuple[FaceRecord, ...] = ()
 
     @classmethod
     def from_json(cls, line: str) -> ImageReport:

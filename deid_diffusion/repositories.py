@@ -57,10 +57,14 @@ def fetch(repository: Repository) -> Path:
         if missing := _missing(repository, folder):
             raise DeidError(f"{repository.name}: lacks {', '.join(missing)}")
         return folder
+    from huggingface_hub.errors import HFValidationError
+
     reason = "incomplete on this machine"
     for cached_only in (True, False) if repository.revision else (False,):
         try:
             folder = _download(repository, cached_only)
+        except HFValidationError as error:
+            raise DeidError(f"{repository.name}: no such folder, and no name that the hub can have") from error
         except (OSError, ValueError) as error:  # the hub's client has a dozen of them
             reason = one_line(error).partition(". ")[0][:160]
             continue
@@ -73,22 +77,26 @@ def fetch(repository: Repository) -> Path:
 
 
 def load_part(kind: type[Part], folder: str | Path, dtype: torch.dtype) -> Part:
-    """One model of a folder, from safetensors only, the file in half precision if there is one.
+    """One part of a pipeline; a model's weights from safetensors only, in half precision if there is such a file.
 
     Args:
-        kind: a model class of diffusers or transformers.
+        kind: a class of diffusers or transformers.
         folder: of its configuration and weights, or a hub id.
         dtype: of the loaded weights.
 
     Raises:
         DeidError: when they cannot be loaded.
     """
-    half = any(Path(folder).glob(f"*.{_VARIANT}.safetensors"))
-    options = {"variant": _VARIANT if half else None, "use_safetensors": True}
+    import torch
+
+    options: dict[str, Any] = {}
+    if issubclass(kind, torch.nn.Module):
+        half = any(Path(folder).glob(f"*.{_VARIANT}.safetensors"))
+        options = {"variant": _VARIANT if half else None, "use_safetensors": True, **dtype_argument(kind, dtype)}
     load: Any = kind
     try:
-        return load.from_pretrained(folder, **options, **dtype_argument(kind, dtype))
-    except (OSError, ValueError, RuntimeError) as error:  # missing or broken files, other shapes
+        return load.from_pretrained(folder, **options)
+    except Exception as error:  # missing or broken files, other shapes: each library has errors of its own
         raise DeidError(f"{folder}: no {kind.__name__} can be loaded from it ({one_line(error)[:160]})") from error
 
 
@@ -141,4 +149,7 @@ def _command(repository: Repository) -> str:
     """What a user types to download all that is needed."""
     patterns = [*repository.others, *(name.replace(".safetensors", "*safetensors") for name in repository.weights)]
     revision = f" --revision {repository.revision}" if repository.revision else ""
-    return f"hf download {repository.name}{revision} " + " ".join(f"--include '{one}'" for one in patterns)
+    # of several --include, clients before 1.0 take the last; of one name alone, every client takes no pattern;
+    # after an option, clients before 1.0 take no names
+    option = "--include " if len(patterns) == 1 else ""
+    return f"hf download {repository.name} {option}" + " ".join(f"'{one}'" for one in patterns) + revision

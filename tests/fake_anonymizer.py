@@ -35,7 +35,7 @@ class FakeAnonymizer:
     def check(self, options, choices=()):
         pass
 
-    def __call__(self, image, options=None, *, boxes=None, only=None, wishes=()):
+    def __call__(self, image, options=None, *, boxes=None, only=None, wishes=(), on_step=None):
         self.calls.append({"options": options, "boxes": boxes, "only": only, "wishes": wishes})
         if self.hook is not None:
             self.hook(image)

@@ -9,7 +9,8 @@ from deid_diffusion.attributes.choice import choose
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.semantic_map import mean_faces
-from deid_diffusion.generation import read_conditions
+from deid_diffusion.generation import generate, read_conditions
+from deid_diffusion.options import Options
 
 from .fake_gate import FakeGate
 
@@ -60,3 +61,11 @@ def test_rows_keep_choices_beside_their_faces(tiny_pipeline, astronaut: np.ndarr
     swapped = both.rows([1, 0, 1])
     assert swapped.choices == (choose(()), choose(["age"]), choose(()))
     assert torch.equal(swapped.features[1], both.features[0])
+
+
+def test_every_bit_of_a_seed_counts(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+    """Noise is made of the low 32 alone, on a CPU; proportions of all."""
+    both = conditions(tiny_pipeline, astronaut, face, "age").rows([0, 0, 0])
+    one, same, other = generate(tiny_pipeline, both, [1, 1, 1 + 2**32], Options())
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)

@@ -128,16 +128,23 @@ def test_a_base_of_ones_own(hub: dict[str, Path], hub_cache: Path) -> None:
         add_to_cache(hub_cache, one.name, hub[one.name], one.revision or "")
     pipeline = load_pipeline(f"sd15={hub[INPAINTING.name]}", torch.float16)
     assert pipeline.unet.dtype == pipeline.vae.dtype == pipeline.phrase_encoder.dtype == torch.float16
-    with pytest.raises(DeidError, match=rf"give --model sd15={hub[INPAINTING.name]}$"):
+    with pytest.raises(DeidError, match=r"without ControlNet: put sd15= before its name$"):
         load_pipeline(str(hub[INPAINTING.name]), torch.float32)
 
 
 def test_what_is_not_on_this_machine_is_named_with_the_command(hub: dict[str, Path], hub_cache: Path) -> None:
     add_to_cache(hub_cache, INPAINTING.name, hub[INPAINTING.name], INPAINTING.revision or "")
-    with pytest.raises(DeidError, match=f"hf download {CLIP.name} --revision {CLIP.revision}"):
+    with pytest.raises(DeidError, match=f"hf download {CLIP.name} .* --revision {CLIP.revision}"):
         load_pipeline("sd15", torch.float32)
     with pytest.raises(DeidError, match=r"run: hf download me/nothing .*; or give builtin, sd15, sd15-lcm"):
         load_pipeline("me/nothing", torch.float32)
+
+
+def test_what_a_user_names_is_looked_at_before_anything_is_downloaded(tmp_path: Path, hub_cache: Path) -> None:
+    with pytest.raises(DeidError, match=rf"^{tmp_path}: lacks controlnet/config\.json"):
+        load_pipeline(f"sd15-semantic={tmp_path}", torch.float32)
+    with pytest.raises(DeidError, match=r"^model no/such/model: no such folder, and no name that the hub can have; or"):
+        load_pipeline("no/such/model", torch.float32)
 
 
 def test_parts_of_different_families_are_refused(hub: dict[str, Path], hub_cache: Path, trained: Path) -> None:

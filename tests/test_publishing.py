@@ -136,6 +136,10 @@ def test_the_command_uploads(call, saved: Path, tmp_path: Path, monkeypatch: pyt
     assert (code, lines[-1]) == (0, "uploaded to me/model")
     assert (sent["repo_id"], sent["folder_path"]) == ("me/model", tmp_path / "out")
 
+    code, _, errors = call(*arguments[:-2], "a b/c", "-o", str(tmp_path / "other"))
+    assert (code, errors) == (2, ["error: --repo-id a b/c: expected OWNER/NAME, of letters, digits, -, _ and ."])
+    assert not (tmp_path / "other").exists()
+
     def refuse(name: str, **_: object) -> None:
         raise OSError("401 Client Error\nand more")
 

@@ -17,8 +17,8 @@ REPLACED = FaceRecord((1.5, 2.0, 30.25, 40.0), "centerface", 0.98, "replaced", 7
 COVERED = FaceRecord((0.0, 0.0, 3.0, 4.0), "mediapipe", 0.4, "covered", None, False, "no mesh")
 WISHED = replace(REPLACED, kept_attributes=("age", "freckles"), changed_attributes={"gender": "man"})
 REPORT = ImageReport(
-    "photos/ä\udcff\n.jpg", "out/a.png", "done", "ab" * 32, "cd" * 32, 640, 480, (REPLACED, WISHED, COVERED), "builtin",
-    {"python": "3.11.0"}, 1.25,
+    "photos/ä\udcff\n.jpg", "out/a.png", "done", "ab" * 32, "cd" * 32, 640, 480, "builtin",
+    versions={"python": "3.11.0"}, seconds=1.25, faces=(REPLACED, WISHED, COVERED),
 )  # fmt: skip
 FAILED = ImageReport("a.jpg", None, "failed", error="a.jpg: is empty (0 bytes): get a complete copy")
 

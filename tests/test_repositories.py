@@ -1,3 +1,5 @@
+import shlex
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from transformers import CLIPTextModel
 
 from deid_diffusion.errors import DeidError
 from deid_diffusion.repositories import Repository, dtype_argument, fetch, half_precision, load_part
+from tests.loopback_hub import COMMIT as HUBS_COMMIT
+from tests.loopback_hub import loopback_hub
 from tests.tiny_hub import add_to_cache
 
 COMMIT = "a" * 40
@@ -55,9 +59,32 @@ def test_offline_one_line_says_what_to_download(hub_cache: Path) -> None:
     assert "\n" not in line
     assert line.startswith("me/model: no such folder, and not to be had from the hub (Cannot find")
     assert line.endswith(
-        f"while online, run: hf download me/model --revision {COMMIT} --include 'unet/config.json' "
-        "--include 'tokenizer/*' --include 'unet/w*safetensors'"
+        f"while online, run: hf download me/model 'unet/config.json' 'tokenizer/*' "
+        f"'unet/w*safetensors' --revision {COMMIT}"
     )
+
+
+@pytest.mark.parametrize("wanted", [WANTED, Repository("me/model", "MIT", ("unet/w.safetensors",))])
+def test_the_command_downloads_what_is_needed(
+    wanted: Repository, tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed as it is printed, to the installed client."""
+    from huggingface_hub.cli.hf import main
+
+    wanted = replace(wanted, revision=wanted.revision and HUBS_COMMIT)
+    needed = {"unet/w.fp16.safetensors", *(("unet/config.json", "tokenizer/vocab.json") if wanted.others else ())}
+    there = folder(
+        tmp_path / "repo", "unet/config.json", "unet/w.fp16.safetensors", "tokenizer/vocab.json", "unet/w.bin"
+    )
+    with pytest.raises(DeidError) as caught:
+        fetch(wanted)
+    monkeypatch.setattr("sys.argv", shlex.split(str(caught.value).partition("run: ")[2]))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_UPDATE_CHECK", True, raising=False)
+    patched = pytest.MonkeyPatch.context()
+    with patched as patch, loopback_hub(patch, hub_cache, {"me/model": there}), suppress(SystemExit):
+        main()
+    found = fetch(wanted)
+    assert {path.relative_to(found).as_posix() for path in found.rglob("*.*")} == needed
 
 
 def test_an_incomplete_cache_is_no_model(tmp_path: Path, hub_cache: Path) -> None:

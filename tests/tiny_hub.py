@@ -180,3 +180,30 @@ def ip_adapter_repository(folder: Path, width: int = 12) -> None:
     weights = ip_adapter(UNet2DConditionModel(**UNET), width)
     named = {f"{kind}.{name}": value for kind, group in weights.items() for name, value in group.items()}
     save_file(named, folder / "models" / "ip-adapter_sd15.safetensors")
+
+
+def parser_repository(folder: Path, names: tuple[str, ...], sees: str) -> Path:
+    """A tiny segmentation model, in the layout of the hub, that sees one class everywhere."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[2, 1],
+        hidden_sizes=[8, 8],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        num_attention_heads=[1, 1],
+        mlp_ratios=[1, 1],
+        decoder_hidden_size=8,
+        id2label=dict(enumerate(names)),
+        label2id={name: k for k, name in enumerate(names)},
+    )
+    model = SegformerForSemanticSegmentation(config)
+    with torch.no_grad():
+        model.decode_head.classifier.weight.zero_()
+        model.decode_head.classifier.bias.copy_(torch.eye(len(names))[names.index(sees)])
+    model.save_pretrained(folder)
+    SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder

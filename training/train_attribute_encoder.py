@@ -35,7 +35,7 @@ class EncoderConfig(TrainConfig):
     pretrained_model_name_or_path: CLIP to tune, as openai/clip-vit-large-patch14; a small one is made without it.
     hidden_size: width of the small text tower and of the joint space.
     num_hidden_layers: of the text tower.
-    image_size: side that crops are resized to for the image side.
+    image_size: side of the square that faces are warped to for the image side.
     stem_width: channels of its first convolution.
     widths: channels of its stages.
     vocab_size: of the tokenizer that is learned from the captions.
@@ -45,7 +45,7 @@ class EncoderConfig(TrainConfig):
     pretrained_model_name_or_path: str | None = None
     hidden_size: int = 192
     num_hidden_layers: int = 2
-    image_size: int = 96
+    image_size: int = 64
     stem_width: int = 32
     widths: str = "48,96,192"
     vocab_size: int = 1024
@@ -60,7 +60,7 @@ def small_towers(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncode
     )
     torch.manual_seed(config.seed)
     widths = tuple(int(width) for width in config.widths.split(","))
-    vision = FaceEncoder(config.image_size, config.stem_width, widths, config.hidden_size)
+    vision = FaceEncoder(config.image_size, config.stem_width, widths, config.hidden_size, in_channels=4)
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

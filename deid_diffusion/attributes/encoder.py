@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from ..faces.labels import LABEL, REGIONS
+from ..faces.looks import texture_corners
+from ..faces.semantic_map import draw_semantic_map, mean_mesh
 from ..models.face_network import FaceNetwork
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Rows of the features: the whole face first, then each region in the order of ``labels.REGIONS``.
 FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)
+_MAP_SIDE = 128  # pixels of the mean face's map
 _REACH = 0.06  # how far around the mapped face the small network sees, as a share of the crop
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -49,7 +53,10 @@ def region_weights(labels: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def encode_attributes(
-    encoder: CLIPVisionModelWithProjection | FaceNetwork, images: torch.Tensor, labels: torch.Tensor
+    encoder: CLIPVisionModelWithProjection | FaceNetwork,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    meshes: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Features of face crops in a joint space of images and texts.
 
@@ -57,10 +64,18 @@ def encode_attributes(
         encoder: a CLIP vision tower with its projection, or the small convolutional one.
         images: (B, 3, H, W) face crops in -1..1.
         labels: (B, H', W') semantic maps of the same crops.
+        meshes: (B, 478, 2) crop pixels; the small network needs them.
 
     Returns:
         (B, 1 + R, D) unit vectors: the whole face's embedding, then the patch features averaged per region.
+
+    Raises:
+        ValueError: without meshes, from the small network.
     """
+    if isinstance(encoder, FaceNetwork) and encoder.in_channels != 3:
+        if meshes is None:
+            raise ValueError("this attribute encoder reads faces on their mesh: give meshes")
+        return F.normalize(_warped_features(encoder, images, meshes).float(), dim=-1)
     size = encoder.image_size if isinstance(encoder, FaceNetwork) else encoder.config.image_size
     pixels = clip_pixels(images.float(), size).to(next(encoder.parameters()).dtype)
     if isinstance(encoder, FaceNetwork):
@@ -80,6 +95,21 @@ def _clip_features(encoder: CLIPVisionModelWithProjection, pixels: torch.Tensor,
     output = encoder(pixel_values=pixels)  # the model as a whole, because offloading hooks into that call
     patches = encoder.vision_model.post_layernorm(output.last_hidden_state[:, 1:])
     return torch.cat([output.image_embeds[:, None], encoder.visual_projection(pool_patches(patches, labels))], 1)
+
+
+def _warped_features(encoder: FaceNetwork, images: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
+    """(B, 1 + R, D) of the small network, to which every face has the mean face's map."""
+    patches = encoder(images.to(next(encoder.parameters()).dtype), meshes).flatten(2).transpose(1, 2)
+    grid = round(patches.shape[1] ** 0.5)
+    return region_weights(mean_labels(grid).to(patches.device), grid).to(patches.dtype) @ patches
+
+
+@cache
+def mean_labels(grid: int) -> torch.Tensor:
+    """(1, H, W) the map of the mean face in the square that faces are warped to; H is a multiple of ``grid``."""
+    low, high = texture_corners()
+    size = grid * round(_MAP_SIDE / grid)
+    return torch.from_numpy(draw_semantic_map((mean_mesh(1) - low) / (high - low) * size, size))[None]
 
 
 def _conv_features(encoder: FaceNetwork, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

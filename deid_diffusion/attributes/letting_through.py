@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from .choice import AttributeChoice
+from ..errors import UsageError
+from .choice import MAP_BORNE, AttributeChoice
 from .subspace import AttributeSubspace
 
 if TYPE_CHECKING:
@@ -22,6 +23,25 @@ class ReadsWords(Protocol):
     def subspace(self, phrases: Sequence[str] = ()) -> AttributeSubspace:
         """The subspaces of the built-in attributes and of more phrases."""
         ...
+
+
+def check_words(model: ReadsWords, choice: AttributeChoice) -> None:
+    """See that a model's text encoder understands the words of a choice.
+
+    Raises:
+        UsageError: for a phrase that says nothing to it, or a change to a word that it takes for another.
+        DeidError: when the model cannot read words.
+    """
+    try:
+        subspace = model.subspace(choice.phrases)
+    except ValueError as error:
+        raise UsageError(f"keep: {error}: use other words") from error
+    for name, word in choice.change.items():
+        if name not in MAP_BORNE and (same := subspace.same_as(name, word)):
+            raise UsageError(
+                f"change: {name}={word}: this model does not tell {word} from {', '.join(same)}: leave it out, or use "
+                "a model whose text encoder does"
+            )
 
 
 def let_through(pipeline: ReadsWords, features: torch.Tensor, choices: Sequence[AttributeChoice]) -> torch.Tensor:

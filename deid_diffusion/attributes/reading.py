@@ -81,7 +81,7 @@ def read_faces(
     if not faces:
         return []
     pixels = torch.stack([to_tensor(extract(photo, face.matrix, pipeline.crop_size)) for face in faces])
-    features = pipeline.encode_attributes(pixels, [face.semantic_map for face in faces])
+    features = pipeline.encode_attributes(pixels, [face.semantic_map for face in faces], [face.drawn for face in faces])
     if features is None:
         raise UsageError("this model reads no attributes: load it with image_encoder= and phrase_encoder=")
     subspace, adapter = pipeline.subspace(phrases), pipeline.attribute_adapter

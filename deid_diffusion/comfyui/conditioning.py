@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..attributes.choice import AttributeChoice
 from ..attributes.encoder import encode_attributes, labels_tensor, pool_patches
-from ..attributes.letting_through import let_through
+from ..attributes.letting_through import check_words, let_through
 from ..attributes.phrases import embed_phrases
 from ..attributes.subspace import AttributeSubspace
 from ..attributes.vocabulary import VOCABULARY
@@ -47,15 +48,12 @@ class LoadedAdapter:
 
         Raises:
             DeidError: when the folder has no text side of the image encoder.
-            UsageError: for a phrase that the text encoder does not tell from "a person".
+            ValueError: for a phrase that the text encoder does not tell from "a person".
         """
         key = tuple(phrases)
         if key not in self._subspaces:
             words = {**VOCABULARY, **{phrase: (phrase,) for phrase in phrases}}
-            try:
-                self._subspaces[key] = AttributeSubspace.from_phrases(words, self._embed)
-            except ValueError as error:
-                raise UsageError(f"keep: {error}: use other words") from error
+            self._subspaces[key] = AttributeSubspace.from_phrases(words, self._embed)
         return self._subspaces[key]
 
     def _embed(self, texts: list[str]) -> torch.Tensor:
@@ -86,7 +84,7 @@ def encoder_features(adapter: LoadedAdapter, crops: FaceCrops) -> torch.Tensor:
             "Crop Faces' original_image"
         )
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()])
-    return encode_attributes(adapter.image_encoder, pixels * 2 - 1, _labels(crops))
+    return encode_attributes(adapter.image_encoder, pixels * 2 - 1, _labels(crops), _meshes(crops))
 
 
 @torch.no_grad()
@@ -132,7 +130,12 @@ def make_tokens(
         adapter: makes them.
         features: (N, R + 1, D).
         choice: what is kept of all of them, and changed.
+
+    Raises:
+        UsageError: for words that the model's text encoder does not understand.
+        DeidError: when the model has none.
     """
+    check_words(adapter, choice)
     tokens = adapter.attribute_adapter
     assert tokens is not None
     told = tokens(let_through(adapter, features.cpu(), [choice] * len(features)))
@@ -167,6 +170,10 @@ def append_tokens(conditioning: list[list[Any]], tokens: torch.Tensor, name: str
 
 def _labels(crops: FaceCrops) -> torch.Tensor:
     return labels_tensor([face.semantic_map for _, face in crops.faces])
+
+
+def _meshes(crops: FaceCrops) -> torch.Tensor:
+    return torch.from_numpy(np.stack([face.drawn for _, face in crops.faces]).astype(np.float32))
 
 
 def _kind(folder: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..errors import DeidError
+from ..errors import DeidError, one_line
 from ..repositories import Repository, fetch
 from .labels import LABEL, REGIONS
 
@@ -80,8 +80,12 @@ class FaceParser:
         folder = fetch(Repository(source, "see its model card", weights=("model.safetensors",), others=others))
         try:
             model = AutoModelForSemanticSegmentation.from_pretrained(folder, use_safetensors=True)
-            return cls(model.float(), AutoImageProcessor.from_pretrained(folder))
-        except (OSError, ValueError, DeidError) as error:
+            processor = AutoImageProcessor.from_pretrained(folder)
+        except Exception as error:  # missing or broken files: each library has errors of its own
+            raise DeidError(f"{source}: no parsing model can be loaded from it ({one_line(error)[:160]})") from error
+        try:
+            return cls(model.float(), processor)
+        except DeidError as error:
             raise DeidError(f"{source}: {error}") from error
 
     @torch.no_grad()

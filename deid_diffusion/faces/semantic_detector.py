@@ -84,11 +84,14 @@ class SemanticFaceDetector:
             output_type: "pil", or "np" for (H', W', 3) uint8 RGB.
 
         Raises:
-            ValueError: for another array or output type.
+            ValueError: for another picture, resolution or output type.
             DeidError: when a package is missing.
         """
         if output_type not in ("pil", "np"):
             raise ValueError(f'output_type: expected "pil" or "np", got {output_type!r}')
+        for name, value in (("detect_resolution", detect_resolution), ("image_resolution", image_resolution)):
+            if value < 1:
+                raise ValueError(f"{name}: expected pixels, 1 or more, got {value}")
         picture = _rgb(input_image)
         size = _size(picture, image_resolution)
         seen = _resized(picture, _size(picture, detect_resolution))
@@ -122,9 +125,12 @@ class SemanticFaceDetector:
 def _rgb(image: Image.Image | np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 RGB."""
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        pixels = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not pixels or not image.size:
             raise ValueError(f"input_image: expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"input_image: expected a PIL image or an array, got {type(image).__name__}")
     return np.asarray(image.convert("RGB"))
 
 

@@ -35,5 +35,6 @@ class FaceEncoder(FaceNetwork, ModelMixin, ConfigMixin):
         stem_width: int = 32,
         widths: tuple[int, ...] = (48, 96, 192),
         projection_dim: int = 192,
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(image_size, stem_width, widths, projection_dim)
+        super().__init__(image_size, stem_width, widths, projection_dim, in_channels)

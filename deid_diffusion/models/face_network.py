@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from .face_warp import FaceWarp
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch normalisation and a shortcut (He et al., CVPR 2016)."""
@@ -31,20 +33,30 @@ class ResidualBlock(nn.Module):
 class FaceNetwork(nn.Module):
     """Face crops -> features in a joint space of images and texts, one for each cell of a grid.
 
-    A vision transformer trained from nothing on thousands of faces learns next to nothing of them; a convolutional
-    network does. A region's feature and the whole face's are averages over the grid, so they lie in one space.
+    It sees each face as it would be on the mean face (`FaceWarp`), without its brightness and contrast, and beside that
+    the brightness. So one cell is one part of every face, and thousands of faces are enough to learn from. What it is
+    not told is the shape: with the mesh's displacements beside the colours, it read the sex of people who live
+    elsewhere much worse. A region's feature and the whole face's are averages over the grid, so they lie in
+    one space.
 
     Args:
-        image_size: side that crops are resized to, in pixels.
+        image_size: side of the square that faces are warped to, in pixels.
         stem_width: channels after the first convolution.
         widths: channels of each stage; each halves the grid once more.
         projection_dim: D, width of the joint space.
     """
 
-    def __init__(self, image_size: int, stem_width: int, widths: Sequence[int], projection_dim: int) -> None:
+    def __init__(
+        self, image_size: int, stem_width: int, widths: Sequence[int], projection_dim: int, in_channels: int = 3
+    ) -> None:
         super().__init__()
-        self.image_size, self.projection_dim = image_size, projection_dim
-        layers: list[nn.Module] = [nn.Conv2d(3, stem_width, 5, 2, 2, bias=False), nn.BatchNorm2d(stem_width), nn.ReLU()]
+        self.image_size, self.projection_dim, self.in_channels = image_size, projection_dim, in_channels
+        self.warp = FaceWarp(image_size)
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, stem_width, 5, 2, 2, bias=False),
+            nn.BatchNorm2d(stem_width),
+            nn.ReLU(),
+        ]
         before = stem_width
         for width in widths:
             layers += [ResidualBlock(before, width, 2), ResidualBlock(width, width, 1)]
@@ -55,6 +67,24 @@ class FaceNetwork(nn.Module):
             nn.Conv2d(before, projection_dim, 1, bias=False), nn.BatchNorm2d(projection_dim, affine=False)
         )
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, image_size, image_size), normalised as CLIP's -> (B, D, h, w)."""
+    def forward(self, pixels: torch.Tensor, meshes: torch.Tensor | None = None) -> torch.Tensor:
+        """Features of each cell of the square.
+
+        Args:
+            pixels: (B, 3, S, S) crops in -1..1.
+            meshes: (B, 478, 2) crop pixels.
+
+        Returns:
+            (B, D, h, w).
+        """
+        if meshes is not None:
+            pixels = self.normalised(pixels.float(), meshes.float()).to(pixels.dtype)
         return self.projection(self.layers(pixels))
+
+    def normalised(self, pixels: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
+        """(B, 4, T, T): colours without their brightness and contrast, and the brightness."""
+        colours = self.warp(pixels, meshes)
+        level = colours.mean((1, 2), keepdim=True)
+        colours = colours - level
+        colours = colours / colours.square().mean((1, 2), keepdim=True).sqrt().clamp(min=0.02)
+        return self.warp.square(torch.cat([colours, level.expand(-1, 1, colours.shape[2])], 1))

@@ -46,17 +46,17 @@ def build_preset(preset: Preset, dtype: torch.dtype) -> FaceDeidPipeline:
     if preset.lora is not None:  # before gigabytes are loaded
         with needed_for("a LoRA", "peft"):
             import peft  # noqa: F401, diffusers asks for it
-    if preset.trained is not None:
-        pipeline = build_trained(
-            fetch(preset.base), fetch(preset.clip), fetch(preset.trained), preset.steps, preset.guidance, dtype
-        )
+    # a user's own parts first: what they lack is said before gigabytes are downloaded
+    trained = None if preset.trained is None else fetch(preset.trained)
+    base, clip = fetch(preset.base), fetch(preset.clip)
+    controlnet, lora = (None if one is None else fetch(one) for one in (preset.controlnet, preset.lora))
+    if trained is not None:
+        pipeline = build_trained(base, clip, trained, preset.steps, preset.guidance, dtype)
     else:
-        assert preset.controlnet is not None
-        pipeline = build_zero_shot(
-            fetch(preset.base), fetch(preset.clip), fetch(preset.controlnet), preset.steps, preset.guidance, dtype
-        )
-    if preset.lora is not None:
-        _add_lcm_lora(pipeline, fetch(preset.lora))
+        assert controlnet is not None
+        pipeline = build_zero_shot(base, clip, controlnet, preset.steps, preset.guidance, dtype)
+    if lora is not None:
+        _add_lcm_lora(pipeline, lora)
     return pipeline
 
 
@@ -125,10 +125,10 @@ def _build(
     return FaceDeidPipeline(
         vae=load_part(AutoencoderKL, base / "vae", dtype),
         text_encoder=load_part(CLIPTextModel, base / "text_encoder", dtype),
-        tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer"),
+        tokenizer=load_part(CLIPTokenizer, base / "tokenizer", dtype),
         unet=unet,
         controlnet=controlnet,
-        scheduler=sampler or DDIMScheduler.from_pretrained(base / "scheduler"),
+        scheduler=sampler or load_part(DDIMScheduler, base / "scheduler", dtype),
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
         image_encoder=load_image_encoder(clip, dtype),

@@ -97,21 +97,32 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         return self.image_encoder is not None and has_tokens
 
     @torch.no_grad()
-    def encode_attributes(self, crops: torch.Tensor, semantic_maps: Sequence[np.ndarray]) -> torch.Tensor | None:
+    def encode_attributes(
+        self,
+        crops: torch.Tensor,
+        semantic_maps: Sequence[np.ndarray],
+        meshes: Sequence[np.ndarray] | None = None,
+    ) -> torch.Tensor | None:
         """Attribute features of original face crops.
 
         Args:
             crops: (B, 3, H, W) in 0..1.
             semantic_maps: B label maps, (H, W) uint8 each.
+            meshes: B meshes, (478, 2) crop pixels each; the embedded model's encoder needs them.
 
         Returns:
             (B, N, D) unit features, or None where ``reads_attributes`` is false.
+
+        Raises:
+            ValueError: when the encoder needs meshes.
         """
         if not self.reads_attributes:
             return None
         device = self._execution_device
         images = crops.to(device) * 2 - 1
-        return encode_attributes(self.image_encoder, images, labels_tensor(list(semantic_maps)).to(device))
+        labels = labels_tensor(list(semantic_maps)).to(device)
+        points = None if meshes is None else torch.from_numpy(np.stack(meshes).astype(np.float32)).to(device)
+        return encode_attributes(self.image_encoder, images, labels, points)
 
     def embed_phrases(self, texts: Sequence[str]) -> torch.Tensor:
         """(K, D) unit vectors of K captions, in the space of the attribute features.
@@ -222,6 +233,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         if image is None or mask_image is None or control_image is None:
             raise ValueError("image, mask_image, control_image: expected all three")
         self._check_supported(strength, padding_mask_crop, ip_adapter_image)
+        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        _check_positive(num_inference_steps=steps, num_images_per_prompt=num_images_per_prompt)
         image_t = self.image_processor.preprocess(image, height, width) / 2 + 0.5
         height, width = image_t.shape[-2:]
         mask_t = self.mask_processor.preprocess(mask_image, height, width)
@@ -269,7 +282,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             height=height,
             width=width,
             strength=1.0,
-            num_inference_steps=num_inference_steps or self.config.default_steps,
+            num_inference_steps=steps,
             guidance_scale=guidance,
             eta=eta,
             generator=generator,
@@ -348,6 +361,13 @@ def _texts(text: str | list[str] | None, embeds: torch.Tensor | None, batch: int
     if embeds is not None:
         return None
     return list(text) if isinstance(text, (list, tuple)) else [text or ""] * batch
+
+
+def _check_positive(**given: int) -> None:
+    """Raise ValueError for a number under 1."""
+    for name, value in given.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected 1 or more, got {value}")
 
 
 def _check_counts(**given: torch.Tensor | list[str] | None) -> None:

@@ -14,7 +14,8 @@ _MODEL_SHIM = (
     "from deid_diffusion.models.{module} import {name}  # noqa: F401\n"
 )
 _TEXT = "text_model."
-_OWN_MODELS = {"AttributeAdapter": "attribute_adapter", "FaceEncoder": "face_encoder"}  # class -> module
+OWN_MODELS = {"AttributeAdapter": "attribute_adapter", "FaceEncoder": "face_encoder"}
+"""Our own parts of a pipeline: class -> its module in ``deid_diffusion.models``."""
 
 
 def write_portable(folder: str | os.PathLike[str]) -> None:
@@ -27,8 +28,8 @@ def write_portable(folder: str | os.PathLike[str]) -> None:
     entries = json.loads(index.read_text())
     entries["_class_name"] = ["pipeline", "FaceDeidPipeline"]
     for component, entry in entries.items():
-        if isinstance(entry, list) and entry[1] in _OWN_MODELS:
-            module = _OWN_MODELS[entry[1]]
+        if isinstance(entry, list) and entry[1] in OWN_MODELS:
+            module = OWN_MODELS[entry[1]]
             entries[component] = [module, entry[1]]
             shim = _MODEL_SHIM.format(module=module, name=entry[1])
             (root / component / f"{module}.py").write_text(shim)

@@ -18,7 +18,7 @@ from ..attributes.encoder import encode_attributes
 from ..attributes.phrases import embed_ids, tokenize
 from ..faces.semantic_map import draw_semantic_map
 from ..models.face_encoder import FaceEncoder
-from .augment import random_look, random_view
+from .augment import random_look, random_mesh, random_view
 from .balance import SEX, Balance
 from .captions import ATTRIBUTES, FACTS, agree, choose, codes, facts, greyed, phrase
 from .data import FaceCache, FaceDataset, to_tensor
@@ -62,9 +62,10 @@ def train_tokenizer(captions: Sequence[str], folder: Path, *, vocab_size: int, m
 class CaptionedFaces(FaceDataset):
     """Crops in a random view and look, with their maps and a caption drawn anew each time.
 
-    Items: ``pixels`` (3, S, S) in -1..1, ``labels`` (S, S) int64, ``input_ids`` (T,) int64, ``facts`` and ``caption``
-    (F,) int64, codes of what is known and of what the caption says. An item is of a face drawn at random, so that men
-    and women are as many of each kind of picture: or "photographs, not paintings, are of men" is what is learned.
+    Items: ``pixels`` (3, S, S) in -1..1, ``labels`` (S, S) int64, ``mesh`` (478, 2) crop pixels, ``input_ids`` (T,)
+    int64, ``facts`` and ``caption`` (F,) int64, codes of what is known and of what the caption says. An item is of a
+    face drawn at random, so that men and women are as many of each kind of picture: or "photographs, not paintings, are
+    of men" is what is learned.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class CaptionedFaces(FaceDataset):
         return {
             "pixels": to_tensor(random_look(crop, rng, grey=grey)),
             "labels": torch.from_numpy(draw_semantic_map(mesh, self.cache.size)).long(),
+            "mesh": torch.from_numpy(random_mesh(mesh, self.cache.size, rng)),
             "input_ids": tokenize(self.tokenizer, [phrase(chosen)])[0],
             "facts": codes(said),
             "caption": codes(chosen),
@@ -165,7 +167,7 @@ class AttributeEncoderObjective(Objective):
         return self
 
     def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        features = encode_attributes(self.vision, batch["pixels"], batch["labels"])
+        features = encode_attributes(self.vision, batch["pixels"], batch["labels"], batch["mesh"])
         scale = self.log_scale.clamp(max=4.6).exp()
         logits = scale * torch.einsum("bnd,cd->nbc", features, embed_ids(self.text, batch["input_ids"]))
         true = agree(batch["facts"], batch["caption"])

@@ -26,6 +26,13 @@ def random_view(
     return view, (mesh @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
 
+def random_mesh(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A mesh of (K, 2) crop pixels that fits as badly as they do on worse photos; size is the crop's side."""
+    middle = mesh.mean(0)
+    scaled = (mesh - middle) * np.exp(rng.normal(0, 0.03, 2)) + middle
+    return (scaled + rng.normal(0, 0.012 * size, 2)).astype(np.float32)
+
+
 def random_look(crop: np.ndarray, rng: np.random.Generator, *, grey: bool) -> np.ndarray:
     """Another light, camera and obstacle: gamma, contrast, tint, a light from one side, blur, noise, a covered patch,
     and the blocks of a small JPEG file.

@@ -189,7 +189,7 @@ class FewStepObjective(FaceDeidObjective):
             shown = [row for row, mesh in enumerate(batch["mesh"][chosen].cpu().numpy()) if is_seen(mesh)]
             read = self.look_reader(seen[shown], batch["mesh"][chosen[shown]])
             unread = (read - batch["look"][chosen[shown]]).square().mean() if shown else seen.new_zeros(())
-            unkept = self.misread(seen, batch["control"][chosen], wishes.kept[chosen])
+            unkept = self.misread(seen, batch["control"][chosen], batch["mesh"][chosen], wishes.kept[chosen])
             loss = loss + self.look_weight * unread + self.attribute_weight * unkept
             figures |= {"look": float(unread.detach()), "unkept": float(unkept.detach())}
         return loss, figures
@@ -205,15 +205,18 @@ class FewStepObjective(FaceDeidObjective):
         border = first * made.shape[-1] // inner
         return F.pad(made.float().clamp(-1, 1), [border] * 4)
 
-    def misread(self, seen: torch.Tensor, control: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    def misread(
+        self, seen: torch.Tensor, control: torch.Tensor, meshes: torch.Tensor, kept: torch.Tensor
+    ) -> torch.Tensor:
         """How far what the encoder reads of faces points away from what was to be kept: 0 to 2.
 
         Args:
             seen: (B, 3, S, S) crops in -1..1.
             control: (B, 3, S, S) their coloured maps in 0..1.
+            meshes: (B, 478, 2) that these were drawn from.
             kept: (B, N, D), what was to be kept, less the centre.
         """
-        read = encode_attributes(self.image_encoder.module, seen, labels_of(control)) - self.adapter.centre
+        read = encode_attributes(self.image_encoder.module, seen, labels_of(control), meshes) - self.adapter.centre
         length = kept.norm(dim=-1)
         # Only what was to be kept counts: the rest of what is read is free.
         along = (read * kept).sum(-1) / length.clamp(min=1e-6)

@@ -112,7 +112,8 @@ def encode_cache(
                 found = vae.encode(value.contiguous(memory_format=torch.channels_last)).latent_dist.mode()
                 arrays[name][rows.start : rows.stop] = (found.float() * vae.config.scaling_factor).cpu().numpy()
         arrays["mask"][rows.start : rows.stop] = nn.functional.interpolate(masks.float(), (side, side)).numpy()
-        found = encode_attributes(image_encoder, pixels, labels.long().to(device))
+        meshes = torch.from_numpy(cache.meshes[rows.start : rows.stop].astype(np.float32)).to(device)
+        found = encode_attributes(image_encoder, pixels, labels.long().to(device), meshes)
         arrays["features"][rows.start : rows.stop] = found.cpu().numpy()
     for array in arrays.values():
         array.flush()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.spatial import Delaunay
 from torch import nn
 
-from ..faces.looks import LOOK_DIM, POINTS, look_basis, texture_corners
+from ..faces.looks import LOOK_DIM, look_basis
 from ..faces.measures import measure
-from ..faces.semantic_map import mean_mesh
+from ..models.face_warp import FaceWarp
 
 _GREY = (0.299, 0.587, 0.114)
 _TURNED = 0.45  # `measures.FaceMeasures.yaw` beyond which half of a face is hidden
@@ -34,28 +33,15 @@ class LookReader(nn.Module):
         size: side of the square that holds the texture, in texels.
     """
 
-    inside: torch.Tensor
-
-    triangles: torch.Tensor
-    shares: torch.Tensor
     middle: torch.Tensor
     directions: torch.Tensor
 
     def __init__(self, size: int = 40) -> None:
         super().__init__()
-        mesh = Delaunay(mean_mesh(1)[:POINTS])
-        rows = [np.linspace(low, high, size) for low, high in zip(*texture_corners(), strict=True)]
-        texels = np.stack(np.meshgrid(*rows), -1).reshape(-1, 2)
-        found = mesh.find_simplex(texels)
-        self.register_buffer("inside", torch.from_numpy((found >= 0).reshape(size, size)))
-        texels, found = texels[found >= 0], found[found >= 0]
-        affine = mesh.transform[found]
-        first = np.einsum("nij,nj->ni", affine[:, :2], texels - affine[:, 2])
-        shares = np.column_stack([first, 1 - first.sum(1)])
-        self.register_buffer("triangles", torch.from_numpy(mesh.simplices[found].astype(np.int64)))
-        self.register_buffer("shares", torch.from_numpy(shares.astype(np.float32)))
-        self.register_buffer("middle", torch.zeros(len(texels)))
-        self.register_buffer("directions", torch.zeros(LOOK_DIM, len(texels)))
+        self.warp = FaceWarp(size)
+        texels = int(self.warp.inside.sum())
+        self.register_buffer("middle", torch.zeros(texels))
+        self.register_buffer("directions", torch.zeros(LOOK_DIM, texels))
 
     @classmethod
     def fitted(cls) -> LookReader:
@@ -69,9 +55,7 @@ class LookReader(nn.Module):
     def textures(self, images: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
         """(B, P) grey textures, mean 0 and variance 1 each, of (B, 3, S, S) crops and their (B, 478, 2) meshes."""
         grey = (images * images.new_tensor(_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True).float()
-        places = (meshes[:, self.triangles] * self.shares[..., None]).sum(2)
-        grid = (2 * places + 1) / images.shape[-1] - 1
-        values = F.grid_sample(grey, grid[:, None], padding_mode="border", align_corners=False)[:, 0, 0]
+        values = self.warp(grey, meshes)[:, 0]
         values = values - values.mean(1, keepdim=True)
         return values / values.square().mean(1, keepdim=True).sqrt().clamp(min=0.02)
 
@@ -120,8 +104,8 @@ def fit_looks(crops: np.ndarray, meshes: np.ndarray, known: np.ndarray, seed: in
     _, vectors = torch.linalg.eigh(lower @ spread @ lower.T)
     directions = (basis @ lower.T @ vectors[:, -LOOK_DIM:]).T
     directions /= (textures @ directions.T).std(0)[:, None]
-    patterns = torch.zeros(LOOK_DIM, *reader.inside.shape, dtype=textures.dtype)
-    patterns[:, reader.inside] = (textures @ directions.T).T @ textures / len(textures)
+    patterns = torch.zeros(LOOK_DIM, *reader.warp.inside.shape, dtype=textures.dtype)
+    patterns[:, reader.warp.inside] = (textures @ directions.T).T @ textures / len(textures)
     found = {"textures": patterns, "directions": directions, "middle": middle}
     return {name: one.numpy().astype(np.float16) for name, one in found.items()}
 

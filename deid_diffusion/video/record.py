@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
-from ..report import Action, Status
+from ..report import Action, Report
 
 #: Actions of `FaceRecord` that show a simple method's result.
 SIMPLE: tuple[Action, ...] = ("filled", "blurred", "pixelated")
@@ -58,50 +57,22 @@ class TrackRecord:
 
 
 @dataclass(frozen=True)
-class ClipReport:
+class ClipReport(Report):
     """What was done to one clip.
 
     Attributes:
-        input: the clip's name as the user gave it, never an absolute path.
-        output: the result's name as the user gave it; None if nothing was written.
-        status: "done" (every face dealt with), "no_face" (none was found) or "failed" (nothing was written).
-        input_sha256: hex digest of the input file; None if it could not be read.
-        output_sha256: hex digest of the output file; None if nothing was written.
-        width: of the upright frames in pixels; None if the clip could not be read.
-        height: likewise.
-        frames: number of them; None likewise.
+        frames: number of them; None if the clip could not be read.
         tracks: one record a face, in the order in which they appear.
         missed: faces that only the second look at a finished frame found, and covered there; one in each frame counts.
         filled: frames that were filled altogether, because something unexpected happened to them.
-        model: name of the model; None if the clip failed before one was needed.
-        gate: what judged the results, and how strictly; None if the clip failed before it was needed.
-        versions: software name to version.
-        seconds: wall-clock time of the run that finished it.
-        error: one line; None unless the status is "failed".
     """
 
-    input: str
-    output: str | None
-    status: Status
-    input_sha256: str | None = None
-    output_sha256: str | None = None
-    width: int | None = None
-    height: int | None = None
     frames: int | None = None
     tracks: tuple[TrackRecord, ...] = ()
     missed: int = 0
     filled: int = 0
-    model: str | None = None
-    gate: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    error: str | None = None
 
     @property
     def faces(self) -> tuple[TrackRecord, ...]:
         """The tracks: what a photo's faces are to a clip."""
         return self.tracks
-
-    def to_json(self) -> str:
-        """One line of JSON, ASCII only, without the line break."""
-        return json.dumps(asdict(self), allow_nan=False)

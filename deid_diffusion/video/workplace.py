@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._version import __version__
 from ..errors import VideoError
 from ..files import refusal
+from ..fingerprint import plain_options
 from .formats import Encoding
 
 if TYPE_CHECKING:
@@ -82,21 +82,8 @@ def clear(target: Path) -> None:
 
 
 def fingerprint(options: Options, encoding: Encoding) -> str:
-    """A text that differs where results may differ. It holds no key and no embedding, only digests of them."""
-    plain: dict[str, Any] = {one.name: getattr(options, one.name) for one in fields(options)}
-    people, pseudonyms = plain.pop("keep_people"), plain.pop("pseudonyms")
-    plain = {name: _plain(value) for name, value in plain.items()}
-    if people is not None:
-        plain["keep_people"] = [hashlib.sha256(people.embeddings.tobytes()).hexdigest(), people.threshold]
-    if pseudonyms is not None:
-        plain["pseudonyms"] = [pseudonyms.key.fingerprint, pseudonyms.store.name]
-    return json.dumps([plain, encoding.codec, encoding.pixels, encoding.options], sort_keys=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    return dict(value) if isinstance(value, Mapping) else value
+    """A text that differs where results may differ."""
+    return json.dumps([plain_options(options), encoding.codec, encoding.pixels, encoding.options], sort_keys=True)
 
 
 def _prefix(target: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PACK = Path(__file__).parents[2] / "comfyui"
-_PATIENCE = 1800  # seconds for one prompt: on a CPU, Stable Diffusion 1.5 takes minutes
+_PATIENCE = 1800  # seconds for a start or a prompt: on a CPU, Stable Diffusion 1.5 takes minutes
 
 
 class Server:
@@ -32,7 +32,7 @@ class Server:
             self.process = subprocess.Popen(
                 [*command, "--base-directory", str(base)], cwd=comfyui, stdout=log, stderr=subprocess.STDOUT
             )
-        for _ in range(240):
+        for _ in range(_PATIENCE):
             try:
                 self.get("/system_stats")
                 return

@@ -101,11 +101,26 @@ def test_a_model_that_reads_no_words_says_so(adapter_alone: LoadedAdapter) -> No
         make_tokens(adapter_alone, torch.randn(2, COUNT, 16), AttributeChoice())
 
 
-def test_a_phrase_that_says_nothing_is_one_line(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (choose(["a scar"]), r"keep: .*: use other words"),
+        (choose(change={"age": "70"}), "change: age=elderly: this model does not tell elderly from child"),
+    ],
+)
+def test_words_that_the_text_encoder_does_not_understand_are_refused(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, choice: AttributeChoice, words: str
+) -> None:
+    def embed(texts: list[str]) -> torch.Tensor:
+        """Knows the first word of each attribute, and none of what stands alone."""
+        vectors = torch.ones(len(texts), 16)
+        vectors[0, 0] += len(texts) > 1
+        return vectors
+
     adapter = LoadedAdapter(model_folder)
-    monkeypatch.setattr(adapter, "_embed", lambda texts: torch.ones(len(texts), 16))
-    with pytest.raises(UsageError, match=r"keep: .*: use other words"):
-        adapter.subspace(["a scar"])
+    monkeypatch.setattr(adapter, "_embed", embed)
+    with pytest.raises(UsageError, match=words):
+        make_tokens(adapter, torch.randn(1, COUNT, 16), choice)
 
 
 def test_a_phrase_of_ones_own_is_embedded_by_the_models_text_encoder(model_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The Python of the documentation runs, from the first line of a page to the last."""
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,16 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from packaging.version import Version
 from PIL import Image
 from safetensors.torch import save_file
 
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
-from deid_diffusion.presets import CLIP, FACE_LINES
+from deid_diffusion.presets import CLIP, FACE_LINES, INPAINTING, SD15
 from deid_diffusion.publishing import write_publication
-from tests.tiny_hub import add_to_cache, fill_cache, ip_adapter_repository
+from deid_diffusion.repositories import fetch
+from tests.tiny_hub import add_to_cache, fill_cache, ip_adapter_repository, parser_repository
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -34,9 +37,10 @@ def downloaded(hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     (made / "style").mkdir()
     save_file({"<style>": torch.zeros(16)}, made / "style" / "learned_embeds.safetensors")
     ip_adapter_repository(made / "ip")
+    parser_repository(made / "parser", ("background", "skin", "nose", "l_eye", "r_brow", "u_lip"), "skin")
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
     fill_cache(cache, hub)
-    for name in ("face-deid", "trained", "style"):
+    for name in ("face-deid", "trained", "style", "parser"):
         add_to_cache(cache, f"me/{name}", made / name)
     add_to_cache(cache, "h94/IP-Adapter", made / "ip")
     yield
@@ -50,6 +54,7 @@ def work(hub: dict[str, Path], tmp_path: Path, astronaut: np.ndarray, monkeypatc
     Image.fromarray(astronaut[:64, :64]).save(tmp_path / "style.jpg")
     shutil.copytree(hub[CLIP.name], tmp_path / "models" / "clip")
     shutil.copytree(hub[FACE_LINES.name], tmp_path / "models" / "face")
+    shutil.copytree(hub[INPAINTING.name], tmp_path / "models" / "inpainting")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -71,15 +76,49 @@ def test_diffusers(downloaded: None, work: Path, astronaut: np.ndarray) -> None:
     made = np.asarray(Image.open(work / "anonymous.png"))
     assert (made != astronaut).any()
     assert Image.open(work / "face.png").size == (128, 128)
-    assert names["control"].size == (512, 512)
     assert type(names["ours"]) is type(names["pipe"])
     assert names["ours"].attribute_adapter is names["adapter"]
+
+
+def test_attributes(downloaded: None, work: Path) -> None:
+    names = run_page("attributes.md")
+    assert names["result"].faces[0].changed_attributes == {"gender": "man"}
+    assert names["anonymizer"].pipeline.reads_attributes
+
+
+def test_controlnet_aux(downloaded: None, work: Path) -> None:
+    names = run_page("controlnet_aux.md")
+    assert names["control"].size == names["parsed"].size == (512, 512)
+    assert Image.open(work / "map.png").getbbox() is not None
+    assert names["lines"].any()
 
 
 def test_models(downloaded: None, work: Path) -> None:
     names = run_page("models.md")
     assert (work / "my-sd15" / "model_index.json").is_file()
     assert names["pipeline"].config.control == "mediapipe_face"
+
+
+def test_scale(work: Path, astronaut: np.ndarray) -> None:
+    pytest.importorskip("datasets")
+    (row,) = run_page("scale.md")["rows"]
+    assert row["label"] == 3
+    assert (np.asarray(row["image"]) != astronaut).any()
+
+
+def test_what_is_to_be_downloaded_for_sd15_is_all_that_it_needs(hub: dict[str, Path], tmp_path: Path) -> None:
+    text = (DOCS / "models.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("hf download")]
+    wanted = {one.name: one for one in SD15.repositories}
+    assert {name for name, *_ in commands} == set(wanted)
+    for name, *patterns, option, revision in commands:
+        assert (option, revision) == ("--revision", wanted[name].revision)
+        there = [path.relative_to(hub[name]).as_posix() for path in hub[name].rglob("*") if path.is_file()]
+        for file in filter_repo_objects(there, allow_patterns=patterns):
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(hub[name] / file, tmp_path / name / file)
+        fetch(wanted[name].at(str(tmp_path / name)))
+    assert any((tmp_path / INPAINTING.name / "tokenizer").iterdir())
 
 
 def test_commits_are_those_that_are_loaded() -> None:

@@ -61,10 +61,19 @@ def test_every_kind_of_picture_is_taken(detector: SemanticFaceDetector, astronau
     assert detector(Image.fromarray(astronaut).convert("L"), output_type="np").any()
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((8, 8, 3)), np.zeros((8, 8, 2), np.uint8), np.zeros(8, np.uint8)])
-def test_other_arrays_are_refused(detector: SemanticFaceDetector, wrong: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((8, 8, 3)), np.zeros((8, 8, 2), np.uint8), np.zeros(8, np.uint8), np.zeros((0, 8, 3), np.uint8), "a.png"],
+)
+def test_other_pictures_are_refused(detector: SemanticFaceDetector, wrong: object) -> None:
     with pytest.raises(ValueError, match="input_image: expected"):
         detector(wrong)
+
+
+@pytest.mark.parametrize("name", ["detect_resolution", "image_resolution"])
+def test_a_resolution_is_a_number_of_pixels(detector: SemanticFaceDetector, astronaut: np.ndarray, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected pixels, 1 or more, got 0"):
+        detector(astronaut, **{name: 0})
 
 
 def test_other_outputs_are_refused(detector: SemanticFaceDetector, astronaut: np.ndarray) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
@@ -22,12 +24,12 @@ def inputs(batch: int = 3) -> dict[str, torch.Tensor]:
     }
 
 
-def generators(count: int = 3) -> list[torch.Generator]:
+def generators(seeds: Iterable[int] = range(3)) -> list[torch.Generator]:
     """One for each result."""
-    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def run(pipeline, given: dict[str, object], **options: object) -> np.ndarray:
     """(N, 32, 32, 3) float32 results in 0..1."""
-    options = {"generator": generators(len(given["image"])), "output_type": "np", **options}
+    options = {"generator": generators(range(len(given["image"]))), "output_type": "np", **options}
     return pipeline(**given, **options).images

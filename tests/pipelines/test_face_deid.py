@@ -8,12 +8,7 @@ import torch
 from deid_diffusion.errors import DeidError
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
-from tests.pipelines.faces import inputs
-
-
-def run(pipeline: FaceDeidPipeline, given: dict[str, torch.Tensor], seeds: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds[: len(given["image"])]]
-    return pipeline(**given, generator=generators, output_type="np").images
+from tests.pipelines.faces import generators, inputs, run
 
 
 def test_no_masked_pixel_has_any_influence(tiny_pipeline: FaceDeidPipeline) -> None:
@@ -33,7 +28,7 @@ def test_every_condition_has_an_influence(tiny_pipeline: FaceDeidPipeline, name:
 def test_the_seed_alone_decides_between_results(tiny_pipeline: FaceDeidPipeline) -> None:
     given = inputs()
     assert np.array_equal(run(tiny_pipeline, given), run(tiny_pipeline, given))
-    assert np.abs(run(tiny_pipeline, given) - run(tiny_pipeline, given, (7, 8, 9))).max() > 1e-3
+    assert np.abs(run(tiny_pipeline, given) - run(tiny_pipeline, given, generator=generators((7, 8, 9)))).max() > 1e-3
 
 
 def test_a_batch_equals_one_at_a_time(tiny_pipeline: FaceDeidPipeline) -> None:
@@ -41,7 +36,8 @@ def test_a_batch_equals_one_at_a_time(tiny_pipeline: FaceDeidPipeline) -> None:
     given = inputs()
     together = run(tiny_pipeline, given)
     for k in range(3):
-        alone = run(tiny_pipeline, {name: value[k : k + 1] for name, value in given.items()}, (k,))
+        one = {name: value[k : k + 1] for name, value in given.items()}
+        alone = run(tiny_pipeline, one, generator=generators([k]))
         assert np.abs(alone[0] - together[k]).max() < 1e-4
 
 
@@ -76,13 +72,6 @@ def test_unequal_counts_are_refused_by_name(tiny_pipeline: FaceDeidPipeline) -> 
 def test_an_unknown_argument_is_refused(tiny_pipeline: FaceDeidPipeline) -> None:
     with pytest.raises(TypeError, match="strenght"):
         tiny_pipeline(**inputs(), strenght=0.5)
-
-
-@pytest.fixture(scope="module")
-def saved(tiny_pipeline: FaceDeidPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    tiny_pipeline.save_pretrained(folder)
-    return folder
 
 
 def test_saved_names_are_portable(saved: Path) -> None:

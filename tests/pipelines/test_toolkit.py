@@ -28,11 +28,6 @@ def pipeline(tiny_pipeline: FaceDeidPipeline) -> FaceDeidPipeline:
     return copy.deepcopy(tiny_pipeline)
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_pipeline: FaceDeidPipeline) -> np.ndarray:
-    return run(tiny_pipeline, inputs())
-
-
 def differs(one: np.ndarray, other: np.ndarray) -> bool:
     return float(np.abs(one - other).max()) > 1e-4
 
@@ -65,9 +60,9 @@ def test_every_output_type(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray, o
 
 def test_several_results_for_each_crop_stand_together(tiny_pipeline: FaceDeidPipeline) -> None:
     given = inputs()
-    together = run(tiny_pipeline, given, num_images_per_prompt=2, generator=generators(6))
+    together = run(tiny_pipeline, given, num_images_per_prompt=2, generator=generators(range(6)))
     twice = {name: value.repeat_interleave(2, 0) for name, value in given.items()}
-    assert np.abs(together - run(tiny_pipeline, twice, generator=generators(6))).max() < 1e-4
+    assert np.abs(together - run(tiny_pipeline, twice, generator=generators(range(6)))).max() < 1e-4
 
 
 def test_one_generator_serves_a_whole_batch(tiny_pipeline: FaceDeidPipeline) -> None:
@@ -221,6 +216,8 @@ def test_a_tiny_autoencoder_fused_projections_and_free_u(pipeline: FaceDeidPipel
         ({"strength": 0.5}, "strength: must be 1, got 0.5"),
         ({"padding_mask_crop": 8}, "padding_mask_crop: must be None"),
         ({"image": None}, "expected all three"),
+        ({"num_inference_steps": 0}, "num_inference_steps: expected 1 or more, got 0"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt: expected 1 or more, got 0"),
         ({"prompt": ["a", "b"]}, "3 control_image, 2 prompt"),
     ],
 )

@@ -58,7 +58,7 @@ def test_a_look_stays_in_another_light_and_place(fitted: LookReader) -> None:
 
 def test_what_the_package_paints_is_what_its_reader_reads() -> None:
     reader, basis = LookReader.fitted(), look_basis()
-    textures = torch.from_numpy(basis["textures"])[:, reader.inside]
+    textures = torch.from_numpy(basis["textures"])[:, reader.warp.inside]
     assert torch.allclose(textures @ reader.directions.T, torch.eye(LOOK_DIM), atol=0.3)
 
 

@@ -1,0 +1,88 @@
+"""The command `deid-diffusion serve`: the service over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deid_diffusion.cli_anonymize import load_anonymizer
+from deid_diffusion.cli_errors import errors_as_exit_codes
+
+if TYPE_CHECKING:
+    from deid_diffusion.identity.pseudonyms import Pseudonyms
+    from deid_diffusion.service.limits import Limits
+
+Host = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Where to listen; one that other machines reach needs an API key.")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")]
+Model = Annotated[str, typer.Option(metavar="NAME|PATH|HUB-ID", help="As for `anonymize`.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(metavar="KEY", help="One person, one pseudonym, in all photos (still personal data)."),
+]
+Store = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The people seen so far.", show_default="beside the key")
+]
+MaxMb = Annotated[int, typer.Option("--max-mb", min=1, help="Largest file, in millions of bytes.")]
+MaxMegapixels = Annotated[int, typer.Option(min=1, help="Largest photo, in millions of pixels.")]
+Queue = Annotated[int, typer.Option(min=1, help="Photos taken in and not yet answered; more are turned away.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds that a photo may take, waiting included.")]
+
+
+def serve(
+    context: typer.Context,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A secret that callers must send.", show_default="DEID_API_KEY in the environment"
+        ),
+    ] = None,
+    model: Model = "builtin",
+    device: Device = "auto",
+    key_file: KeyFile = None,
+    store: Store = None,
+    max_mb: MaxMb = 30,
+    max_megapixels: MaxMegapixels = 50,
+    queue: Queue = 16,
+    timeout: Timeout = 300,
+) -> None:
+    """Answer POSTs of photos over HTTP: the picture with other faces, and its record. Nothing is kept on disk.
+
+    curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/anonymize -o anonymous.png
+    """
+    with errors_as_exit_codes(context):
+        from deid_diffusion.requirements import needed_for
+        from deid_diffusion.service.access import check_reach, read_api_key
+
+        api_key = read_api_key(api_key_file)
+        check_reach(host, api_key)
+        with needed_for("serve", "deid-diffusion[service]"):
+            from deid_diffusion.service.app import make_app
+            from deid_diffusion.service.running import address_of, listen, run
+        limits = make_limits(max_mb, max_megapixels, queue, timeout)
+        people = open_people(key_file, store)
+        opened = listen(host, port)
+        app = make_app(load_anonymizer(model, device), limits, api_key=api_key, people=people)
+        typer.echo(f"listening on {address_of(opened)} (POST /v1/anonymize; /health, /metrics, /openapi.json)")
+        run(app, opened)
+
+
+def make_limits(max_mb: int, max_megapixels: int, queue: int, timeout: float) -> Limits:
+    """The limits that the options say."""
+    from deid_diffusion.service.limits import Limits
+
+    return Limits(max_bytes=max_mb * 1_000_000, max_pixels=max_megapixels * 1_000_000, queue=queue, seconds=timeout)
+
+
+def open_people(key_file: Path | None, store: Path | None) -> Pseudonyms | None:
+    """The store of pseudonyms, if a key is given. Raises DeidError as `anonymize` does."""
+    from deid_diffusion.cli_anonymize import with_people
+    from deid_diffusion.options import Options
+
+    return with_people(Options(), key_file, store, None).pseudonyms

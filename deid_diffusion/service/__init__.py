@@ -1,0 +1,1 @@
+"""deid-diffusion behind HTTP: what the service and the web page share, and the service itself."""

@@ -1,0 +1,89 @@
+"""Ray: a worker that is killed costs nothing and doubles nothing, and all workers ask one store of people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deid_diffusion.batch import Outcome
+from deid_diffusion.datasets import cluster
+from deid_diffusion.datasets.cluster import Cluster, _counted, _shares
+from deid_diffusion.datasets.tasks import DEATHS, Task
+from deid_diffusion.datasets.walking import Found
+from deid_diffusion.datasets.workshop import Recipe
+from deid_diffusion.identity.keys import Key
+from deid_diffusion.identity.pseudonyms import Pseudonyms
+from deid_diffusion.options import Options
+
+from .fakes import RECIPE, encoded, load_linking, pixels
+from .test_run import manifest, process, written
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("ray.data")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else workers starve beside other work
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # the workers import the fakes
+    Path("in").mkdir()
+
+
+def put(numbers: range) -> None:
+    for k in numbers:
+        Path("in", f"p{k}.png").write_bytes(encoded(k))
+
+
+def test_a_killed_worker_costs_nothing_and_all_workers_share_the_store(tmp_path):
+    put(range(12))  # number 0 kills its worker, once
+    (tmp_path / "deaths").mkdir()
+    people = Pseudonyms(Key(bytes(range(32))), "people", recogniser="fake", dimension=4, threshold=0.5)
+    recipe = Recipe(load_linking, f"{tmp_path / 'deaths'}:1", Options(pseudonyms=people))
+    outcomes, _ = process(recipe, Cluster(recipe, 2, None))
+    assert sorted(one.report.input for one in outcomes) == sorted(f"in/p{k}.png" for k in range(12))
+    assert written() == sorted(f"p{k}.png" for k in range(12))
+    assert len(list((tmp_path / "deaths").iterdir())) == 1
+    assert len(manifest()) == 12
+    found = {(int(pixels(number_of(one))[0, 0, 0]) % 2, one.report.faces[0].pseudonym) for one in outcomes}
+    assert sorted(parity for parity, _ in found) == [0, 1]
+    assert {name for _, name in found} == {name for name, _ in people.people()}
+
+
+def test_what_goes_on_killing_workers_is_found(tmp_path, monkeypatch):
+    task = Task("tar", Found(Path("a.tar"), "a.tar", "a.tar", ""), "a.tar", tmp_path, count=2)
+    monkeypatch.setattr(cluster, "carry_out", die)
+    deaths = 0
+    while True:  # as Ray does
+        try:
+            done = _counted(task, None)
+        except SystemExit:
+            deaths += 1
+        else:
+            break
+    assert deaths == 2 + 2 * DEATHS
+    assert [(one.task.first, one.task.count, one.made, one.failed) for one in done] == [
+        (0, 1, None, True),
+        (1, 1, None, True),
+    ]
+
+
+def die(task, workshop):
+    raise SystemExit
+
+
+def number_of(outcome: Outcome) -> int:
+    return int(Path(outcome.report.input).stem[1:])
+
+
+def test_nothing_to_do_begins_no_cluster():
+    assert process(RECIPE, Cluster(RECIPE, 2, "ray://nowhere:1"))[0] == []
+
+
+def test_workers_and_their_shares():
+    assert _shares({"CPU": 16.0}, None) == (4, {"num_cpus": 4})
+    assert _shares({"CPU": 2.0}, None) == (1, {"num_cpus": 2})
+    assert _shares({"CPU": 2.0}, 4) == (4, {"num_cpus": 0.5})
+    assert _shares({"CPU": 16.0, "GPU": 4.0}, None) == (4, {"num_gpus": 1, "num_cpus": 1})
+    assert _shares({"CPU": 16.0, "GPU": 1.0}, 2) == (2, {"num_gpus": 0.5, "num_cpus": 1})
