@@ -1,7 +1,7 @@
 """The journal of a run: what is finished, in a SQLite file of the output folder that a kill cannot hurt.
 
-A row is written after the file that it speaks of has its name. So what has a row is finished, and what has none is made
-again; a million rows take no memory.
+A row is written just before the file that it speaks of gets its name. So what has a row and is there is finished, and
+everything else is made again; a million rows take no memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A data set's way through the house: walk, have tasks done, give results their names, join shards, write the manifest.
 
-Workers write under passing names only. This process alone gives a result its name and then its row in the journal, so
-a worker that dies, or is doubled, leaves nothing behind; a kill of this process costs what was in work.
+Workers write under passing names only. This process alone writes a result's row in the journal and then gives it its
+name, so a worker that dies, or is doubled, leaves nothing behind; a kill of this process costs what was in work.
 """
 
 from __future__ import annotations
@@ -136,42 +136,38 @@ class Run:
                 yield replace(task, first=first, count=min(PIECE, stop - first))
 
     def _settle(self, done: Done) -> None:
-        """Give what was made its name, then its row. Raises DeidError."""
+        """Write the row of what was made, and give it its name. Raises DeidError."""
         task = done.task
         if task.kind in SHARDS:
-            name = f"{task.first:012}"
-            if done.made is not None:
-                self._name(done.made, self._place.pieces(task.found) / name)
-            self._journal.add(done, None if done.made is None else name)
+            name = None if done.made is None else f"{task.first:012}"
+            piece = self._place.pieces(task.found) / f"{task.first:012}"
+            self._finish(done.made, piece, lambda: self._journal.add(done, name))
             self._open[task.found.name] -= task.count
             if not self._open[task.found.name]:
                 self._join(task)
             return
-        target = self._place.out / task.output
-        if done.made is not None:
-            self._name(done.made, target)
-        else:
-            with refused(target):
-                target.unlink(missing_ok=True)  # of what the file was before
-        self._journal.add(done, None)
+        self._finish(done.made, self._place.out / task.output, lambda: self._journal.add(done, None))
         self._outputs.discard(task.output)
 
     def _join(self, task: Task) -> None:
         """Make one file of a shard's pieces. Raises DeidError."""
-        found, folder = task.found, self._place.pieces(task.found)
+        found, folder, target = task.found, self._place.pieces(task.found), self._place.out / task.output
         rows = self._journal.pieces(found)
         joined = passing_name(task)
-        with refused(self._place.out / task.output):
+        with refused(target):
             SHARDS[task.kind].join(found.path, [folder / made for _, _, made in rows if made is not None], joined)
             digests = sha256_of(found.path), sha256_of(joined)
-        self._name(joined, self._place.out / task.output)
-        record = FileRecord(found.name, task.output, *digests, items=sum(count for _, count, _ in rows))
-        self._journal.add_shard(found, task.output, record.to_json())
+        line = FileRecord(found.name, task.output, *digests, items=sum(count for _, count, _ in rows)).to_json()
+        self._finish(joined, target, lambda: self._journal.add_shard(found, task.output, line))
         shutil.rmtree(folder, ignore_errors=True)
         del self._open[found.name]
         self._outputs.discard(task.output)
 
-    def _name(self, made: Path, target: Path) -> None:
+    def _finish(self, made: Path | None, target: Path, add_row: Callable[[], None]) -> None:
+        """The row first: a kill before the name costs what was made; after the name nothing is made again."""
         prepare_folder(target.parent)
         with refused(target):
-            publish(made, target, overwrite=True)  # what has the name is our own, of a run that was cut off here
+            target.unlink(missing_ok=True)  # of what the file was before: it must not pass for the row's
+            add_row()
+            if made is not None:
+                publish(made, target, overwrite=True)

@@ -43,8 +43,9 @@ def workplace() -> Iterator[Path]:
 def clear_old(folder: Path) -> None:
     """Delete uploads that nobody fetched: broken off, too large, or of a tab that was closed meanwhile."""
     for path in folder.rglob("*"):
+        kept = path.parent == folder and (path.name == _LOCK or path.suffix == ".sqlite")  # stores of open tabs
         with suppress(OSError):
-            if path.is_file() and path.name != _LOCK and time.time() - path.stat().st_mtime > _OLD:
+            if not kept and path.is_file() and time.time() - path.stat().st_mtime > _OLD:
                 path.unlink()
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
@@ -59,10 +58,11 @@ def test_what_a_killed_process_left(tmp_path):
 
 
 def test_old_uploads(tmp_path):
-    old, new, lock = (tmp_path / name for name in ("old", "new", "lock"))
-    for path in (old, new, lock):
-        path.touch()
-    for path in (old, lock):
-        os.utime(path, (time.time() - 3600,) * 2)
+    (tmp_path / "hash").mkdir()
+    old, new, kept = ["tmp1", "hash/a.png", "hash/b.sqlite"], ["tmp2", "hash/c.png"], ["lock", "people.sqlite"]
+    for name in (*old, *new, *kept):
+        (tmp_path / name).touch()
+    for name in (*old, *kept):
+        os.utime(tmp_path / name, (time.time() - 3600,) * 2)
     clear_old(tmp_path)
-    assert {Path(one).name for one in tmp_path.iterdir()} == {"new", "lock"}
+    assert {str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()} == {*new, *kept}

@@ -3,7 +3,7 @@
 # DATA holds faces_colour.tar, faces_grey.tar and manifest.csv (columns file, predicted_age, predicted_male, text).
 # Run it again to continue where it was stopped; every checkpoint is usable.
 #
-# cpu (the default): two cores, about 3 minutes of preparation, 30 of autoencoder, 20 of attribute encoder, 2 hours of
+# cpu (the default): two cores, about 3 minutes of preparation, 30 of autoencoder, 5 of attribute encoder, 2 hours of
 # generator, 40 minutes of its distillation to four steps. The shipped weights came from this one, except that their
 # generator's first 4,000 steps were learned beside an earlier attribute encoder, that rates were stepped by hand, and
 # that the distillation's weights were found in four shorter runs, each of which went on from the one before, and were
@@ -16,13 +16,13 @@ if [ "$kind" = gpu ]; then
     resolution=256 variants=6 launch=(accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend inductor)
     vae=(--block_out_channels 48,96,128,160 --train_batch_size 32 --learning_rate 4e-4)
     clip=(--train_batch_size 256 --learning_rate 2e-3) generator=(--block_out_channels 128,256,384 --train_batch_size 128)
-    steps=(6000 3000 8000 2000)
+    steps=(6000 1000 8000 2000)
 else
     resolution=128 variants=4 launch=(accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no
         --num_cpu_threads_per_process "$(nproc)") # left to itself, it takes one thread
     vae=(--block_out_channels 24,48,96 --train_batch_size 8 --learning_rate 5e-4)
-    clip=(--train_batch_size 64 --learning_rate 2e-3) generator=(--block_out_channels 48,96,160 --train_batch_size 16)
-    steps=(1600 2200 8000 1500)
+    clip=(--train_batch_size 64 --learning_rate 1.5e-3) generator=(--block_out_channels 48,96,160 --train_batch_size 16)
+    steps=(1600 600 8000 1500)
 fi
 common=(--train_data_dir "$cache" --mixed_precision bf16 --resume_from_checkpoint latest)
 
@@ -34,7 +34,8 @@ deid-diffusion prepare "$data"/faces_colour.tar "$data"/faces_grey.tar --manifes
     --validation_steps 400
 
 "${launch[@]}" training/train_attribute_encoder.py "${common[@]}" "${clip[@]}" --output_dir "$out/clip" \
-    --lr_scheduler cosine --lr_warmup_steps 100 --adam_weight_decay 0.05 --max_grad_norm 5 --ema_decay 0.99 \
+    --lr_scheduler constant_with_warmup --lr_warmup_steps 100 --adam_weight_decay 0.1 --max_grad_norm 5 \
+    --ema_decay 0.995 \
     --max_train_steps "${steps[1]}" --checkpointing_steps 400
 
 "${launch[@]}" training/train_face_deid.py "${common[@]}" "${generator[@]}" --output_dir "$out/generator" \
