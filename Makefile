@@ -3,19 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
+EXTRAS = $(VENV)/.installed-extras
 
 .PHONY: demo test test-oldest lint clean
 
 demo: $(READY)
 	$(BIN)/deid-diffusion demo -o demo_output
 
-test: $(READY)
+test: $(EXTRAS)
 	$(BIN)/python -m pytest
 
-test-oldest: $(READY)
+test-oldest: $(EXTRAS)
 	VENV=$(VENV) bash tests/oldest.sh
 
-lint: $(READY)
+lint: $(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -23,7 +24,11 @@ lint: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --quiet -e ".[heic,train,video,service,web,test,lint]"
+	$(BIN)/python -m pip install --quiet --quiet -e .
+	touch $@
+
+$(EXTRAS): $(READY)
+	$(BIN)/python -m pip install --quiet --quiet -e ".[heic,train,video,data,ray,service,web,test,lint]"
 	touch $@
 
 clean:

@@ -25,7 +25,6 @@ app = typer.Typer(
     help="Replace every face in photos and clips by a different, realistic face.",
     epilog="Exit codes: 0 every face replaced, 3 some faces covered by an opaque fill instead, 2 bad usage or an "
     "unreadable photo, 1 internal error, 130 interrupted.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -111,7 +111,7 @@ class FewStepObjective(FaceDeidObjective):
         adversarial_weight: float = 0.02,
         adversarial_start: int = 100,
         look_weight: float = 0.1,
-        attribute_weight: float = 0.3,
+        attribute_weight: float = 0.1,
         **options: Any,
     ) -> None:
         """Takes what ``FaceDeidObjective`` takes, and:

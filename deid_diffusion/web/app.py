@@ -100,7 +100,8 @@ def _theme() -> gr.themes.Base:
         "checkbox_background_color_selected": "*primary_900",
         "color_accent": "*primary_600",
     }
-    system, mono = [gr.themes.Font("system-ui"), "sans-serif"], [gr.themes.Font("ui-monospace"), "monospace"]
+    system: list[gr.themes.Font | str] = [gr.themes.Font("system-ui"), "sans-serif"]
+    mono: list[gr.themes.Font | str] = [gr.themes.Font("ui-monospace"), "monospace"]
     return gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=system, font_mono=mono).set(**dark_enough)
 
 
