@@ -42,7 +42,9 @@ def work(pipeline: FaceDeidPipeline, count: int, steps: int | None = None) -> Wo
         "image": crops,
         "mask_image": mask,
         "control_image": control,
-        "attribute_features": pipeline.encode_attributes(crops, [draw_semantic_map(mean_mesh(size), size)] * count),
+        "attribute_features": pipeline.encode_attributes(
+            crops, [draw_semantic_map(mean_mesh(size), size)] * count, [mean_mesh(size)] * count
+        ),
         "num_inference_steps": steps,
         "output_type": "np",
         "return_dict": False,

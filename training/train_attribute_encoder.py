@@ -60,7 +60,7 @@ def small_towers(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncode
     )
     torch.manual_seed(config.seed)
     widths = tuple(int(width) for width in config.widths.split(","))
-    vision = FaceEncoder(config.image_size, config.stem_width, widths, config.hidden_size, in_channels=4)
+    vision = FaceEncoder(config.image_size, config.stem_width, widths, config.hidden_size)
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

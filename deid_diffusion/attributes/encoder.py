@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 #: Rows of the features: the whole face first, then each region in the order of ``labels.REGIONS``.
 FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)
 _MAP_SIDE = 128  # pixels of the mean face's map
-_REACH = 0.06  # how far around the mapped face the small network sees, as a share of the crop
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -72,16 +71,13 @@ def encode_attributes(
     Raises:
         ValueError: without meshes, from the small network.
     """
-    if isinstance(encoder, FaceNetwork) and encoder.in_channels != 3:
-        if meshes is None:
-            raise ValueError("this attribute encoder reads faces on their mesh: give meshes")
-        return F.normalize(_warped_features(encoder, images, meshes).float(), dim=-1)
-    size = encoder.image_size if isinstance(encoder, FaceNetwork) else encoder.config.image_size
-    pixels = clip_pixels(images.float(), size).to(next(encoder.parameters()).dtype)
-    if isinstance(encoder, FaceNetwork):
-        features = _conv_features(encoder, pixels, labels)
+    dtype = next(encoder.parameters()).dtype
+    if not isinstance(encoder, FaceNetwork):
+        features = _clip_features(encoder, clip_pixels(images.float(), encoder.config.image_size).to(dtype), labels)
+    elif meshes is None:
+        raise ValueError("the attribute encoder of this model sees faces through their meshes: give meshes")
     else:
-        features = _clip_features(encoder, pixels, labels)
+        features = _warped_features(encoder, images.to(dtype), meshes)
     return F.normalize(features.float(), dim=-1)
 
 
@@ -99,7 +95,7 @@ def _clip_features(encoder: CLIPVisionModelWithProjection, pixels: torch.Tensor,
 
 def _warped_features(encoder: FaceNetwork, images: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
     """(B, 1 + R, D) of the small network, to which every face has the mean face's map."""
-    patches = encoder(images.to(next(encoder.parameters()).dtype), meshes).flatten(2).transpose(1, 2)
+    patches = encoder(images, meshes).flatten(2).transpose(1, 2)
     grid = round(patches.shape[1] ** 0.5)
     return region_weights(mean_labels(grid).to(patches.device), grid).to(patches.dtype) @ patches
 
@@ -110,17 +106,6 @@ def mean_labels(grid: int) -> torch.Tensor:
     low, high = texture_corners()
     size = grid * round(_MAP_SIDE / grid)
     return torch.from_numpy(draw_semantic_map((mean_mesh(1) - low) / (high - low) * size, size))[None]
-
-
-def _conv_features(encoder: FaceNetwork, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(B, 1 + R, D) of a convolutional network that sees the face and nothing around it.
-
-    Trained on few pictures, it would read a tie as "man" and a grey photo as "elderly".
-    """
-    face = F.interpolate((labels > 0).to(pixels.dtype)[:, None], pixels.shape[-2:])
-    reach = 2 * round(_REACH * pixels.shape[-1]) + 1
-    patches = encoder(pixels * F.max_pool2d(face, reach, 1, reach // 2)).flatten(2).transpose(1, 2)
-    return region_weights(labels, round(patches.shape[1] ** 0.5)).to(patches.dtype) @ patches
 
 
 def labels_tensor(labels: list[np.ndarray]) -> torch.Tensor:

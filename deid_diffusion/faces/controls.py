@@ -14,6 +14,7 @@ from .semantic_map import control_image, draw_semantic_map
 #: Names of the kinds: our coloured map, the same with a look, and the line drawing of CrucibleAI's
 #: ControlNetMediaPipeFace.
 CONTROLS: tuple[str, ...] = ("semantic_map", "semantic_map_with_look", "mediapipe_face")
+_TRUNCATION = 0.7  # of looks: rarer people are painted worse (the truncation trick; Brock et al., ICLR 2019)
 _LOOKS = 0x27D4EB2F  # looks are drawn from other random numbers than noise and proportions
 
 _LINE = 2  # pixels
@@ -44,7 +45,7 @@ def draw_control(mesh: np.ndarray, size: int, kind: str = "semantic_map", seed: 
     if kind == "semantic_map":
         return control_image(draw_semantic_map(mesh, size))
     if kind == "semantic_map_with_look":
-        look = np.random.default_rng(seed ^ _LOOKS).standard_normal(LOOK_DIM)
+        look = _TRUNCATION * np.random.default_rng(seed ^ _LOOKS).standard_normal(LOOK_DIM)
         return paint_look(control_image(draw_semantic_map(mesh, size)), mesh, look)
     if kind == "mediapipe_face":
         return draw_mediapipe_face(mesh, size)

@@ -16,7 +16,7 @@ class FaceEncoder(FaceNetwork, ModelMixin, ConfigMixin):
     """`FaceNetwork` with diffusers' ``from_pretrained`` and ``save_pretrained``.
 
     Args:
-        image_size: side that crops are resized to, in pixels.
+        image_size: side of the square that faces are warped to, in pixels.
         stem_width: channels after the first convolution.
         widths: channels of each stage; each halves the grid once more.
         projection_dim: D, width of the joint space.
@@ -31,10 +31,9 @@ class FaceEncoder(FaceNetwork, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        image_size: int = 96,
+        image_size: int = 64,
         stem_width: int = 32,
         widths: tuple[int, ...] = (48, 96, 192),
         projection_dim: int = 192,
-        in_channels: int = 3,
     ) -> None:
-        super().__init__(image_size, stem_width, widths, projection_dim, in_channels)
+        super().__init__(image_size, stem_width, widths, projection_dim)

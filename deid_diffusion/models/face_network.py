@@ -46,17 +46,11 @@ class FaceNetwork(nn.Module):
         projection_dim: D, width of the joint space.
     """
 
-    def __init__(
-        self, image_size: int, stem_width: int, widths: Sequence[int], projection_dim: int, in_channels: int = 3
-    ) -> None:
+    def __init__(self, image_size: int, stem_width: int, widths: Sequence[int], projection_dim: int) -> None:
         super().__init__()
-        self.image_size, self.projection_dim, self.in_channels = image_size, projection_dim, in_channels
+        self.image_size, self.projection_dim = image_size, projection_dim
         self.warp = FaceWarp(image_size)
-        layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, stem_width, 5, 2, 2, bias=False),
-            nn.BatchNorm2d(stem_width),
-            nn.ReLU(),
-        ]
+        layers: list[nn.Module] = [nn.Conv2d(4, stem_width, 5, 2, 2, bias=False), nn.BatchNorm2d(stem_width), nn.ReLU()]
         before = stem_width
         for width in widths:
             layers += [ResidualBlock(before, width, 2), ResidualBlock(width, width, 1)]
@@ -67,7 +61,7 @@ class FaceNetwork(nn.Module):
             nn.Conv2d(before, projection_dim, 1, bias=False), nn.BatchNorm2d(projection_dim, affine=False)
         )
 
-    def forward(self, pixels: torch.Tensor, meshes: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, pixels: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
         """Features of each cell of the square.
 
         Args:
@@ -77,9 +71,8 @@ class FaceNetwork(nn.Module):
         Returns:
             (B, D, h, w).
         """
-        if meshes is not None:
-            pixels = self.normalised(pixels.float(), meshes.float()).to(pixels.dtype)
-        return self.projection(self.layers(pixels))
+        seen = self.normalised(pixels.float(), meshes.float()).to(pixels.dtype)
+        return self.projection(self.layers(seen))
 
     def normalised(self, pixels: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
         """(B, 4, T, T): colours without their brightness and contrast, and the brightness."""

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 
 from deid_diffusion.attributes.encoder import FEATURE_NAMES, encode_attributes, labels_tensor, region_weights
 from deid_diffusion.faces.semantic_map import draw_semantic_map, mean_mesh
+from deid_diffusion.models.face_encoder import FaceEncoder
 
 
 def test_weights_sum_to_one_and_lie_on_their_region() -> None:
@@ -38,3 +40,21 @@ def test_a_region_feature_reads_its_region(tiny_pipeline) -> None:
         one, other = (encode_attributes(tiny_pipeline.image_encoder, images, m) for m in (maps, moved))
     assert torch.equal(one[:, 0], other[:, 0])  # the whole face does not depend on the map
     assert (one[:, 1:] - other[:, 1:]).abs().max() > 1e-4
+
+
+def test_the_small_network_sees_the_face_and_not_where_it_is() -> None:
+    torch.manual_seed(0)
+    encoder = FaceEncoder(32, 8, (8, 12), 16).eval()
+    mesh = torch.from_numpy(mean_mesh(64).astype(np.float32))[None]
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    moved, brighter = image.roll((5, 3), (-2, -1)), image * 0.4 + 0.3
+    labels = labels_tensor([draw_semantic_map(mean_mesh(64), 64)])
+    with torch.no_grad():
+        one = encode_attributes(encoder, image, labels, mesh)
+        other = encode_attributes(encoder, moved, labels, mesh + torch.tensor([3.0, 5.0]))
+        normalised = [encoder.normalised(picture, mesh)[:, :3] for picture in (image, brighter)]
+    assert one.shape == (1, len(FEATURE_NAMES), 16)
+    assert torch.allclose(one, other, atol=1e-4)
+    assert torch.allclose(*normalised, atol=1e-4)
+    with pytest.raises(ValueError, match="give meshes"):
+        encode_attributes(encoder, image, labels)

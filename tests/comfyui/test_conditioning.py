@@ -60,7 +60,9 @@ def seen_by(pipeline, crops: FaceCrops) -> SimpleNamespace:
 
 def test_the_embedded_encoder_reads_as_the_pipeline_does(crops: FaceCrops, anonymizer) -> None:
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()])
-    expected = anonymizer.pipeline.encode_attributes(pixels, [face.semantic_map for _, face in crops.faces])
+    expected = anonymizer.pipeline.encode_attributes(
+        pixels, [face.semantic_map for _, face in crops.faces], [face.drawn for _, face in crops.faces]
+    )
     assert torch.allclose(encoder_features(LoadedAdapter(BUILTIN), crops), expected, atol=1e-5)
 
 

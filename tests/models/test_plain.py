@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from deid_diffusion.errors import DeidError
+from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
 from deid_diffusion.models.attribute_tokens import AttributeTokens
 from deid_diffusion.models.face_encoder import FaceEncoder
@@ -29,7 +31,8 @@ def test_a_face_encoder_is_the_same_without_diffusers(tmp_path: Path) -> None:
     encoder = FaceEncoder(32, 8, (8, 12), 16).eval()
     encoder.save_pretrained(tmp_path)
     pixels = torch.randn(1, 3, 32, 32)
-    assert torch.equal(load_plain(FaceNetwork, tmp_path)(pixels), encoder(pixels))
+    mesh = torch.from_numpy(mean_mesh(32).astype(np.float32))[None]
+    assert torch.equal(load_plain(FaceNetwork, tmp_path)(pixels, mesh), encoder(pixels, mesh))
 
 
 def test_another_folder_is_one_line(tmp_path: Path) -> None:

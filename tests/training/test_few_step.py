@@ -88,10 +88,11 @@ def test_labels_come_back_from_a_map(dataset: LatentFaces) -> None:
 def test_what_is_read_has_to_point_where_it_was_to_be_kept(models, tiny_pipeline, subspace, dataset) -> None:
     objective = make_objective(models, tiny_pipeline, subspace, dataset)
     seen, control = torch.rand(2, 3, 32, 32) * 2 - 1, dataset[0]["control"].expand(2, -1, -1, -1)
+    mesh = dataset[0]["mesh"].expand(2, -1, -1)
     read = encode_attributes(tiny_pipeline.image_encoder, seen, labels_of(control))
-    assert float(objective.misread(seen, control, read)) == pytest.approx(0, abs=1e-4)
-    assert float(objective.misread(seen, control, -read)) == pytest.approx(2, abs=1e-4)
-    assert float(objective.misread(seen, control, torch.zeros_like(read))) == 0
+    assert float(objective.misread(seen, control, mesh, read)) == pytest.approx(0, abs=1e-4)
+    assert float(objective.misread(seen, control, mesh, -read)) == pytest.approx(2, abs=1e-4)
+    assert float(objective.misread(seen, control, mesh, torch.zeros_like(read))) == 0
 
 
 def test_jitter_is_small() -> None:
