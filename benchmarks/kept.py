@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from attacks import Detector, Recogniser
 from benchmark_page import machine, put
-from openvino_judges import AgeGender, HeadPose, yaw_errors
+from openvino_judges import AgeGender, HeadPose, add_sets_and_judges, yaw_errors
 from side_by_side import NoMesh, Tool, judged, make, place
 
 from deid_diffusion import images
@@ -203,12 +203,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    for judge in ("--detector", "--recogniser", "--attributes", "--pose"):
-        parser.add_argument(judge, type=Path, required=True)
-    parser.add_argument("--limit", type=int, help="number of photos of each folder")
+    add_sets_and_judges(parser)
     parser.add_argument("--change", type=int, default=0, metavar="FACES")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))

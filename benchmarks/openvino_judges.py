@@ -5,6 +5,7 @@ Both run on the ``openvino`` package. `attacks.Detector` and `attacks.Recogniser
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,3 +67,11 @@ def yaw_errors(pairs: Sequence[Pair], detector: FaceDetector, pose: HeadPose) ->
             None if before is None or after is None else abs(pose(photo, before.box)[0] - pose(result, after.box)[0])
         )
     return errors
+
+
+def add_sets_and_judges(parser: argparse.ArgumentParser) -> None:
+    """The options that say what a comparison works on, and who judges it."""
+    for name in ("--people", "--photos", "--detector", "--recogniser", "--attributes", "--pose"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int, help="number of photos of each folder")

@@ -33,7 +33,7 @@ import numpy as np
 from attacks import Detector, Recogniser
 from benchmark_page import machine, put
 from deface_tool import deface
-from openvino_judges import AgeGender, HeadPose, yaw_errors
+from openvino_judges import AgeGender, HeadPose, add_sets_and_judges, yaw_errors
 
 from deid_diffusion import anonymizer as house
 from deid_diffusion import images
@@ -229,12 +229,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    for judge in ("--detector", "--recogniser", "--attributes", "--pose"):
-        parser.add_argument(judge, type=Path, required=True)
-    parser.add_argument("--limit", type=int, help="number of photos of each folder")
+    add_sets_and_judges(parser)
     parser.add_argument("--model-dir", type=Path)
     parser.add_argument("--speed-only", action="store_true")
     parser.add_argument("--device", default="auto")

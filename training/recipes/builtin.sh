@@ -7,9 +7,9 @@
 # generator, 40 minutes of its distillation to four steps. The shipped weights came from this one, except that their
 # generator's first 4,000 steps were learned beside an earlier attribute encoder, that rates were stepped by hand, that
 # the attribute encoder is the mean of those after steps 450 and 600, with an average of 0.99, and that the distillation
-# took 3,900 steps in all, in runs that each went on from the one before, as the scripts learned of choices, looks and
-# the last attribute encoder; the last 1,000 are of the scripts as they are, 750 of them with three times the weight of
-# what is read of attributes.
+# took several runs, each of which went on from the one before, as the scripts learned of choices, looks and attributes:
+# 2,100 steps of them beside an earlier attribute encoder, and at last 1,000 with the scripts as they are, in 750 of which
+# reading attributes again weighed three times as much.
 # gpu: crops of 256 px and larger models, sized for 25 minutes on one 80 GB GPU. Only its parts were tried, on a CPU.
 set -euo pipefail
 data=$1 out=$2 kind=${3:-cpu}
