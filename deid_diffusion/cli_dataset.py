@@ -153,6 +153,8 @@ def dataset(
                 counter.show(tally)
             share.wait()
             if share.leads:
+                if not tally.photos and not place.journal.pictures():
+                    raise UsageError(f"{', '.join(map(str, inputs))}: no photo, tar or table found: check the folder")
                 write_manifest(lines, place.journal)
         typer.echo(_summary(tally, run))
     raise typer.Exit(tally.exit_code)
@@ -170,4 +172,4 @@ def _summary(tally: Tally, run: Run) -> str:
         (run.skipped, "other files skipped"),
     ]
     listed = ", ".join(f"{count:,} {what}" for count, what in counts if count)
-    return f"{listed or 'no pictures found'}; {faces(tally)}"
+    return f"{listed or 'nothing left to do'}; {faces(tally)}"

@@ -9,6 +9,7 @@ import typer
 
 from deid_diffusion.cli_anonymize import load_anonymizer
 from deid_diffusion.cli_errors import errors_as_exit_codes
+from deid_diffusion.cli_options import Device, KeyFile, Model, Store
 
 if TYPE_CHECKING:
     from deid_diffusion.identity.pseudonyms import Pseudonyms
@@ -18,15 +19,6 @@ Host = Annotated[
     str, typer.Option(metavar="ADDRESS", help="Where to listen; one that other machines reach needs an API key.")
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")]
-Model = Annotated[str, typer.Option(metavar="NAME|PATH|HUB-ID", help="As for `anonymize`.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-KeyFile = Annotated[
-    Path | None,
-    typer.Option(metavar="KEY", help="One person, one pseudonym, in all photos (still personal data)."),
-]
-Store = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The people seen so far.", show_default="beside the key")
-]
 MaxMb = Annotated[int, typer.Option("--max-mb", min=1, help="Largest file, in millions of bytes.")]
 MaxMegapixels = Annotated[int, typer.Option(min=1, help="Largest photo, in millions of pixels.")]
 Queue = Annotated[int, typer.Option(min=1, help="Photos taken in and not yet answered; more are turned away.")]

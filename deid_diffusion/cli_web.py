@@ -9,20 +9,8 @@ import typer
 
 from deid_diffusion.cli_anonymize import load_anonymizer
 from deid_diffusion.cli_errors import errors_as_exit_codes
-from deid_diffusion.cli_serve import (
-    Device,
-    Host,
-    KeyFile,
-    MaxMb,
-    MaxMegapixels,
-    Model,
-    Port,
-    Queue,
-    Store,
-    Timeout,
-    make_limits,
-    open_people,
-)
+from deid_diffusion.cli_options import Device, KeyFile, Model, Store
+from deid_diffusion.cli_serve import Host, MaxMb, MaxMegapixels, Port, Queue, Timeout, make_limits, open_people
 
 
 def web(

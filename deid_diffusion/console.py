@@ -19,14 +19,25 @@ if TYPE_CHECKING:
     from deid_diffusion.training.prepare import Prepared
 
 
-class Bar:
+class Lines:
+    """Lines on the error stream, above whatever is live there."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+
+    def complain(self, line: str) -> None:
+        """Print a line as it is."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+class Bar(Lines):
     """Progress over photos on the error stream, as a context manager.
 
     On a terminal it is a live bar. Elsewhere (a log file, a pipe) it is a plain line at each tenth of the way.
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        super().__init__()
         self._progress = Progress(
             TextColumn("photos"),
             BarColumn(),
@@ -57,10 +68,6 @@ class Bar:
         self._progress.update(self._task, completed=done, remark=remark)
         self._begun = True
 
-    def complain(self, line: str) -> None:
-        """Print `line` above the bar, as it is."""
-        self._console.print(line, markup=False, soft_wrap=True)
-
 
 class Display(Bar):
     """Progress over `total` photos, with the number of faces."""
@@ -79,11 +86,11 @@ class Display(Bar):
         self.show(tally.photos, self._total, f"{tally.faces} faces")
 
 
-class Counter:
+class Counter(Lines):
     """Progress over pictures whose number nobody knows: a live line on a terminal, one for each thousand elsewhere."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        super().__init__()
         self._status = self._console.status("begun")
 
     def __enter__(self) -> Self:
@@ -103,10 +110,6 @@ class Counter:
             self._status.update(line)
         elif tally.photos % 1000 == 0:
             self.complain(line)
-
-    def complain(self, line: str) -> None:
-        """Print `line` above it, as it is."""
-        self._console.print(line, markup=False, soft_wrap=True)
 
 
 def summary(tally: Tally, plan: Plan) -> str:

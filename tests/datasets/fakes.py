@@ -13,6 +13,9 @@ from PIL import Image
 
 from deid_diffusion.datasets.workshop import Recipe
 from deid_diffusion.errors import DeidError
+from deid_diffusion.identity.keys import Key
+from deid_diffusion.identity.pseudonyms import Pseudonyms
+from deid_diffusion.options import Options
 from tests.fake_anonymizer import FakeAnonymizer
 
 
@@ -55,6 +58,13 @@ def load_linking(model: str, device: str) -> Linking:
     return Linking(model_name=model)
 
 
+def linking_once_killed(deaths: Path) -> Recipe:
+    """With a store of people; the black picture kills one worker. The folder is made, to count that."""
+    deaths.mkdir()
+    people = Pseudonyms(Key(bytes(range(32))), "people", recogniser="fake", dimension=4, threshold=0.5)
+    return Recipe(load_linking, f"{deaths}:1", Options(pseudonyms=people))
+
+
 RECIPE = Recipe(load)
 
 
@@ -69,6 +79,12 @@ def encoded(number: int, kind: str = "PNG") -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels(number)).save(stream, kind)
     return stream.getvalue()
+
+
+def put(numbers: range) -> None:
+    """Write pictures of these numbers into the folder `in`."""
+    for k in numbers:
+        Path("in", f"p{k}.png").write_bytes(encoded(k))
 
 
 def decoded(data: bytes) -> np.ndarray:

@@ -11,12 +11,8 @@ from deid_diffusion.datasets import cluster
 from deid_diffusion.datasets.cluster import Cluster, _counted, _shares
 from deid_diffusion.datasets.tasks import DEATHS, Task
 from deid_diffusion.datasets.walking import Found
-from deid_diffusion.datasets.workshop import Recipe
-from deid_diffusion.identity.keys import Key
-from deid_diffusion.identity.pseudonyms import Pseudonyms
-from deid_diffusion.options import Options
 
-from .fakes import RECIPE, encoded, load_linking, pixels
+from .fakes import RECIPE, linking_once_killed, pixels, put
 from .test_run import manifest, process, written
 
 ray = pytest.importorskip("ray")
@@ -31,16 +27,9 @@ def _here(tmp_path, monkeypatch):
     Path("in").mkdir()
 
 
-def put(numbers: range) -> None:
-    for k in numbers:
-        Path("in", f"p{k}.png").write_bytes(encoded(k))
-
-
 def test_a_killed_worker_costs_nothing_and_all_workers_share_the_store(tmp_path):
     put(range(12))  # number 0 kills its worker, once
-    (tmp_path / "deaths").mkdir()
-    people = Pseudonyms(Key(bytes(range(32))), "people", recogniser="fake", dimension=4, threshold=0.5)
-    recipe = Recipe(load_linking, f"{tmp_path / 'deaths'}:1", Options(pseudonyms=people))
+    recipe = linking_once_killed(tmp_path / "deaths")
     outcomes, _ = process(recipe, Cluster(recipe, 2, None))
     assert sorted(one.report.input for one in outcomes) == sorted(f"in/p{k}.png" for k in range(12))
     assert written() == sorted(f"p{k}.png" for k in range(12))
@@ -48,7 +37,7 @@ def test_a_killed_worker_costs_nothing_and_all_workers_share_the_store(tmp_path)
     assert len(manifest()) == 12
     found = {(int(pixels(number_of(one))[0, 0, 0]) % 2, one.report.faces[0].pseudonym) for one in outcomes}
     assert sorted(parity for parity, _ in found) == [0, 1]
-    assert {name for _, name in found} == {name for name, _ in people.people()}
+    assert {name for _, name in found} == {name for name, _ in recipe.options.pseudonyms.people()}
 
 
 def test_what_goes_on_killing_workers_is_found(tmp_path, monkeypatch):

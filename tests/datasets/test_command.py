@@ -94,3 +94,10 @@ def test_accelerate_launch_shares_the_work(tmp_path):
     assert [line["output"] for line in lines] == [f"{k}.png" for k in range(1, 5)]
     said = [line for line in done.stdout.splitlines() if "de-identified" in line]
     assert sum(int(line.split()[0]) for line in said) == 4
+
+
+def test_a_folder_without_anything_is_one_line(call):
+    Path("empty").mkdir()
+    code, out, err = call("dataset", "empty", "-o", "out")
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "no photo, tar or table found" in err[0]

@@ -11,11 +11,8 @@ import torch
 from deid_diffusion.datasets.processes import _device, processes
 from deid_diffusion.datasets.workshop import Recipe
 from deid_diffusion.errors import DeidError
-from deid_diffusion.identity.keys import Key
-from deid_diffusion.identity.pseudonyms import Pseudonyms
-from deid_diffusion.options import Options
 
-from .fakes import RECIPE, encoded, load_linking, missing_model
+from .fakes import RECIPE, linking_once_killed, missing_model, put
 from .test_run import process, written
 
 
@@ -25,21 +22,15 @@ def _here(tmp_path, monkeypatch):
     Path("in").mkdir()
 
 
-def put(numbers: range) -> None:
-    for k in numbers:
-        Path("in", f"p{k}.png").write_bytes(encoded(k))
-
-
 def test_a_worker_that_dies_costs_nothing_and_all_workers_share_the_store(tmp_path):
     put(range(6))  # number 0 kills its worker, once
-    (tmp_path / "deaths").mkdir()
-    people = Pseudonyms(Key(bytes(range(32))), "people", recogniser="fake", dimension=4, threshold=0.5)
-    recipe = Recipe(load_linking, f"{tmp_path / 'deaths'}:1", Options(pseudonyms=people))
+    recipe = linking_once_killed(tmp_path / "deaths")
     outcomes, _ = process(recipe, partial(processes, recipe, 2))
     assert sorted(one.report.input for one in outcomes) == [f"in/p{k}.png" for k in range(6)]
     assert len(written()) == 6
     assert len(list((tmp_path / "deaths").iterdir())) == 1
-    assert {one.report.faces[0].pseudonym for one in outcomes} == {name for name, _ in people.people()}
+    known = {name for name, _ in recipe.options.pseudonyms.people()}
+    assert {one.report.faces[0].pseudonym for one in outcomes} == known
 
 
 def test_an_error_of_all_workers_is_one_line():

@@ -5,11 +5,15 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +52,18 @@ def serving(app: Any) -> Iterator[int]:
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+def started(script: str) -> subprocess.Popen[str]:
+    """A Python process of its own, without the API key of whoever runs the tests."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={name: value for name, value in os.environ.items() if name != "DEID_API_KEY"},
+    )
 
 
 def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> Answer:

@@ -1,9 +1,6 @@
 """`deid-diffusion serve`: a process that says where it is, refuses what is unsafe, and ends when it is told to."""
 
-import os
 import signal
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from deid_diffusion import cli_serve
 from deid_diffusion.service import running
 from deid_diffusion.service.running import listen
 from tests.fake_anonymizer import FakeAnonymizer
+from tests.service.servers import started
 
 SCRIPT = """
 import sys
@@ -85,14 +83,7 @@ def test_people_of_a_key(call, served, tmp_path, monkeypatch):
 
 
 def test_it_ends_when_told_to():
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={name: value for name, value in os.environ.items() if name != "DEID_API_KEY"},
-    )
+    process = started(SCRIPT)
     try:
         address = process.stdout.readline().split()[2]
         with urllib.request.urlopen(f"{address}/health") as answer:

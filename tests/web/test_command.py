@@ -1,17 +1,14 @@
 """`deid-diffusion web`: a process that refuses what is unsafe and leaves nothing behind."""
 
-import os
 import signal
-import subprocess
-import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("gradio", reason="the page needs deid-diffusion[web]")
 
 from deid_diffusion.web.workplace import _parent
+from tests.service.servers import started
 
 SCRIPT = """
 import sys
@@ -32,14 +29,7 @@ def test_a_public_address_needs_a_password(call, monkeypatch):
 
 def test_it_ends_when_told_to_and_leaves_nothing():
     before = set(_parent().glob("deid-web-*"))
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={name: value for name, value in os.environ.items() if name != "DEID_API_KEY"},
-    )
+    process = started(SCRIPT)
     try:
         address = process.stdout.readline().split()[1]
         with urllib.request.urlopen(address) as answer:
