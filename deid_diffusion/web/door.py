@@ -7,6 +7,7 @@ import binascii
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from ..service.access import ApiKey
@@ -46,15 +47,28 @@ class Door:
             await refused(scope, receive, send)
             return
 
+        body = _Body(receive, self._most(scope))
+        started = False
+
         async def send_with_policy(message: Message) -> None:
+            nonlocal started
+            if body.too_long and not started:
+                return  # whatever the application makes of half a body: the answer is below
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 headers["Content-Security-Policy"] = _POLICY
                 headers["Referrer-Policy"] = "no-referrer"
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        await self._app(scope, _limited(receive, self._most(scope)), send_with_policy)
+        try:
+            await self._app(scope, body.next_message, send_with_policy)
+        except ClientDisconnect:
+            if not body.too_long:
+                raise
+        if body.too_long and not started:
+            await self._too_large()(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         headers = Headers(scope=scope)
@@ -65,8 +79,11 @@ class Door:
             return PlainTextResponse("not found", 404)
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > self._most(scope):
-            return PlainTextResponse(f"over the limit of {self._max_bytes} bytes a photo", 413)
+            return self._too_large()
         return None
+
+    def _too_large(self) -> PlainTextResponse:
+        return PlainTextResponse(f"over the limit of {self._max_bytes} bytes a photo", 413)
 
     def _most(self, scope: Scope) -> int:
         """Bytes that a request may bring."""
@@ -75,17 +92,20 @@ class Door:
         return _MAX_OTHER
 
 
-def _limited(receive: Receive, most: int) -> Receive:
-    """Ends the connection of a body that does not say how long it is and is too long."""
-    seen = 0
+class _Body:
+    """A request's body as the application sees it: one that is too long, without saying so first, breaks off."""
 
-    async def next_message() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        return message if seen <= most else {"type": "http.disconnect"}
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive, self._left = receive, most
 
-    return next_message
+    @property
+    def too_long(self) -> bool:
+        return self._left < 0
+
+    async def next_message(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        return {"type": "http.disconnect"} if self.too_long else message
 
 
 def _password(header: str) -> str:
