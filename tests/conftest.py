@@ -39,7 +39,7 @@ def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
         CLIPVisionModelWithProjection,
     )
 
-    from deid_diffusion.attributes.encoder import FEATURE_NAMES
+    from deid_diffusion.attributes.subspace import FEATURE_NAMES
     from deid_diffusion.models.attribute_adapter import AttributeAdapter
     from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
     from deid_diffusion.training.attribute_encoder import train_tokenizer

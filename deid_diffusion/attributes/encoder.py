@@ -17,8 +17,6 @@ from ..models.face_network import FaceNetwork
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
 
-#: Rows of the features: the whole face first, then each region in the order of ``labels.REGIONS``.
-FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)
 _MAP_SIDE = 128  # pixels of the mean face's map
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -40,8 +38,8 @@ def region_weights(labels: torch.Tensor, grid: int) -> torch.Tensor:
         grid: patches a side.
 
     Returns:
-        (B, 1 + R, grid * grid) float32 in the order of ``FEATURE_NAMES``, each row summing to 1; a region that the map
-        lacks takes the whole face evenly.
+        (B, 1 + R, grid * grid) float32 in the order of ``subspace.FEATURE_NAMES``, each row summing to 1; a region that
+        the map lacks takes the whole face evenly.
     """
     groups = [torch.tensor([LABEL[name] for name in names], device=labels.device) for names in REGIONS.values()]
     face = F.adaptive_avg_pool2d((labels > 0).float()[:, None], grid).flatten(2) + 1e-6

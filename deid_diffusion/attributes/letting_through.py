@@ -62,12 +62,13 @@ def let_through(pipeline: ReadsWords, features: torch.Tensor, choices: Sequence[
     features, adapter = features.float(), pipeline.attribute_adapter
     subspace = pipeline.subspace(tuple(dict.fromkeys(name for one in choices for name in one.phrases)))
     if adapter is None:
-        centre, scale = torch.zeros_like(features[0]), 1.0
+        centre, scale, grain = torch.zeros_like(features[0]), 1.0, 0.0
     else:
         centre, scale = adapter.centre.to(features), float(adapter.phrase_scale)
+        grain = subspace.grain(scale)
     made = []
     for feature, choice in zip(features, choices, strict=True):
-        passed = subspace.project(feature, choice.keep, centre)
+        passed = subspace.project(feature, choice.keep, centre, grain)
         for name, word in choice.change.items():
             passed = subspace.change(passed, name, word, centre, scale)
         made.append(passed)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from .vocabulary import sentence
+from ..faces.labels import REGIONS
+from .vocabulary import SEEN_IN, sentence
+
+FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)
+"""Rows of the features: the whole face first, then each region in the order of ``labels.REGIONS``."""
 
 _NEGLIGIBLE = 1e-3  # singular values under this share of the largest are no direction of their own
-_GRAIN = 2**-12  # the numbers that pass are multiples of it: what is left out shows in none of their last digits
+_GRAIN = 2**-12  # the least: what is left out shows in none of the last digits of the numbers that pass
 ANYBODY = "photo of a person"
 """What a single phrase stands against: nothing said."""
 
@@ -21,7 +25,8 @@ class AttributeSubspace:
 
     A face's feature x becomes ``centre + P (x - centre)``, P the orthogonal projection on the span of the kept
     attributes' directions (as text-supervised subspaces in StyleCLIP's global directions; Patashnik et al., ICCV 2021):
-    with k directions, k numbers of D remain.
+    with k directions, k numbers of D remain, and those rounded. A region's feature keeps the attributes that are seen
+    in that region only.
 
     Attributes:
         words: attribute -> its K words.
@@ -32,6 +37,7 @@ class AttributeSubspace:
     words: Mapping[str, tuple[str, ...]]
     directions: Mapping[str, torch.Tensor]
     bases: Mapping[str, torch.Tensor]
+    _spans: dict[tuple[str, ...], torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_phrases(
@@ -79,20 +85,34 @@ class AttributeSubspace:
         """How many numbers of each feature remain."""
         return len(self._span(keep))
 
-    def project(self, features: torch.Tensor, keep: Collection[str], centre: torch.Tensor) -> torch.Tensor:
+    def grain(self, scale: float) -> float:
+        """How far a word is from the mean of its attribute's, on average: nothing finer has a name.
+
+        Args:
+            scale: length of images' directions against texts'.
+        """
+        return scale * float(torch.cat([one.float().norm(dim=1) for one in self.directions.values()]).mean())
+
+    def project(
+        self, features: torch.Tensor, keep: Collection[str], centre: torch.Tensor, grain: float = 0.0
+    ) -> torch.Tensor:
         """What the kept attributes' words say of faces, and nothing else.
 
         Args:
-            features: (..., N, D).
+            features: (..., N, D), rows as in ``FEATURE_NAMES``.
             keep: names of attributes; none of them leaves the centre.
             centre: (N, D), features of nobody in particular.
+            grain: the numbers that pass are rounded to multiples of it, for people are told apart by what is finer.
         """
-        span = self._span(keep).to(features)
-        passed = torch.round((features - centre) @ span.T / _GRAIN) * _GRAIN
-        return centre + passed @ span
+        grain, rows = max(grain, _GRAIN), []
+        for row, name in enumerate(FEATURE_NAMES):
+            span = self._span([one for one in keep if name in _rows_of(one)]).to(features)
+            passed = torch.round((features[..., row, :] - centre[row]) @ span.T / grain) * grain
+            rows.append(centre[row] + passed @ span)
+        return torch.stack(rows, -2)
 
     def change(self, features: torch.Tensor, name: str, word: str, centre: torch.Tensor, scale: float) -> torch.Tensor:
-        """Features whose part in an attribute's subspace is the word's instead of the face's.
+        """Features whose part in an attribute's subspace is the word's instead of the face's, where it is seen.
 
         Args:
             features: (..., N, D).
@@ -103,7 +123,9 @@ class AttributeSubspace:
         """
         basis = self.bases[name].to(features)
         rest = features - (features - centre) @ basis.T @ basis
-        return rest + scale * self.directions[name][self.words[name].index(word)].to(features)
+        made = rest + scale * self.directions[name][self.words[name].index(word)].to(features)
+        told = torch.tensor([row in _rows_of(name) for row in FEATURE_NAMES], device=features.device)
+        return torch.where(told[:, None], made, features)
 
     def scores(self, features: torch.Tensor, name: str, sharpness: float) -> torch.Tensor:
         """How well each of an attribute's words suits faces: (..., D) features -> (..., K), 0 to 1.
@@ -120,8 +142,15 @@ class AttributeSubspace:
 
     def _span(self, keep: Collection[str]) -> torch.Tensor:
         """(k, D) orthonormal rows that span the kept attributes' directions."""
-        first = next(iter(self.bases.values()))
-        if not keep:
-            return first[:0]
-        _, sizes, rows = torch.linalg.svd(torch.cat([self.bases[name] for name in keep]), full_matrices=False)
-        return rows[sizes > _NEGLIGIBLE * sizes[0]]
+        names = tuple(keep)
+        if not names:
+            return next(iter(self.bases.values()))[:0]
+        if names not in self._spans:
+            _, sizes, rows = torch.linalg.svd(torch.cat([self.bases[name] for name in names]), full_matrices=False)
+            self._spans[names] = rows[sizes > _NEGLIGIBLE * sizes[0]]
+        return self._spans[names]
+
+
+def _rows_of(name: str) -> tuple[str, ...]:
+    """The features that tell of an attribute."""
+    return ("face", *SEEN_IN[name]) if name in SEEN_IN else FEATURE_NAMES

@@ -18,6 +18,20 @@ VOCABULARY: Mapping[str, tuple[str, ...]] = {
     "gaze": ("eyes closed", "eyes open"),
     "pose": ("looking left", "looking right", "facing the camera"),
 }
+#: Attribute -> regions (`faces.labels.REGIONS`) in which it is seen, beside the whole face. The features of the others
+#: do not tell of it. A phrase of the user's own may be seen in any.
+SEEN_IN: Mapping[str, tuple[str, ...]] = {
+    "expression": ("brows", "eyes", "mouth"),
+    "age": (),
+    "gender": (),
+    "ethnicity": (),
+    "skin": ("skin",),
+    "facial hair": ("mouth",),
+    "glasses": ("eyes",),
+    "makeup": ("eyes", "mouth"),
+    "gaze": ("eyes",),
+    "pose": (),
+}
 _NOUNS = ("woman", "man", "girl", "boy")
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ..attributes.encoder import FEATURE_NAMES
 from ..attributes.phrases import embed_phrases
+from ..attributes.subspace import FEATURE_NAMES
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from ..pipelines.building import load_image_encoder

@@ -183,7 +183,8 @@ class FaceDeidObjective(Objective):
             return None
         features = self.examples["features"].to(self.adapter.device)
         every = self.wishes.subspace
-        wished = every.project(features, tuple(every.words), self.adapter.centre)
+        grain = every.grain(float(self.adapter.phrase_scale))
+        wished = every.project(features, tuple(every.words), self.adapter.centre, grain)
         tokens = self.adapter(wished)
         texts = self.text(input_ids=self.empty_ids.to(tokens.device)).last_hidden_state
         tokens = torch.cat([texts.expand(len(tokens), -1, -1).to(tokens), tokens], 1)

@@ -11,8 +11,9 @@ from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ..attributes.encoder import FEATURE_NAMES, encode_attributes
+from ..attributes.encoder import encode_attributes
 from ..attributes.phrases import tokenize
+from ..attributes.subspace import FEATURE_NAMES
 from ..faces.looks import LOOK_DIM, paint_look
 from ..faces.semantic_map import control_image, draw_semantic_map, mean_mesh
 from ..models.face_encoder import FaceEncoder

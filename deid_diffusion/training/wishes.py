@@ -72,14 +72,15 @@ class RandomWishes:
         keep = [name for name, share in zip(names, draw.tolist(), strict=True) if kind[0] < _ALL or share < _KEPT]
         if _ALL <= float(kind[0]) < _ALL + _NONE:
             keep = []
-        made = self.subspace.project(feature, keep, adapter.centre)
+        scale = float(adapter.phrase_scale)
+        made = self.subspace.project(feature, keep, adapter.centre, self.subspace.grain(scale))
         told, facts = self._told(keep, facts), facts.clone()
         changes: Mapping[str, str] = {}
         if free and kind[1] < _CHANGED:
             changes = self._changes([name for name in _CHANGEABLE if name in told], facts)
         for name, word in {**told, **changes}.items():
             if name in changes or torch.rand(()) < _SPOKEN:
-                made = self.subspace.change(made, name, word, adapter.centre, float(adapter.phrase_scale))
+                made = self.subspace.change(made, name, word, adapter.centre, scale)
         return made, facts, bool(changes)
 
     def _told(self, keep: list[str], facts: torch.Tensor) -> dict[str, str]:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.attributes.encoder import FEATURE_NAMES, encode_attributes, labels_tensor, region_weights
+from deid_diffusion.attributes.encoder import encode_attributes, labels_tensor, region_weights
+from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.faces.semantic_map import draw_semantic_map, mean_mesh
 from deid_diffusion.models.face_encoder import FaceEncoder
 

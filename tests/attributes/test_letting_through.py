@@ -5,14 +5,15 @@ import torch
 import torch.nn.functional as F
 
 from deid_diffusion.attributes.choice import choose
-from deid_diffusion.attributes.encoder import FEATURE_NAMES
 from deid_diffusion.attributes.letting_through import let_through
+from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.errors import DeidError
 
 
 @pytest.fixture
 def features() -> torch.Tensor:
-    return F.normalize(torch.randn(2, len(FEATURE_NAMES), 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    """Far enough from the centre to be more than nothing after rounding."""
+    return 8 * F.normalize(torch.randn(2, len(FEATURE_NAMES), 16, generator=torch.Generator().manual_seed(0)), dim=-1)
 
 
 def test_each_face_has_its_own_choice(tiny_pipeline, features: torch.Tensor) -> None:
@@ -20,7 +21,8 @@ def test_each_face_has_its_own_choice(tiny_pipeline, features: torch.Tensor) -> 
     centre = tiny_pipeline.attribute_adapter.centre
     assert torch.equal(both[1], centre)
     subspace = tiny_pipeline.subspace()
-    assert torch.equal(both[0], subspace.project(features[0], ["gender"], centre))
+    grain = subspace.grain(float(tiny_pipeline.attribute_adapter.phrase_scale))
+    assert torch.equal(both[0], subspace.project(features[0], ["gender"], centre, grain))
     assert not torch.equal(both[0], centre)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deid_diffusion.attributes.subspace import AttributeSubspace
+from deid_diffusion.attributes.subspace import FEATURE_NAMES, AttributeSubspace
 
 WORDS = {"age": ("young", "old", "very old"), "gender": ("woman", "man"), "freckles": ("freckles",)}
 
@@ -45,17 +45,41 @@ def test_what_no_kept_word_names_does_not_pass_in_a_single_bit(subspace: Attribu
 def test_what_a_kept_word_names_passes(subspace: AttributeSubspace) -> None:
     features, centre = torch.randn(3, 6, 32), torch.randn(6, 32)
     passed = subspace.project(features, ["age", "freckles"], centre)
-    for name in ("age", "freckles"):
+    for name, row in (("age", 0), ("freckles", slice(None))):
         basis = subspace.bases[name]
-        assert torch.allclose((passed - centre) @ basis.T, (features - centre) @ basis.T, atol=1e-3)
+        assert torch.allclose((passed - centre)[:, row] @ basis.T, (features - centre)[:, row] @ basis.T, atol=1e-3)
+
+
+def test_regions_tell_only_of_what_is_seen_in_them(subspace: AttributeSubspace) -> None:
+    features, centre = torch.randn(3, 6, 32), torch.randn(6, 32)
+    passed = subspace.project(features, ["age"], centre)
+    assert not torch.allclose(passed[:, 0], centre[0])
+    assert torch.equal(passed[:, 1:], centre[1:].expand(3, -1, -1))
+    words = {"expression": ("smiling", "serious")}
+    passed = AttributeSubspace.from_phrases(words, embed).project(features, ["expression"], centre)
+    told = [not torch.equal(passed[:, row], centre[row].expand(3, -1)) for row in range(6)]
+    assert dict(zip(FEATURE_NAMES, told, strict=True)) == {
+        "face": True, "skin": False, "brows": True, "eyes": True, "nose": False, "mouth": True,
+    }  # fmt: skip
+
+
+def test_what_is_finer_than_the_grain_does_not_pass(subspace: AttributeSubspace) -> None:
+    features, centre, grain = torch.randn(3, 6, 32), torch.randn(6, 32), subspace.grain(2.0)
+    passed = subspace.project(features, ["age"], centre, grain)
+    numbers = (passed - centre)[:, 0] @ subspace._span(["age"]).T / grain
+    assert torch.allclose(numbers, numbers.round(), atol=1e-4)
+    assert len(numbers.round().unique()) > 1
+    assert grain == pytest.approx(2 * float(torch.cat(list(subspace.directions.values())).norm(dim=1).mean()))
 
 
 def test_a_change_sets_one_attribute_to_a_word(subspace: AttributeSubspace) -> None:
     centre = torch.randn(6, 32)
-    made = subspace.change(torch.randn(3, 6, 32), "age", "old", centre, 2.0)
+    features = torch.randn(3, 6, 32)
+    made = subspace.change(features, "age", "old", centre, 2.0)
     basis, direction = subspace.bases["age"], subspace.directions["age"][1]
-    assert torch.allclose((made - centre) @ basis.T, (2 * direction @ basis.T).expand(3, 6, -1), atol=1e-5)
-    assert subspace.scores(made - centre, "age", 100.0).argmax(-1).eq(1).all()
+    assert torch.allclose((made - centre)[:, 0] @ basis.T, (2 * direction @ basis.T).expand(3, -1), atol=1e-5)
+    assert subspace.scores((made - centre)[:, 0], "age", 100.0).argmax(-1).eq(1).all()
+    assert torch.equal(made[:, 1:], features[:, 1:])
 
 
 def test_scores_are_shares_of_an_attributes_words(subspace: AttributeSubspace) -> None:

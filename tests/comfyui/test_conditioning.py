@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from deid_diffusion.attributes.choice import AttributeChoice, choose
-from deid_diffusion.attributes.encoder import FEATURE_NAMES, encode_attributes, labels_tensor
+from deid_diffusion.attributes.encoder import encode_attributes, labels_tensor
+from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.comfyui.conditioning import (
     LoadedAdapter,
     append_tokens,

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from workflows import to_prompt
 
-from deid_diffusion.attributes.encoder import FEATURE_NAMES
+from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
 
 PACK = Path(__file__).parents[2] / "comfyui"

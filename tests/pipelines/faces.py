@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from deid_diffusion.attributes.encoder import FEATURE_NAMES
+from deid_diffusion.attributes.subspace import FEATURE_NAMES
 
 
 def inputs(batch: int = 3) -> dict[str, torch.Tensor]:

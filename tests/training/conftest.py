@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.attributes.encoder import FEATURE_NAMES
 from deid_diffusion.attributes.phrases import embed_phrases, tokenize
-from deid_diffusion.attributes.subspace import AttributeSubspace
+from deid_diffusion.attributes.subspace import FEATURE_NAMES, AttributeSubspace
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.models.attribute_adapter import AttributeAdapter

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.attributes.encoder import FEATURE_NAMES
+from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.latents import LatentFaces, encode_cache, is_encoded

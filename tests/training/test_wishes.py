@@ -15,8 +15,8 @@ def draw(count: int = 200, *, free: bool = True):
             torch.tensor([sum(text.encode()) * 7 % 97 for text in texts]), 97
         ).float(),
     )
-    adapter = AttributeAdapter(97, 2, 4, 8)
-    features = torch.nn.functional.normalize(torch.randn(count, 2, 97), dim=-1)
+    adapter = AttributeAdapter(97, 6, 4, 8)
+    features = 20 * torch.nn.functional.normalize(torch.randn(count, 6, 97), dim=-1)  # over what rounding takes
     facts = torch.stack([codes({"person": "man", "age": "young", "years": "about 30 years old"})] * count)
     found = RandomWishes(subspace)(features, facts, torch.full((count,), free), adapter)
     return subspace, adapter, features, facts, found
