@@ -14,7 +14,7 @@ from .attributes.letting_through import let_through
 from .faces.analysis import FaceAnalysis
 from .faces.blend import erase, match_rim, sharpen
 from .faces.chosen_mesh import chosen_mesh
-from .faces.controls import draw_control
+from .faces.controls import LOOK_STRENGTH, PSEUDONYM_STRENGTH, draw_control
 from .faces.crop import extract
 from .faces.reshape import reshape_mesh
 from .faces.semantic_map import draw_semantic_map
@@ -128,8 +128,8 @@ def generate(
         conditions: of B faces.
         seeds: B of them; noise, proportions and looks come from nothing else. PyTorch draws noise on a CPU from the
             low 32 bits alone; proportions and looks are drawn from all of them.
-        options: steps, prompt and pseudonyms are read. Pseudonyms are painted without guidance, which would pull
-            them from what they share in all photos towards what each photo shows.
+        options: steps, prompt and pseudonyms are read. Pseudonyms have stronger looks, and are painted without
+            guidance, which would pull them from what they share in all photos towards what each photo shows.
 
     Returns:
         B crops, (S, S, 3) uint8, their colours shifted to meet the photo's at the mask's rim; None for one that came
@@ -140,7 +140,8 @@ def generate(
         reshape_mesh(mesh, np.random.default_rng(seed)) for mesh, seed in zip(conditions.meshes, seeds, strict=True)
     ]
     kind = pipeline.config.control
-    controls = [draw_control(mesh, size, kind, seed) for mesh, seed in zip(meshes, seeds, strict=True)]
+    strength = LOOK_STRENGTH if options.pseudonyms is None else PSEUDONYM_STRENGTH
+    controls = [draw_control(mesh, size, kind, seed, strength) for mesh, seed in zip(meshes, seeds, strict=True)]
     made = pipeline(
         image=torch.stack([to_tensor(context) for context in conditions.contexts]),
         mask_image=torch.stack([torch.from_numpy(mask)[None].float() for mask in conditions.masks]),

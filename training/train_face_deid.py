@@ -70,7 +70,7 @@ class GeneratorConfig(TrainConfig):
     identity_recogniser: Path | None = None
     identity_weight: float = 0.1
     distil_steps: int | None = None
-    adversarial_weight: float = 0.02
+    adversarial_weight: float = 0.06
 
     def __post_init__(self) -> None:
         super().__post_init__()

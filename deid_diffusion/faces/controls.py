@@ -14,7 +14,10 @@ from .semantic_map import control_image, draw_semantic_map
 #: Names of the kinds: our coloured map, the same with a look, and the line drawing of CrucibleAI's
 #: ControlNetMediaPipeFace.
 CONTROLS: tuple[str, ...] = ("semantic_map", "semantic_map_with_look", "mediapipe_face")
-_TRUNCATION = 0.7  # of looks: rarer people are painted worse (the truncation trick; Brock et al., ICLR 2019)
+LOOK_STRENGTH = 0.5
+"""What looks are multiplied by: rarer people are painted worse (the truncation trick; Brock et al., ICLR 2019)."""
+PSEUDONYM_STRENGTH = 0.7
+"""The same of pseudonyms' looks, which have to be found again in a person's other photos: at a price in harsh faces."""
 _LOOKS = 0x27D4EB2F  # looks are drawn from other random numbers than noise and proportions
 
 _LINE = 2  # pixels
@@ -27,7 +30,9 @@ _PUPILS = (468, 473)
 _PUPIL = 2  # half a pupil's side, in pixels
 
 
-def draw_control(mesh: np.ndarray, size: int, kind: str = "semantic_map", seed: int = 0) -> np.ndarray:
+def draw_control(
+    mesh: np.ndarray, size: int, kind: str = "semantic_map", seed: int = 0, strength: float = LOOK_STRENGTH
+) -> np.ndarray:
     """The control image of a face crop.
 
     Args:
@@ -35,6 +40,7 @@ def draw_control(mesh: np.ndarray, size: int, kind: str = "semantic_map", seed: 
         size: of the crop, in pixels.
         kind: one of ``CONTROLS``.
         seed: draws the look, for a kind that has one: a pseudonym's is the same in every photo.
+        strength: of the look.
 
     Returns:
         (size, size, 3) uint8 RGB.
@@ -45,7 +51,7 @@ def draw_control(mesh: np.ndarray, size: int, kind: str = "semantic_map", seed: 
     if kind == "semantic_map":
         return control_image(draw_semantic_map(mesh, size))
     if kind == "semantic_map_with_look":
-        look = _TRUNCATION * np.random.default_rng(seed ^ _LOOKS).standard_normal(LOOK_DIM)
+        look = strength * np.random.default_rng(seed ^ _LOOKS).standard_normal(LOOK_DIM)
         return paint_look(control_image(draw_semantic_map(mesh, size)), mesh, look)
     if kind == "mediapipe_face":
         return draw_mediapipe_face(mesh, size)

@@ -108,7 +108,7 @@ class FewStepObjective(FaceDeidObjective):
         questions: Questions,
         image_encoder: CLIPVisionModelWithProjection | FaceEncoder,
         sampling_steps: int = 4,
-        adversarial_weight: float = 0.02,
+        adversarial_weight: float = 0.06,
         adversarial_start: int = 100,
         look_weight: float = 0.1,
         attribute_weight: float = 0.1,

@@ -47,7 +47,7 @@ def test_the_scale_is_that_of_faces_against_captions() -> None:
 def test_an_adapter_is_taught() -> None:
     torch.manual_seed(0)
     subspace = AttributeSubspace.from_phrases({"gender": ("woman", "man")}, lambda texts: torch.eye(len(texts), 4))
-    adapter, features = AttributeAdapter(4, 2, 2, 8), torch.randn(40, 2, 4) + 1
+    adapter, features = AttributeAdapter(4, 6, 2, 8), torch.randn(40, 6, 4) + 1
     said = [{"person": "man"} for _ in range(40)]
     files = [f"{k // 2}.jpg" for k in range(40)]
     teach_adapter(adapter, features, said, files, subspace, rank=1, seed=0)

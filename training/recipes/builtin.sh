@@ -24,7 +24,7 @@ else
         --num_cpu_threads_per_process "$(nproc)") # left to itself, it takes one thread
     vae=(--block_out_channels 24,48,96 --train_batch_size 8 --learning_rate 5e-4)
     clip=(--train_batch_size 64 --learning_rate 1.5e-3) generator=(--block_out_channels 48,96,160 --train_batch_size 16)
-    steps=(1600 600 8000 1500)
+    steps=(1600 600 8000 2500)
 fi
 common=(--train_data_dir "$cache" --mixed_precision bf16 --resume_from_checkpoint latest)
 
