@@ -14,7 +14,7 @@ from .semantic_map import control_image, draw_semantic_map
 #: Names of the kinds: our coloured map, the same with a look, and the line drawing of CrucibleAI's
 #: ControlNetMediaPipeFace.
 CONTROLS: tuple[str, ...] = ("semantic_map", "semantic_map_with_look", "mediapipe_face")
-LOOK_STRENGTH = 0.5
+LOOK_STRENGTH = 0.4
 """What looks are multiplied by: rarer people are painted worse (the truncation trick; Brock et al., ICLR 2019)."""
 PSEUDONYM_STRENGTH = 0.7
 """The same of pseudonyms' looks, which have to be found again in a person's other photos: at a price in harsh faces."""
