@@ -91,7 +91,8 @@ class AttributeSubspace:
         Args:
             scale: length of images' directions against texts'.
         """
-        return scale * float(torch.cat([one.float().norm(dim=1) for one in self.directions.values()]).mean())
+        own = [name for name in self.directions if name in SEEN_IN] or list(self.directions)  # no phrase changes others
+        return scale * float(torch.cat([self.directions[name].float().norm(dim=1) for name in own]).mean())
 
     def project(
         self, features: torch.Tensor, keep: Collection[str], centre: torch.Tensor, grain: float = 0.0
