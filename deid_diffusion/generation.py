@@ -16,14 +16,16 @@ from .faces.blend import erase, match_rim, sharpen
 from .faces.chosen_mesh import chosen_mesh
 from .faces.controls import LOOK_STRENGTH, PSEUDONYM_STRENGTH, draw_control
 from .faces.crop import extract
+from .faces.portrait import Portrait, carry_portrait
 from .faces.reshape import reshape_mesh
-from .faces.semantic_map import draw_semantic_map
+from .faces.semantic_map import draw_semantic_map, mean_mesh
 from .faces.skin_colour import SkinColour, keep_grey, match_skin, skin_colour
 
 if TYPE_CHECKING:
     from .options import Options
     from .pipelines.face_deid import FaceDeidPipeline
 
+_JOINING = 0.25  # share of the steps that join a portrait and the photo
 _LEAST_DETAIL = 0.01  # standard deviation in the mask, 0..1, under which a crop is no picture
 
 
@@ -129,7 +131,10 @@ def generate(
         seeds: B of them; noise, proportions and looks come from nothing else. PyTorch draws noise on a CPU from the
             low 32 bits alone; proportions and looks are drawn from all of them.
         options: steps, prompt and pseudonyms are read. Pseudonyms have stronger looks, and are painted without
-            guidance, which would pull them from what they share in all photos towards what each photo shows.
+            guidance, which would pull them from what they share in all photos towards what each photo shows. A
+            generator that is asked for the same person paints another one when the head turns, so a portrait from the
+            seed alone is carried to each face, and the last quarter of the steps joins the two (as in SDEdit; Meng et
+            al., ICLR 2022).
 
     Returns:
         B crops, (S, S, 3) uint8, their colours shifted to meet the photo's at the mask's rim; None for one that came
@@ -142,19 +147,11 @@ def generate(
     kind = pipeline.config.control
     strength = LOOK_STRENGTH if options.pseudonyms is None else PSEUDONYM_STRENGTH
     controls = [draw_control(mesh, size, kind, seed, strength) for mesh, seed in zip(meshes, seeds, strict=True)]
-    made = pipeline(
-        image=torch.stack([to_tensor(context) for context in conditions.contexts]),
-        mask_image=torch.stack([torch.from_numpy(mask)[None].float() for mask in conditions.masks]),
-        control_image=torch.stack([to_tensor(control) for control in controls]),
-        attribute_features=conditions.features,
-        attribute_names=tuple(dict.fromkeys(name for choice in conditions.choices for name in choice.named)),
-        prompt=options.prompt,
-        num_inference_steps=options.steps,
-        guidance_scale=None if options.pseudonyms is None else 1.0,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        output_type="np",
-        return_dict=False,
-    )[0]
+    made = _paint(pipeline, conditions, controls, seeds, options)
+    if options.pseudonyms is not None:
+        portraits = _paint_portraits(pipeline, seeds, options)
+        start = [carry_portrait(one, *face) for one, *face in zip(portraits, made, meshes, strict=True)]
+        made = _paint(pipeline, conditions, controls, seeds, options, start)
     results: list[np.ndarray | None] = []
     around = zip(meshes, conditions.contexts, conditions.masks, conditions.skins, strict=True)
     for crop, (mesh, context, mask, skin) in zip(made, around, strict=True):
@@ -166,6 +163,50 @@ def generate(
             picture = match_skin(picture, draw_semantic_map(mesh, size), mask, skin)
         results.append(match_rim(keep_grey(picture, context, mask), context, mask))
     return results
+
+
+def _paint(
+    pipeline: FaceDeidPipeline,
+    conditions: Conditions,
+    controls: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    options: Options,
+    start: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
+    """(B, S, S, 3) float32 in 0..1; from pure noise, or in the last steps from B painted faces of that form."""
+    return pipeline(
+        image=torch.stack([to_tensor(context) for context in conditions.contexts]),
+        mask_image=torch.stack([torch.from_numpy(mask)[None].float() for mask in conditions.masks]),
+        control_image=torch.stack([to_tensor(control) for control in controls]),
+        start_image=None if start is None else torch.from_numpy(np.stack(start)).permute(0, 3, 1, 2),
+        strength=1.0 if start is None else max(_JOINING, 1 / (options.steps or pipeline.config.default_steps)),
+        attribute_features=conditions.features,
+        attribute_names=tuple(dict.fromkeys(name for choice in conditions.choices for name in choice.named)),
+        prompt=options.prompt,
+        num_inference_steps=options.steps,
+        guidance_scale=None if options.pseudonyms is None else 1.0,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        output_type="np",
+        return_dict=False,
+    )[0]
+
+
+def _paint_portraits(pipeline: FaceDeidPipeline, seeds: Sequence[int], options: Options) -> list[Portrait]:
+    """A portrait for each seed: nothing of any photo is seen, and nothing is kept."""
+    size, count, kind = pipeline.crop_size, len(seeds), pipeline.config.control
+    meshes = [reshape_mesh(mean_mesh(size), np.random.default_rng(seed)) for seed in seeds]
+    controls = [
+        draw_control(mesh, size, kind, seed, PSEUDONYM_STRENGTH) for mesh, seed in zip(meshes, seeds, strict=True)
+    ]
+    nothing = Conditions(
+        (np.zeros((size, size, 3), np.uint8),) * count,
+        (np.ones((size, size), bool),) * count,
+        tuple(meshes),
+        None,
+        (AttributeChoice((), {}),) * count,
+        (None,) * count,
+    )
+    return [Portrait(*each) for each in zip(_paint(pipeline, nothing, controls, seeds, options), meshes, strict=True)]
 
 
 def to_tensor(crop: np.ndarray) -> torch.Tensor:

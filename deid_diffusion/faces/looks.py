@@ -8,13 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .mesh_warp import POINTS, places_on
 from .semantic_map import mean_mesh
 
 LOOK_DIM = 32
 """Numbers of a look, each a draw of the standard normal distribution."""
-
-POINTS = 468
-"""Points of a mesh without the irises, which move."""
 
 _STRENGTH = 80.0  # levels that a texture of value 1 adds to the map's colours
 
@@ -49,15 +47,11 @@ def paint_look(control: np.ndarray, mesh: np.ndarray, look: np.ndarray) -> np.nd
     Returns:
         (S, S, 3) uint8.
     """
-    from scipy.interpolate import LinearNDInterpolator  # takes half a second to import
-
     texture = np.tensordot(look.astype(np.float32), look_basis()["textures"], 1)
     low, high = texture_corners()
     texels = (mean_mesh(1)[:POINTS] - low) / (high - low) * (np.array(texture.shape[::-1]) - 1)
     size = len(control)
-    middles = np.arange(0.5, size - 1, 2)  # of two pixels by two: textures are no finer
-    places = LinearNDInterpolator(mesh[:POINTS], texels, fill_value=-1)(*np.meshgrid(middles, middles))
-    x, y = places.astype(np.float32).transpose(2, 0, 1)
+    x, y = places_on(texels, mesh, size, step=2).transpose(2, 0, 1)  # textures are no finer
     light = cv2.remap(texture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     light = cv2.resize(light, (size, size))
     return np.clip(control + _STRENGTH * light[..., None] + 0.5, 0, 255).astype(np.uint8)

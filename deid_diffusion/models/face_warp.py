@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..faces.looks import POINTS, texture_corners
+from ..faces.looks import texture_corners
+from ..faces.mesh_warp import POINTS
 from ..faces.semantic_map import mean_mesh
 
 

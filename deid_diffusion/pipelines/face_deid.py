@@ -197,10 +197,11 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         attribute_features: torch.Tensor | None = None,
         attribute_names: Sequence[str] | None = None,
+        start_image: torch.Tensor | None = None,
     ) -> StableDiffusionPipelineOutput | tuple[Any, Any]:
         """Generate a face in every crop.
 
-        All arguments but the last two are those of ``StableDiffusionControlNetInpaintPipeline``, in its order.
+        All arguments but the last three are those of ``StableDiffusionControlNetInpaintPipeline``, in its order.
 
         Args:
             prompt, negative_prompt: text, one for all crops or one each.
@@ -208,8 +209,9 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             mask_image: B masks, (B, 1, H, W) in 0..1; 0.5 and more is replaced.
             control_image: B control images, (B, 3, H, W) in 0..1, as ``draw_control`` makes them.
             height, width: size of the results in pixels; the crops' own when None.
-            padding_mask_crop, strength: None and 1, and nothing else: crops are cut by ``Anonymizer``, and faces come
-                from pure noise.
+            padding_mask_crop: None, and nothing else: crops are cut by ``Anonymizer``.
+            strength: share of the steps that are done, over 0, up to 1; under 1 with a ``start_image`` only: without,
+                faces come from pure noise.
             num_inference_steps: denoising steps, the model's own default when None.
             guidance_scale: classifier-free guidance, 1 for none, the model's own default when None.
             num_images_per_prompt: N results for each crop, which follow each other in the result.
@@ -225,6 +227,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             attribute_features: (B, N, D) from ``encode_attributes``; None keeps no attribute but those of the map.
             attribute_names: what the features tell of, built-in names and phrases, for a pipeline without adapter; None
                 is all built-in ones.
+            start_image: B painted faces, (B, 3, H, W) in 0..1, that the last steps start from where the mask covers
+                ``image``. Never the original's: it would show in the result.
 
         Raises:
             ValueError: when the numbers of crops, masks, maps, texts or features differ, or an argument asks for what
@@ -232,7 +236,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         """
         if image is None or mask_image is None or control_image is None:
             raise ValueError("image, mask_image, control_image: expected all three")
-        self._check_supported(strength, padding_mask_crop, ip_adapter_image)
+        self._check_supported(strength, start_image, padding_mask_crop, ip_adapter_image)
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         _check_positive(num_inference_steps=steps, num_images_per_prompt=num_images_per_prompt)
         image_t = self.image_processor.preprocess(image, height, width) / 2 + 0.5
@@ -251,8 +255,11 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             attribute_features=attribute_features,
+            start_image=start_image,
         )
-        erased = torch.where(mask_t >= 0.5, torch.full_like(image_t, ERASED), image_t)
+        # The base class erases what the mask covers with the same grey, but for where its steps start from.
+        started = torch.full_like(image_t, ERASED) if start_image is None else start_image.to(image_t)
+        started = torch.where(mask_t >= 0.5, started, image_t)
         guidance = float(self.config.default_guidance if guidance_scale is None else guidance_scale)
         positive, negative = self.encode_prompt(
             prompts,
@@ -276,12 +283,12 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         return super().__call__(
             prompt_embeds=repeated(positive),
             negative_prompt_embeds=repeated(negative),
-            image=repeated(erased),
+            image=repeated(started),
             mask_image=repeated(mask_t),
             control_image=repeated(control_t),
             height=height,
             width=width,
-            strength=1.0,
+            strength=strength,
             num_inference_steps=steps,
             guidance_scale=guidance,
             eta=eta,
@@ -306,9 +313,11 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         super().unload_ip_adapter()
         self.register_modules(**parts)
 
-    def _check_supported(self, strength: float, padding_mask_crop: object, ip_adapter_image: object) -> None:
+    def _check_supported(
+        self, strength: float, start_image: object, padding_mask_crop: object, ip_adapter_image: object
+    ) -> None:
         """Raise ValueError for what the base class does and this one must not."""
-        if strength != 1:
+        if strength != 1 and start_image is None:
             raise ValueError(f"strength: must be 1, got {strength}: faces are painted from pure noise, not from a face")
         if padding_mask_crop is not None:
             raise ValueError("padding_mask_crop: must be None: give crops, or photos to deid_diffusion.Anonymizer")

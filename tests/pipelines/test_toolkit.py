@@ -224,3 +224,19 @@ def test_a_tiny_autoencoder_fused_projections_and_free_u(pipeline: FaceDeidPipel
 def test_what_it_does_not_do_is_refused(tiny_pipeline: FaceDeidPipeline, given: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         tiny_pipeline(**{**inputs(), **given})
+
+
+def test_last_steps_start_from_a_painted_face_where_the_mask_is(tiny_pipeline: FaceDeidPipeline) -> None:
+    given = {**inputs(), "strength": 0.5, "num_inference_steps": 4}
+    start = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    mask = given["mask_image"] >= 0.5
+    one = run(tiny_pipeline, {**given, "start_image": start})
+    around = run(tiny_pipeline, {**given, "start_image": torch.where(mask, start, 0.0)})
+    inside = run(tiny_pipeline, {**given, "start_image": torch.where(mask, 0.0, start)})
+    assert np.array_equal(one, around)
+    assert np.abs(one - inside).max() > 1e-3
+
+
+def test_as_many_starts_as_crops(tiny_pipeline: FaceDeidPipeline) -> None:
+    with pytest.raises(ValueError, match="2 start_image"):
+        tiny_pipeline(**inputs(), start_image=torch.rand(2, 3, 32, 32))
