@@ -14,7 +14,7 @@ from .attributes.letting_through import let_through
 from .faces.analysis import FaceAnalysis
 from .faces.blend import erase, match_rim, sharpen
 from .faces.chosen_mesh import chosen_mesh
-from .faces.controls import LOOK_STRENGTH, PSEUDONYM_STRENGTH, draw_control
+from .faces.controls import LOOK_STRENGTH, PORTRAIT_STRENGTH, PSEUDONYM_STRENGTH, draw_control
 from .faces.crop import extract
 from .faces.portrait import Portrait, carry_portrait
 from .faces.reshape import reshape_mesh
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .options import Options
     from .pipelines.face_deid import FaceDeidPipeline
 
-_JOINING = 0.25  # share of the steps that join a portrait and the photo
+_JOINING = 8  # the last of so many steps, at least, or so many parts of them, joins a portrait and the photo
 _LEAST_DETAIL = 0.01  # standard deviation in the mask, 0..1, under which a crop is no picture
 
 
@@ -133,8 +133,8 @@ def generate(
         options: steps, prompt and pseudonyms are read. Pseudonyms have stronger looks, and are painted without
             guidance, which would pull them from what they share in all photos towards what each photo shows. A
             generator that is asked for the same person paints another one when the head turns, so a portrait from the
-            seed alone is carried to each face, and the last quarter of the steps joins the two (as in SDEdit; Meng et
-            al., ICLR 2022).
+            seed alone is carried to each face, and the last eighth of the steps, or of eight, joins the two (as in
+            SDEdit; Meng et al., ICLR 2022).
 
     Returns:
         B crops, (S, S, 3) uint8, their colours shifted to meet the photo's at the mask's rim; None for one that came
@@ -174,16 +174,17 @@ def _paint(
     start: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """(B, S, S, 3) float32 in 0..1; from pure noise, or in the last steps from B painted faces of that form."""
+    steps = options.steps or pipeline.config.default_steps
     return pipeline(
         image=torch.stack([to_tensor(context) for context in conditions.contexts]),
         mask_image=torch.stack([torch.from_numpy(mask)[None].float() for mask in conditions.masks]),
         control_image=torch.stack([to_tensor(control) for control in controls]),
         start_image=None if start is None else torch.from_numpy(np.stack(start)).permute(0, 3, 1, 2),
-        strength=1.0 if start is None else max(_JOINING, 1 / (options.steps or pipeline.config.default_steps)),
+        strength=1.0 if start is None else 1 / _JOINING,
         attribute_features=conditions.features,
         attribute_names=tuple(dict.fromkeys(name for choice in conditions.choices for name in choice.named)),
         prompt=options.prompt,
-        num_inference_steps=options.steps,
+        num_inference_steps=steps if start is None else max(_JOINING, steps),
         guidance_scale=None if options.pseudonyms is None else 1.0,
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         output_type="np",
@@ -196,7 +197,7 @@ def _paint_portraits(pipeline: FaceDeidPipeline, seeds: Sequence[int], options: 
     size, count, kind = pipeline.crop_size, len(seeds), pipeline.config.control
     meshes = [reshape_mesh(mean_mesh(size), np.random.default_rng(seed)) for seed in seeds]
     controls = [
-        draw_control(mesh, size, kind, seed, PSEUDONYM_STRENGTH) for mesh, seed in zip(meshes, seeds, strict=True)
+        draw_control(mesh, size, kind, seed, PORTRAIT_STRENGTH) for mesh, seed in zip(meshes, seeds, strict=True)
     ]
     nothing = Conditions(
         (np.zeros((size, size, 3), np.uint8),) * count,

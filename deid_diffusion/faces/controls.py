@@ -18,6 +18,8 @@ LOOK_STRENGTH = 0.4
 """What looks are multiplied by: rarer people are painted worse (the truncation trick; Brock et al., ICLR 2019)."""
 PSEUDONYM_STRENGTH = 0.7
 """The same of pseudonyms' looks, which have to be found again in a person's other photos: at a price in harsh faces."""
+PORTRAIT_STRENGTH = 1.0
+"""The same in pseudonyms' portraits, which no photo disturbs: nearer to the average, strangers would look alike."""
 _LOOKS = 0x27D4EB2F  # looks are drawn from other random numbers than noise and proportions
 
 _LINE = 2  # pixels
