@@ -75,7 +75,9 @@ def by_ours(pipeline: FaceDeidPipeline, given: Work) -> np.ndarray:
 
 
 def by_stock(stock: StableDiffusionControlNetInpaintPipeline, given: Work) -> np.ndarray:
-    """The same pictures by diffusers' own. As it is given embeddings, it runs neither text encoder nor adapter."""
+    """The same pictures by diffusers' own, which encodes texts, too, but paints by embeddings with attribute tokens."""
+    nothing = [""] * given.count
+    stock.encode_prompt(nothing, stock.device, 1, given.stock["guidance_scale"] > 1, nothing)
     return stock(**{**given.stock, "generator": _seeds(given.count)})[0]
 
 

@@ -261,9 +261,12 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         started = torch.full_like(image_t, ERASED) if start_image is None else start_image.to(image_t)
         started = torch.where(mask_t >= 0.5, started, image_t)
         guidance = float(self.config.default_guidance if guidance_scale is None else guidance_scale)
+        device = self._execution_device  # asked once: it walks through every module
+        if prompts and negatives and len({*prompts}) == len({*negatives}) == 1:
+            prompts, negatives = prompts[:1], negatives[:1]  # the same for all crops: encoded once
         positive, negative = self.encode_prompt(
             prompts,
-            self._execution_device,
+            device,
             1,
             guidance > 1,
             negatives,
@@ -272,10 +275,12 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             lora_scale=(cross_attention_kwargs or {}).get("scale"),
             clip_skip=clip_skip,
         )
-        told, untold = self._tokens(attribute_features, attribute_names, batch)
+        positive = positive.expand(batch, -1, -1)
+        negative = negative.expand(batch, -1, -1) if guidance > 1 else None
+        told, untold = self._tokens(attribute_features, attribute_names, batch, device)
         if told is not None and untold is not None:
             positive = torch.cat([positive, told.to(positive)], 1)
-            negative = torch.cat([negative, untold.to(negative)], 1) if guidance > 1 else None
+            negative = None if negative is None else torch.cat([negative, untold.to(negative)], 1)
 
         def repeated(one: torch.Tensor | None) -> torch.Tensor | None:  # diffusers' own repeats texts in another order
             return None if one is None else one.repeat_interleave(num_images_per_prompt, 0)
@@ -328,10 +333,10 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             )
 
     def _tokens(
-        self, features: torch.Tensor | None, names: Sequence[str] | None, batch: int
+        self, features: torch.Tensor | None, names: Sequence[str] | None, batch: int, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
         """(B, N, W) tokens of attributes, and as many that say nothing; None and None for no tokens."""
-        device, adapter = self._execution_device, self.attribute_adapter
+        adapter = self.attribute_adapter
         if adapter is None:
             if features is None:
                 return None, None
