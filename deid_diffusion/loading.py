@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_pipeline(model: str, dtype: torch.dtype) -> FaceDeidPipeline:
-    """A pipeline by name, on the CPU.
+    """A pipeline by name, on the CPU, its networks laid out channels last, as convolutions are fastest.
 
     Args:
         model: "builtin"; a preset, as `presets.find_preset` knows them; a folder written by
@@ -34,13 +34,19 @@ def load_pipeline(model: str, dtype: torch.dtype) -> FaceDeidPipeline:
     Raises:
         DeidError: when there is no such model, or parts of it cannot be had.
     """
+    import torch
+
     preset = find_preset(model)
     if preset is not None:
         from .pipelines.building import build_preset
 
         _say_once(licences(preset))
-        return build_preset(preset, dtype)
-    return _load_saved(str(BUILTIN) if model == "builtin" else model, dtype)
+        pipeline = build_preset(preset, dtype)
+    else:
+        pipeline = _load_saved(str(BUILTIN) if model == "builtin" else model, dtype)
+    for network in (pipeline.unet, pipeline.controlnet, pipeline.vae):
+        network.to(memory_format=torch.channels_last)
+    return pipeline
 
 
 def short_name(model: str) -> str:

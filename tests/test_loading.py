@@ -154,8 +154,10 @@ def test_parts_of_different_families_are_refused(hub: dict[str, Path], hub_cache
         load_pipeline(f"sd15-semantic={trained}", torch.float32)
 
 
-def test_licences_are_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(building, "build_preset", lambda preset, dtype: None)
+def test_licences_are_said_once(
+    sd15: FaceDeidPipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(building, "build_preset", lambda preset, dtype: sd15)
     loading._say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "deid_diffusion"):
         for _ in range(2):
@@ -206,3 +208,8 @@ def test_the_command_line_says_what_to_download(call, tmp_path: Path, hub_cache:
         (line,) = [one for one in errors if one.startswith("error: ")]
         assert words in line
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_convolutions_are_laid_out_channels_last() -> None:
+    weight = load_pipeline("builtin", torch.float32).unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
