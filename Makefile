@@ -22,6 +22,7 @@ lint: $(EXTRAS)
 	$(BIN)/mypy
 
 $(READY): pyproject.toml
+	@echo 'installing into $(VENV): several GB, a few minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --quiet -e .

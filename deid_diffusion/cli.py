@@ -156,8 +156,7 @@ def main() -> None:
         )  # the mark of click's errors, which typer carries its own copy of
         if message is None:
             raise
-        typer.echo(
-            f"error: {one_line(message())} (deid-diffusion --help, or COMMAND --help, lists what there is)", err=True
-        )
+        said = one_line(message()).replace("Value error, ", "")  # pydantic's way to begin
+        typer.echo(f"error: {said} (deid-diffusion --help, or COMMAND --help, lists what there is)", err=True)
         sys.exit(2)
     sys.exit(code)

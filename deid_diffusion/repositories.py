@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import DeidError, one_line
@@ -66,7 +67,7 @@ def fetch(repository: Repository) -> Path:
         except HFValidationError as error:
             raise DeidError(f"{repository.name}: no such folder, and no name that the hub can have") from error
         except (OSError, ValueError) as error:  # the hub's client has a dozen of them
-            reason = one_line(error).partition(". ")[0][:160]
+            reason = shorten(one_line(error).partition(". ")[0], 160, placeholder=" ...")
             continue
         if not _missing(repository, folder):
             return folder

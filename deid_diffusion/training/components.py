@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from ..attributes.phrases import embed_phrases
 from ..attributes.subspace import FEATURE_NAMES
+from ..errors import DeidError
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from ..pipelines.building import load_image_encoder
@@ -51,7 +53,13 @@ def embedded_components(
         widths: channels of the UNet's levels, finest first.
         crop_size: side of the training's crops, in pixels.
         bottleneck_dim: of the adapter.
+
+    Raises:
+        DeidError: when a folder is not there.
     """
+    for folder in (vae, clip):
+        if not folder.is_dir():
+            raise DeidError(f"{folder}: no such folder: give the output folder of the training before")
     autoencoder = AutoencoderKL.from_pretrained(vae)
     text_encoder = CLIPTextModel.from_pretrained(clip / "text_encoder")
     image_encoder = load_image_encoder(clip / "image_encoder", torch.float32)
@@ -81,29 +89,47 @@ def pretrained_components(model: str | Path, image_encoder: str | Path, bottlene
 
     Raises:
         ValueError: when the checkpoint's UNet is not an inpainting one.
+        DeidError: when there is no such checkpoint or encoder, or it cannot be downloaded.
     """
-    unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
+    with _had(model):
+        unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
     if unet.config.in_channels != 9:
         raise ValueError(
             f"{model}: its UNet takes {unet.config.in_channels} channels, not an inpainting model's 9 (latents, mask, "
             "masked latents): name an inpainting checkpoint"
         )
-    encoder = load_image_encoder(image_encoder, torch.float32)
+    with _had(model):
+        vae = AutoencoderKL.from_pretrained(model, subfolder="vae")
+        text_encoder = CLIPTextModel.from_pretrained(model, subfolder="text_encoder")
+        tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer")
+        scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
+    with _had(image_encoder):
+        words = CLIPTokenizer.from_pretrained(image_encoder)
+        phrases = CLIPTextModelWithProjection.from_pretrained(image_encoder)
+        encoder = load_image_encoder(image_encoder, torch.float32)
     return Components(
-        AutoencoderKL.from_pretrained(model, subfolder="vae"),
-        CLIPTextModel.from_pretrained(model, subfolder="text_encoder"),
-        CLIPTokenizer.from_pretrained(model, subfolder="tokenizer"),
+        vae,
+        text_encoder,
+        tokenizer,
         encoder,
         unet,
         controlnet_from_inpainting(unet),
         _make_adapter(encoder, unet.config.cross_attention_dim, bottleneck_dim),
-        DDPMScheduler.from_pretrained(model, subfolder="scheduler"),
-        partial(
-            embed_phrases,
-            CLIPTextModelWithProjection.from_pretrained(image_encoder),
-            CLIPTokenizer.from_pretrained(image_encoder),
-        ),
+        scheduler,
+        partial(embed_phrases, phrases, words),
     )
+
+
+@contextmanager
+def _had(name: str | Path) -> Iterator[None]:
+    """Raises DeidError, with what to do about it, for OSError: what happens inside loads a folder, or from the hub."""
+    try:
+        yield
+    except OSError as error:
+        raise DeidError(
+            f"{name}: no such folder, or not complete, and not to be had from the hub: give a folder, or while online, "
+            f"run: hf download {name}"
+        ) from error
 
 
 def controlnet_from_inpainting(unet: UNet2DConditionModel) -> ControlNetModel:

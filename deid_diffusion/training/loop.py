@@ -22,6 +22,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from . import checkpoints, hub
 from .config import TrainConfig
@@ -82,6 +83,7 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
     if ema is not None:
         ema.to(accelerator.device)  # a checkpoint's average is loaded onto the CPU
     log = RunLog(accelerator, config, step)
+    bar = tqdm(initial=step, total=last, desc="training", unit="step", disable=not accelerator.is_main_process)
     started = time.perf_counter()
     wrapped.train()
     while step < last:
@@ -100,6 +102,8 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
                 ema.step(objective.trained(objective.turns[0]).parameters())
             figures["lr"] = schedulers[objective.turns[0]].get_last_lr()[0]
             log.write(step, figures | {"seconds": time.perf_counter() - started})
+            bar.set_postfix_str(f"loss {figures['loss']:.3g}", refresh=False)
+            bar.update()
             if config.validation_steps and step % config.validation_steps == 0:
                 with checkpoints.finished(accelerator, wrapped, objective, ema, whole) as shown:
                     _validate(accelerator, shown, log, step)
@@ -110,6 +114,7 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
             if step == last:
                 checkpoints.save(accelerator, config, step)
                 break
+    bar.close()
     with checkpoints.finished(accelerator, wrapped, objective, ema, whole) as shown:
         _write(accelerator, shown, config)
         if accelerator.is_main_process and config.push_to_hub:

@@ -14,6 +14,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextMode
 from deid_diffusion.attributes.phrases import tokenize
 from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.attributes.vocabulary import VOCABULARY
+from deid_diffusion.errors import DeidError
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.training.assembly import assemble_pretrained
 from deid_diffusion.training.attribute_encoder import all_facts
@@ -146,3 +147,14 @@ def test_embedded_parts_start_from_earlier_weights(tiny_pipeline, tmp_path: Path
     warm_start(parts, tmp_path / "generator")
     assert torch.equal(parts.unet.conv_in.weight, tiny_pipeline.unet.conv_in.weight)
     assert torch.equal(parts.adapter.null_tokens, tiny_pipeline.attribute_adapter.null_tokens)
+
+
+def test_what_is_missing_is_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DeidError, match=r"nope: no such folder: give the output folder"):
+        embedded_components(tmp_path / "nope", tmp_path, (8, 8, 8), 32, 4)
+    for name in ("me/model", "nope"):
+        with pytest.raises(DeidError, match=rf"^{name}: .* run: hf download {name}$"):
+            pretrained_components(name, checkpoint, 4)
+    with pytest.raises(DeidError, match=r"^me/clip: .* run: hf download me/clip$"):
+        pretrained_components(checkpoint, "me/clip", 4)
