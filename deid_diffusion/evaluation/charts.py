@@ -132,8 +132,9 @@ def trade_off(dots: Sequence[Dot], chance: float) -> str:
     if chance > 0.005:
         canvas.line((canvas.across(chance), canvas.down(0)), (canvas.across(chance), canvas.down(1)), MUTED, "4 4")
     canvas.text(canvas.across(0) + 8, canvas.down(1) + 18, "\N{NORTH WEST ARROW} better", "start", COLOURS[0], "600")
-    names: list[tuple[float, float, float]] = []  # where names stand: left, right, baseline
-    for dot in sorted(dots, key=lambda one: one.large):
+    discs = ((canvas.across(one.x), canvas.down(one.y)) for one in dots if one.large)
+    names = [(x - 8, x + 8, y + 5) for x, y in discs]  # what no name may cover: left, right, baseline; then the names
+    for dot in sorted(dots, key=lambda one: (one.large, min(one.y, 1 - one.y))):  # from the edges, where names pile up
         x, y = canvas.across(dot.x), canvas.down(dot.y)
         if dot.large and dot.x_interval:
             canvas.line(
@@ -146,11 +147,15 @@ def trade_off(dots: Sequence[Dot], chance: float) -> str:
             right, below = dot.x > 0.6, dot.y > 0.5
             width = _LETTER * len(dot.name)
             start, down = (x - 10 - width if right else x + 10), (y + 18 if below else y - 10)
-            end = start + width
+            end, beside = start + width, down
             while any(abs(down - line) < _LINE and start < last and first < end for first, last, line in names):
                 down += _LINE if below else -_LINE
+            edge = x - 10 if right else x + 10
+            if down != beside:
+                edge += -16 if right else 16
+                canvas.line((x, y), (edge + (2 if right else -2), down - 4), MUTED)
             names.append((start, end, down))
-            canvas.text(x - 10 if right else x + 10, down, dot.name, "end" if right else "start", INK, "600")
+            canvas.text(edge, down, dot.name, "end" if right else "start", INK, "600")
     return canvas.svg("Share of people re-identified against share of attributes kept")
 
 

@@ -102,7 +102,8 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
                 ema.step(objective.trained(objective.turns[0]).parameters())
             figures["lr"] = schedulers[objective.turns[0]].get_last_lr()[0]
             log.write(step, figures | {"seconds": time.perf_counter() - started})
-            bar.set_postfix_str(f"loss {figures['loss']:.3g}", refresh=False)
+            losses = {name: f"{value:.3g}" for name, value in figures.items() if name.startswith("loss")}
+            bar.set_postfix(losses, refresh=False)
             bar.update()
             if config.validation_steps and step % config.validation_steps == 0:
                 with checkpoints.finished(accelerator, wrapped, objective, ema, whole) as shown:
