@@ -87,3 +87,11 @@ def test_words_that_cannot_be_met_are_one_line_before_anything_is_done(call, fak
     assert err[0].startswith("error: ")
     assert not fake.calls
     assert not Path("out").exists()
+
+
+def test_a_wrong_choice_is_named_with_the_right_ones(call, fake):
+    photos("a.png")
+    code, _, errors = call("anonymize", "a.png", "-o", "out", "--method", "blurr")
+    assert code == 2
+    (line,) = errors
+    assert line.startswith("error: Invalid value for '--method': 'blurr' is not one of 'synth', 'fill',")

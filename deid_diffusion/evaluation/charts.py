@@ -145,16 +145,15 @@ def trade_off(dots: Sequence[Dot], chance: float) -> str:
         canvas.dot(dot.x, dot.y, dot.colour, 6 if dot.large else 3.5, 1 if dot.large else 0.35, dot.name)
         if dot.large:
             right, below = dot.x > 0.6, dot.y > 0.5
-            width = _LETTER * len(dot.name)
-            start, down = (x - 10 - width if right else x + 10), (y + 18 if below else y - 10)
-            end, beside = start + width, down
+            edge, beside = x - 10 if right else x + 10, y + 18 if below else y - 10
+            width, down = _LETTER * len(dot.name), beside
+            start, end = (edge - width, edge) if right else (edge, edge + width)
             while any(abs(down - line) < _LINE and start < last and first < end for first, last, line in names):
                 down += _LINE if below else -_LINE
-            edge = x - 10 if right else x + 10
-            if down != beside:
-                edge += -16 if right else 16
-                canvas.line((x, y), (edge + (2 if right else -2), down - 4), MUTED)
             names.append((start, end, down))
+            if down != beside:  # further off, and tied to its dot
+                edge += -16 if right else 16
+                canvas.line((x, y), (edge + 2 if right else edge - 2, down - 4), MUTED)
             canvas.text(edge, down, dot.name, "end" if right else "start", INK, "600")
     return canvas.svg("Share of people re-identified against share of attributes kept")
 

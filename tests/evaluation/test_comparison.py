@@ -89,6 +89,9 @@ def test_plot_is_a_file_of_its_own_with_every_judged_tool():
     assert {"ours & co", "box", "blur"} <= words.keys()
     assert "fast" not in words
     assert abs(words["box"] - words["blur"]) >= 12  # names of dots in one place can both be read
+    dots = [(one.get("cx"), one.get("cy")) for one in drawing.iter("{http://www.w3.org/2000/svg}circle")]
+    ties = [one for one in drawing.iter("{http://www.w3.org/2000/svg}line") if (one.get("x1"), one.get("y1")) in dots]
+    assert {float(one.get("y2")) + 4 for one in ties} & {words["box"], words["blur"]}  # the one that was moved
 
 
 def evaluated(people: int, each: int):
