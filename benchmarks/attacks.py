@@ -80,7 +80,7 @@ def conditioning(
     if seen is None or seen.mesh is None:
         return None
     gone = touched((photo.shape[0], photo.shape[1]), [seen.mask])
-    found = read_conditions(pipeline, photo, gone, [seen] * len(choices), choices)
+    found = read_conditions(pipeline, *([one] * len(choices) for one in (photo, gone, seen)), choices)
     tokens = attribute_tokens(pipeline.attribute_adapter, found.features)
     maps = [control_image(draw_semantic_map(mesh, pipeline.crop_size)) for mesh in found.meshes]
     small = [cv2.resize(one, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA).reshape(-1) / 255 for one in maps]

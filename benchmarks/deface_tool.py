@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from deid_diffusion.batch import Outcome
+from deid_diffusion.outcomes import Outcome
 from deid_diffusion.planning import Job
 from deid_diffusion.report import FaceRecord, ImageReport, append
 

@@ -38,7 +38,7 @@ from openvino_judges import AgeGender, HeadPose, add_sets_and_judges, yaw_errors
 from deid_diffusion import anonymizer as house
 from deid_diffusion import images
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.batch import Outcome, Settings, run
+from deid_diffusion.batch import Settings, run
 from deid_diffusion.console import Bar
 from deid_diffusion.errors import DeidError, one_line
 from deid_diffusion.evaluation.comparison import Compared, as_near, compare, frontier, markdown, untouched
@@ -50,6 +50,7 @@ from deid_diffusion.evaluation.perceptual import PerceptualMeter
 from deid_diffusion.evaluation.record import read_reports
 from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.options import Options
+from deid_diffusion.outcomes import Outcome
 from deid_diffusion.planning import make_plan
 
 FEW = 3  # photos of a pipeline of which only the speed is of interest

@@ -17,7 +17,7 @@ from .errors import DeidError, UsageError
 from .faces.analysis import FaceAnalysis, analyse_face
 from .faces.blend import Canvas
 from .faces.detected_face import DetectedFace, FaceDetector, check_image
-from .faces.detection import UnionDetector
+from .faces.detection import Found, UnionDetector
 from .faces.keep_region import keep_regions
 from .faces.landmarks import FaceMesh, Landmarker
 from .faces.mask import PasteMask, box_mask, no_mask, touched
@@ -28,7 +28,7 @@ from .options import Options
 from .progress import OnStep, watched
 from .replacement import Replacement, Replacer, Scene, replace_faces
 from .report import Action, FaceRecord
-from .second_look import missed_faces
+from .second_look import missed_faces, search
 from .selection import select_faces
 from .wishes import FaceWish, match_wishes
 
@@ -53,6 +53,29 @@ class AnonymizedImage:
 
     image: Image.Image
     faces: tuple[FaceRecord, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A photo whose faces are found, measured and opaque, and wait for others in their place.
+
+    Attributes:
+        detected: the faces.
+        scene: those that are to be replaced, on their canvas; none for the simple methods, whose work is done.
+        options: the user's wishes.
+    """
+
+    detected: Sequence[DetectedFace]
+    scene: Scene
+    options: Options
+    faces: Mapping[int, FaceAnalysis]
+    kept: Mapping[int, str]
+    problems: Mapping[int, str]
+    people: Mapping[int, Person]
+    whole: Sequence[PasteMask]
+    choices: Sequence[AttributeChoice]
+    only: Sequence[DetectedFace] | None
+    seen: Found | None
 
 
 class Anonymizer:
@@ -136,10 +159,33 @@ class Anonymizer:
             UsageError: for attributes or phrases that the model cannot keep or change, or a wish where no face is.
             DeidError: when the store of pseudonyms cannot be used.
         """
+        begun = self.begin(image, options, boxes=boxes, only=only, wishes=wishes)
+        with watched(self.pipeline, on_step) as pipeline:
+            if replacer is None:
+                (made,) = replace_faces(pipeline, self.gate, [begun.scene], options)
+            else:
+                made = replacer(pipeline, self.gate, begun.scene, options)
+        return self.finish(begun, made)
+
+    def begin(
+        self,
+        image: Image.Image | np.ndarray,
+        options: Options = _DEFAULTS,
+        *,
+        boxes: Sequence[DetectedFace] | None = None,
+        only: Sequence[DetectedFace] | None = None,
+        wishes: Sequence[FaceWish] = (),
+    ) -> Begun:
+        """The first part of a call, up to where faces are generated, for callers who do that for many photos at once.
+
+        Another photo may be begun in one thread while a photo is finished in another. Arguments and errors are those
+        of a call.
+        """
         photo = _as_array(image)
         if options.method == "synth":
             self.check(options, [wish.choice for wish in wishes])
-        detected = self.detector(photo) if boxes is None else list(boxes)
+        seen = search(self.detector, photo) if boxes is None else None
+        detected = list(boxes or ()) if seen is None else seen.faces
         chosen = match_wishes(detected, wishes, options.choice)
         kept = select_faces(detected, min_face=options.min_face, only=only).kept
         faces, problems = self._analyse_all(photo, {k: f for k, f in enumerate(detected) if k not in kept})
@@ -151,27 +197,45 @@ class Anonymizer:
         masks = [ready[k].mask if k in ready else mask for k, mask in enumerate(whole)]
         canvas, gone = Canvas(photo, masks), touched(shape, masks)
         people = _people(ready, originals, options)
-        made: dict[int, Replacement] = {}
-        if options.method == "synth":
-            seed_of = _seeds(people, options)
-            scene = Scene(photo, canvas, gone, ready, originals, dict(enumerate(chosen)))
-            with watched(self.pipeline, on_step) as pipeline:
-                made = (replacer or replace_faces)(pipeline, self.gate, scene, seed_of, options)
-        else:
+        if options.method != "synth":
             for k, one in ready.items():
                 canvas.paste_patch(k, simple_patch(photo, one.mask, options.method))
-        problems |= {k: one.reason for k, one in made.items() if one.reason is not None}
+            ready = {}
+        scene = Scene(photo, canvas, gone, ready, originals, dict(enumerate(chosen)), _seeds(people, options))
+        return Begun(detected, scene, options, faces, kept, problems, people, whole, chosen, only, seen)
+
+    def replace(self, begun: Sequence[Begun]) -> list[dict[int, Replacement]]:
+        """The second part, for photos that were begun with the same options: faces of several photos share batches."""
+        return replace_faces(self.pipeline, self.gate, [one.scene for one in begun], begun[0].options) if begun else []
+
+    def finish(self, begun: Begun, made: Mapping[int, Replacement]) -> AnonymizedImage:
+        """The last part: what could not be replaced is covered, and the picture is searched once more.
+
+        Args:
+            begun: by `begin`.
+            made: what `replace` says of its faces.
+        """
+        detected, canvas, kept, options = begun.detected, begun.scene.canvas, begun.kept, begun.options
+        shape = (canvas.pixels.shape[0], canvas.pixels.shape[1])
+        problems = {**begun.problems, **{k: one.reason for k, one in made.items() if one.reason is not None}}
         for k in problems:
-            canvas.fill(whole[k])  # the parts that were to be kept included
-        told = chosen if self.pipeline.reads_attributes else [one.of_map() for one in chosen]
+            canvas.fill(begun.whole[k])  # the parts that were to be kept included
+        told = begun.choices if self.pipeline.reads_attributes else [one.of_map() for one in begun.choices]
+        faces, people = begun.faces, begun.people
         records = [
             _record(face, faces.get(k), kept.get(k), problems.get(k), made.get(k), people.get(k), options, told[k])
             for k, face in enumerate(detected)
         ]
-        if detected or boxes is not None:  # else the picture is the one just searched
-            left = [face for k, face in enumerate(detected) if k in kept]
-            done = touched(shape, whole)  # with the parts that were to be kept: they are no face that was missed
-            records += missed_faces(self.detector, canvas, done, left, min_face=options.min_face, only=only)
+        records += missed_faces(
+            self.detector,
+            canvas,
+            touched(shape, begun.whole),  # with the parts that were to be kept: they are no face that was missed
+            [face for k, face in enumerate(detected) if k in kept],
+            landmarker=self.landmarker,
+            min_face=options.min_face,
+            only=begun.only,
+            seen=None if detected else begun.seen,  # without faces the picture is the one that was searched
+        )
         return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
 
     def check(self, options: Options, choices: Sequence[AttributeChoice] = ()) -> None:

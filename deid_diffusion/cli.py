@@ -65,9 +65,9 @@ def demo(
 ) -> None:
     """De-identify a well-known photo: a side-by-side picture, the result, and its record. Needs no network."""
     with errors_as_exit_codes(context):
-        from deid_diffusion.batch import Outcome, Tally
         from deid_diffusion.console import faces
         from deid_diffusion.demo import NAMES, run_demo
+        from deid_diffusion.outcomes import Outcome, Tally
 
         record = run_demo(load_anonymizer("builtin", "auto"), out)
         tally = Tally().add(Outcome(record))

@@ -117,10 +117,11 @@ def anonymize(
     interrupted run is resumed by the same command.
     """
     with errors_as_exit_codes(context):
-        from deid_diffusion.batch import Settings, Tally, run
+        from deid_diffusion.batch import Settings, run
         from deid_diffusion.boxes import read_boxes, write_boxes
         from deid_diffusion.console import Display, summary
         from deid_diffusion.identity.pseudonyms import default_store
+        from deid_diffusion.outcomes import Tally
         from deid_diffusion.planning import make_plan
         from deid_diffusion.report import ImageReport
         from deid_diffusion.wishes import read_wishes

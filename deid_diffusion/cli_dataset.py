@@ -37,8 +37,8 @@ from deid_diffusion.cli_options import (
 from deid_diffusion.errors import UsageError
 
 if TYPE_CHECKING:
-    from deid_diffusion.batch import Tally
     from deid_diffusion.datasets.run import Run
+    from deid_diffusion.outcomes import Tally
 
 
 class PictureFormat(str, Enum):
@@ -114,7 +114,6 @@ def dataset(
     What is finished is not made again: the same command goes on after a kill. What fails is left out and reported.
     """
     with errors_as_exit_codes(context):
-        from deid_diffusion.batch import Tally
         from deid_diffusion.cli_anonymize import load_anonymizer, warnings_of, with_people
         from deid_diffusion.console import Counter
         from deid_diffusion.datasets.engines import make_engine
@@ -123,6 +122,7 @@ def dataset(
         from deid_diffusion.datasets.sharing import share_of_this_process
         from deid_diffusion.datasets.workplace import Workplace
         from deid_diffusion.datasets.workshop import Recipe
+        from deid_diffusion.outcomes import Tally
 
         if ray_address is not None and engine != EngineName.ray:
             raise UsageError("--ray-address: is of use with --engine ray only")

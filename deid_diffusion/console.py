@@ -14,7 +14,7 @@ from deid_diffusion.video.formats import is_clip
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from deid_diffusion.batch import Tally
+    from deid_diffusion.outcomes import Tally
     from deid_diffusion.planning import Plan
     from deid_diffusion.training.prepare import Prepared
 

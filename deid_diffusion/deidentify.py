@@ -46,6 +46,21 @@ def deidentify(
         DeidError: as `Anonymizer` does.
     """
     result = model(photo.pixels, options, boxes=boxes, only=only, wishes=wishes, on_step=on_step)
+    check_result(model, photo, name, result, options, require_face=require_face, only=only)
+    return result
+
+
+def check_result(
+    model: Anonymizer,
+    photo: Photo,
+    name: str | Path,
+    result: AnonymizedImage,
+    options: Options,
+    *,
+    require_face: bool,
+    only: Sequence[DetectedFace] | None,
+) -> None:
+    """Raise ImageError where nothing of a photo may be written; arguments are those of `deidentify`."""
     if require_face and not result.faces:
         raise ImageError(f"{name}: no face found, and --require-face asks for one: nothing written")
     known = [face.box for face in result.faces]
@@ -53,7 +68,6 @@ def deidentify(
         model.detector, np.asarray(result.image), photo.alpha, known, min_face=options.min_face, only=only
     ):
         raise ImageError(f"{name}: its transparency shows a face that its colours do not: flatten it first")
-    return result
 
 
 def edited(result: AnonymizedImage) -> bool:

@@ -61,27 +61,31 @@ class Conditions:
 
 def read_conditions(
     pipeline: FaceDeidPipeline,
-    photo: np.ndarray,
-    gone: np.ndarray,
+    photos: Sequence[np.ndarray],
+    gone: Sequence[np.ndarray],
     faces: Sequence[FaceAnalysis],
     choices: Sequence[AttributeChoice],
     map_privacy: float = 0.0,
 ) -> Conditions:
-    """The conditions of B faces of a photo.
+    """The conditions of B faces.
 
     Args:
         pipeline: its image encoder reads the attributes.
-        photo: (H, W, 3) uint8 RGB; read by that encoder only.
-        gone: (H, W) bool, every pixel that the mask of any face touches.
-        faces: B faces of the photo.
+        photos: the photo of each, (H, W, 3) uint8 RGB, the same object for faces of one photo; read by that encoder
+            only.
+        gone: (H, W) bool each, every pixel of the photo that the mask of any face touches.
+        faces: B of them.
         choices: what is kept of each, and changed.
         map_privacy: how far the semantic maps go towards the mean face's, 0 to 1.
     """
-    size, erased = pipeline.crop_size, erase(photo, gone)
-    crops = [extract(photo, face.matrix, size) for face in faces]
+    size = pipeline.crop_size
+    of_photo = {id(photo): (photo, mask) for photo, mask in zip(photos, gone, strict=True)}
+    of_photo = {key: (erase(photo, mask), mask.astype(np.float32)) for key, (photo, mask) in of_photo.items()}
+    erased = [of_photo[id(photo)] for photo in photos]
+    crops = [extract(photo, face.matrix, size) for photo, face in zip(photos, faces, strict=True)]
     return Conditions(
-        tuple(extract(erased, face.matrix, size) for face in faces),
-        tuple(extract(gone.astype(np.float32), face.matrix, size) > 1e-3 for face in faces),
+        tuple(extract(picture, face.matrix, size) for (picture, _), face in zip(erased, faces, strict=True)),
+        tuple(extract(mask, face.matrix, size) > 1e-3 for (_, mask), face in zip(erased, faces, strict=True)),
         tuple(
             chosen_mesh(face.drawn, choice.keep, choice.change, map_privacy)
             for face, choice in zip(faces, choices, strict=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from itertools import groupby
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from .options import Options
 
 if TYPE_CHECKING:
     from .pipelines.face_deid import FaceDeidPipeline
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Scene:
         faces: those to replace, by their index on the canvas.
         originals: what the gate knows of each.
         choices: what is kept of each, and changed.
+        seed_of: the seed of a face's candidate: (index, attempt) -> 0 to 2**63 - 1.
     """
 
     photo: np.ndarray
@@ -62,102 +66,150 @@ class Scene:
     faces: Mapping[int, FaceAnalysis]
     originals: Mapping[int, Reference]
     choices: Mapping[int, AttributeChoice]
+    seed_of: Callable[[int, int], int]
 
 
 class Replacer(Protocol):
-    """Anything that does what `replace_faces` does, which is the replacer of single photos."""
+    """Puts a verified face in each face's place on a scene's canvas, and leaves those without one opaque."""
 
     def __call__(
-        self,
-        pipeline: FaceDeidPipeline,
-        gate: Verifier,
-        scene: Scene,
-        seed_of: Callable[[int, int], int],
-        options: Options,
+        self, pipeline: FaceDeidPipeline, gate: Verifier, scene: Scene, options: Options
     ) -> dict[int, Replacement]:
-        """Put a verified face in each face's place on the scene's canvas, and leave those without one opaque."""
+        """What became of each of the scene's faces, by its index."""
         ...
 
 
-def replace_faces(
-    pipeline: FaceDeidPipeline, gate: Verifier, scene: Scene, seed_of: Callable[[int, int], int], options: Options
-) -> dict[int, Replacement]:
-    """Put a verified face in each face's place on the canvas; those without one are left as opaque as they were.
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """One face of a scene."""
 
-    Each face gets one candidate first, many faces in one batch. For those that fail the gate, all further candidates
-    are generated as one batch; of those that pass, the one that keeps the original's attributes best is taken.
+    scene: Scene
+    index: int
+
+    @property
+    def face(self) -> FaceAnalysis:
+        return self.scene.faces[self.index]
+
+    @property
+    def choice(self) -> AttributeChoice:
+        return self.scene.choices[self.index]
+
+    def put(self, crop: np.ndarray, replacement: Replacement) -> Replacement:
+        """Paste what was chosen, and say what became of the face."""
+        try:
+            self.scene.canvas.paste(self.index, crop, self.face.matrix)
+        except Exception as error:
+            return self.failed(error)
+        return replacement
+
+    def failed(self, error: Exception) -> Replacement:
+        """Cover the face."""
+        self.scene.canvas.cover(self.index)
+        return Replacement(f"generation failed: {type(error).__name__}")
+
+    def judged(self, gate: Verifier, crop: np.ndarray | None, seed: int) -> _Candidate:
+        """A candidate, judged on the canvas but not left there."""
+        if crop is None:
+            return _Candidate(np.empty(0), seed, Verdict(None, "generation gave no picture"))
+        with self.scene.canvas.trial(self.index, crop, self.face.matrix) as picture:
+            return _Candidate(crop, seed, gate.judge(picture, self.face, self.scene.originals[self.index]))
+
+
+def replace_faces(
+    pipeline: FaceDeidPipeline, gate: Verifier, scenes: Sequence[Scene], options: Options
+) -> list[dict[int, Replacement]]:
+    """Put a verified face in each face's place on its canvas; those without one are left as opaque as they were.
+
+    Each face gets one candidate first, many faces, of several scenes, in one batch. Where it fails the gate, or passes
+    but is more like the original than most strangers are, all further candidates are generated as one batch. Of those
+    that pass and are not so alike, the one that keeps the original's attributes best is taken; if all are, the one
+    least alike.
 
     Args:
         pipeline: the generator.
         gate: the judge.
-        scene: the photo, its canvas and its faces.
-        seed_of: the seed of a face's candidate: (index, attempt) -> 0 to 2**63 - 1.
+        scenes: the photos, their canvases and their faces.
         options: steps, batch_size, attempts, prompt and map_privacy are read.
+
+    Returns:
+        For each scene what became of its faces, by their index.
     """
-    results: dict[int, Replacement] = {}
-    for rows in _chunks(list(scene.faces), options.batch_size):
-        try:
-            results |= _replace_batch(pipeline, gate, scene, rows, seed_of, options)
-        except Exception as error:  # whatever it was, the faces are covered and the record says why
-            for k in rows:
-                scene.canvas.cover(k)
-                results[k] = Replacement(f"generation failed: {type(error).__name__}")
+    results: list[dict[int, Replacement]] = [{} for _ in scenes]
+    of_scene = {id(scene): result for scene, result in zip(scenes, results, strict=True)}
+    places = [_Place(scene, index) for scene in scenes for index in scene.faces]
+    for _, alike in groupby(places, key=lambda place: place.choice.named):  # one text for a batch
+        for rows in _chunks(list(alike), options.batch_size):
+            for place, made in zip(rows, _replace_rows(pipeline, gate, rows, options), strict=True):
+                of_scene[id(place.scene)][place.index] = made
     return results
 
 
-def _replace_batch(
-    pipeline: FaceDeidPipeline,
-    gate: Verifier,
-    scene: Scene,
-    rows: Sequence[int],
-    seed_of: Callable[[int, int], int],
-    options: Options,
-) -> dict[int, Replacement]:
-    canvas, faces, originals = scene.canvas, scene.faces, scene.originals
-    choices = [scene.choices[k] for k in rows]
+def _replace_rows(
+    pipeline: FaceDeidPipeline, gate: Verifier, rows: Sequence[_Place], options: Options
+) -> list[Replacement]:
+    """What became of the faces of one batch; if it fails, each photo's faces are tried apart from other photos'."""
+    try:
+        made = _choose(pipeline, gate, rows, options)
+    except Exception as error:  # whatever it was, the faces are covered and the record says why
+        apart = [list(group) for _, group in groupby(rows, key=lambda place: id(place.scene))]
+        if len(apart) == 1:
+            return [place.failed(error) for place in rows]
+        return [one for part in apart for one in _replace_rows(pipeline, gate, part, options)]
+    return [
+        replacement if crop is None else place.put(crop, replacement)
+        for place, (replacement, crop) in zip(rows, made, strict=True)
+    ]
+
+
+def _choose(
+    pipeline: FaceDeidPipeline, gate: Verifier, rows: Sequence[_Place], options: Options
+) -> list[tuple[Replacement, np.ndarray | None]]:
+    """What becomes of each face, and the crop to paste."""
     conditions = read_conditions(
-        pipeline, scene.photo, scene.gone, [faces[k] for k in rows], choices, options.map_privacy
+        pipeline,
+        [place.scene.photo for place in rows],
+        [place.scene.gone for place in rows],
+        [place.face for place in rows],
+        [place.choice for place in rows],
+        options.map_privacy,
     )
 
-    def candidates(places: Sequence[int], seeds: Sequence[int]) -> list[_Candidate]:
-        """One candidate for each of some places in ``rows``, judged on the canvas but not left there."""
-        made = _generate_all(pipeline, conditions.rows(places), seeds, options)
+    def candidates(wanted: Sequence[tuple[int, int]]) -> list[_Candidate]:
+        """Of (row, attempt) pairs, in batches of the wished size."""
         found = []
-        for place, crop, seed in zip(places, made, seeds, strict=True):
-            k = rows[place]
-            if crop is None:
-                found.append(_Candidate(np.empty(0), seed, Verdict(None, "generation gave no picture")))
-                continue
-            with canvas.trial(k, crop, faces[k].matrix) as picture:
-                found.append(_Candidate(crop, seed, gate.judge(picture, faces[k], originals[k])))
+        for part in _chunks(wanted, options.batch_size):
+            seeds = [rows[row].scene.seed_of(rows[row].index, attempt) for row, attempt in part]
+            made = generate(pipeline, conditions.rows([row for row, _ in part]), seeds, options)
+            found += [
+                rows[row].judged(gate, crop, seed) for (row, _), crop, seed in zip(part, made, seeds, strict=True)
+            ]
         return found
 
-    results: dict[int, Replacement] = {}
-    first = candidates(range(len(rows)), [seed_of(k, 0) for k in rows])
-    for place, (k, candidate) in enumerate(zip(rows, first, strict=True)):
-        tried = [candidate]
-        if candidate.verdict.reason is not None and options.attempts > 1:
-            more = range(1, options.attempts)
-            tried += candidates([place] * len(more), [seed_of(k, attempt) for attempt in more])
-        passed = [one for one in tried if one.verdict.reason is None]
+    tried = [[one] for one in candidates([(row, 0) for row in range(len(rows))])]
+    again = [row for row, (one,) in enumerate(tried) if _another(one.verdict, options)]
+    more = [(row, attempt) for row in again for attempt in range(1, options.attempts)]
+    for (row, _), one in zip(more, candidates(more), strict=True):
+        tried[row].append(one)
+    chosen: list[tuple[Replacement, np.ndarray | None]] = []
+    for row, (place, all_of_it) in enumerate(zip(rows, tried, strict=True)):
+        passed = [one for one in all_of_it if one.verdict.reason is None]
         if not passed:
-            last = tried[-1].verdict
-            results[k] = Replacement(last.reason, None, last.similarity, len(tried))
+            last = all_of_it[-1].verdict
+            chosen.append((Replacement(last.reason, None, last.similarity, len(all_of_it)), None))
             continue
-        best = passed[0] if len(passed) == 1 else _most_alike(pipeline, passed, faces[k], conditions.rows([place]))
-        canvas.paste(k, best.crop, faces[k].matrix)
-        results[k] = Replacement(None, best.seed, best.verdict.similarity, len(tried))
-    return results
+        unlike = [one for one in passed if not _another(one.verdict, options)] or [min(passed, key=_similarity)]
+        best = unlike[0] if len(unlike) == 1 else _most_alike(pipeline, unlike, place.face, conditions.rows([row]))
+        chosen.append((Replacement(None, best.seed, best.verdict.similarity, len(all_of_it)), best.crop))
+    return chosen
 
 
-def _generate_all(
-    pipeline: FaceDeidPipeline, conditions: Conditions, seeds: Sequence[int], options: Options
-) -> list[np.ndarray | None]:
-    """As `generate`, in batches of the wished size."""
-    made: list[np.ndarray | None] = []
-    for rows in _chunks(range(len(seeds)), options.batch_size):
-        made += generate(pipeline, conditions.rows(rows), [seeds[k] for k in rows], options)
-    return made
+def _another(verdict: Verdict, options: Options) -> bool:
+    """Whether another candidate should be tried; a pseudonym's first one that may get out is the same in all photos."""
+    return verdict.reason is not None or (verdict.alike and options.pseudonyms is None)
+
+
+def _similarity(candidate: _Candidate) -> float:
+    return -1.0 if candidate.verdict.similarity is None else candidate.verdict.similarity
 
 
 def _most_alike(
@@ -172,5 +224,5 @@ def _most_alike(
     return passed[int(distance.argmin())]
 
 
-def _chunks(rows: Sequence[int], size: int) -> Iterable[list[int]]:
-    return (list(rows[start : start + size]) for start in range(0, len(rows), size))
+def _chunks(rows: Sequence[_Row], size: int) -> Iterable[Sequence[_Row]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

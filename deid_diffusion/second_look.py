@@ -9,6 +9,9 @@ from PIL import Image
 
 from .faces.blend import Canvas
 from .faces.detected_face import DetectedFace, FaceDetector
+from .faces.detection import Found, UnionDetector
+from .faces.hints import Box, confirm
+from .faces.landmarks import Landmarker
 from .faces.mask import box_mask
 from .faces.merge import PART, same_face
 from .report import FaceRecord
@@ -24,17 +27,21 @@ def missed_faces(
     gone: np.ndarray,
     kept: Sequence[DetectedFace],
     *,
+    landmarker: Landmarker,
     min_face: int,
     only: Sequence[DetectedFace] | None,
+    seen: Found | None = None,
 ) -> list[FaceRecord]:
-    """Cover the faces on a canvas that nobody dealt with.
+    """Cover the faces on a canvas that nobody dealt with, and what is hinted at and turns out to be one.
 
     Args:
         detector: searches the finished picture.
         canvas: of that picture.
         gone: (H, W) bool, every pixel that the mask of a face touches.
         kept: faces that were left untouched on purpose.
+        landmarker: confirms hints.
         min_face, only: the user's wishes, which hold for missed faces as well; see `select_faces`.
+        seen: what that search finds, if the picture is one that was searched already.
 
     Returns:
         A record of each face that was covered.
@@ -43,7 +50,10 @@ def missed_faces(
     records: list[FaceRecord] = []
     shape = (gone.shape[0], gone.shape[1])
     for _ in range(_ROUNDS):
-        found = [face for face in detector(canvas.pixels) if not _dealt_with(face, gone, kept)]
+        seen = seen or search(detector, canvas.pixels)
+        found = [face for face in seen.faces if not _dealt_with(face.box, gone, kept)]
+        found += _confirmed(seen.hints, found, canvas, gone, kept, landmarker)
+        seen = None
         untouched = select_faces(found, min_face=min_face, only=only).kept
         missed = [face for k, face in enumerate(found) if k not in untouched]
         if not missed:
@@ -57,20 +67,42 @@ def missed_faces(
     return records
 
 
-def _dealt_with(face: DetectedFace, gone: np.ndarray, kept: Sequence[DetectedFace]) -> bool:
+def search(detector: FaceDetector, picture: np.ndarray) -> Found:
+    """What a detector finds in a picture, (H, W, 3) uint8 RGB; only a `UnionDetector` gives hints, too."""
+    return detector.search(picture) if isinstance(detector, UnionDetector) else Found(detector(picture), [])
+
+
+def _confirmed(
+    hints: Sequence[DetectedFace],
+    found: Sequence[DetectedFace],
+    canvas: Canvas,
+    gone: np.ndarray,
+    kept: Sequence[DetectedFace],
+    landmarker: Landmarker,
+) -> list[DetectedFace]:
+    """The hints that are faces, other than those found, and nobody dealt with."""
+
+    def known(box: Box) -> bool:
+        return _dealt_with(box, gone, kept) or any(same_face(face.box, box) for face in found)
+
+    new = [hint for hint in hints if not known(hint.box)]
+    return [face for hint in new if (face := confirm(canvas.pixels, hint, landmarker, known)) is not None]
+
+
+def _dealt_with(box: Box, gone: np.ndarray, kept: Sequence[DetectedFace]) -> bool:
     """Whether most of the middle of a face is replaced or covered, or the face is one that is kept."""
-    x0, y0, x1, y1 = face.box
+    x0, y0, x1, y1 = box
     width, height = (x1 - x0) / 4, (y1 - y0) / 4
     rows = slice(int(y0 + height), max(int(y0 + height) + 1, int(np.ceil(y1 - height))))
     columns = slice(int(x0 + width), max(int(x0 + width) + 1, int(np.ceil(x1 - width))))
     middle = gone[rows, columns]
-    return bool(middle.size and middle.mean() >= _DONE) or any(_is_kept(face, other) for other in kept)
+    return bool(middle.size and middle.mean() >= _DONE) or any(_is_kept(box, other.box) for other in kept)
 
 
-def _is_kept(face: DetectedFace, other: DetectedFace) -> bool:
+def _is_kept(face: Box, other: Box) -> bool:
     """Whether a face is one that is kept. A kept speck inside a face must not keep all of that face."""
-    sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (face.box, other.box)]
-    return same_face(face.box, other.box) and sizes[1] >= PART * sizes[0]
+    sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (face, other)]
+    return same_face(face, other) and sizes[1] >= PART * sizes[0]
 
 
 def seen_through(

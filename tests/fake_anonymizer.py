@@ -36,10 +36,16 @@ class FakeAnonymizer:
         pass
 
     def __call__(self, image, options=None, *, boxes=None, only=None, wishes=(), on_step=None):
+        return self.finish(self.begin(image, options, boxes=boxes, only=only, wishes=wishes), {})
+
+    def begin(self, image, options=None, *, boxes=None, only=None, wishes=()):
         self.calls.append({"options": options, "boxes": boxes, "only": only, "wishes": wishes})
         if self.hook is not None:
             self.hook(image)
-        result = expected(image) if self.faces else image
+        return SimpleNamespace(image=image, scene=SimpleNamespace(faces={}))
+
+    def finish(self, begun, made):
+        result = expected(begun.image) if self.faces else begun.image
         return SimpleNamespace(image=Image.fromarray(result), faces=self.faces)
 
     def analyse(self, image):

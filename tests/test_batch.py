@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from deid_diffusion import images, report
-from deid_diffusion.batch import Outcome, Settings, Tally, run
+from deid_diffusion.batch import Settings, run
 from deid_diffusion.errors import DeidError, ImageError
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.options import Options
+from deid_diffusion.outcomes import Outcome, Tally
 from deid_diffusion.planning import make_plan
 from deid_diffusion.report import ImageReport
 
@@ -201,7 +202,7 @@ def test_an_interrupt_leaves_no_partial_output_and_the_next_run_goes_on():
 
     fake.hook = interrupt
     with pytest.raises(KeyboardInterrupt):
-        process(["in"], fake)
+        process(["in"], fake, settings=Settings(Options(batch_size=1)))
     assert [path.name for path in Path("out").iterdir()] == ["a.png"]
     before = Path("out/a.png").stat().st_mtime_ns
     again = FakeAnonymizer()

@@ -197,7 +197,7 @@ def test_interrupt(call, fake):
             raise KeyboardInterrupt
 
     fake.hook = interrupt
-    code, out, err = call("anonymize", "in", "-o", "out")
+    code, out, err = call("anonymize", "in", "-o", "out", "--batch-size", "1")
     assert (code, out) == (130, [])
     assert err[-1].startswith("interrupted: ")
     assert [path.name for path in Path("out").iterdir()] == ["a.png"]

@@ -33,7 +33,7 @@ def mesh_in(crop: np.ndarray, mesh: np.ndarray) -> np.ndarray:
 
 def conditions(pipeline, photo: np.ndarray, face: FaceAnalysis, *keep: str):
     gone = face.mask.full() > 0
-    return read_conditions(pipeline, photo, gone, [face], [choose(keep)])
+    return read_conditions(pipeline, [photo], [gone], [face], [choose(keep)])
 
 
 def test_nothing_kept_is_the_same_for_every_face(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
@@ -57,7 +57,7 @@ def test_what_is_not_kept_is_in_no_condition(tiny_pipeline, astronaut: np.ndarra
 
 def test_rows_keep_choices_beside_their_faces(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
     gone = face.mask.full() > 0
-    both = read_conditions(tiny_pipeline, astronaut, gone, [face] * 2, [choose(["age"]), choose(())])
+    both = read_conditions(tiny_pipeline, [astronaut] * 2, [gone] * 2, [face] * 2, [choose(["age"]), choose(())])
     swapped = both.rows([1, 0, 1])
     assert swapped.choices == (choose(()), choose(["age"]), choose(()))
     assert torch.equal(swapped.features[1], both.features[0])

@@ -6,6 +6,9 @@ import pytest
 from deid_diffusion.anonymizer import _NEXT_ATTEMPT, Anonymizer
 from deid_diffusion.faces.blend import FILL
 from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.identity.keys import Key
+from deid_diffusion.identity.pseudonyms import Pseudonyms
+from deid_diffusion.identity.verify import Verdict
 from deid_diffusion.options import Options
 
 from .fake_gate import FAIL, PASS, FakeGate
@@ -77,3 +80,26 @@ def test_the_embedded_model_chooses_by_attributes(anonymizer: Anonymizer, astron
     strict = Anonymizer(anonymizer.pipeline, gate=FakeGate(lambda n: FAIL if n == 0 else PASS))
     (face,) = strict(astronaut, Options(seed=3)).faces
     assert (face.action, face.attempts) == ("replaced", 3)
+
+
+LIKE = Verdict(0.92, None, alike=True)
+
+
+def test_a_face_that_passes_but_is_alike_gets_other_candidates(tiny_pipeline, astronaut: np.ndarray) -> None:
+    gate = FakeGate(lambda n: PASS if n == 2 else LIKE)
+    (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(seed=3)).faces
+    assert (face.action, face.attempts, face.similarity) == ("replaced", 3, PASS.similarity)
+    assert face.seed == (3 + 2 * _NEXT_ATTEMPT) % 2**63
+
+
+def test_of_faces_that_are_all_alike_the_least_alike_is_taken(tiny_pipeline, astronaut: np.ndarray) -> None:
+    gate = FakeGate(lambda n: Verdict((0.92, 0.91, 0.93)[n], None, alike=True))
+    (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(seed=3)).faces
+    assert (face.action, face.similarity) == ("replaced", 0.91)
+
+
+def test_a_pseudonym_is_not_drawn_again_because_it_is_alike(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
+    key = Pseudonyms(Key(bytes(range(32))), tmp_path / "people", dimension=8, threshold=0.9, recogniser="fake")
+    gate = FakeGate(lambda n: LIKE, np.eye(8, dtype=np.float32)[0])
+    (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(pseudonyms=key)).faces
+    assert (face.action, face.attempts) == ("replaced", 1)

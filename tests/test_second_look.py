@@ -6,6 +6,7 @@ import pytest
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.faces.blend import FILL
 from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.detection import Found, UnionDetector
 from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.options import Options
 from deid_diffusion.second_look import seen_through
@@ -90,3 +91,23 @@ def test_a_face_that_only_the_transparency_shows_is_seen(astronaut: np.ndarray, 
     assert not seen_through(detector, flat, alpha, [FACE.box], **wishes)
     assert not seen_through(detector, flat, alpha, [], min_face=101, only=None)
     assert not seen_through(detector, flat, np.full_like(alpha, 7), [], **wishes)
+
+
+@pytest.mark.parametrize("faces", [[], [FACE]])
+def test_a_hint_that_a_mesh_confirms_is_covered_not_replaced(
+    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: list[DetectedFace]
+) -> None:
+    faint = DetectedFace((400.0, 20.0, 470.0, 100.0), 0.2, "centerface")
+    asked = []
+
+    def confirmed(photo, one, landmarker, known):
+        asked.append(known(FACE.box))
+        return MISSED if one is faint and not known(MISSED.box) else None
+
+    monkeypatch.setattr(UnionDetector, "search", lambda self, image: Found(faces, [faint]))
+    monkeypatch.setattr("deid_diffusion.second_look.confirm", confirmed)
+    result = run(tiny_pipeline, astronaut, UnionDetector())
+    assert [face.action for face in result.faces] == ["replaced"] * len(faces) + ["covered"]
+    assert asked[0] is bool(faces)
+    x0, y0, x1, y1 = map(int, MISSED.box)
+    assert (np.asarray(result.image)[y0:y1, x0:x1] == FILL).all()

@@ -18,7 +18,7 @@ from ..faces.detected_face import FaceDetector
 from ..identity.verify import Gate, Verdict, Verifier
 from ..report import FaceRecord
 from ..second_look import missed_faces
-from .found_faces import FaceCrops
+from .found_faces import FaceCrops, shared_landmarker
 
 
 @cache
@@ -74,7 +74,8 @@ def _stitch_one(
         if verdict.reason is not None:
             canvas.cover(k)
         records.append(_record(face, verdict))
-    records += missed_faces(detector, canvas, gone, [], min_face=0, only=None)
+    landmarker = shared_landmarker()
+    records += missed_faces(detector, canvas, gone, [], landmarker=landmarker, min_face=0, only=None)
     return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
 
 

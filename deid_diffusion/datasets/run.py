@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..batch import Outcome
 from ..errors import DeidError, ImageError
 from ..files import prepare_folder, publish, refused, sha256_of
+from ..outcomes import Outcome
 from . import tables, tars
 from .journal import JOINED, Journal
 from .kinds import Kind, kind_of, result_name

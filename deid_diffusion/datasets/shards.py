@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..batch import Outcome
 from ..errors import ImageError, one_line
+from ..outcomes import Outcome
 from .tasks import Done, Task
 from .workshop import Recipe, Workshop
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from ..batch import Outcome
 from ..errors import ImageError
 from ..files import synced
+from ..outcomes import Outcome
 from ..report import ImageReport
 from ..requirements import needed_for
 from .columns import check_columns, image_columns

@@ -12,9 +12,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from ..batch import Outcome
 from ..errors import ImageError
 from ..files import synced
+from ..outcomes import Outcome
 from ..report import ImageReport
 from ..requirements import needed_for
 from .kinds import holds_picture, kind_of, result_name

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..batch import Outcome
+from ..outcomes import Outcome
 from ..report import ImageReport
 from .kinds import Kind
 from .walking import Found

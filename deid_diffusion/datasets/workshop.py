@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import images, report
-from ..batch import Outcome, internal, since
 from ..deidentify import deidentify, edited
 from ..errors import DeidError, ImageError, one_line
 from ..options import Options
+from ..outcomes import Outcome, internal, since
 from ..report import ImageReport
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import cached_property
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,10 +48,11 @@ class Landmarker(Protocol):
 
 
 class FaceMesh:
-    """MediaPipe's face mesh; the model ships inside the mediapipe wheel."""
+    """MediaPipe's face mesh, safe to call from several threads; the model ships inside the mediapipe wheel."""
 
     def __init__(self) -> None:
         self._spoken = False
+        self._lock = Lock()
 
     @cached_property
     def _graph(self) -> Any:
@@ -71,11 +73,12 @@ class FaceMesh:
 
     def meshes(self, picture: np.ndarray) -> list[np.ndarray]:
         """(H, W, 3) uint8 RGB -> the (478, 2) float32 mesh, in pixels, of each of the up to four faces in it."""
-        graph = self._graph
-        with nullcontext() if self._spoken else quiet_stderr():  # it logs until it has seen its first face
-            found = graph.process(np.ascontiguousarray(picture)).multi_face_landmarks
-        if not found:
-            return []
-        self._spoken = True
+        with self._lock:
+            graph = self._graph
+            with nullcontext() if self._spoken else quiet_stderr():  # it logs until it has seen its first face
+                found = graph.process(np.ascontiguousarray(picture)).multi_face_landmarks
+            if not found:
+                return []
+            self._spoken = True
         size = np.array([picture.shape[1], picture.shape[0]], np.float32)
         return [np.array([(p.x, p.y) for p in one.landmark], np.float32) * size for one in found]

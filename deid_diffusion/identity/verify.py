@@ -12,7 +12,7 @@ from ..faces.centerface import CenterFaceDetector
 from ..faces.crop import extract, invert, transform
 from ..faces.detected_face import DetectedFace, FaceDetector
 from ..faces.landmarks import five_points
-from .recognition import FALSE_MATCH_RATE, DlibRecogniser, Recogniser
+from .recognition import ALIKE, FALSE_MATCH_RATE, DlibRecogniser, Recogniser
 
 _VIEW = 192  # side of the picture around a face in which the gate looks, in pixels
 _SHIFT, _GROWTH = 0.35, 1.8  # how far a face may move, in its widths, and grow or shrink, before its place is wrong
@@ -42,10 +42,13 @@ class Verdict:
     Attributes:
         similarity: cosine of the two faces' embeddings; None if there was nothing to compare.
         reason: why the result must not get out; None if it may.
+        alike: whether it may get out, but another candidate should be tried, because few strangers are so like the
+            original.
     """
 
     similarity: float | None
     reason: str | None
+    alike: bool = False
 
 
 class Verifier(Protocol):
@@ -69,10 +72,24 @@ class Gate:
     could in the original, when it shows two faces, or when its face is in another place.
     """
 
-    def __init__(self, recogniser: Recogniser | None = None, detector: FaceDetector | None = None) -> None:
-        """Takes a recogniser that had no part in generation, and a detector with five points; dlib's and CenterFace."""
+    def __init__(
+        self,
+        recogniser: Recogniser | None = None,
+        detector: FaceDetector | None = None,
+        alike: float | None = None,
+    ) -> None:
+        """Takes networks other than dlib's and CenterFace.
+
+        Args:
+            recogniser: had no part in generation.
+            detector: gives five points.
+            alike: cosine over which a result is `Verdict.alike`; None is `recognition.ALIKE` for dlib's recogniser and,
+                for another one, its threshold, so that none is.
+        """
         self.recogniser = recogniser or DlibRecogniser()
         self.detector = detector or CenterFaceDetector()
+        default = ALIKE if recogniser is None else self.recogniser.threshold
+        self.alike = default if alike is None else alike
         rate = f" (FMR {FALSE_MATCH_RATE:g})" if recogniser is None else ""
         self.description = f"{self.recogniser.name}: cosine at most {self.recogniser.threshold:g}{rate}"
 
@@ -98,7 +115,7 @@ class Gate:
         similarity = float(original.embedding @ self.recogniser(view, points))
         if not similarity <= self.recogniser.threshold:  # NaN fails, too
             return Verdict(similarity, f"too like the original (cosine {similarity:.3f})")
-        return Verdict(similarity, None)
+        return Verdict(similarity, None, similarity > self.alike)
 
     def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[DetectedFace]]:
         """The view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,6 @@ class InFrame:
         pipeline: FaceDeidPipeline,
         gate: Verifier,
         scene: Scene,
-        seed_of: Callable[[int, int], int],
         options: Options,
     ) -> dict[int, Replacement]:
         """As `replace_faces`, but that seeds and features are those of the tracks, and there is one candidate a face.
@@ -97,7 +96,8 @@ class InFrame:
     ) -> dict[int, Replacement]:
         roles = [self.roles[self.tracks[k]] for k in rows]
         faces, choices = [scene.faces[k] for k in rows], [scene.choices[k] for k in rows]
-        read = read_conditions(pipeline, scene.photo, scene.gone, faces, choices, options.map_privacy)
+        of_photo = ([scene.photo] * len(rows), [scene.gone] * len(rows))
+        read = read_conditions(pipeline, *of_photo, faces, choices, options.map_privacy)
         before = [self.shown.pop(self.tracks[k], None) for k in rows]
         conditions = _kept(read, [role.features for role in roles], before)
         made = generate(pipeline, conditions, [role.seed for role in roles], self.options)

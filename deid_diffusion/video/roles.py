@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,21 +52,21 @@ class _Casting:
         pipeline: FaceDeidPipeline,
         gate: Verifier,
         scene: Scene,
-        seed_of: Callable[[int, int], int],
         options: Options,
     ) -> dict[int, Replacement]:
         drawn: dict[int, int] = {}  # the same seed whenever it is asked for
 
         def draw(k: int, attempt: int) -> int:
-            return drawn.setdefault(attempt, seed_of(k, attempt))
+            return drawn.setdefault(attempt, scene.seed_of(k, attempt))
 
         if not scene.faces:
             return {}
-        made = replace_faces(pipeline, gate, scene, draw, options)
+        (made,) = replace_faces(pipeline, gate, [replace(scene, seed_of=draw)], options)
         rows = list(scene.faces)
         choices = [scene.choices[k] for k in rows]
         faces = [scene.faces[k] for k in rows]
-        features = read_conditions(pipeline, scene.photo, scene.gone, faces, choices, options.map_privacy).features
+        of_photo = ([scene.photo] * len(rows), [scene.gone] * len(rows))
+        features = read_conditions(pipeline, *of_photo, faces, choices, options.map_privacy).features
         self.features = None if features is None else features[0].float().cpu()
         passed = made[rows[0]].seed
         self.seed = draw(rows[0], 0) if passed is None else passed

@@ -110,7 +110,7 @@ def test_interrupt_ends_the_run_at_once(comfy: SimpleNamespace, image: torch.Ten
     assert comfy.model_management.loads == ["FaceDeidModel"]
 
 
-@pytest.mark.parametrize("broken", ["UnionDetector.__call__", "Canvas.__init__"])
+@pytest.mark.parametrize("broken", ["UnionDetector.search", "Canvas.__init__"])
 def test_what_breaks_stops_the_workflow(
     comfy: SimpleNamespace, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deid_diffusion.batch import Outcome
 from deid_diffusion.datasets import cluster
 from deid_diffusion.datasets.cluster import Cluster, _counted, _shares
 from deid_diffusion.datasets.tasks import DEATHS, Task
 from deid_diffusion.datasets.walking import Found
+from deid_diffusion.outcomes import Outcome
 
 from .fakes import RECIPE, linking_once_killed, pixels, put
 from .test_run import manifest, process, written

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from deid_diffusion import images
-from deid_diffusion.batch import Outcome
 from deid_diffusion.datasets import walking
 from deid_diffusion.datasets.manifest import write_manifest
 from deid_diffusion.datasets.run import Run
@@ -24,6 +23,7 @@ from deid_diffusion.datasets.workplace import WORK, Workplace
 from deid_diffusion.datasets.workshop import Recipe
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.options import Options
+from deid_diffusion.outcomes import Outcome
 from tests.fake_anonymizer import FakeAnonymizer, expected
 
 from .fakes import RECIPE, encoded, pixels

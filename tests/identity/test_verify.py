@@ -6,6 +6,7 @@ import pytest
 from deid_diffusion.faces.analysis import FaceAnalysis, analyse_face
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.landmarks import FaceMesh
+from deid_diffusion.identity.recognition import ALIKE, SAME_PERSON
 from deid_diffusion.identity.verify import Gate, shows_one_face_there
 
 FACE = DetectedFace((176.0, 62.0, 274.0, 180.0), 0.9, "given")
@@ -52,6 +53,20 @@ def test_another_person_in_the_same_place_passes(face: FaceAnalysis, astronaut: 
     found = verdict(face, astronaut, before=[HERE], after=[HERE], cosine=0.5)
     assert found.reason is None
     assert found.similarity == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("cosine", "alike"), [(0.5, False), (0.85, True)])
+def test_one_that_passes_may_be_alike(face: FaceAnalysis, astronaut: np.ndarray, cosine: float, alike: bool) -> None:
+    other = (cosine, float(np.sqrt(1 - cosine**2)))
+    gate = Gate(Scripted((1.0, 0.0), other), Views([HERE], [HERE]), alike=0.8)
+    found = gate.judge(astronaut, face, gate.look(astronaut, face))
+    assert (found.reason, found.alike) == (None, alike)
+    own = verdict(face, astronaut, before=[HERE], after=[HERE], cosine=cosine)
+    assert not own.alike  # a recogniser of one's own has no threshold for it
+
+
+def test_the_default_gate_calls_alike_what_is_below_its_threshold() -> None:
+    assert Gate().alike == ALIKE < SAME_PERSON
 
 
 @pytest.mark.parametrize("cosine", [0.95, float("nan")])
