@@ -13,6 +13,7 @@ from PIL import Image
 
 from .attributes.choice import MAP_BORNE, AttributeChoice
 from .attributes.letting_through import check_words
+from .devices import fastest_dtype, pick_device
 from .errors import DeidError, UsageError
 from .faces.analysis import FaceAnalysis, analyse_face
 from .faces.blend import Canvas
@@ -113,15 +114,13 @@ class Anonymizer:
                 `docs/models.md`; a folder written by ``FaceDeidPipeline.save_pretrained``, or a hub repository of that
                 layout.
             device: "auto" takes a GPU where there is one; else a torch device such as "cpu", "cuda:1" or "mps".
-            dtype: of the weights; None is half precision on CUDA and single elsewhere.
+            dtype: of the weights; None is what the device is fastest with, see `devices.fastest_dtype`.
 
         Raises:
             DeidError: when there is no such model or device, or parts of a model cannot be downloaded.
         """
-        target = _pick_device(device)
-        if dtype is None:
-            dtype = torch.float16 if target.type == "cuda" else torch.float32
-        pipeline = load_pipeline(model, dtype)
+        target = pick_device(device)
+        pipeline = load_pipeline(model, dtype or fastest_dtype(target))
         pipeline.set_progress_bar_config(disable=True)
         if target.type != "cpu":  # it is there already, and diffusers warns of half precision there
             pipeline = pipeline.to(target)
@@ -375,16 +374,3 @@ def _as_array(image: Image.Image | np.ndarray) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
     check_image(image)
     return image
-
-
-def _pick_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    try:
-        picked = torch.device(device)
-        torch.empty(1, device=picked)
-    except (RuntimeError, AssertionError) as error:
-        raise DeidError(f"--device {device}: not available here; use auto, cpu, cuda, cuda:N or mps") from error
-    return picked
