@@ -61,7 +61,7 @@ def embedded_components(
         if not folder.is_dir():
             raise DeidError(f"{folder}: no such folder: give the output folder of the training before")
     autoencoder = AutoencoderKL.from_pretrained(vae)
-    text_encoder = CLIPTextModel.from_pretrained(clip / "text_encoder")
+    text_encoder = CLIPTextModel.from_pretrained(clip / "text_encoder").float()  # transformers keeps the files' type
     image_encoder = load_image_encoder(clip / "image_encoder", torch.float32)
     factor, width = 2 ** (len(autoencoder.config.block_out_channels) - 1), text_encoder.config.hidden_size
     unet = make_unet(widths, sample_size=crop_size // factor, cross_attention_dim=width)
@@ -100,12 +100,12 @@ def pretrained_components(model: str | Path, image_encoder: str | Path, bottlene
         )
     with _had(model):
         vae = AutoencoderKL.from_pretrained(model, subfolder="vae")
-        text_encoder = CLIPTextModel.from_pretrained(model, subfolder="text_encoder")
+        text_encoder = CLIPTextModel.from_pretrained(model, subfolder="text_encoder").float()
         tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer")
         scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
     with _had(image_encoder):
         words = CLIPTokenizer.from_pretrained(image_encoder)
-        phrases = CLIPTextModelWithProjection.from_pretrained(image_encoder)
+        phrases = CLIPTextModelWithProjection.from_pretrained(image_encoder).float()
         encoder = load_image_encoder(image_encoder, torch.float32)
     return Components(
         vae,
