@@ -54,6 +54,7 @@ class GeneratorConfig(TrainConfig):
     identity_weight: of the identity repulsion.
     distil_steps: distil --initial_generator, adversarially, to a sampler of so many steps; the UNet is trained.
     adversarial_weight: of the discriminator's judgement in that.
+    attribute_weight: of reading the attributes again that were kept, or changed, in that.
     """
 
     pretrained_model_name_or_path: str | None = None
@@ -71,6 +72,7 @@ class GeneratorConfig(TrainConfig):
     identity_weight: float = 0.1
     distil_steps: int | None = None
     adversarial_weight: float = 0.06
+    attribute_weight: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,6 +137,7 @@ def main() -> None:
             image_encoder=parts.image_encoder,
             sampling_steps=config.distil_steps,
             adversarial_weight=config.adversarial_weight,
+            attribute_weight=config.attribute_weight,
         )
     if config.pretrained_model_name_or_path is not None:
         objective.license = "creativeml-openrail-m"  # Stable Diffusion 1.x's, which what is made from it inherits

@@ -4,14 +4,14 @@ accelerate launch training/train_vae.py --train_data_dir CACHE --output_dir OUT/
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 
 from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import CropDataset, FaceCache
 from deid_diffusion.training.loop import train
-from deid_diffusion.training.vae import AutoencoderObjective
+from deid_diffusion.training.vae import AutoencoderObjective, frozen_encoder, new_autoencoder
 from deid_diffusion.training.validation import sample_items
 
 
@@ -22,10 +22,13 @@ class VaeConfig(TrainConfig):
     Attributes:
         block_out_channels: widths, finest first; each level after the first halves the side.
         adversarial_start: steps before the discriminator joins.
+        initial_vae: folder of an earlier one; its decoder alone is trained further, so that generators which learned
+            its latents need not.
     """
 
     block_out_channels: str = "32,64,96"
     adversarial_start: int = 500
+    initial_vae: Path | None = None
 
 
 def main() -> None:
@@ -33,19 +36,12 @@ def main() -> None:
     cache = FaceCache(config.train_data_dir)
     widths = tuple(int(width) for width in config.block_out_channels.split(","))
     torch.manual_seed(config.seed)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths),
-        block_out_channels=widths,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=cache.size,
-        mid_block_add_attention=False,
-    ).to(memory_format=torch.channels_last)
+    vae = new_autoencoder(widths, cache.size) if config.initial_vae is None else frozen_encoder(config.initial_vae)
     dataset = CropDataset(cache, config.seed)
     objective = AutoencoderObjective(
-        vae, adversarial_start=config.adversarial_start, examples=sample_items(dataset, 64)["pixels"]
+        vae.to(memory_format=torch.channels_last),
+        adversarial_start=config.adversarial_start,
+        examples=sample_items(dataset, 64)["pixels"],
     )
     train(objective, dataset, config)
 

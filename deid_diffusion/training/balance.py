@@ -1,4 +1,4 @@
-"""Draws faces so that men and women are as many, and the ages less far from it than in the photos at hand."""
+"""Draws faces so that men and women are as many, and ages and turned heads less few than in the photos at hand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
+
+from ..faces.measures import measure
+
+_TURN = 0.35  # of `measures.FaceMeasures.yaw`, from which on captions speak of a turned head
 
 SEX: Mapping[str, str] = {"man": "male", "boy": "male", "woman": "female", "girl": "female"}
 """Of the words for a person in captions."""
@@ -40,6 +44,13 @@ class Balance:
         return min(int(np.searchsorted(self.ends, rng.random() * self.ends[-1], "right")), len(self.ends) - 1)
 
 
-def by_sex_and_age(said: Sequence[Mapping[str, str]]) -> Balance:
-    """Sexes equally often, ages by the roots of their numbers, by what captions know of N faces."""
-    return Balance([SEX.get(one.get("person", "")) for one in said], [one.get("age", "") for one in said])
+def by_sex_age_and_turn(said: Sequence[Mapping[str, str]], meshes: np.ndarray) -> Balance:
+    """Sexes equally often, ages and turns of the head by the roots of their numbers.
+
+    Args:
+        said: what captions know of N faces.
+        meshes: (N, 478, 2), in any pixels.
+    """
+    turns = [int(abs(measure(mesh).yaw) / _TURN) for mesh in meshes]
+    inner = [(one.get("age", ""), turn) for one, turn in zip(said, turns, strict=True)]
+    return Balance([SEX.get(one.get("person", "")) for one in said], inner)

@@ -27,6 +27,7 @@ _SHAKE = 0.1  # standard deviation, in units of the latents', of the noise that 
 _GRAIN = 0.05  # standard deviation of the noise that readers see, so that no pattern too faint for people says much
 _LEAST = 0.05  # weight of the distance to the original from pure noise: where the mouth is open, the map knows
 _JUDGED = 8  # faces a batch, at most, that are decoded to be read
+_REGION = 0.2  # weight of what a region shows of an attribute, against 1 of what the face does
 _INNER = 0.75  # share of a crop's side that holds the face and is decoded for that
 
 
@@ -111,7 +112,7 @@ class FewStepObjective(FaceDeidObjective):
         adversarial_weight: float = 0.06,
         adversarial_start: int = 100,
         look_weight: float = 0.1,
-        attribute_weight: float = 0.1,
+        attribute_weight: float = 0.3,
         **options: Any,
     ) -> None:
         """Takes what ``FaceDeidObjective`` takes, and:
@@ -208,7 +209,7 @@ class FewStepObjective(FaceDeidObjective):
     def misread(
         self, seen: torch.Tensor, control: torch.Tensor, meshes: torch.Tensor, kept: torch.Tensor
     ) -> torch.Tensor:
-        """How far what the encoder reads of faces points away from what was to be kept: 0 to 2.
+        """How far what the encoder reads of faces falls short of what was to be kept: 0 to 2.
 
         Args:
             seen: (B, 3, S, S) crops in -1..1.
@@ -217,13 +218,16 @@ class FewStepObjective(FaceDeidObjective):
             kept: (B, N, D), what was to be kept, less the centre.
         """
         read = encode_attributes(self.image_encoder.module, seen, labels_of(control), meshes) - self.adapter.centre
-        length = kept.norm(dim=-1)
+        wanted, found = [], []
+        for basis in self.wishes.subspace.bases.values():  # each attribute counts as much as any other
+            wanted.append(kept @ basis.to(kept).T)
+            found.append((read @ basis.to(read).T * wanted[-1]).sum(-1))
+        length = torch.stack([one.norm(dim=-1) for one in wanted])
         # Only what was to be kept counts: the rest of what is read is free.
-        along = (read * kept).sum(-1) / length.clamp(min=1e-6)
-        short = (1 - along / length.clamp(min=1e-6)).clamp(min=0) * (length > 1e-3)
-        share = torch.full_like(short, 0.5 / max(1, short.shape[1] - 1))
-        share[:, 0] = 0.5
-        return (short.clamp(max=2) * share).sum(1).mean()
+        short = (1 - torch.stack(found) / length.square().clamp(min=1e-6)).clamp(0, 2)
+        weight = (length > 1e-3).float()
+        weight[..., 1:] *= _REGION
+        return (short * weight).sum() / weight.sum().clamp(min=1)
 
     @torch.no_grad()
     def first_guess(

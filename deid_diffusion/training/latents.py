@@ -18,7 +18,7 @@ from ..faces.looks import LOOK_DIM, paint_look
 from ..faces.semantic_map import control_image, draw_semantic_map, mean_mesh
 from ..models.face_encoder import FaceEncoder
 from ..pipelines.face_deid import ERASED
-from .balance import by_sex_and_age
+from .balance import by_sex_age_and_turn
 from .captions import choose, codes, phrase
 from .data import FaceCache, FaceDataset, to_tensor
 from .masks import random_mask
@@ -45,7 +45,7 @@ class LatentFaces(FaceDataset):
             name: np.load(encoded / f"{name}.npy", mmap_mode="r")
             for name in ("latents", "masked_latents", "mask", "features")
         }
-        self.tokenizer, self.said, self.balance = tokenizer, said, by_sex_and_age(said)
+        self.tokenizer, self.said, self.balance = tokenizer, said, by_sex_age_and_turn(said, cache.meshes)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng, size = self.rng(index), self.cache.size

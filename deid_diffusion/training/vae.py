@@ -15,8 +15,42 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
+from ..errors import DeidError
 from .objective import Objective
 from .validation import reconstruction_sheet
+
+
+def new_autoencoder(widths: tuple[int, ...], size: int) -> AutoencoderKL:
+    """An untrained autoencoder.
+
+    Args:
+        widths: channels of its levels, finest first; each level after the first halves the side.
+        size: of its crops, in pixels.
+    """
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=size,
+        mid_block_add_attention=False,
+    )
+
+
+def frozen_encoder(folder: Path) -> AutoencoderKL:
+    """An autoencoder of which only the decoder learns: its latents stay what a generator knows.
+
+    Raises:
+        DeidError: when the folder is not there.
+    """
+    if not folder.is_dir():
+        raise DeidError(f"{folder}: no such folder: give the output folder of an autoencoder's training")
+    vae = AutoencoderKL.from_pretrained(folder)
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
+    return vae
 
 
 class PatchDiscriminator(nn.Module):
@@ -100,7 +134,7 @@ class AutoencoderObjective(Objective):
         return None if self.examples is None else reconstruction_sheet(self.vae, self.examples[:8])
 
     def save(self, folder: Path) -> None:
-        if self.examples is not None:
+        if self.examples is not None and next(self.vae.encoder.parameters()).requires_grad:
             self.vae.register_to_config(scaling_factor=measure_scaling_factor(self.vae, self.examples))
         self.vae.save_pretrained(folder)
 

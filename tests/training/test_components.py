@@ -1,4 +1,5 @@
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -134,10 +135,11 @@ def test_image_encoders_are_told_apart_by_their_folder(checkpoint: Path, tmp_pat
 
 def test_embedded_parts_start_from_earlier_weights(tiny_pipeline, tmp_path: Path) -> None:
     tiny_pipeline.vae.save_pretrained(tmp_path / "vae")
-    tiny_pipeline.text_encoder.save_pretrained(tmp_path / "clip" / "text_encoder")
+    deepcopy(tiny_pipeline.text_encoder).half().save_pretrained(tmp_path / "clip" / "text_encoder")  # as ours is
     tiny_pipeline.tokenizer.save_pretrained(tmp_path / "clip" / "tokenizer")
     FaceEncoder(32, 8, (8,), 16).save_pretrained(tmp_path / "clip" / "image_encoder")
     parts = embedded_components(tmp_path / "vae", tmp_path / "clip", (16, 32), 32, 4)
+    assert parts.text_encoder.dtype == torch.float32  # mixed precision takes no half
     for name, model in (
         ("unet", tiny_pipeline.unet),
         ("controlnet", tiny_pipeline.controlnet),

@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from diffusers import LCMScheduler
 
 from deid_diffusion.attributes.encoder import encode_attributes
+from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map, mean_mesh
 from deid_diffusion.training.assembly import distilled_sampler
 from deid_diffusion.training.attribute_encoder import common_questions
@@ -93,6 +96,25 @@ def test_what_is_read_has_to_point_where_it_was_to_be_kept(models, tiny_pipeline
     assert float(objective.misread(seen, control, mesh, read)) == pytest.approx(0, abs=1e-4)
     assert float(objective.misread(seen, control, mesh, -read)) == pytest.approx(2, abs=1e-4)
     assert float(objective.misread(seen, control, mesh, torch.zeros_like(read))) == 0
+
+
+def test_a_small_attribute_that_is_not_read_counts_as_much_as_a_large_one(
+    models, tiny_pipeline, subspace, dataset
+) -> None:
+    objective = make_objective(models, tiny_pipeline, subspace, dataset)
+    seen, control = torch.rand(1, 3, 32, 32) * 2 - 1, dataset[0]["control"][None]
+    gender, age = (subspace.bases[name][0] for name in ("gender", "age"))
+    age = torch.nn.functional.normalize(age - age @ gender * gender, dim=0)
+    objective.wishes.subspace = replace(objective.wishes.subspace, bases={"gender": gender[None], "age": age[None]})
+    objective.image_encoder.module = torch.nn.Identity()
+    kept = torch.zeros(1, len(FEATURE_NAMES), len(age))
+    kept[:, 0] = gender + 0.05 * age
+    short = []
+    for read in (gender, 0.05 * age):
+        features = torch.zeros_like(kept) + read
+        with patch("deid_diffusion.training.few_step.encode_attributes", lambda *_, made=features: made):
+            short.append(float(objective.misread(seen, control, dataset[0]["mesh"][None], kept)))
+    assert short == pytest.approx([0.5, 0.5], abs=1e-4)
 
 
 def test_jitter_is_small() -> None:

@@ -1,12 +1,20 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
+from deid_diffusion.errors import DeidError
 from deid_diffusion.training.config import TrainConfig
 from deid_diffusion.training.data import CropDataset, FaceCache
 from deid_diffusion.training.loop import train
-from deid_diffusion.training.vae import AutoencoderObjective, measure_scaling_factor, pyramid_l1
+from deid_diffusion.training.vae import (
+    AutoencoderObjective,
+    frozen_encoder,
+    measure_scaling_factor,
+    new_autoencoder,
+    pyramid_l1,
+)
 
 
 def test_autoencoder_learns_with_and_without_its_discriminator(tiny_pipeline, cache: FaceCache, tmp_path: Path) -> None:
@@ -27,3 +35,23 @@ def test_pyramid_counts_fine_detail() -> None:
     flat, checks = torch.zeros(1, 3, 32, 32), (torch.arange(32) % 2 * 2.0 - 1).expand(1, 3, 32, 32)
     assert pyramid_l1(flat, flat) == 0
     assert pyramid_l1(checks, flat) > pyramid_l1(torch.ones_like(flat), flat) * 0.9
+
+
+def test_a_decoder_learns_alone_and_the_latents_stay(cache: FaceCache, tmp_path: Path) -> None:
+    new_autoencoder((8, 16), 32).save_pretrained(tmp_path / "before")
+    vae = frozen_encoder(tmp_path / "before")
+    vae.register_to_config(scaling_factor=0.7)
+    dataset = CropDataset(cache, 0)
+    crops = torch.stack([dataset[k]["pixels"] for k in range(4)])
+    latents, colours = vae.encode(crops).latent_dist.mode(), vae.decode(torch.ones(1, 4, 16, 16)).sample
+    config = TrainConfig(tmp_path, tmp_path / "after", train_batch_size=4, max_train_steps=2, lr_warmup_steps=1)
+    train(AutoencoderObjective(vae, adversarial_start=0, examples=crops), dataset, config)
+    after = type(vae).from_pretrained(tmp_path / "after")
+    assert torch.equal(after.encode(crops).latent_dist.mode(), latents)
+    assert after.config.scaling_factor == 0.7
+    assert not torch.allclose(after.decode(torch.ones(1, 4, 16, 16)).sample, colours)
+
+
+def test_a_missing_autoencoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DeidError, match="no such folder"):
+        frozen_encoder(tmp_path / "none")
