@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import cv2
 import numpy as np
 
 from .attributes.choice import AttributeChoice
 from .faces.analysis import FaceAnalysis
 from .faces.blend import Canvas
-from .generation import Conditions, generate, read_attributes, read_conditions
+from .faces.crop import resized
+from .generation import Conditions, draws_features, finish, paint, read_attributes, read_conditions
 from .identity.verify import Reference, Verdict, Verifier
 from .options import Options
 
@@ -97,7 +99,7 @@ class _Place:
     def put(self, crop: np.ndarray, replacement: Replacement) -> Replacement:
         """Paste what was chosen, and say what became of the face."""
         try:
-            self.scene.canvas.paste(self.index, crop, self.face.matrix)
+            self.scene.canvas.paste(self.index, crop, self._matrix_of(crop))
         except Exception as error:
             return self.failed(error)
         return replacement
@@ -111,8 +113,12 @@ class _Place:
         """A candidate, judged on the canvas but not left there."""
         if crop is None:
             return _Candidate(np.empty(0), seed, Verdict(None, "generation gave no picture"))
-        with self.scene.canvas.trial(self.index, crop, self.face.matrix) as picture:
+        with self.scene.canvas.trial(self.index, crop, self._matrix_of(crop)) as picture:
             return _Candidate(crop, seed, gate.judge(picture, self.face, self.scene.originals[self.index]))
+
+    def _matrix_of(self, crop: np.ndarray) -> np.ndarray:
+        """The face's crop matrix for a crop that may be finer than the generator's."""
+        return resized(self.face.matrix, len(crop) / len(self.face.semantic_map))
 
 
 def replace_faces(
@@ -174,22 +180,29 @@ def _choose(
         options.map_privacy,
     )
 
-    def candidates(wanted: Sequence[tuple[int, int]]) -> list[_Candidate]:
-        """Of (row, attempt) pairs, in batches of the wished size."""
-        found = []
-        for part in _chunks(wanted, options.batch_size):
-            seeds = [rows[row].scene.seed_of(rows[row].index, attempt) for row, attempt in part]
-            made = generate(pipeline, conditions.rows([row for row, _ in part]), seeds, options)
-            found += [
-                rows[row].judged(gate, crop, seed) for (row, _), crop, seed in zip(part, made, seeds, strict=True)
-            ]
-        return found
+    def seeds_of(wanted: Sequence[tuple[int, int]]) -> list[int]:
+        return [rows[row].scene.seed_of(rows[row].index, attempt) for row, attempt in wanted]
 
-    tried = [[one] for one in candidates([(row, 0) for row in range(len(rows))])]
+    def judged(wanted: Sequence[tuple[int, int]], painted: Iterable[np.ndarray]) -> list[_Candidate]:
+        """Candidates of (row, attempt) pairs, finished from what was painted of them."""
+        seeds = seeds_of(wanted)
+        made = finish(pipeline, conditions.rows([row for row, _ in wanted]), painted, seeds)
+        each = zip(wanted, made, seeds, strict=True)
+        return [rows[row].judged(gate, crop, seed) for (row, _), crop, seed in each]
+
+    first = [(row, 0) for row in range(len(rows))]
+    painted = paint(pipeline, conditions, seeds_of(first), options)
+    tried = [[one] for one in judged(first, painted)]
     again = [row for row, (one,) in enumerate(tried) if _another(one.verdict, options)]
-    more = [(row, attempt) for row in again for attempt in range(1, options.attempts)]
-    for (row, _), one in zip(more, candidates(more), strict=True):
-        tried[row].append(one)
+    for part in _chunks(
+        [(row, attempt) for row in again for attempt in range(1, options.attempts)], options.batch_size
+    ):
+        if draws_features(pipeline) and all(tried[row][0].crop.size for row, _ in part):
+            anew = painted[[row for row, _ in part]]
+        else:
+            anew = paint(pipeline, conditions.rows([row for row, _ in part]), seeds_of(part), options)
+        for (row, _), one in zip(part, judged(part, anew), strict=True):
+            tried[row].append(one)
     chosen: list[tuple[Replacement, np.ndarray | None]] = []
     for row, (place, all_of_it) in enumerate(zip(rows, tried, strict=True)):
         passed = [one for one in all_of_it if one.verdict.reason is None]
@@ -217,7 +230,9 @@ def _most_alike(
 ) -> _Candidate:
     """The candidate whose attribute features are nearest to what was kept of the original's, and to what was asked."""
     told = AttributeChoice(conditions.choices[0].named)
-    features = read_attributes(pipeline, [one.crop for one in passed], [face] * len(passed), [told] * len(passed))
+    size = len(face.semantic_map)
+    crops = [cv2.resize(one.crop, (size, size), interpolation=cv2.INTER_AREA) for one in passed]
+    features = read_attributes(pipeline, crops, [face] * len(passed), [told] * len(passed))
     if features is None or conditions.features is None:
         return passed[0]
     distance = (features - conditions.features.to(features)).flatten(1).norm(dim=1)

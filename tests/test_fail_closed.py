@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,10 @@ STATIONS = (
     "deid_diffusion.anonymizer.missed_faces",
     "deid_diffusion.anonymizer.Canvas",
     "deid_diffusion.replacement.read_conditions",
-    "deid_diffusion.replacement.generate",
+    "deid_diffusion.replacement.paint",
+    "deid_diffusion.replacement.finish",
+    "deid_diffusion.generation.draw_appearance",
+    "deid_diffusion.generation.carry_portrait",
     "deid_diffusion.generation.extract",
     "deid_diffusion.generation.erase",
     "deid_diffusion.generation.chosen_mesh",
@@ -62,10 +65,12 @@ ERRORS = (RuntimeError("out of luck"), MemoryError(), ValueError("NaN"), OSError
 
 
 @pytest.fixture
-def tiny(tiny_pipeline) -> Anonymizer:
-    return Anonymizer(
-        tiny_pipeline, detector=lambda image: [FACE, OTHER], landmarker=lambda crop: None, gate=FakeGate()
-    )
+def tiny(tiny_pipeline) -> Iterator[Anonymizer]:
+    """A pipeline whose features are drawn, as the embedded model's."""
+    before = tiny_pipeline.config.control
+    tiny_pipeline.register_to_config(control="semantic_map_with_look")
+    yield Anonymizer(tiny_pipeline, detector=lambda image: [FACE, OTHER], landmarker=lambda crop: None, gate=FakeGate())
+    tiny_pipeline.register_to_config(control=before)
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """What the generator gets of a face, and what it does not."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from deid_diffusion.attributes.choice import choose
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.semantic_map import mean_faces
-from deid_diffusion.generation import generate, read_conditions
+from deid_diffusion.generation import draws_features, finish, generate, paint, read_conditions, read_traits
 from deid_diffusion.options import Options
 
 from .fake_gate import FakeGate
@@ -99,3 +102,53 @@ def test_a_pseudonym_s_portrait_sees_no_photo_and_stands_in_all(
     generate(tiny_pipeline, conditions(tiny_pipeline, other, face, "age").rows([0, 0]), [1, 2], named)
     assert torch.equal(calls[1]["control_image"], portrait["control_image"])
     assert not torch.equal(calls[2]["start_image"], joined["start_image"])
+
+
+@pytest.fixture
+def with_appearance(tiny_pipeline):
+    """A pipeline whose features are drawn, as the embedded model's."""
+    before = tiny_pipeline.config.control
+    tiny_pipeline.register_to_config(control="semantic_map_with_look")
+    yield tiny_pipeline
+    tiny_pipeline.register_to_config(control=before)
+
+
+def test_the_same_painting_does_for_people_of_other_seeds(
+    with_appearance, astronaut: np.ndarray, face: FaceAnalysis
+) -> None:
+    assert draws_features(with_appearance)
+    both = conditions(with_appearance, astronaut, face, "age").rows([0, 0])
+    painted = paint(with_appearance, both, [1, 1], Options())
+    one, other = finish(with_appearance, both, painted, [1, 2])
+    assert np.abs(one.astype(int) - other).mean() > 1
+    assert np.array_equal(finish(with_appearance, both, painted, [1, 2])[1], other)
+
+
+def test_large_faces_are_finished_with_more_pixels(with_appearance, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+    assert face.magnification < 0.5  # of a tiny pipeline
+    large = conditions(with_appearance, astronaut, face, "age")
+    assert large.details == (2,)
+    (crop,) = generate(with_appearance, large, [1], Options())
+    assert crop.shape == (64, 64, 3)
+    (small,) = generate(with_appearance, replace(large, details=(1,)), [1], Options())
+    assert np.abs(cv2.resize(crop, (32, 32), interpolation=cv2.INTER_AREA).astype(int) - small).mean() < 20
+
+
+def test_painting_of_nan_is_no_face(with_appearance, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+    both = conditions(with_appearance, astronaut, face, "age")
+    assert finish(with_appearance, both, np.full((1, 32, 32, 3), np.nan, np.float32), [1]) == [None]
+
+
+def test_what_is_not_kept_of_sex_age_and_skin_is_not_drawn(
+    with_appearance, astronaut: np.ndarray, face: FaceAnalysis
+) -> None:
+    other = np.random.default_rng(0).integers(0, 256, astronaut.shape, np.uint8)
+    traits = [read_traits(with_appearance, conditions(with_appearance, one, face))[0] for one in (astronaut, other)]
+    assert traits[0] == traits[1]
+    assert (traits[0].sex, traits[0].skin) == (0.0, None)
+    kept = read_traits(with_appearance, conditions(with_appearance, astronaut, face, "gender", "skin"))[0]
+    assert kept.skin is not None
+    gone = face.mask.full() > 0
+    for word, sign in (("woman", -1), ("man", 1)):
+        asked = read_conditions(with_appearance, [astronaut], [gone], [face], [choose(("age",), {"gender": word})])
+        assert read_traits(with_appearance, asked)[0].sex * sign > 0.7

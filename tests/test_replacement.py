@@ -41,6 +41,24 @@ def test_a_face_that_fails_gets_all_further_candidates_in_one_batch(
     assert second.seed == 4
 
 
+def test_where_features_are_drawn_further_candidates_need_no_further_painting(
+    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    original = type(tiny_pipeline).__call__
+
+    def counting(self, **given):
+        runs.append(len(given["image"]))
+        return original(self, **given)
+
+    monkeypatch.setattr(type(tiny_pipeline), "__call__", counting)
+    monkeypatch.setattr("deid_diffusion.generation.WITH_APPEARANCE", (tiny_pipeline.config.control,))
+    gate = FakeGate(lambda n: FAIL if n == 0 else PASS)
+    (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(seed=3, attempts=4)).faces
+    assert (face.action, face.attempts, runs) == ("replaced", 4, [1])
+    assert not np.array_equal(gate.seen[1], gate.seen[2])
+
+
 def test_of_those_that_pass_the_one_nearest_in_attributes_is_taken(
     tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

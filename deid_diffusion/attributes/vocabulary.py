@@ -32,6 +32,10 @@ SEEN_IN: Mapping[str, tuple[str, ...]] = {
     "gaze": ("eyes",),
     "pose": (),
 }
+#: Word for an age -> years of a person of whom it is said.
+YEARS: Mapping[str, float] = {
+    "toddler": 2, "child": 8, "teenager": 16, "young": 27, "middle-aged": 45, "elderly": 66,
+}  # fmt: skip
 _NOUNS = ("woman", "man", "girl", "boy")
 
 

@@ -36,6 +36,11 @@ class FaceAnalysis:
     semantic_map: np.ndarray
     mask: PasteMask
 
+    @property
+    def magnification(self) -> float:
+        """Crop pixels to one of the photo's, along a line."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
+
 
 def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, size: int) -> FaceAnalysis:
     """Fit mesh, crop, map and mask to a detected face; without a mesh they come from its box and five points.

@@ -14,12 +14,10 @@ from .semantic_map import control_image, draw_semantic_map
 #: Names of the kinds: our coloured map, the same with a look, and the line drawing of CrucibleAI's
 #: ControlNetMediaPipeFace.
 CONTROLS: tuple[str, ...] = ("semantic_map", "semantic_map_with_look", "mediapipe_face")
+WITH_APPEARANCE: tuple[str, ...] = ("semantic_map_with_look",)
+"""Kinds whose generators are small and trained on few faces: faces get their features from `appearance`."""
 LOOK_STRENGTH = 0.4
 """What looks are multiplied by: rarer people are painted worse (the truncation trick; Brock et al., ICLR 2019)."""
-PSEUDONYM_STRENGTH = 0.7
-"""The same of pseudonyms' looks, which have to be found again in a person's other photos: at a price in harsh faces."""
-PORTRAIT_STRENGTH = 1.0
-"""The same in pseudonyms' portraits, which no photo disturbs: nearer to the average, strangers would look alike."""
 _LOOKS = 0x27D4EB2F  # looks are drawn from other random numbers than noise and proportions
 
 _LINE = 2  # pixels

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..faces.analysis import FaceAnalysis
 from ..faces.centerface import CenterFaceDetector
-from ..faces.crop import extract, invert, transform
+from ..faces.crop import extract, invert, resized, transform
 from ..faces.detected_face import DetectedFace, FaceDetector
 from ..faces.landmarks import five_points
 from .recognition import ALIKE, FALSE_MATCH_RATE, DlibRecogniser, Recogniser
@@ -143,10 +143,7 @@ def shows_one_face_there(face: FaceAnalysis, original: Reference) -> bool:
 
 def _view_matrix(face: FaceAnalysis) -> np.ndarray:
     """(2, 3) photo to view: the face crop at another size."""
-    size = len(face.semantic_map)
-    scale = _VIEW / size
-    half = (scale - 1) / 2  # pixel centres
-    return np.column_stack([face.matrix[:, :2] * scale, face.matrix[:, 2] * scale + half]).astype(np.float32)
+    return resized(face.matrix, _VIEW / len(face.semantic_map))
 
 
 def _points_in_view(face: FaceAnalysis) -> np.ndarray | None:

@@ -134,7 +134,8 @@ def _kept(read: Conditions, features: Sequence[torch.Tensor | None], before: Seq
     meshes = [
         steady_shape(mesh, None if one is None else one.mesh) for mesh, one in zip(read.meshes, before, strict=True)
     ]
+    plain = (1,) * len(meshes)  # colours are steadied, and faces held, in the generator's own pixels
     known = [one for one in features if one is not None]
     if read.features is None or len(known) < len(features):
-        return replace(read, meshes=tuple(meshes))
-    return replace(read, meshes=tuple(meshes), features=torch.stack(known).to(read.features))
+        return replace(read, meshes=tuple(meshes), details=plain)
+    return replace(read, meshes=tuple(meshes), details=plain, features=torch.stack(known).to(read.features))

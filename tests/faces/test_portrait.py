@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from deid_diffusion.faces.landmarks import MESH_IRISES
 from deid_diffusion.faces.portrait import Portrait, carry_portrait
 from deid_diffusion.faces.semantic_map import mean_mesh
 
@@ -35,3 +36,26 @@ def test_nothing_of_the_picture_s_own_features_is_left() -> None:
     inner = np.s_[SIZE // 2 - 6 : SIZE // 2 + 6, SIZE // 2 - 6 : SIZE // 2 + 6]
     assert picture[inner].std() > 0.05
     assert made[inner].std() < 0.02
+
+
+def test_irises_go_where_the_mesh_looks_and_corners_stay() -> None:
+    size = 256
+    mesh = mean_mesh(size)
+    looking = mesh.copy()
+    iris = list(MESH_IRISES[0])
+    width = np.linalg.norm(mesh[33] - mesh[133])
+    looking[iris] += np.array([0.15 * width, 0], np.float32)
+    across, down = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
+
+    def eye(middle: np.ndarray) -> np.ndarray:
+        return np.exp(-((across - middle[0]) ** 2 + (down - middle[1]) ** 2) / (2 * 3.0**2))
+
+    drawn = np.repeat((0.8 - 0.6 * eye(mesh[iris].mean(0)))[..., None], 3, 2).astype(np.float32)
+    plain = np.full((size, size, 3), 0.7, np.float32)
+    straight, aside = (carry_portrait(Portrait(drawn, mesh), plain, to) for to in (mesh, looking))
+    darkest = [np.array(np.unravel_index(one.mean(2).argmin(), (size, size)))[::-1] for one in (straight, aside)]
+    moved = darkest[1] - darkest[0]
+    assert 0.5 * 0.15 * width < moved[0] < 1.5 * 0.15 * width
+    assert abs(moved[1]) <= 1
+    corner = np.round(mesh[33]).astype(int)
+    assert np.allclose(straight[corner[1], corner[0]], aside[corner[1], corner[0]], atol=0.02)
