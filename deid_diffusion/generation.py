@@ -16,7 +16,7 @@ from .faces.analysis import FaceAnalysis
 from .faces.appearance import Traits, draw_appearance
 from .faces.blend import erase, match_rim, sharpen
 from .faces.chosen_mesh import chosen_mesh
-from .faces.controls import WITH_APPEARANCE, draw_control
+from .faces.controls import draw_control
 from .faces.crop import enlarge, extract
 from .faces.portrait import Portrait, carry_portrait
 from .faces.reshape import reshape_mesh
@@ -89,7 +89,7 @@ def read_conditions(
     size = pipeline.crop_size
     of_photo = {id(photo): (photo, mask) for photo, mask in zip(photos, gone, strict=True)}
     of_photo = {key: (erase(photo, mask), mask.astype(np.float32)) for key, (photo, mask) in of_photo.items()}
-    erased, is_fine = [of_photo[id(photo)] for photo in photos], pipeline.config.control in WITH_APPEARANCE
+    erased, is_fine = [of_photo[id(photo)] for photo in photos], pipeline.config.draws_features
     crops = [extract(photo, face.matrix, size) for photo, face in zip(photos, faces, strict=True)]
     return Conditions(
         tuple(extract(picture, face.matrix, size) for (picture, _), face in zip(erased, faces, strict=True)),
@@ -157,19 +157,11 @@ def paint(pipeline: FaceDeidPipeline, conditions: Conditions, seeds: Sequence[in
     size, kind, meshes = pipeline.crop_size, pipeline.config.control, _meshes(conditions, seeds)
     controls = [draw_control(mesh, size, kind, seed) for mesh, seed in zip(meshes, seeds, strict=True)]
     made = _paint(pipeline, conditions, controls, seeds, options)
-    if options.pseudonyms is None or draws_features(pipeline):
+    if options.pseudonyms is None or pipeline.config.draws_features:
         return made
     portraits = _paint_portraits(pipeline, seeds, options)
     start = [carry_portrait(one, *face) for one, *face in zip(portraits, made, meshes, strict=True)]
     return _paint(pipeline, conditions, controls, seeds, options, start)
-
-
-def draws_features(pipeline: FaceDeidPipeline) -> bool:
-    """Whether `finish` draws the features, so that the same painting does for people of other seeds.
-
-    Generators that learned from few faces paint light, colours and what is around better than features.
-    """
-    return pipeline.config.control in WITH_APPEARANCE
 
 
 def finish(
@@ -189,7 +181,7 @@ def finish(
     """
     meshes = _meshes(conditions, seeds)
     people: list[Portrait | None] = [None] * len(seeds)
-    if draws_features(pipeline):
+    if pipeline.config.draws_features:
         each = zip(read_traits(pipeline, conditions), meshes, seeds, strict=True)
         people = [draw_appearance(*one) for one in each]
     return [

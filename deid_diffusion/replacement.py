@@ -14,7 +14,7 @@ from .attributes.choice import AttributeChoice
 from .faces.analysis import FaceAnalysis
 from .faces.blend import Canvas
 from .faces.crop import resized
-from .generation import Conditions, draws_features, finish, paint, read_attributes, read_conditions
+from .generation import Conditions, finish, paint, read_attributes, read_conditions
 from .identity.verify import Reference, Verdict, Verifier
 from .options import Options
 
@@ -197,7 +197,7 @@ def _choose(
     for part in _chunks(
         [(row, attempt) for row in again for attempt in range(1, options.attempts)], options.batch_size
     ):
-        if draws_features(pipeline) and all(tried[row][0].crop.size for row, _ in part):
+        if pipeline.config.draws_features and all(tried[row][0].crop.size for row, _ in part):
             anew = painted[[row for row, _ in part]]
         else:
             anew = paint(pipeline, conditions.rows([row for row, _ in part]), seeds_of(part), options)

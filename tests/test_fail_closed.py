@@ -67,10 +67,9 @@ ERRORS = (RuntimeError("out of luck"), MemoryError(), ValueError("NaN"), OSError
 @pytest.fixture
 def tiny(tiny_pipeline) -> Iterator[Anonymizer]:
     """A pipeline whose features are drawn, as the embedded model's."""
-    before = tiny_pipeline.config.control
-    tiny_pipeline.register_to_config(control="semantic_map_with_look")
+    tiny_pipeline.register_to_config(draws_features=True)
     yield Anonymizer(tiny_pipeline, detector=lambda image: [FACE, OTHER], landmarker=lambda crop: None, gate=FakeGate())
-    tiny_pipeline.register_to_config(control=before)
+    tiny_pipeline.register_to_config(draws_features=False)
 
 
 @pytest.fixture

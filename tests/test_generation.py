@@ -12,7 +12,7 @@ from deid_diffusion.attributes.choice import choose
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.semantic_map import mean_faces
-from deid_diffusion.generation import draws_features, finish, generate, paint, read_conditions, read_traits
+from deid_diffusion.generation import finish, generate, paint, read_conditions, read_traits
 from deid_diffusion.options import Options
 
 from .fake_gate import FakeGate
@@ -107,16 +107,14 @@ def test_a_pseudonym_s_portrait_sees_no_photo_and_stands_in_all(
 @pytest.fixture
 def with_appearance(tiny_pipeline):
     """A pipeline whose features are drawn, as the embedded model's."""
-    before = tiny_pipeline.config.control
-    tiny_pipeline.register_to_config(control="semantic_map_with_look")
+    tiny_pipeline.register_to_config(draws_features=True)
     yield tiny_pipeline
-    tiny_pipeline.register_to_config(control=before)
+    tiny_pipeline.register_to_config(draws_features=False)
 
 
 def test_the_same_painting_does_for_people_of_other_seeds(
     with_appearance, astronaut: np.ndarray, face: FaceAnalysis
 ) -> None:
-    assert draws_features(with_appearance)
     both = conditions(with_appearance, astronaut, face, "age").rows([0, 0])
     painted = paint(with_appearance, both, [1, 1], Options())
     one, other = finish(with_appearance, both, painted, [1, 2])

@@ -52,9 +52,10 @@ def test_where_features_are_drawn_further_candidates_need_no_further_painting(
         return original(self, **given)
 
     monkeypatch.setattr(type(tiny_pipeline), "__call__", counting)
-    monkeypatch.setattr("deid_diffusion.generation.WITH_APPEARANCE", (tiny_pipeline.config.control,))
     gate = FakeGate(lambda n: FAIL if n == 0 else PASS)
+    tiny_pipeline.register_to_config(draws_features=True)
     (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(seed=3, attempts=4)).faces
+    tiny_pipeline.register_to_config(draws_features=False)
     assert (face.action, face.attempts, runs) == ("replaced", 4, [1])
     assert not np.array_equal(gate.seen[1], gate.seen[2])
 

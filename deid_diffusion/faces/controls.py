@@ -14,8 +14,6 @@ from .semantic_map import control_image, draw_semantic_map
 #: Names of the kinds: our coloured map, the same with a look, and the line drawing of CrucibleAI's
 #: ControlNetMediaPipeFace.
 CONTROLS: tuple[str, ...] = ("semantic_map", "semantic_map_with_look", "mediapipe_face")
-WITH_APPEARANCE: tuple[str, ...] = ("semantic_map_with_look",)
-"""Kinds whose generators are small and trained on few faces: faces get their features from `appearance`."""
 LOOK_STRENGTH = 0.4
 """What looks are multiplied by: rarer people are painted worse (the truncation trick; Brock et al., ICLR 2019)."""
 _LOOKS = 0x27D4EB2F  # looks are drawn from other random numbers than noise and proportions

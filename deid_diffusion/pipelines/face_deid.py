@@ -66,6 +66,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         default_guidance: float = 5.0,
         default_sharpening: float = 0.0,
         control: str = "semantic_map",
+        draws_features: bool = False,
     ) -> None:
         if control not in CONTROLS:
             raise ValueError(f"control: expected one of {', '.join(CONTROLS)}, got {control!r}")
@@ -80,6 +81,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             default_guidance=default_guidance,
             default_sharpening=default_sharpening,
             control=control,
+            draws_features=draws_features,  # whether faces get their features from `faces.appearance`
         )
 
     @property

@@ -44,6 +44,7 @@ def assemble_embedded(
         default_guidance=guidance,
         default_sharpening=sharpening,
         control=trained_control(generator),
+        draws_features=True,
     )
 
 

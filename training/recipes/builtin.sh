@@ -8,8 +8,9 @@
 # generator's first 4,000 steps were learned beside an earlier attribute encoder, that rates were stepped by hand, that
 # the attribute encoder is the mean of those after steps 450 and 600, with an average of 0.99, and that the distillation
 # took several runs, each of which went on from the one before, as the scripts learned of choices, looks and attributes:
-# 2,100 steps of them beside an earlier attribute encoder, and at last 1,000 with the scripts as they are, in 750 of which
-# reading attributes again weighed three times as much.
+# 2,100 steps of them beside an earlier attribute encoder, then 1,000, in 750 of which reading attributes again weighed
+# three times as much, and at last 250 with the scripts as they are, with --attribute_weight 1 and six variants of each
+# photo. The decoder learned alone for another 500 steps (train_vae.py --initial_vae, --adversarial_start 200).
 # gpu: crops of 256 px and larger models, sized for 25 minutes on one 80 GB GPU. Only its parts were tried, on a CPU.
 set -euo pipefail
 data=$1 out=$2 kind=${3:-cpu}
@@ -30,6 +31,11 @@ common=(--train_data_dir "$cache" --mixed_precision bf16 --resume_from_checkpoin
 
 deid-diffusion prepare "$data"/faces_colour.tar "$data"/faces_grey.tar --manifest "$data/manifest.csv" -o "$cache" \
     --resolution "$resolution" --variants "$variants"
+
+# who is painted: not a training, but a fit of some minutes; the package's own lies in deid_diffusion/faces
+deid-diffusion prepare "$data"/faces_colour.tar --manifest "$data/manifest.csv" -o "$out/cache_fine" --resolution 256 \
+    --variants 2
+python training/fit_appearance.py --train_data_dir "$out/cache_fine" --output_dir "$out/appearance"
 
 "${launch[@]}" training/train_vae.py "${common[@]}" "${vae[@]}" --output_dir "$out/vae" --ema_decay 0.995 \
     --adversarial_start $((steps[0] * 3 / 4)) --max_train_steps "${steps[0]}" --checkpointing_steps 400 \
