@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--image_encoder", default="openai/clip-vit-large-patch14")
     parser.add_argument("--default_steps", type=int, default=4)
     parser.add_argument("--default_guidance", type=float, default=1.0)
-    parser.add_argument("--default_sharpening", type=float, default=0.2, help="of an embedded model")
+    parser.add_argument("--default_sharpening", type=float, default=0.6, help="of an embedded model")
     args = parser.parse_args()
     sampling = {"steps": args.default_steps, "guidance": args.default_guidance}
     if args.pretrained_model_name_or_path is not None:

@@ -20,7 +20,7 @@ from .portrait import Portrait
 from .semantic_map import mean_mesh
 from .skin_colour import SkinColour
 
-STRENGTH = 0.85
+STRENGTH = 1.1
 """What a seed's numbers are multiplied by: rarer people look less real (the truncation trick; Brock et al., 2019)."""
 
 SEX = 1

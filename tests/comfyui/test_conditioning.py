@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.attributes.choice import AttributeChoice, choose
 from deid_diffusion.attributes.encoder import encode_attributes, labels_tensor
 from deid_diffusion.attributes.subspace import FEATURE_NAMES
@@ -59,7 +60,8 @@ def seen_by(pipeline, crops: FaceCrops) -> SimpleNamespace:
     return SimpleNamespace(image_embeds=output.image_embeds, last_hidden_state=output.last_hidden_state)
 
 
-def test_the_embedded_encoder_reads_as_the_pipeline_does(crops: FaceCrops, anonymizer) -> None:
+def test_the_embedded_encoder_reads_as_the_pipeline_does(crops: FaceCrops) -> None:
+    anonymizer = Anonymizer.from_pretrained("builtin", device="cpu", dtype=torch.float32)  # as ComfyUI reads
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()])
     expected = anonymizer.pipeline.encode_attributes(
         pixels, [face.semantic_map for _, face in crops.faces], [face.drawn for _, face in crops.faces]

@@ -86,7 +86,7 @@ def test_the_cache(whole: Path, photos: Path, astronaut: np.ndarray) -> None:
     assert cache.meshes.max() < 44
     plain, mirrored, other = (cache.crops[k].astype(float) for k in range(3))
     assert np.abs(plain - mirrored[:, ::-1]).mean() < np.abs(plain - mirrored).mean()
-    assert 1 < np.abs(plain - other).mean() < 40
+    assert 1 < np.abs(plain - other).mean() < 80
     assert sorted(content(whole)) == sorted(FILES)
     skipped = [json.loads(line) for line in (whole / "skipped.jsonl").read_text().splitlines()]
     assert [(one["source"], one["file"]) for one in skipped] == [

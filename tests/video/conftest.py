@@ -11,7 +11,7 @@ from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.video import workplace
 from tests.fake_gate import FakeGate
-from tests.video.oracle import Painter
+from tests.video.oracle import Painter, let_paint
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +22,7 @@ def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
     painter = Painter()
-    monkeypatch.setattr("deid_diffusion.video.replacing.generate", painter)
-    monkeypatch.setattr("deid_diffusion.replacement.generate", painter)
+    let_paint(monkeypatch, painter)
     return painter
 
 

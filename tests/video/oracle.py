@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
+import pytest
 
 from deid_diffusion.faces.detected_face import DetectedFace
 from tests.video.clips import FACE, Scene, number_of, shows
@@ -31,6 +32,13 @@ class Oracle:
                 cut = (float(max(0, x0)), float(max(0, y0)), float(min(width, x1)), float(min(height, y1)))
                 found.append(DetectedFace(cut, 0.9, "oracle"))
         return found
+
+
+def let_paint(monkeypatch: pytest.MonkeyPatch, painter: Painter) -> None:
+    """Have a painter stand in for the generator, in frames and where a track's face is chosen."""
+    monkeypatch.setattr("deid_diffusion.video.replacing.generate", painter)
+    monkeypatch.setattr("deid_diffusion.replacement.paint", painter)
+    monkeypatch.setattr("deid_diffusion.replacement.finish", lambda pipeline, conditions, painted, seeds: painted)
 
 
 class Painter:
