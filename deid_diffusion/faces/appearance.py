@@ -20,12 +20,14 @@ from .portrait import Portrait
 from .semantic_map import mean_mesh
 from .skin_colour import SkinColour
 
-STRENGTH = 1.1
+STRENGTH = 1.25
 """What a seed's numbers are multiplied by: rarer people look less real (the truncation trick; Brock et al., 2019)."""
 
 SEX = 1
 """Which of the causes of a texture is the sex."""
 
+_GREY = (0.299, 0.587, 0.114)
+_COLOUR = 0.5  # share of the colours in which people differ: a rare cheek is blue
 _MOST = 1.5  # standard deviations of a number
 _NUMBERS = 0x27D4EB2F  # they are drawn from other random numbers than noise and proportions
 _SKIN = (60.0, 12.0, 16.0)  # CIE L*a*b* where nothing is known
@@ -84,7 +86,9 @@ def draw_appearance(traits: Traits, mesh: np.ndarray, seed: int) -> Portrait:
     numbers = STRENGTH * np.random.default_rng(seed ^ _NUMBERS).standard_normal(count).clip(-_MOST, _MOST)
     numbers = np.concatenate([numbers * (1 - traits.sex) / 2, numbers * (1 + traits.sex) / 2]).astype(np.float32)
     texture = np.tensordot(causes(traits, measure(mesh)), basis["effects"], 1)
-    texture = texture + np.tensordot(numbers, basis["directions"], 1)
+    own = np.tensordot(numbers, basis["directions"], 1)
+    light = own @ np.array(_GREY, np.float32)
+    texture = texture + light[..., None] + _COLOUR * (own - light[..., None])
     picture, inside = texture * basis["contrast"] + basis["colour"], basis["inside"]
     picture = np.where(inside[..., None], picture, _around(picture, inside))
     return Portrait(np.clip(picture, 0.02, 1).astype(np.float32), texture_mesh(len(inside)))
