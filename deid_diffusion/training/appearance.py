@@ -52,7 +52,8 @@ def fit_appearance(
     flat, known = textures.flatten(1), torch.from_numpy(np.stack(told))
     effects = torch.linalg.lstsq(known, flat, driver="gelsd").solution
     rest, man = flat - known @ effects, known[:, SEX] > 0
-    directions = torch.cat([_components(rest[~man]), _components(rest[man])])
+    women, men = _components(rest[~man]), _components(rest[man])
+    directions = torch.cat([women, _turned_to(women, men)])
     squares = {
         name: warp.square(one.unflatten(1, (3, -1))).permute(0, 2, 3, 1).numpy().astype(np.float16)
         for name, one in (("effects", effects), ("directions", directions))
@@ -73,6 +74,15 @@ def _components(rest: torch.Tensor) -> torch.Tensor:
         _, sizes, directions = torch.pca_lowrank(rest, count, center=False, niter=3)
         found[:count] = directions.T * sizes[:, None] / len(rest) ** 0.5
     return found
+
+
+def _turned_to(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """``other``'s (K, P) directions turned among themselves until they are as like ``one``'s as can be.
+
+    So the same numbers make a woman and a man who are alike (orthogonal Procrustes; Schoenemann, 1966).
+    """
+    left, _, right = torch.linalg.svd(one @ other.T)
+    return left @ right @ other
 
 
 def _traits(row: Mapping[str, Any], crop: np.ndarray, mesh: np.ndarray) -> Traits:
