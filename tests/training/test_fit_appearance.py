@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from deid_diffusion.faces.appearance import SEX, Traits, appearance_basis, causes
 from deid_diffusion.faces.measures import measure
 from deid_diffusion.faces.semantic_map import mean_mesh
-from deid_diffusion.training.appearance import fit_appearance
+from deid_diffusion.training.appearance import _turned_to, fit_appearance
 
 SIZE = 48
 CHEEK, CHIN = 50, 152
@@ -48,3 +49,14 @@ def test_what_sex_explains_is_an_effect_and_the_rest_is_men_s_alone(fitted: dict
     assert at(fitted["effects"], CHEEK)[SEX] < -0.3
     women, men = np.split(np.square(at(fitted["directions"], CHIN)), 2)
     assert men.sum() > 4 * women.sum()
+
+
+def test_directions_are_turned_towards_others_and_lose_nothing() -> None:
+    torch.manual_seed(0)
+    one = torch.randn(5, 30)
+    turn = torch.linalg.qr(torch.randn(5, 5))[0]
+    assert torch.allclose(_turned_to(one, turn @ one), one, atol=1e-4)
+    other = torch.randn(5, 30)
+    turned = _turned_to(one, other)
+    assert torch.allclose(turned.T @ turned, other.T @ other, atol=1e-3)
+    assert (turned - one).norm() < (other - one).norm()
