@@ -22,17 +22,23 @@ def make(tiny_pipeline, gate: FakeGate, *faces: DetectedFace) -> Anonymizer:
     return Anonymizer(tiny_pipeline, detector=lambda image: list(faces), landmarker=lambda crop: None, gate=gate)
 
 
-def test_a_face_that_fails_gets_all_further_candidates_in_one_batch(
-    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = []
-    original = type(tiny_pipeline).__call__
+def painted(pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets the number of faces of each denoising run."""
+    sizes: list[int] = []
+    original = type(pipeline).__call__
 
     def counting(self, **given):
         sizes.append(len(given["image"]))
         return original(self, **given)
 
-    monkeypatch.setattr(type(tiny_pipeline), "__call__", counting)
+    monkeypatch.setattr(type(pipeline), "__call__", counting)
+    return sizes
+
+
+def test_a_face_that_fails_gets_all_further_candidates_in_one_batch(
+    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = painted(tiny_pipeline, monkeypatch)
     gate = FakeGate(lambda n: FAIL if n == 0 else PASS)
     first, second = make(tiny_pipeline, gate, FACE, OTHER)(astronaut, Options(seed=3, attempts=4)).faces
     assert sizes == [2, 3]
@@ -44,14 +50,7 @@ def test_a_face_that_fails_gets_all_further_candidates_in_one_batch(
 def test_where_features_are_drawn_further_candidates_need_no_further_painting(
     tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = []
-    original = type(tiny_pipeline).__call__
-
-    def counting(self, **given):
-        runs.append(len(given["image"]))
-        return original(self, **given)
-
-    monkeypatch.setattr(type(tiny_pipeline), "__call__", counting)
+    runs = painted(tiny_pipeline, monkeypatch)
     gate = FakeGate(lambda n: FAIL if n == 0 else PASS)
     tiny_pipeline.register_to_config(draws_features=True)
     (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(seed=3, attempts=4)).faces
