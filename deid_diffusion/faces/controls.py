@@ -28,9 +28,7 @@ _PUPILS = (468, 473)
 _PUPIL = 2  # half a pupil's side, in pixels
 
 
-def draw_control(
-    mesh: np.ndarray, size: int, kind: str = "semantic_map", seed: int = 0, strength: float = LOOK_STRENGTH
-) -> np.ndarray:
+def draw_control(mesh: np.ndarray, size: int, kind: str = "semantic_map", seed: int = 0) -> np.ndarray:
     """The control image of a face crop.
 
     Args:
@@ -38,7 +36,6 @@ def draw_control(
         size: of the crop, in pixels.
         kind: one of ``CONTROLS``.
         seed: draws the look, for a kind that has one: a pseudonym's is the same in every photo.
-        strength: of the look.
 
     Returns:
         (size, size, 3) uint8 RGB.
@@ -49,7 +46,7 @@ def draw_control(
     if kind == "semantic_map":
         return control_image(draw_semantic_map(mesh, size))
     if kind == "semantic_map_with_look":
-        look = strength * np.random.default_rng(seed ^ _LOOKS).standard_normal(LOOK_DIM)
+        look = LOOK_STRENGTH * np.random.default_rng(seed ^ _LOOKS).standard_normal(LOOK_DIM)
         return paint_look(control_image(draw_semantic_map(mesh, size)), mesh, look)
     if kind == "mediapipe_face":
         return draw_mediapipe_face(mesh, size)

@@ -43,9 +43,8 @@ def places_on(other: np.ndarray, mesh: np.ndarray, size: int, step: int = 1) -> 
     hit, columns, rows, first, second = (one[inside] for one in (hit, columns, rows, first, second))
     start, one, two = other[triangles[hit].T]
     found = np.full((side, side, 2), -1, np.float32)
-    found[rows, columns] = (
-        start + first[:, None] * (one - start) + second[:, None] * (two - start)
-    )  # the last one stays
+    # where triangles overlap, the last one stays
+    found[rows, columns] = start + first[:, None] * (one - start) + second[:, None] * (two - start)
     return found
 
 
