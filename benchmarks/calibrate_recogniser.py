@@ -27,7 +27,7 @@ from deid_diffusion.faces.detection import UnionDetector
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.identity.recognition import DlibRecogniser
 
-RATES = (5e-2, 1e-2, 1e-3, 1e-4)
+RATES = (1e-1, 5e-2, 1e-2, 1e-3, 1e-4)
 FEWEST = 10  # false matches that a threshold rests on
 
 

@@ -35,7 +35,7 @@ from deid_diffusion.evaluation.onnx_judges import face_square
 from deid_diffusion.evaluation.same_place import largest
 from deid_diffusion.options import Options
 
-MARK = "growth"
+MARK, BUILTIN = "growth", "builtin"
 CELL, FACE_MARGIN = 192, 1.8  # a face's square on a test photo: pixels, and in sides of the face's box
 COLUMNS, ROWS = 8, 4  # squares on the photo of many faces
 BATCH = 8  # faces denoised at once, where nothing else is said
@@ -216,13 +216,13 @@ def measure(args: argparse.Namespace) -> str:
         parts.append(f"### Memory\n\nOne run of `anonymize`, peak of the process.\n\n{table(rows)}")
         pair = f"memory after {args.memory[-1]:,} photos to that after {args.memory[0]:,}"
         lines.append(verdict(pair, found[-1] / found[0], LIMITS["memory"]))
-    where = machine(anonymizer.pipeline.device)
+    where, other = machine(anonymizer.pipeline.device), "" if args.model == BUILTIN else f", {anonymizer.model_name}"
     return f"""
-## How cost grows
+## How cost grows{other}
 
-`benchmarks/growth.py` with {anonymizer.model_name}, medians of up to {args.rounds} turns. *To stock* and *to floor* are
-ratios to diffusers' StableDiffusionControlNetInpaintPipeline on the same components and inputs, which paints the same
-pictures, and to UNet and ControlNet alone.
+`benchmarks/growth.py` with {anonymizer.model_name}, {anonymizer.pipeline.config.default_steps} steps a face; medians of
+up to {args.rounds} turns. *To stock* and *to floor* are ratios to diffusers' StableDiffusionControlNetInpaintPipeline
+on the same components and inputs, which paints the same pictures, and to UNet and ControlNet alone.
 
 {table(lines)}
 {chr(10).join(parts)}
@@ -242,7 +242,7 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, nargs="*", default=default, help="in increasing order")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--model", default=BUILTIN, help="another one gets a part of the page of its own")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     args = parser.parse_args()
@@ -251,7 +251,7 @@ def main() -> None:
     except (DeidError, OSError) as error:
         sys.exit(f"error: {one_line(error)}")
     print(page)
-    put(args.page, MARK, page)
+    put(args.page, MARK if args.model == BUILTIN else f"{MARK} of {Path(args.model).name}", page)
 
 
 if __name__ == "__main__":

@@ -208,11 +208,11 @@ def _finish(
     if detail > 1:
         crop, context, mask = (enlarge(one, detail) for one in (crop, context, mask))
         mesh = mesh * detail
+    if skin is not None:
+        crop = match_skin(crop, draw_semantic_map(mesh, len(crop)), mask, skin)
     if portrait is not None:
         crop = carry_portrait(portrait, crop, mesh)
     picture = sharpen(np.round(crop * 255).astype(np.uint8), sharpening)
-    if skin is not None:
-        picture = match_skin(picture, draw_semantic_map(mesh, len(crop)), mask, skin)
     return match_rim(keep_grey(picture, context, mask), context, mask)
 
 

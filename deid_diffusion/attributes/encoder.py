@@ -93,7 +93,7 @@ def _clip_features(encoder: CLIPVisionModelWithProjection, pixels: torch.Tensor,
 
 def _warped_features(encoder: FaceNetwork, images: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
     """(B, 1 + R, D) of the small network, to which every face has the mean face's map."""
-    patches = encoder(images, meshes).flatten(2).transpose(1, 2)
+    patches = encoder(images, meshes, both_ways=not encoder.training).flatten(2).transpose(1, 2)
     grid = round(patches.shape[1] ** 0.5)
     return region_weights(mean_labels(grid).to(patches.device), grid).to(patches.dtype) @ patches
 

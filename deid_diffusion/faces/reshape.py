@@ -13,10 +13,10 @@ from .resting_face import frame
 
 #: Standard deviations of the changes: shifts as shares of the distance between the eyes' outer corners, growth as the
 #: logarithm of a factor.
-_EYES_APART, _EYES_DOWN, _EYES_GROW = 0.03, 0.025, 0.10
-_BROWS_DOWN, _BROWS_GROW = 0.035, 0.12
-_NOSE_DOWN, _NOSE_WIDE, _NOSE_LONG = 0.02, 0.14, 0.06
-_MOUTH_DOWN, _MOUTH_WIDE, _LIPS_FULL = 0.025, 0.08, 0.15
+_EYES_APART, _EYES_DOWN, _EYES_GROW = 0.04, 0.033, 0.13
+_BROWS_DOWN, _BROWS_GROW = 0.045, 0.15
+_NOSE_DOWN, _NOSE_WIDE, _NOSE_LONG = 0.027, 0.18, 0.08
+_MOUTH_DOWN, _MOUTH_WIDE, _LIPS_FULL = 0.033, 0.11, 0.2
 _MOST = 1.5  # standard deviations
 
 

@@ -15,7 +15,7 @@ _MOST = 30.0  # Lab units, largest shift: beyond it, it was no skin that was mea
 _GAIN = (0.6, 1.2)  # least and largest change of contrast
 _SHADING = 0.04  # standard deviation that parts shading from features, as a share of the crop's side
 _GREY = 2.0  # mean difference of a pixel's channels, in levels, up to which a photo has no colours
-_SOFT = 0.12  # depth in the mask at which a face has all of its new colour, as a share of the crop's side
+_SOFT = 0.06  # depth in the mask at which a face has all of its new colour, as a share of the crop's side
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def skin_colour(crop: np.ndarray, labels: np.ndarray) -> SkinColour | None:
     Medians, so that glasses, a fringe or a hand in front of a smaller part of the face do not count.
 
     Args:
-        crop: (S, S, 3) uint8 RGB.
+        crop: (S, S, 3) RGB, uint8 or float32 in 0..1.
         labels: (S, S) semantic map of the face.
 
     Returns:
@@ -56,10 +56,13 @@ def match_skin(crop: np.ndarray, labels: np.ndarray, mask: np.ndarray, wanted: S
     """Give a generated face's skin the wanted colour and contrast (colour transfer; Reinhard et al., CG&A 2001).
 
     Args:
-        crop: (S, S, 3) uint8 RGB, generated.
+        crop: (S, S, 3) float32 RGB in 0..1, generated.
         labels: (S, S) semantic map that it was generated from.
         mask: (S, S) bool, True where the photo is erased; nothing else is changed.
         wanted: the original's.
+
+    Returns:
+        (S, S, 3) float32 RGB in 0..1.
     """
     found = skin_colour(crop, np.where(mask, labels, LABEL["background"]))
     if found is None:
@@ -74,7 +77,7 @@ def match_skin(crop: np.ndarray, labels: np.ndarray, mask: np.ndarray, wanted: S
     weight = np.clip(depth / (_SOFT * len(crop)), 0, 1) * mask  # at the rim the new face meets the photo as it is
     shading = cv2.GaussianBlur(lab, (0, 0), _SHADING * len(crop)) - middle
     lab += weight[..., None] * (shading * (gain.clip(*_GAIN) - 1) + shift)
-    return np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * 255 + 0.5, 0, 255).astype(np.uint8)
+    return np.where(mask[..., None], cv2.cvtColor(lab, cv2.COLOR_LAB2RGB).clip(0, 1), crop)
 
 
 def keep_grey(crop: np.ndarray, context: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -92,4 +95,5 @@ def keep_grey(crop: np.ndarray, context: np.ndarray, mask: np.ndarray) -> np.nda
 
 
 def _to_lab(crop: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    values = crop if crop.dtype == np.float32 else crop.astype(np.float32) / 255
+    return cv2.cvtColor(values, cv2.COLOR_RGB2LAB)

@@ -61,18 +61,21 @@ class FaceNetwork(nn.Module):
             nn.Conv2d(before, projection_dim, 1, bias=False), nn.BatchNorm2d(projection_dim, affine=False)
         )
 
-    def forward(self, pixels: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixels: torch.Tensor, meshes: torch.Tensor, both_ways: bool = False) -> torch.Tensor:
         """Features of each cell of the square.
 
         Args:
             pixels: (B, 3, S, S) crops in -1..1.
             meshes: (B, 478, 2) crop pixels.
+            both_ways: the mean of a face's features and its mirror image's. Of people whom it never saw it reads sex
+                and age a little better so.
 
         Returns:
             (B, D, h, w).
         """
         seen = self.normalised(pixels.float(), meshes.float()).to(pixels.dtype)
-        return self.projection(self.layers(seen))
+        found = self.projection(self.layers(seen))
+        return (found + self.projection(self.layers(seen.flip(3))).flip(3)) / 2 if both_ways else found
 
     def normalised(self, pixels: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
         """(B, 4, T, T): colours without their brightness and contrast, and the brightness."""

@@ -10,14 +10,17 @@ import torch
 
 from ..faces.appearance import SEX, Traits, causes
 from ..faces.measures import measure
+from ..faces.portrait import smooth_inside
 from ..faces.semantic_map import draw_semantic_map
 from ..faces.skin_colour import skin_colour
 from ..models.face_warp import FaceWarp
 
 SIZE, NUMBERS = 160, 40  # texels a side, directions of each sex
-_GREY = (0.299, 0.587, 0.114)
 _TURNED = 0.45  # `measures.FaceMeasures.yaw` beyond which half of a face is hidden
-_FLAT = 0.03  # least contrast that a texture is divided by
+_DARK = 0.03  # least value that a logarithm is taken of
+_LIGHT = 0.33  # standard deviation that parts light from features, as a share of the texture's side
+_ODD = 0.07  # share of the faces that is left out because they are explained worst: hands, glasses, hair in front
+_USUAL = (0.04, 0.96)  # quantiles of the causes between which enough faces are known
 
 
 @torch.no_grad()
@@ -34,7 +37,7 @@ def fit_appearance(
         seed: of the choice of those, and of the components' computation.
 
     Returns:
-        What `faces.appearance.appearance_basis` tells of, float16.
+        What `faces.appearance.appearance_basis` tells of.
     """
     torch.manual_seed(seed)
     chosen = [k for k in range(len(crops)) if not rows[k].get("grey") and abs(measure(meshes[k]).yaw) < _TURNED]
@@ -42,15 +45,13 @@ def fit_appearance(
     warp = FaceWarp(SIZE)
     values, told = [], []
     for k in chosen:
-        image = torch.from_numpy(np.array(crops[k])).permute(2, 0, 1)[None].float() / 255
-        values.append(warp(image, torch.from_numpy(meshes[k])[None])[0])
+        values.append(_features(warp, crops[k], meshes[k]))
         told.append(causes(_traits(rows[k], crops[k], meshes[k]), measure(meshes[k])))
-    textures = torch.stack(values)
-    contrast = (textures * torch.tensor(_GREY)[:, None]).sum(1).std(1)
-    colour = textures.mean(2)
-    textures = (textures - colour[..., None]) / contrast.clamp(min=_FLAT)[:, None, None]
-    flat, known = textures.flatten(1), torch.from_numpy(np.stack(told))
-    effects = torch.linalg.lstsq(known, flat, driver="gelsd").solution
+    flat, known = torch.stack(values).flatten(1), torch.from_numpy(np.stack(told))
+    apart = (flat - known @ _effects(known, flat)).square().mean(1)
+    usual = apart <= apart.quantile(1 - _ODD)
+    flat, known = flat[usual], known[usual]
+    effects = _effects(known, flat)
     rest, man = flat - known @ effects, known[:, SEX] > 0
     women, men = _components(rest[~man]), _components(rest[man])
     directions = torch.cat([women, _turned_to(women, men)])
@@ -58,12 +59,22 @@ def fit_appearance(
         name: warp.square(one.unflatten(1, (3, -1))).permute(0, 2, 3, 1).numpy().astype(np.float16)
         for name, one in (("effects", effects), ("directions", directions))
     }
-    middle = {"colour": colour.median(0).values, "contrast": contrast.median()}
-    return {
-        **squares,
-        **{name: one.numpy().astype(np.float16) for name, one in middle.items()},
-        "inside": warp.inside.numpy(),
-    }
+    least, most = torch.quantile(known, torch.tensor(_USUAL), dim=0).numpy()
+    return {**squares, "least": least, "most": most, "inside": warp.inside.numpy()}
+
+
+def _features(warp: FaceWarp, crop: np.ndarray, mesh: np.ndarray) -> torch.Tensor:
+    """(3, P) logarithms of a face's texture, over those of what surrounds each texel."""
+    image = torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None].float() / 255
+    values = warp(image, torch.from_numpy(mesh)[None]).clamp(min=_DARK).log()
+    inside = warp.inside.numpy()
+    light = smooth_inside(warp.square(values)[0].permute(1, 2, 0).numpy(), inside, _LIGHT)
+    return values[0] - torch.from_numpy(light[inside]).T
+
+
+def _effects(known: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
+    """(C, P) least squares of (N, P) textures on their (N, C) causes."""
+    return torch.linalg.lstsq(known, flat, driver="gelsd").solution
 
 
 def _components(rest: torch.Tensor) -> torch.Tensor:

@@ -59,3 +59,16 @@ def test_the_small_network_sees_the_face_and_not_where_it_is() -> None:
     assert torch.allclose(*normalised, atol=1e-4)
     with pytest.raises(ValueError, match="give meshes"):
         encode_attributes(encoder, image, labels)
+
+
+def test_a_face_and_its_mirror_image_are_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder = FaceEncoder(32, 8, (8, 12), 16).eval()
+    mesh, image = torch.from_numpy(mean_mesh(64).astype(np.float32))[None], torch.rand(1, 3, 64, 64) * 2 - 1
+    seen = encoder.normalised(image, mesh)
+    with torch.no_grad():
+        one, plain = encoder(image, mesh, both_ways=True), encoder(image, mesh)
+        monkeypatch.setattr(encoder, "normalised", lambda *_: seen.flip(3))
+        other = encoder(image, mesh, both_ways=True)
+    assert torch.allclose(other.flip(3), one, atol=1e-5)
+    assert not torch.allclose(plain, one, atol=1e-3)

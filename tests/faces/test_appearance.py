@@ -57,3 +57,16 @@ def test_a_mesh_that_went_wrong_does_not_make_a_monster() -> None:
     wild = MESH.copy()
     wild[14, 1] += 200
     assert np.abs(causes(Traits(), measure(wild))).max() < 4
+
+
+def test_what_training_faces_do_not_show_is_not_guessed_at() -> None:
+    old, older = (draw_appearance(Traits(age=age), MESH, 1).picture for age in (75, 95))
+    assert np.array_equal(old, older)
+    shut = MESH.copy()
+    shut[[159, 386]], shut[[145, 374]] = MESH[[145, 374]], MESH[[145, 374]]
+    assert np.abs(draw_appearance(Traits(), shut, 1).picture - draw_appearance(Traits(), MESH, 1).picture).max() < 0.3
+
+
+def test_a_photo_without_colours_tells_of_no_skin_without_blood() -> None:
+    grey, usual = (Traits(skin=SkinColour((60.0, *ab), (1.0, 1.0, 1.0))) for ab in ((0.0, 0.0), (12.0, 16.0)))
+    assert np.array_equal(draw_appearance(grey, MESH, 1).picture, draw_appearance(usual, MESH, 1).picture)

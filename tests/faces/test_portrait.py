@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deid_diffusion.faces.landmarks import MESH_IRISES
+from deid_diffusion.faces.landmarks import MESH_IRISES, MESH_MOUTH
 from deid_diffusion.faces.portrait import Portrait, carry_portrait
 from deid_diffusion.faces.semantic_map import mean_mesh
 
@@ -59,3 +59,38 @@ def test_irises_go_where_the_mesh_looks_and_corners_stay() -> None:
     assert abs(moved[1]) <= 1
     corner = np.round(mesh[33]).astype(int)
     assert np.allclose(straight[corner[1], corner[0]], aside[corner[1], corner[0]], atol=0.02)
+
+
+def test_light_skin_does_not_burn_out() -> None:
+    bright = Portrait(1 - spot(MESH), MESH)
+    made = carry_portrait(bright, np.full((SIZE, SIZE, 3), 0.9, np.float32), MESH)
+    assert 0.92 < made.max() < 0.999
+
+
+def test_a_forehead_keeps_its_own_skin() -> None:
+    striped = np.full((SIZE, SIZE, 3), 0.5, np.float32)
+    top, brow = MESH[10, 1], MESH[63, 1]
+    striped[round(top) : round(0.8 * top + 0.2 * brow)] = 0.2  # a fringe, on the faces that the portrait is made from
+    plain = np.full((SIZE, SIZE, 3), 0.6, np.float32)
+    assert carry_portrait(Portrait(striped, MESH), plain, MESH)[: round(0.5 * (top + brow))].min() > 0.45
+
+
+def test_teeth_are_those_that_were_painted() -> None:
+    opened = MESH.copy()
+    opened[list(MESH_MOUTH)[1:10], 1] += 5  # the lower lip
+    opened[14, 1] = max(opened[14, 1], opened[13, 1] + 4)
+    middle = opened[[13, 14]].mean(0)
+    picture = np.full((SIZE, SIZE, 3), 0.5, np.float32)
+    row, column = (int(v) for v in middle[::-1])
+    picture[row - 1 : row + 2, column - 2 : column + 3] = 0.9
+    plain = Portrait(np.full((SIZE, SIZE, 3), 0.5, np.float32), MESH)
+    assert carry_portrait(plain, picture, opened)[row, column].min() > 0.8
+    assert carry_portrait(plain, picture, MESH)[row, column].max() < 0.65
+
+
+def test_no_hole_is_left_where_the_mesh_folds() -> None:
+    folded = mean_mesh(128)
+    folded[[159, 158, 160], 1] = folded[[145, 144, 153], 1] + 2  # the upper lid below the lower one
+    plain = np.full((128, 128, 3), 0.5, np.float32)
+    made = carry_portrait(Portrait(plain, mean_mesh(128)), plain, folded)
+    assert np.abs(made - 0.5).max() < 0.02

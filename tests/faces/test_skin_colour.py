@@ -18,6 +18,10 @@ def labels() -> np.ndarray:
     return labels
 
 
+def as_float(crop: np.ndarray) -> np.ndarray:
+    return crop.astype(np.float32) / 255
+
+
 def painted(labels: np.ndarray, lab: tuple[float, float, float]) -> np.ndarray:
     crop = np.zeros((SIZE, SIZE, 3), np.float32)
     crop[...] = lab
@@ -38,7 +42,7 @@ def test_without_skin_there_is_no_colour(labels: np.ndarray) -> None:
 
 
 def test_a_face_takes_the_colour_inside_the_mask_only(labels: np.ndarray) -> None:
-    crop, mask = painted(labels, (45, 5, 5)), np.zeros((SIZE, SIZE), bool)
+    crop, mask = as_float(painted(labels, (45, 5, 5))), np.zeros((SIZE, SIZE), bool)
     mask[8:56, 8:56] = True
     made = match_skin(crop, labels, mask, SkinColour((60, 15, 20), (0, 0, 0)))
     np.testing.assert_allclose(skin_colour(made, labels).middle, (60, 15, 20), atol=1.5)
@@ -50,12 +54,12 @@ def test_a_harsh_shadow_is_softened_to_the_originals_contrast(labels: np.ndarray
     slope = np.linspace(30, 90, SIZE, dtype=np.float32)
     crop = np.stack([np.tile(slope, (SIZE, 1)), *np.full((2, SIZE, SIZE), 10, np.float32)], -1)
     harsh = (cv2.cvtColor(crop, cv2.COLOR_LAB2RGB) * 255 + 0.5).astype(np.uint8)
-    made = match_skin(harsh, labels, mask, SkinColour((60, 10, 10), (3, 0, 0)))
+    made = match_skin(as_float(harsh), labels, mask, SkinColour((60, 10, 10), (3, 0, 0)))
     assert skin_colour(made, labels).spread[0] < 0.8 * skin_colour(harsh, labels).spread[0]
 
 
 def test_what_cannot_be_skin_shifts_no_face_far(labels: np.ndarray) -> None:
-    crop, mask = painted(labels, (60, 15, 20)), np.ones((SIZE, SIZE), bool)
+    crop, mask = as_float(painted(labels, (60, 15, 20))), np.ones((SIZE, SIZE), bool)
     made = match_skin(crop, labels, mask, SkinColour((60, -80, 90), (0, 0, 0)))
     before, after = (np.array(skin_colour(one, labels).middle) for one in (crop, made))
     assert np.linalg.norm(after - before) < 31
