@@ -22,7 +22,8 @@ from .semantic_map import mean_mesh
 from .skin_colour import SkinColour
 
 STRENGTH = 1.7
-"""What a seed's numbers are multiplied by: rarer people look less real (the truncation trick; Brock et al., 2019)."""
+"""What a seed's numbers are multiplied by: the rarer people are, the less they are taken for one another, and the less
+real they look (the truncation trick; Brock et al., 2019)."""
 
 SEX = 1
 """Which of the causes of a texture is the sex."""
