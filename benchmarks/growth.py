@@ -9,7 +9,8 @@ quiet; ratios are medians of the ratios of each turn. There are --rounds turns, 
 take minutes.
 
 Faces get one candidate each (--attempts 1), so that the work does not depend on chance. An option without a value
-leaves its table out. Prints the tables and writes them as this script's part of --page.
+leaves its table out. --model measures another one, such as the folder that `random_sd.py` makes. Prints the tables and
+writes them as this script's part of --page, of which each model has its own.
 """
 
 from __future__ import annotations
