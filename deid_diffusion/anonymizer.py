@@ -23,6 +23,7 @@ from .faces.keep_region import keep_regions
 from .faces.landmarks import FaceMesh, Landmarker
 from .faces.mask import PasteMask, box_mask, no_mask, touched
 from .faces.methods import simple_patch
+from .faces.occlusion import find_occluders, spare_occluders
 from .identity.verify import Gate, Reference, Verifier, shows_one_face_there
 from .loading import load_pipeline, short_name
 from .options import Options
@@ -192,9 +193,9 @@ class Anonymizer:
         kept |= {k: "a person to keep" for k, one in originals.items() if _consents(faces[k], one, options)}
         shape = (photo.shape[0], photo.shape[1])
         whole = [_mask(k, face, faces, kept, shape) for k, face in enumerate(detected)]
-        ready = {k: _spare(one, options) for k, one in faces.items() if k not in kept and k not in problems}
+        ready = {k: _spare(photo, one, options) for k, one in faces.items() if k not in kept and k not in problems}
         masks = [ready[k].mask if k in ready else mask for k, mask in enumerate(whole)]
-        canvas, gone = Canvas(photo, masks), touched(shape, masks)
+        canvas, gone = Canvas(photo, masks, options.fill_colour), touched(shape, masks)
         people = _people(ready, originals, options)
         if options.method != "synth":
             for k, one in ready.items():
@@ -293,12 +294,20 @@ def _consents(face: FaceAnalysis, original: Reference, options: Options) -> bool
     return options.keep_people.matches(original.embedding)
 
 
-def _spare(face: FaceAnalysis, options: Options) -> FaceAnalysis:
-    """The face with the parts that are to be kept left out of its mask; without a mesh nobody knows where they are."""
-    if not options.keep_regions or face.mesh is None:
+def _spare(photo: np.ndarray, face: FaceAnalysis, options: Options) -> FaceAnalysis:
+    """Leave what stands in front of the face, and the parts that are to be kept, out of its mask.
+
+    Without a mesh nobody knows where they are.
+    """
+    if face.mesh is None:
         return face
-    size = len(face.semantic_map)
-    return replace(face, mask=keep_regions(face.mask, face.semantic_map, face.matrix, options.keep_regions, size))
+    size, mask = len(face.semantic_map), face.mask
+    if options.method == "synth":
+        occluders = find_occluders(photo, face.mesh, face.matrix, size)
+        mask = mask if occluders is None else spare_occluders(mask, occluders, face.matrix, size)
+    if options.keep_regions:
+        mask = keep_regions(mask, face.semantic_map, face.matrix, options.keep_regions, size)
+    return replace(face, mask=mask)
 
 
 def _people(

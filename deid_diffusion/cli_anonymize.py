@@ -17,6 +17,8 @@ from deid_diffusion.cli_options import (
     BatchSize,
     Change,
     Device,
+    FillColour,
+    FillColourOption,
     Keep,
     KeepPeople,
     KeepRegions,
@@ -80,6 +82,7 @@ def anonymize(
         Path | None, typer.Option(metavar="COCO.json", help="Leave faces outside these boxes untouched.")
     ] = None,
     min_face: MinFace = 0,
+    fill_colour: FillColourOption = FillColour.surroundings,
     export_boxes: Annotated[
         Path | None, typer.Option(metavar="COCO.json", help="Write the boxes of all faces, and what was done to them.")
     ] = None,

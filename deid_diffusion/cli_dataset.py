@@ -19,6 +19,8 @@ from deid_diffusion.cli_options import (
     BatchSize,
     Change,
     Device,
+    FillColour,
+    FillColourOption,
     Keep,
     KeepPeople,
     KeepRegions,
@@ -107,6 +109,7 @@ def dataset(
     map_privacy: MapPrivacy = 0.0,
     keep_region: KeepRegions = None,
     min_face: MinFace = 0,
+    fill_colour: FillColourOption = FillColour.surroundings,
     batch_size: BatchSize = 8,
 ) -> None:
     """Replace every face in a data set; names, keys, labels and all other columns stay. See docs/scale.md.

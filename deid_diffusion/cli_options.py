@@ -24,6 +24,13 @@ class Method(str, Enum):
     pixelate = "pixelate"
 
 
+class FillColour(str, Enum):
+    """Names of `blend.COVER_COLOURS`, likewise."""
+
+    surroundings = "surroundings"
+    grey = "grey"
+
+
 class Region(str, Enum):
     """Names of `labels.REGIONS`, likewise."""
 
@@ -81,7 +88,7 @@ Keep = Annotated[
     typer.Option(
         metavar="NAMES",
         help="What the new face has of the old one: names with commas between them (expression, age, gender, "
-        "ethnicity, skin, facial hair, glasses, makeup, gaze, pose), phrases of your own, or none.",
+        "ethnicity, skin, facial hair, glasses, makeup, gaze, pose, light), phrases of your own, or none.",
         show_default="all of these",
     ),
 ]
@@ -108,6 +115,10 @@ MinFace = Annotated[
     int, typer.Option(min=0, metavar="PX", help="Leave faces untouched whose box has a shorter side under this.")
 ]
 
+FillColourOption = Annotated[
+    FillColour, typer.Option(help="What covers are made of: the colours around them, or grey, which is seen at once.")
+]
+
 BatchSize = Annotated[int, typer.Option(min=1, help="Faces of a photo denoised at once.")]
 
 
@@ -122,6 +133,7 @@ def plain_options(given: Mapping[str, Any]) -> Options:
     same = ("steps", "seed", "batch_size", "attempts", "min_face", "prompt", "map_privacy")
     return Options(
         method=Method(given["method"]).value,
+        fill_colour=FillColour(given["fill_colour"]).value,
         keep=parse_keep(given["keep"] or []),
         change=parse_change(given["change"] or []),
         keep_regions=regions,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .attributes.choice import AttributeChoice, choose
 from .errors import UsageError
+from .faces.blend import COVER_COLOURS, CoverColour
 from .faces.labels import REGIONS
 from .faces.methods import METHODS, Method
 
@@ -28,6 +29,7 @@ class Options:
         batch_size: faces generated together.
         attempts: candidates for each face, at most; a face of which none passes the gate is covered.
         min_face: faces whose box has a shorter side under so many pixels are left untouched.
+        fill_colour: of covers: the colours around them, or "grey".
         keep: attributes that the new face has of the old one: names of `attributes.vocabulary.VOCABULARY`, and phrases
             of your own; () keeps none, None keeps all of that vocabulary but what is changed. See `docs/attributes.md`.
         change: attribute of that vocabulary -> one of its words, or for "age" a number of years.
@@ -44,6 +46,7 @@ class Options:
     batch_size: int = 8
     attempts: int = 3
     min_face: int = 0
+    fill_colour: CoverColour = "surroundings"
     keep: tuple[str, ...] | None = None
     change: Mapping[str, str] = field(default_factory=dict)
     prompt: str = ""
@@ -59,6 +62,8 @@ class Options:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.method not in METHODS:
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.fill_colour not in COVER_COLOURS:
+            raise ValueError(f"fill_colour: expected one of {', '.join(COVER_COLOURS)}, got {self.fill_colour!r}")
         if unknown := sorted(self.keep_regions - set(REGIONS)):
             raise ValueError(f"keep_regions: no region {', '.join(unknown)}; there are {', '.join(REGIONS)}")
         if self.keep_regions == set(REGIONS):

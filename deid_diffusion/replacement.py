@@ -14,7 +14,7 @@ from .attributes.choice import AttributeChoice
 from .faces.analysis import FaceAnalysis
 from .faces.blend import Canvas
 from .faces.crop import resized
-from .generation import Conditions, finish, paint, read_attributes, read_conditions
+from .generation import Conditions, generate, read_attributes, read_conditions
 from .identity.verify import Reference, Verdict, Verifier
 from .options import Options
 
@@ -183,26 +183,20 @@ def _choose(
     def seeds_of(wanted: Sequence[tuple[int, int]]) -> list[int]:
         return [rows[row].scene.seed_of(rows[row].index, attempt) for row, attempt in wanted]
 
-    def judged(wanted: Sequence[tuple[int, int]], painted: Iterable[np.ndarray]) -> list[_Candidate]:
-        """Candidates of (row, attempt) pairs, finished from what was painted of them."""
+    def judged(wanted: Sequence[tuple[int, int]]) -> list[_Candidate]:
+        """Candidates of (row, attempt) pairs."""
         seeds = seeds_of(wanted)
-        made = finish(pipeline, conditions.rows([row for row, _ in wanted]), painted, seeds)
-        each = zip(wanted, made, seeds, strict=True)
+        crops = generate(pipeline, conditions.rows([row for row, _ in wanted]), seeds, options)
+        each = zip(wanted, crops, seeds, strict=True)
         return [rows[row].judged(gate, crop, seed) for (row, _), crop, seed in each]
 
-    first = [(row, 0) for row in range(len(rows))]
-    painted = paint(pipeline, conditions, seeds_of(first), options)
-    tried = [[one] for one in judged(first, painted)]
-    again = [row for row, (one,) in enumerate(tried) if _another(one.verdict, options)]
+    tried = [[candidate] for candidate in judged([(row, 0) for row in range(len(rows))])]
+    again = [row for row, (first,) in enumerate(tried) if _another(first.verdict, options)]
     for part in _chunks(
         [(row, attempt) for row in again for attempt in range(1, options.attempts)], options.batch_size
     ):
-        if pipeline.config.draws_features and all(tried[row][0].crop.size for row, _ in part):
-            anew = painted[[row for row, _ in part]]
-        else:
-            anew = paint(pipeline, conditions.rows([row for row, _ in part]), seeds_of(part), options)
-        for (row, _), one in zip(part, judged(part, anew), strict=True):
-            tried[row].append(one)
+        for (row, _), candidate in zip(part, judged(part), strict=True):
+            tried[row].append(candidate)
     chosen: list[tuple[Replacement, np.ndarray | None]] = []
     for row, (place, all_of_it) in enumerate(zip(rows, tried, strict=True)):
         passed = [one for one in all_of_it if one.verdict.reason is None]

@@ -1,6 +1,7 @@
-"""Put trained parts together as one pipeline folder, in float16 safetensors.
+r"""Put trained parts together as one pipeline folder, in float16 safetensors.
 
-python training/assemble.py --generator OUT/generator --vae OUT/vae --clip OUT/clip --output_dir MODEL
+python training/assemble.py --generator OUT/generator --vae OUT/vae --clip OUT/clip \
+    --identity_model OUT/identity_model --output_dir MODEL
 python training/assemble.py --generator OUT --pretrained_model_name_or_path SD-INPAINTING --output_dir MODEL
 """
 
@@ -21,18 +22,18 @@ def main() -> None:
     parser.add_argument("--image_encoder", default="openai/clip-vit-large-patch14")
     parser.add_argument("--default_steps", type=int, default=4)
     parser.add_argument("--default_guidance", type=float, default=1.0)
-    parser.add_argument("--default_sharpening", type=float, default=0.6, help="of an embedded model")
+    parser.add_argument("--identity_model", type=Path, help="of an embedded model")
+    parser.add_argument("--default_strength", type=float, default=0.25, help="of an embedded model")
     args = parser.parse_args()
     sampling = {"steps": args.default_steps, "guidance": args.default_guidance}
     if args.pretrained_model_name_or_path is not None:
         model, encoder = args.pretrained_model_name_or_path, args.image_encoder
         pipeline = assemble_pretrained(model, encoder, args.generator, **sampling)
-    elif args.vae is not None and args.clip is not None:
-        pipeline = assemble_embedded(
-            args.vae, args.clip, args.generator, **sampling, sharpening=args.default_sharpening
-        )
+    elif None not in (args.vae, args.clip, args.identity_model):
+        parts = (args.vae, args.clip, args.generator, args.identity_model)
+        pipeline = assemble_embedded(*parts, **sampling, strength=args.default_strength)
     else:
-        parser.error("give either --pretrained_model_name_or_path, or --vae and --clip")
+        parser.error("give either --pretrained_model_name_or_path, or --vae, --clip and --identity_model")
     pipeline.save_pretrained(args.output_dir)
 
 

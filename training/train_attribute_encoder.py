@@ -35,9 +35,7 @@ class EncoderConfig(TrainConfig):
     pretrained_model_name_or_path: CLIP to tune, as openai/clip-vit-large-patch14; a small one is made without it.
     hidden_size: width of the small text tower and of the joint space.
     num_hidden_layers: of the text tower.
-    image_size: side of the square that faces are warped to for the image side.
-    stem_width: channels of its first convolution.
-    widths: channels of its stages.
+    hidden_dim: width of the projection's nonlinear branch on the image side.
     vocab_size: of the tokenizer that is learned from the captions.
     model_max_length: of a caption, in tokens.
     """
@@ -45,9 +43,7 @@ class EncoderConfig(TrainConfig):
     pretrained_model_name_or_path: str | None = None
     hidden_size: int = 192
     num_hidden_layers: int = 2
-    image_size: int = 64
-    stem_width: int = 32
-    widths: str = "48,96,192"
+    hidden_dim: int = 256
     vocab_size: int = 1024
     model_max_length: int = 48
 
@@ -59,8 +55,7 @@ def small_towers(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncode
         captions, folder, vocab_size=config.vocab_size, model_max_length=config.model_max_length
     )
     torch.manual_seed(config.seed)
-    widths = tuple(int(width) for width in config.widths.split(","))
-    vision = FaceEncoder(config.image_size, config.stem_width, widths, config.hidden_size)
+    vision = FaceEncoder(config.hidden_size, config.hidden_dim)
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -75,7 +70,7 @@ def small_towers(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncode
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    return vision.to(memory_format=torch.channels_last), text, tokenizer
+    return vision, text, tokenizer
 
 
 def main() -> None:

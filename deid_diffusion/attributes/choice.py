@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from ..errors import UsageError, one_line
 from .vocabulary import VOCABULARY
 
-#: What the semantic map brings of a face, whether or not there is an encoder that reads attributes.
-MAP_BORNE: tuple[str, ...] = ("pose", "gaze", "expression")
+#: What the semantic map and the light bring of a face, whether or not there is an encoder that reads attributes.
+MAP_BORNE: tuple[str, ...] = ("pose", "gaze", "expression", "light")
 _ALL, _NONE = "all", "none"
 _NEAR = 0.8  # likeness, 0 to 1, over which a word is a built-in name with a typing error
 _OTHER_NAMES: Mapping[str, str] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,14 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from ..faces.labels import LABEL, REGIONS
-from ..faces.looks import texture_corners
-from ..faces.semantic_map import draw_semantic_map, mean_mesh
 from ..models.face_network import FaceNetwork
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
 
-_MAP_SIDE = 128  # pixels of the mean face's map
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -75,7 +71,7 @@ def encode_attributes(
     elif meshes is None:
         raise ValueError("the attribute encoder of this model sees faces through their meshes: give meshes")
     else:
-        features = _warped_features(encoder, images.to(dtype), meshes)
+        features = encoder(images.to(dtype), meshes, both_ways=not encoder.training)
     return F.normalize(features.float(), dim=-1)
 
 
@@ -89,21 +85,6 @@ def _clip_features(encoder: CLIPVisionModelWithProjection, pixels: torch.Tensor,
     output = encoder(pixel_values=pixels)  # the model as a whole, because offloading hooks into that call
     patches = encoder.vision_model.post_layernorm(output.last_hidden_state[:, 1:])
     return torch.cat([output.image_embeds[:, None], encoder.visual_projection(pool_patches(patches, labels))], 1)
-
-
-def _warped_features(encoder: FaceNetwork, images: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
-    """(B, 1 + R, D) of the small network, to which every face has the mean face's map."""
-    patches = encoder(images, meshes, both_ways=not encoder.training).flatten(2).transpose(1, 2)
-    grid = round(patches.shape[1] ** 0.5)
-    return region_weights(mean_labels(grid).to(patches.device), grid).to(patches.dtype) @ patches
-
-
-@cache
-def mean_labels(grid: int) -> torch.Tensor:
-    """(1, H, W) the map of the mean face in the square that faces are warped to; H is a multiple of ``grid``."""
-    low, high = texture_corners()
-    size = grid * round(_MAP_SIDE / grid)
-    return torch.from_numpy(draw_semantic_map((mean_mesh(1) - low) / (high - low) * size, size))[None]
 
 
 def labels_tensor(labels: list[np.ndarray]) -> torch.Tensor:

@@ -15,6 +15,7 @@ FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)
 
 _NEGLIGIBLE = 1e-3  # singular values under this share of the largest are no direction of their own
 _GRAIN = 2**-12  # the least: what is left out shows in none of the last digits of the numbers that pass
+_FINENESS = 0.25  # years lie between the words for ages
 ANYBODY = "photo of a person"
 """What a single phrase stands against: nothing said."""
 
@@ -86,13 +87,13 @@ class AttributeSubspace:
         return len(self._span(keep))
 
     def grain(self, scale: float) -> float:
-        """How far a word is from the mean of its attribute's, on average: nothing finer has a name.
+        """A quarter of how far a word is from the mean of its attribute's, on average: little that is finer has a name.
 
         Args:
             scale: length of images' directions against texts'.
         """
         own = [name for name in self.directions if name in SEEN_IN] or list(self.directions)  # no phrase changes others
-        return scale * float(torch.cat([self.directions[name].float().norm(dim=1) for name in own]).mean())
+        return _FINENESS * scale * float(torch.cat([self.directions[name].float().norm(dim=1) for name in own]).mean())
 
     def project(
         self, features: torch.Tensor, keep: Collection[str], centre: torch.Tensor, grain: float = 0.0

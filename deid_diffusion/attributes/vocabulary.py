@@ -17,6 +17,7 @@ VOCABULARY: Mapping[str, tuple[str, ...]] = {
     "makeup": ("makeup", "no makeup"),
     "gaze": ("eyes closed", "eyes open"),
     "pose": ("looking left", "looking right", "facing the camera"),
+    "light": ("bright light", "dim light", "light from the left", "light from the right"),
 }
 #: Attribute -> regions (`faces.labels.REGIONS`) in which it is seen, beside the whole face. The features of the others
 #: do not tell of it. A phrase of the user's own may be seen in any.
@@ -31,6 +32,7 @@ SEEN_IN: Mapping[str, tuple[str, ...]] = {
     "makeup": ("eyes", "mouth"),
     "gaze": ("eyes",),
     "pose": (),
+    "light": (),
 }
 #: Word for an age -> years of a person of whom it is said.
 YEARS: Mapping[str, float] = {

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from .crop import extract, frame_from_box, frame_from_mesh, invert, transform
 from .detected_face import DetectedFace
 from .landmarks import Landmarker
-from .mask import DILATION, PasteMask, box_outline, face_outline, paste_mask, union_outline
+from .mask import DILATION, PasteMask, box_outline, face_outline, paste_mask
 from .semantic_map import draw_semantic_map, mean_mesh
 
 _LOOK = 320  # side of the crop in which the mesh is sought, in pixels
@@ -59,15 +60,15 @@ def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, 
         in_photo = transform(mean_mesh(size, points), invert(matrix))
         matrix = frame_from_mesh(in_photo, size)  # as tight as for a face with a mesh
         guess = transform(in_photo, matrix)
-        outline = union_outline(face_outline(guess), box_outline(face.box, matrix))
-        mask = paste_mask(outline, matrix, shape, size, _NO_MESH_DILATION)
+        outlines = [*face_outline(guess, size), box_outline(face.box, matrix)]
+        mask = paste_mask(outlines, matrix, shape, size, _NO_MESH_DILATION)
         return FaceAnalysis(face, matrix, None, guess, draw_semantic_map(guess, size), mask)
     matrix = frame_from_mesh(mesh, size)
     mesh = transform(mesh, matrix)
-    outline = face_outline(mesh)
+    outlines = face_outline(mesh, size)
     if face.points is not None:  # a mesh that misses what the detector saw must not leave it bare
-        outline = union_outline(outline, transform(face.points, matrix))
-    mask = paste_mask(outline, matrix, shape, size)
+        outlines.append(cv2.convexHull(transform(face.points, matrix))[:, 0])
+    mask = paste_mask(outlines, matrix, shape, size)
     return FaceAnalysis(face, matrix, mesh, mesh, draw_semantic_map(mesh, size), mask)
 
 

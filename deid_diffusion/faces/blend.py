@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 
 from .crop import invert, warp
+from .inpainting import fill_from_surroundings
 from .mask import PasteMask
 
 FILL = (128, 128, 128)
-"""What a covered face looks like; also what the generator sees in a face's place."""
+"""Mid-grey: what the generator sees in a face's place, and what a grey cover looks like."""
 
-_SKIN_SPREAD = 35.0  # RGB distance, 0..255 scale, over which a rim colour stops being the face's
-_DOUBT = 0.03  # share of skin around a point below which its shift fades out
+CoverColour = Literal["surroundings", "grey"]
+COVER_COLOURS: tuple[CoverColour, ...] = get_args(CoverColour)
+"""What covers are made of: the colours around them, which spoil a picture less, or mid-grey, which is seen at once."""
+
+_AROUND = 0.3  # how far around a cover colours are taken from, as a share of its larger side
+
 
 
 def erase(photo: np.ndarray, gone: np.ndarray) -> np.ndarray:
@@ -29,16 +35,18 @@ class Canvas:
     """A picture in the making. Whatever happens, no pixel of an original face is on it.
 
     On construction every face is opaque; ``paste`` puts a replacement over one. The ring around a face, where a
-    replacement is feathered into the photo, still shows the photo (it lies outside the face); ``cover`` makes the ring
-    opaque too. Pixels that no mask touches stay bit-identical to the photo.
+    replacement is feathered into the photo, still shows the photo (it lies outside the face); ``cover`` hides the ring
+    too. Pixels that no mask touches stay bit-identical to the photo.
     """
 
-    def __init__(self, photo: np.ndarray, masks: Sequence[PasteMask]) -> None:
-        """Takes a (H, W, 3) uint8 photo and the mask of each face."""
+    def __init__(self, photo: np.ndarray, masks: Sequence[PasteMask], colour: CoverColour = "surroundings") -> None:
+        """Take a (H, W, 3) uint8 photo, the mask of each face, and what covers are made of, see `COVER_COLOURS`."""
         self.pixels = photo.copy()
-        self._masks = masks
+        self._masks, self._colour = masks, colour
+        self._original = np.zeros(photo.shape[:2], bool)  # pixels that are, or were, an original face's
         for mask in masks:
             self.pixels[mask.window][mask.alpha >= 1] = FILL
+            self._original[mask.window] |= mask.alpha > 0
 
     def paste(self, index: int, crop: np.ndarray, matrix: np.ndarray) -> None:
         """Put a (S, S, 3) uint8 replacement over face ``index``, by its (2, 3) crop matrix."""
@@ -69,50 +77,26 @@ class Canvas:
             self.pixels[window] = before
 
     def cover(self, index: int) -> None:
-        """Make all of face ``index``, its ring included, opaque."""
+        """Hide all of face ``index``, its ring included."""
         self.fill(self._masks[index])
 
     def fill(self, mask: PasteMask) -> None:
-        """Make every pixel that a mask touches opaque, whether it is one of the canvas's or not."""
-        self.pixels[mask.window][mask.alpha > 0] = FILL
+        """Hide every pixel that a mask touches, whether it is one of the canvas's or not.
 
-
-def sharpen(crop: np.ndarray, amount: float) -> np.ndarray:
-    """Unsharp mask of one pixel's radius: gives back some of the contrast that a small autoencoder's decoder blurs.
-
-    Args:
-        crop: (S, S, 3) uint8.
-        amount: share of the difference to the blurred crop that is added; 0 changes nothing.
-    """
-    if not amount:
-        return crop
-    values = crop.astype(np.float32)
-    return np.clip(values + amount * (values - cv2.GaussianBlur(values, (0, 0), 1.0)) + 0.5, 0, 255).astype(np.uint8)
-
-
-def match_rim(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: float = 0.06) -> np.ndarray:
-    """Shift a generated crop's colours so that its skin meets the photo's at the mask's rim.
-
-    The difference on a ring just outside the mask, where both are known, is spread smoothly inwards (a membrane, as in
-    Perez et al., "Poisson Image Editing", 2003, solved by blurring the known values). Only ring pixels that were
-    generated in a colour like the face's count: what an autoencoder does to a red scarf says nothing of a cheek.
-
-    Args:
-        crop: (S, S, 3) uint8, generated everywhere.
-        context: (S, S, 3) uint8, the photo's crop, read outside the mask only.
-        mask: (S, S) bool, True where the photo is erased.
-        reach: width of the ring, as a share of S.
-    """
-    size = len(crop)
-    width = max(2, round(reach * size))
-    grown = cv2.dilate(mask.astype(np.uint8), np.ones((2 * width + 1,) * 2, np.uint8)) > 0
-    if not (grown & ~mask).any() or not mask.any():
-        return crop
-    made = crop.astype(np.float32)
-    unlike = np.linalg.norm(made - np.median(made[mask], axis=0), axis=2)
-    weight = ((grown & ~mask) * np.exp(-0.5 * (unlike / _SKIN_SPREAD) ** 2)).astype(np.float32)[..., None]
-    sigma = size / 10
-    spread = cv2.GaussianBlur((context.astype(np.float32) - made) * weight, (0, 0), sigma)
-    known = cv2.GaussianBlur(weight, (0, 0), sigma)[..., None]
-    shift = spread / (known + _DOUBT)
-    return np.clip(made + shift + 0.5, 0, 255).astype(np.uint8)
+        The colours come from around the mask; no pixel of any face is read.
+        """
+        hidden = mask.alpha > 0
+        self.pixels[mask.window][hidden] = FILL
+        self._original[mask.window] |= hidden
+        if self._colour == "grey" or not hidden.any():
+            return
+        height, width = hidden.shape
+        reach = max(8, round(_AROUND * max(height, width)))
+        rows = slice(max(0, mask.top - reach), mask.top + height + reach)
+        columns = slice(max(0, mask.left - reach), mask.left + width + reach)
+        window, hole = self.pixels[rows, columns], self._original[rows, columns]
+        filled = fill_from_surroundings(window.astype(np.float32), hole)
+        inside = np.zeros_like(self._original)
+        inside[mask.window] = hidden
+        here = inside[rows, columns]
+        window[here] = np.clip(filled[here] + 0.5, 0, 255).astype(np.uint8)

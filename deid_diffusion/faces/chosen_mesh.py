@@ -83,11 +83,11 @@ def _composed(mesh: np.ndarray, pose: bool, gaze: bool, expression: bool) -> np.
     rest = fitted_face(mesh) if pose else boxed_face(mesh, frontal=True)
     target = mesh if pose else rest
     made, mouth = target.copy(), list(MOUTH)
-    made[mouth] = _moved(mesh, mouth, MOUTH_CORNERS, target, rest) if expression else rest[mouth]
+    made[mouth] = moved(mesh, mouth, MOUTH_CORNERS, target, rest) if expression else rest[mouth]
     closed = gaze and measure(mesh).eyes_open < _CLOSED
     for corners, eye, brow, iris in zip(EYE_CORNERS, MESH_EYES, MESH_BROWS, MESH_IRISES, strict=True):
         for rows, stays in ((list(eye), expression or closed), (list(brow), expression), (list(iris), gaze)):
-            made[rows] = _moved(mesh if stays else rest, rows, corners, target, rest)
+            made[rows] = moved(mesh if stays else rest, rows, corners, target, rest)
     return made
 
 
@@ -104,7 +104,7 @@ def _told(mesh: np.ndarray, pose: bool, gaze: bool, expression: bool) -> np.ndar
     return made
 
 
-def _moved(
+def moved(
     source: np.ndarray, rows: list[int], corners: tuple[int, int], target: np.ndarray, rest: np.ndarray
 ) -> np.ndarray:
     """(K, 2) some points of one mesh, where they are on another between the same two corners.

@@ -8,15 +8,10 @@ import cv2
 import numpy as np
 
 from .landmarks import MESH_BROWS, MESH_EYES, MESH_LIPS, MESH_MOUTH, MESH_OVAL
-from .looks import LOOK_DIM, paint_look
 from .semantic_map import control_image, draw_semantic_map
 
-#: Names of the kinds: our coloured map, the same with a look, and the line drawing of CrucibleAI's
-#: ControlNetMediaPipeFace.
-CONTROLS: tuple[str, ...] = ("semantic_map", "semantic_map_with_look", "mediapipe_face")
-LOOK_STRENGTH = 0.4
-"""What looks are multiplied by: rarer people are painted worse (the truncation trick; Brock et al., ICLR 2019)."""
-_LOOKS = 0x27D4EB2F  # looks are drawn from other random numbers than noise and proportions
+#: Names of the kinds: our coloured map, and the line drawing of CrucibleAI's ControlNetMediaPipeFace.
+CONTROLS: tuple[str, ...] = ("semantic_map", "mediapipe_face")
 
 _LINE = 2  # pixels
 _OVAL_COLOUR, _MOUTH_COLOUR = (10, 200, 10), (10, 180, 10)
@@ -28,14 +23,13 @@ _PUPILS = (468, 473)
 _PUPIL = 2  # half a pupil's side, in pixels
 
 
-def draw_control(mesh: np.ndarray, size: int, kind: str = "semantic_map", seed: int = 0) -> np.ndarray:
+def draw_control(mesh: np.ndarray, size: int, kind: str = "semantic_map") -> np.ndarray:
     """The control image of a face crop.
 
     Args:
         mesh: (478, 2) crop pixels.
         size: of the crop, in pixels.
         kind: one of ``CONTROLS``.
-        seed: draws the look, for a kind that has one: a pseudonym's is the same in every photo.
 
     Returns:
         (size, size, 3) uint8 RGB.
@@ -45,9 +39,6 @@ def draw_control(mesh: np.ndarray, size: int, kind: str = "semantic_map", seed: 
     """
     if kind == "semantic_map":
         return control_image(draw_semantic_map(mesh, size))
-    if kind == "semantic_map_with_look":
-        look = LOOK_STRENGTH * np.random.default_rng(seed ^ _LOOKS).standard_normal(LOOK_DIM)
-        return paint_look(control_image(draw_semantic_map(mesh, size)), mesh, look)
     if kind == "mediapipe_face":
         return draw_mediapipe_face(mesh, size)
     raise ValueError(f"kind: expected one of {', '.join(CONTROLS)}, got {kind!r}")

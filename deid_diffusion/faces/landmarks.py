@@ -73,6 +73,10 @@ class FaceMesh:
 
     def meshes(self, picture: np.ndarray) -> list[np.ndarray]:
         """(H, W, 3) uint8 RGB -> the (478, 2) float32 mesh, in pixels, of each of the up to four faces in it."""
+        return [solid[:, :2] for solid in self.solids(picture)]
+
+    def solids(self, picture: np.ndarray) -> list[np.ndarray]:
+        """Return (478, 3) float32 meshes with depth: x, y and z, away from the camera, in pixels; as `meshes`."""
         with self._lock:
             graph = self._graph
             with nullcontext() if self._spoken else quiet_stderr():  # it logs until it has seen its first face
@@ -80,5 +84,5 @@ class FaceMesh:
             if not found:
                 return []
             self._spoken = True
-        size = np.array([picture.shape[1], picture.shape[0]], np.float32)
-        return [np.array([(p.x, p.y) for p in one.landmark], np.float32) * size for one in found]
+        size = np.array([picture.shape[1], picture.shape[0], picture.shape[1]], np.float32)
+        return [np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size for face in found]

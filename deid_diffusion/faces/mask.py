@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 
 from .crop import invert, transform
+from .texture import silhouette
 
 #: The mask grows past the face's oval by this share of the crop's side; the feather lies in that ring, so that no
 #: pixel of the face itself is ever blended with its replacement.
-DILATION = 0.055
-FEATHER = 0.045
+DILATION = 0.045
+FEATHER = 0.035
+_FINER = 2  # pixels of the silhouette to one of the crop, along a line
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +55,31 @@ def touched(photo_shape: tuple[int, int], masks: Sequence[PasteMask]) -> np.ndar
     return gone
 
 
-def face_outline(mesh: np.ndarray) -> np.ndarray:
-    """(N, 2) convex outline, forehead to chin and cheek to cheek, of a (478, 2) mesh."""
-    return cv2.convexHull(mesh.astype(np.float32))[:, 0]
+def face_outline(mesh: np.ndarray, size: int) -> list[np.ndarray]:
+    """Return the outlines, (N, 2) crop pixels each, of a mesh's silhouette.
+
+    Args:
+        mesh: (478, 2) crop pixels.
+        size: of the crop, in pixels.
+    """
+    low = np.floor(mesh.min(0)).clip(max=0)
+    reach = int(np.ceil(max(size, float((mesh - low).max()) + 2)))  # a face may reach past its crop
+    inside = silhouette((mesh - low) * _FINER, reach * _FINER).astype(np.uint8)
+    outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return [((outline[:, 0] + 0.5) / _FINER + low).astype(np.float32) for outline in outlines]
 
 
 def paste_mask(
-    outline: np.ndarray, matrix: np.ndarray, photo_shape: tuple[int, int], crop_size: int, dilation: float = DILATION
+    outlines: Sequence[np.ndarray],
+    matrix: np.ndarray,
+    photo_shape: tuple[int, int],
+    crop_size: int,
+    dilation: float = DILATION,
 ) -> PasteMask:
     """The mask of a face: its outline grown, with a soft ring around it.
 
     Args:
-        outline: (N, 2) closed outline of the face, crop pixels.
+        outlines: (N, 2) closed outlines, crop pixels, which the face fills together.
         matrix: (2, 3) crop matrix, photo to crop.
         photo_shape: (height, width).
         crop_size: side of the crop, in pixels.
@@ -74,7 +89,9 @@ def paste_mask(
         Exactly 1 on the face and, for a face outside the photo, an empty window.
     """
     height, width = photo_shape
-    in_photo = transform(outline, invert(matrix))
+    back = invert(matrix)
+    polygons = [transform(outline, back) for outline in outlines]
+    in_photo = np.concatenate(polygons)
     side = crop_size / float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     feather = max(1.0, FEATHER * side)
     reach = max(feather + 1.5, dilation * side)  # a small face needs a pixel and a half for the grid
@@ -83,7 +100,8 @@ def paste_mask(
     x1, y1 = (int(v) for v in np.ceil(in_photo.max(0)) + pad)
     # On a window that may reach past the photo, so that a face cut by the border is not feathered along it.
     window = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    cv2.fillPoly(window, [np.round((in_photo - (x0, y0)) * 16).astype(np.int32)], (1,), shift=4)
+    for polygon in polygons:
+        cv2.fillPoly(window, [np.round((polygon - (x0, y0)) * 16).astype(np.int32)], (1,), shift=4)
     distance = cv2.distanceTransform(1 - window, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     ring = np.clip((reach - distance) / feather, 0, 1).astype(np.float32)
     ring = ring * ring * (3 - 2 * ring)
@@ -122,8 +140,3 @@ def box_outline(box: tuple[float, float, float, float], matrix: np.ndarray) -> n
     x = (x0 + x1) / 2 + 1.12 * (x1 - x0) / 2 * np.cos(turn)
     y = (y0 + y1) / 2 - 0.06 * (y1 - y0) + 1.18 * (y1 - y0) / 2 * np.sin(turn)
     return transform(np.stack([x, y], 1).astype(np.float32), matrix)
-
-
-def union_outline(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Convex outline around two outlines."""
-    return cv2.convexHull(np.concatenate([first, second]).astype(np.float32))[:, 0]

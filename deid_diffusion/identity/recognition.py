@@ -82,7 +82,7 @@ class DlibRecogniser:
         """Load the network. Raises DeidError when the package with its file is missing or the file cannot be read."""
         from .dlib_network import load
 
-        path = _model_file()
+        path = model_file()
         try:
             self._net = load(path)
         except (OSError, ValueError) as error:
@@ -152,7 +152,7 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.column_stack([linear, target.mean(0) - linear @ source.mean(0)]).astype(np.float32)
 
 
-def _model_file() -> Path:
+def model_file() -> Path:
     """The network's file; its package is not imported: that takes pkg_resources, which new setuptools lack."""
     found = find_spec("face_recognition_models")
     for folder in (found and found.submodule_search_locations) or ():

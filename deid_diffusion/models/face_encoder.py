@@ -1,4 +1,4 @@
-"""FaceEncoder: the small face network as a diffusers model, which loads, saves and travels with a pipeline."""
+"""FaceEncoder: the attribute encoder's image side as a diffusers model that loads, saves and travels with a pipeline."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from .face_network import FaceNetwork
 
 
 class FaceEncoder(FaceNetwork, ModelMixin, ConfigMixin):
-    """`FaceNetwork` with diffusers' ``from_pretrained`` and ``save_pretrained``.
+    """`FaceNetwork` with diffusers' ``from_pretrained`` and ``save_pretrained``; the frozen trunk is not saved.
 
     Args:
-        image_size: side of the square that faces are warped to, in pixels.
-        stem_width: channels after the first convolution.
-        widths: channels of each stage; each halves the grid once more.
         projection_dim: D, width of the joint space.
+        hidden_dim: width of the projection's nonlinear branch.
     """
 
     if TYPE_CHECKING:  # diffusers' part, which mypy cannot see
@@ -29,11 +27,5 @@ class FaceEncoder(FaceNetwork, ModelMixin, ConfigMixin):
         save_pretrained: Any
 
     @register_to_config
-    def __init__(
-        self,
-        image_size: int = 64,
-        stem_width: int = 32,
-        widths: tuple[int, ...] = (48, 96, 192),
-        projection_dim: int = 192,
-    ) -> None:
-        super().__init__(image_size, stem_width, widths, projection_dim)
+    def __init__(self, projection_dim: int = 192, hidden_dim: int = 256) -> None:
+        super().__init__(projection_dim, hidden_dim)

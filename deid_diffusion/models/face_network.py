@@ -1,86 +1,133 @@
-"""FaceNetwork: a small residual network for CLIP's image side, for when there are thousands of faces, not millions."""
+"""FaceNetwork: CLIP's image side on top of a frozen face network, for when there are thousands of faces, not millions.
+
+Locked-image tuning (LiT; Zhai et al., CVPR 2022): the trunk, dlib's face recognition network, stays as it is; what is
+trained is a projection of its activations and the text tower. Sex and age read from it hold for people and cameras that
+the projection never saw. The trunk's own embedding, which tells people apart, goes no further than this module: what
+generation gets of the projected features are the words' directions, see `attributes.subspace`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cache
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from .face_warp import FaceWarp
+from ..faces.labels import LABEL, REGIONS
+from ..faces.landmarks import MESH_EYES
+from ..faces.semantic_map import draw_semantic_map, mean_mesh
+from ..identity.dlib_network import DIMENSIONS, SIDE, DlibFaceNetwork, load
+from ..identity.recognition import CHIP_POINTS, fit_similarity, model_file
+
+_FINE, _COARSE = 128, 256  # channels of the trunk's maps that regions are pooled from, finest first
+_INPUTS = DIMENSIONS + _FINE + _COARSE
+_FINE_BLOCK, _COARSE_BLOCK = 9, 12  # index of the last residual block of each
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation and a shortcut (He et al., CVPR 2016)."""
-
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width_in, width, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or width_in != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.body(x) + self.shortcut(x))
+@cache
+def face_trunk() -> DlibFaceNetwork:
+    """Return the frozen trunk, from the package that carries it. Raises DeidError when that is not installed."""
+    return load(model_file())
 
 
 class FaceNetwork(nn.Module):
-    """Face crops -> features in a joint space of images and texts, one for each cell of a grid.
-
-    It sees each face as it would be on the mean face (`FaceWarp`), without its brightness and contrast, and beside that
-    the brightness. So one cell is one part of every face, and thousands of faces are enough to learn from. What it is
-    not told is the shape: with the mesh's displacements beside the colours, it read the sex of people who live
-    elsewhere much worse. A region's feature and the whole face's are averages over the grid, so they lie in
-    one space.
+    """Face crops -> unit-variance features of the face and of its regions in a joint space of images and texts.
 
     Args:
-        image_size: side of the square that faces are warped to, in pixels.
-        stem_width: channels after the first convolution.
-        widths: channels of each stage; each halves the grid once more.
         projection_dim: D, width of the joint space.
+        hidden_dim: width of the projection's nonlinear branch.
     """
 
-    def __init__(self, image_size: int, stem_width: int, widths: Sequence[int], projection_dim: int) -> None:
+    def __init__(self, projection_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.image_size, self.projection_dim = image_size, projection_dim
-        self.warp = FaceWarp(image_size)
-        layers: list[nn.Module] = [nn.Conv2d(4, stem_width, 5, 2, 2, bias=False), nn.BatchNorm2d(stem_width), nn.ReLU()]
-        before = stem_width
-        for width in widths:
-            layers += [ResidualBlock(before, width, 2), ResidualBlock(width, width, 1)]
-            before = width
-        self.layers = nn.Sequential(*layers)
-        # centred, or the features of all faces would point the same way and their directions would say little
-        self.projection = nn.Sequential(
-            nn.Conv2d(before, projection_dim, 1, bias=False), nn.BatchNorm2d(projection_dim, affine=False)
+        self.projection_dim = projection_dim
+        self.normalise = nn.BatchNorm1d(_INPUTS, affine=False)
+        self.linear = nn.Linear(_INPUTS, projection_dim, bias=False)
+        self.hidden = nn.Sequential(
+            nn.Linear(_INPUTS, hidden_dim), nn.GELU(), nn.Dropout(0.3), nn.Linear(hidden_dim, projection_dim)
         )
+        # centred, or the features of all faces would point the same way and their directions would say little
+        self.centre = nn.BatchNorm1d(projection_dim, affine=False)
 
     def forward(self, pixels: torch.Tensor, meshes: torch.Tensor, both_ways: bool = False) -> torch.Tensor:
-        """Features of each cell of the square.
+        """Return the features of faces.
 
         Args:
             pixels: (B, 3, S, S) crops in -1..1.
             meshes: (B, 478, 2) crop pixels.
-            both_ways: the mean of a face's features and its mirror image's. Of people whom it never saw it reads sex
-                and age a little better so.
+            both_ways: average a face's features and its mirror image's.
 
         Returns:
-            (B, D, h, w).
+            (B, 1 + R, D): the whole face, then each region in the order of ``labels.REGIONS``.
         """
-        seen = self.normalised(pixels.float(), meshes.float()).to(pixels.dtype)
-        found = self.projection(self.layers(seen))
-        return (found + self.projection(self.layers(seen.flip(3))).flip(3)) / 2 if both_ways else found
+        return self.project(self.activations(pixels, meshes, both_ways)).to(pixels.dtype)
 
-    def normalised(self, pixels: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
-        """(B, 4, T, T): colours without their brightness and contrast, and the brightness."""
-        colours = self.warp(pixels, meshes)
-        level = colours.mean((1, 2), keepdim=True)
-        colours = colours - level
-        colours = colours / colours.square().mean((1, 2), keepdim=True).sqrt().clamp(min=0.02)
-        return self.warp.square(torch.cat([colours, level.expand(-1, 1, colours.shape[2])], 1))
+    @torch.no_grad()
+    def activations(self, pixels: torch.Tensor, meshes: torch.Tensor, both_ways: bool = False) -> torch.Tensor:
+        """Return what the frozen trunk makes of faces, (B, 1 + R, 512) float32; arguments as ``forward``."""
+        chips = face_chips(pixels.float(), meshes.float())
+        pooled = self._pool(chips)
+        return (pooled + self._pool(chips.flip(3))) / 2 if both_ways else pooled
+
+    def project(self, activations: torch.Tensor) -> torch.Tensor:
+        """Return (B, 1 + R, D) features of (B, 1 + R, 512) activations."""
+        values = _standardise(self.normalise, activations.flatten(0, 1)).to(self.linear.weight)
+        projected = self.linear(values) + self.hidden(values)
+        return _standardise(self.centre, projected).unflatten(0, activations.shape[:2])
+
+    def _pool(self, chips: torch.Tensor) -> torch.Tensor:
+        """Return (B, 1 + R, 512): the trunk's output beside its maps, averaged over the face and over each region."""
+        trunk = face_trunk().to(chips.device)
+        x = F.max_pool2d(F.relu(trunk.stem((chips - trunk.mean) / 256)), 3, stride=2)
+        maps = []
+        for index, block in enumerate(trunk.blocks):
+            x = block(x)
+            if index in (_FINE_BLOCK, _COARSE_BLOCK):
+                maps.append(x)
+        embedding = trunk.head(x.mean((2, 3)))
+        weights = [_region_weights(one.shape[-1]).to(one) for one in maps]
+        pooled = [torch.einsum("bchw,rhw->brc", one, weight) for one, weight in zip(maps, weights, strict=True)]
+        return torch.cat([embedding[:, None].expand(-1, len(weights[0]), -1), *pooled], -1)
+
+
+def _standardise(layer: nn.BatchNorm1d, values: torch.Tensor) -> torch.Tensor:
+    """Apply a normalisation in float32, whatever type its statistics are kept in."""
+    if layer.training:
+        return layer(values.float())
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return (values.float() - layer.running_mean.float()) / (layer.running_var.float() + layer.eps).sqrt()
+
+
+def face_chips(pixels: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
+    """Align faces as the trunk expects them, by eyes, nose tip and mouth corners.
+
+    Args:
+        pixels: (B, 3, S, S) crops in -1..1.
+        meshes: (B, 478, 2) crop pixels.
+
+    Returns:
+        (B, 3, 150, 150) in 0..255.
+    """
+    points = torch.stack([*(meshes[:, list(eye)].mean(1) for eye in MESH_EYES), *meshes[:, [1, 61, 291]].unbind(1)], 1)
+    matrices = np.stack([fit_similarity(CHIP_POINTS, own) for own in points.detach().cpu().numpy()])
+    size = pixels.shape[-1]
+    rows = torch.arange(SIDE, dtype=torch.float32)
+    chip = torch.stack([*torch.meshgrid(rows, rows, indexing="xy"), torch.ones(SIDE, SIDE)], -1)
+    places = torch.einsum("hwk,bjk->bhwj", chip, torch.from_numpy(matrices)).to(pixels.device)
+    chips = F.grid_sample(pixels, (2 * places + 1) / size - 1, padding_mode="border", align_corners=False)
+    return (chips + 1) * 127.5
+
+
+@cache
+def _region_weights(grid: int) -> torch.Tensor:
+    """Return (1 + R, grid, grid) weights that sum to 1: the whole face, then each region, as they lie in a chip."""
+    mesh = mean_mesh(SIDE)
+    points = np.stack([*(mesh[list(eye)].mean(0) for eye in MESH_EYES), *mesh[[1, 61, 291]]])
+    matrix = fit_similarity(points, CHIP_POINTS)
+    labels = draw_semantic_map((mesh @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32), SIDE)
+    groups = [labels > 0, *(np.isin(labels, [LABEL[name] for name in names]) for names in REGIONS.values())]
+    areas = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(groups)).float(), grid)
+    return areas / areas.sum((1, 2), keepdim=True)

@@ -27,10 +27,14 @@ from transformers import (
 from ..errors import DeidError
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
+from ..models.identity_model import IdentityModel
 from ..presets import Preset
 from ..repositories import fetch, load_part
 from ..requirements import needed_for
 from .face_deid import FaceDeidPipeline
+
+BUILTIN_IDENTITY = Path(__file__).parent.parent / "builtin" / "identity_model"
+"""The embedded identity model, which every checkpoint's faces start from."""
 
 
 def build_preset(preset: Preset, dtype: torch.dtype) -> FaceDeidPipeline:
@@ -75,8 +79,8 @@ def build_trained(
     unet = trained / "unet" if (trained / "unet").is_dir() else base / "unet"
     controlnet = load_part(ControlNetModel, trained / "controlnet", dtype)
     adapter = load_part(AttributeAdapter, trained / "attribute_adapter", dtype)
-    sampler, control = distilled_sampler(trained), trained_control(trained)
-    return _build(base, unet, controlnet, clip, adapter, sampler, control, steps, guidance, dtype)
+    sampler = distilled_sampler(trained)
+    return _build(base, unet, controlnet, clip, adapter, sampler, "semantic_map", steps, guidance, dtype)
 
 
 def build_zero_shot(
@@ -93,11 +97,6 @@ def distilled_sampler(generator: Path) -> LCMScheduler | None:
     if not config.is_file() or json.loads(config.read_text())["_class_name"] != LCMScheduler.__name__:
         return None
     return LCMScheduler.from_pretrained(generator / "scheduler")
-
-
-def trained_control(generator: Path) -> str:
-    """The kind of control image that a generator was trained with: distillation teaches looks."""
-    return "semantic_map_with_look" if distilled_sampler(generator) else "semantic_map"
 
 
 def load_image_encoder(folder: str | Path, dtype: torch.dtype) -> CLIPVisionModelWithProjection | FaceEncoder:
@@ -134,6 +133,7 @@ def _build(
         image_encoder=load_image_encoder(clip, dtype),
         attribute_adapter=adapter,
         phrase_encoder=load_part(CLIPTextModelWithProjection, clip, dtype),
+        identity_model=load_part(IdentityModel, BUILTIN_IDENTITY, dtype),
         default_steps=steps,
         default_guidance=guidance,
         control=control,

@@ -8,6 +8,7 @@ from typing import Any, Union
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionControlNetInpaintPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_output import StableDiffusionPipelineOutput
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -30,6 +31,7 @@ from ..errors import DeidError
 from ..faces.controls import CONTROLS
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
+from ..models.identity_model import IdentityModel
 from .portable import write_portable
 
 ERASED = 0.5
@@ -44,7 +46,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     """
 
     _optional_components = [  # noqa: RUF012
-        "safety_checker", "feature_extractor", "image_encoder", "attribute_adapter", "phrase_encoder",
+        "safety_checker", "feature_extractor", "image_encoder", "attribute_adapter", "phrase_encoder", "identity_model",
     ]  # fmt: skip
     model_cpu_offload_seq = "image_encoder->phrase_encoder->text_encoder->attribute_adapter->unet->vae"
 
@@ -61,12 +63,12 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         image_encoder: Union[CLIPVisionModelWithProjection, FaceEncoder],  # noqa: UP007, diffusers before 0.37 knows no |
         attribute_adapter: AttributeAdapter,
         phrase_encoder: CLIPTextModelWithProjection,
+        identity_model: IdentityModel,
         requires_safety_checker: bool = False,
         default_steps: int = 20,
         default_guidance: float = 5.0,
-        default_sharpening: float = 0.0,
+        default_strength: float = 0.6,
         control: str = "semantic_map",
-        draws_features: bool = False,
     ) -> None:
         if control not in CONTROLS:
             raise ValueError(f"control: expected one of {', '.join(CONTROLS)}, got {control!r}")
@@ -74,14 +76,15 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             vae, text_encoder, tokenizer, unet, controlnet, scheduler, safety_checker, feature_extractor, image_encoder,
             requires_safety_checker,
         )  # fmt: skip
-        self.register_modules(attribute_adapter=attribute_adapter, phrase_encoder=phrase_encoder)
+        self.register_modules(
+            attribute_adapter=attribute_adapter, phrase_encoder=phrase_encoder, identity_model=identity_model
+        )
         self._subspaces: dict[tuple[object, ...], AttributeSubspace] = {}
         self.register_to_config(
             default_steps=default_steps,
             default_guidance=default_guidance,
-            default_sharpening=default_sharpening,
+            default_strength=default_strength,
             control=control,
-            draws_features=draws_features,  # whether faces get their features from `faces.appearance`
         )
 
     @property
@@ -175,7 +178,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         height: int | None = None,
         width: int | None = None,
         padding_mask_crop: None = None,
-        strength: float = 1.0,
+        strength: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | list[str] | None = None,
@@ -212,8 +215,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             control_image: B control images, (B, 3, H, W) in 0..1, as ``draw_control`` makes them.
             height, width: size of the results in pixels; the crops' own when None.
             padding_mask_crop: None, and nothing else: crops are cut by ``Anonymizer``.
-            strength: share of the steps that are done, over 0, up to 1; under 1 with a ``start_image`` only: without,
-                faces come from pure noise.
+            strength: share of the steps that are done, 0 to 1; the model's own default when None. Under 1 with a
+                ``start_image`` only, without one faces come from pure noise; 0 returns the ``start_image``.
             num_inference_steps: denoising steps, the model's own default when None.
             guidance_scale: classifier-free guidance, 1 for none, the model's own default when None.
             num_images_per_prompt: N results for each crop, which follow each other in the result.
@@ -229,8 +232,10 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             attribute_features: (B, N, D) from ``encode_attributes``; None keeps no attribute but those of the map.
             attribute_names: what the features tell of, built-in names and phrases, for a pipeline without adapter; None
                 is all built-in ones.
-            start_image: B painted faces, (B, 3, H, W) in 0..1, that the last steps start from where the mask covers
-                ``image``. Never the original's: it would show in the result.
+            start_image: B composites, (B, 3, H, W) in 0..1, that the last steps start from where the mask covers
+                ``image`` (SDEdit; Meng et al., ICLR 2022). Never the original: it would show in the result. With one,
+                ``image`` may be larger than ``crop_size``: it is denoised at that size, and what that changes is added
+                to the composite, whose fine detail stays.
 
         Raises:
             ValueError: when the numbers of crops, masks, maps, texts or features differ, or an argument asks for what
@@ -238,6 +243,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         """
         if image is None or mask_image is None or control_image is None:
             raise ValueError("image, mask_image, control_image: expected all three")
+        if strength is None:
+            strength = 1.0 if start_image is None else float(self.config.default_strength)
         self._check_supported(strength, start_image, padding_mask_crop, ip_adapter_image)
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         _check_positive(num_inference_steps=steps, num_images_per_prompt=num_images_per_prompt)
@@ -259,8 +266,16 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             attribute_features=attribute_features,
             start_image=start_image,
         )
+        composite = None
+        if start_image is not None:
+            start_t = self.image_processor.preprocess(start_image, height, width) / 2 + 0.5
+            composite = torch.where(mask_t >= 0.5, start_t.to(image_t), image_t)
+            if int(steps * strength) < 1:
+                return self._wrap(composite, output_type, return_dict)
+            height = width = self.crop_size
+            image_t, mask_t, control_t = (resize_area(part, height) for part in (image_t, mask_t, control_t))
         # The base class erases what the mask covers with the same grey, but for where its steps start from.
-        started = torch.full_like(image_t, ERASED) if start_image is None else start_image.to(image_t)
+        started = torch.full_like(image_t, ERASED) if composite is None else resize_area(composite, height)
         started = torch.where(mask_t >= 0.5, started, image_t)
         guidance = float(self.config.default_guidance if guidance_scale is None else guidance_scale)
         device = self._execution_device  # asked once: it walks through every module
@@ -287,7 +302,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         def repeated(one: torch.Tensor | None) -> torch.Tensor | None:  # diffusers' own repeats texts in another order
             return None if one is None else one.repeat_interleave(num_images_per_prompt, 0)
 
-        return super().__call__(
+        result = super().__call__(
             prompt_embeds=repeated(positive),
             negative_prompt_embeds=repeated(negative),
             image=repeated(started),
@@ -303,8 +318,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             latents=latents,
             ip_adapter_image=ip_adapter_image,
             ip_adapter_image_embeds=ip_adapter_image_embeds,
-            output_type=output_type,
-            return_dict=return_dict,
+            output_type=output_type if composite is None else "pt",
+            return_dict=return_dict if composite is None else False,
             cross_attention_kwargs=cross_attention_kwargs,
             controlnet_conditioning_scale=float(controlnet_conditioning_scale),
             guess_mode=guess_mode,
@@ -313,6 +328,16 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
         )
+        if composite is None:
+            return result
+        return self._wrap(join(repeated(composite), result[0], repeated(mask_t)), output_type, return_dict)
+
+    def _wrap(
+        self, pictures: torch.Tensor, output_type: str, return_dict: bool
+    ) -> StableDiffusionPipelineOutput | tuple[Any, Any]:
+        """Return (B, 3, H, W) pictures in 0..1 as diffusers' pipelines return theirs."""
+        images = self.image_processor.postprocess(pictures.float() * 2 - 1, output_type)
+        return StableDiffusionPipelineOutput(images, None) if return_dict else (images, None)
 
     def unload_ip_adapter(self) -> None:
         """As in diffusers, but for the image encoder, which stays: attributes are read with it."""
@@ -325,7 +350,9 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     ) -> None:
         """Raise ValueError for what the base class does and this one must not."""
         if strength != 1 and start_image is None:
-            raise ValueError(f"strength: must be 1, got {strength}: faces are painted from pure noise, not from a face")
+            raise ValueError(f"strength: must be 1 without a start_image, got {strength}: faces then come from noise")
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength: expected 0 to 1, got {strength}")
         if padding_mask_crop is not None:
             raise ValueError("padding_mask_crop: must be None: give crops, or photos to deid_diffusion.Anonymizer")
         if ip_adapter_image is not None and self.reads_attributes:
@@ -370,6 +397,29 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             save_directory, safe_serialization=safe_serialization, variant=variant, max_shard_size=max_shard_size
         )
         write_portable(save_directory)
+
+
+def resize_area(pictures: torch.Tensor, size: int) -> torch.Tensor:
+    """Return (B, C, size, size) of (B, C, H, W), without aliasing."""
+    if pictures.shape[-2:] == (size, size):
+        return pictures
+    return F.interpolate(pictures.float(), (size, size), mode="area").to(pictures)
+
+
+def join(composite: torch.Tensor, denoised: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Add to composites what denoising changed of them at the generator's resolution.
+
+    Args:
+        composite: (B, 3, H, W) in 0..1.
+        denoised: (B, 3, S, S) in 0..1.
+        mask: (B, 1, S, S), what was denoised.
+
+    Returns:
+        (B, 3, H, W) in 0..1.
+    """
+    change = (denoised.to(composite) - resize_area(composite, denoised.shape[-1])) * (mask >= 0.5)
+    change = F.interpolate(change, composite.shape[-2:], mode="bilinear", align_corners=False)
+    return (composite + change).clamp(0, 1)
 
 
 def _texts(text: str | list[str] | None, embeds: torch.Tensor | None, batch: int) -> list[str] | None:

@@ -14,7 +14,9 @@ _MODEL_SHIM = (
     "from deid_diffusion.models.{module} import {name}  # noqa: F401\n"
 )
 _TEXT = "text_model."
-OWN_MODELS = {"AttributeAdapter": "attribute_adapter", "FaceEncoder": "face_encoder"}
+OWN_MODELS = {
+    "AttributeAdapter": "attribute_adapter", "FaceEncoder": "face_encoder", "IdentityModel": "identity_model",
+}  # fmt: skip
 """Our own parts of a pipeline: class -> its module in ``deid_diffusion.models``."""
 
 

@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from ..models.attribute_adapter import AttributeAdapter
-from ..pipelines.building import build_trained, distilled_sampler, load_image_encoder, trained_control
+from ..models.identity_model import IdentityModel
+from ..pipelines.building import build_trained, distilled_sampler, load_image_encoder
 from ..pipelines.face_deid import FaceDeidPipeline
 from ..presets import CLIP, INPAINTING
 from ..repositories import fetch, load_part
@@ -17,15 +18,16 @@ from .builtin import make_scheduler
 
 
 def assemble_embedded(
-    vae: Path, clip: Path, generator: Path, *, steps: int, guidance: float, sharpening: float
+    vae: Path, clip: Path, generator: Path, identity_model: Path, *, steps: int, guidance: float, strength: float
 ) -> FaceDeidPipeline:
     """A float16 pipeline of the output folders of the three trainings of an embedded model.
 
     Args:
         vae, clip, generator: output folders of train_vae, train_attribute_encoder and train_face_deid.
+        identity_model: output folder of fit_identity_model.
         steps: the pipeline's default number of denoising steps.
         guidance: its default guidance scale.
-        sharpening: what the small decoder's blur is answered with, as in ``blend.sharpen``.
+        strength: its default share of the steps that are done from a composite, 0 to 1.
     """
     half = torch.float16
     return FaceDeidPipeline(
@@ -40,11 +42,10 @@ def assemble_embedded(
         image_encoder=load_image_encoder(clip / "image_encoder", half),
         attribute_adapter=load_part(AttributeAdapter, generator / "attribute_adapter", half),
         phrase_encoder=None,
+        identity_model=load_part(IdentityModel, identity_model, half),
         default_steps=steps,
         default_guidance=guidance,
-        default_sharpening=sharpening,
-        control=trained_control(generator),
-        draws_features=True,
+        default_strength=strength,
     )
 
 

@@ -75,7 +75,8 @@ class CaptionedFaces(FaceDataset):
         self.tokenizer, self.said = tokenizer, said
         sexes = [SEX.get(one.get("person", "")) for one in said]
         kinds = [row.get("kind", "") for row in cache.rows]
-        self.balance = Balance([sex and (kind, sex) for kind, sex in zip(kinds, sexes, strict=True)], kinds)
+        ages = [(facts.get("age", ""), kind) for facts, kind in zip(said, kinds, strict=True)]
+        self.balance = Balance([sex and (kind, sex) for kind, sex in zip(kinds, sexes, strict=True)], ages)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = self.rng(index)

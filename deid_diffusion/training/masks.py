@@ -24,7 +24,7 @@ def random_mask(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.nda
     kind = rng.random()
     if kind < _EVERYTHING:
         return np.ones((size, size), bool)
-    outline = face_outline(mesh)
+    outline = max(face_outline(mesh, size), key=len)
     x, y, width, height = cv2.boundingRect(outline)
     if kind < _EVERYTHING + _BOXES:
         outline = np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], np.float32)

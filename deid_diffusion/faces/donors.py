@@ -1,0 +1,106 @@
+"""Who is drawn: the synthetic people that a new face is mixed from, at random among those who fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..attributes.vocabulary import VOCABULARY
+from ..models.identity_model import MEASURES, Donors, IdentityModel
+from .measures import FaceMeasures
+
+if TYPE_CHECKING:
+    from ..attributes.subspace import AttributeSubspace
+
+#: Attribute -> weight of a squared difference in standard deviations of the people; words of the user's own count 2.
+_WEIGHTS: Mapping[str, float] = {
+    "gender": 6.0, "age": 6.0, "ethnicity": 2.0, "facial hair": 1.0, "makeup": 0.5, "skin": 0.5,
+    "expression": 0.0, "gaze": 0.0, "pose": 0.0, "light": 0.0, "glasses": 0.0,
+}  # fmt: skip
+_PHRASE = 2.0
+_MOUTH = {"smile": 0.05, "mouth_open": 0.08}  # differences that count as one standard deviation
+_EYES = {"eyes_open": 0.07}
+_GLASSES = 0.25  # probability from which somebody wears glasses
+_DIRTY = 8.0  # cost of a share of 1 of skin that is no smooth skin
+_SKIN, _FEATURES, _MOUTHS = 16, 24, 10  # how many of the best people each region is drawn from
+_HEAT = 1.5  # difference in cost at which somebody is drawn e times as rarely
+_STREAM = 0x27D4EB2F  # donors are drawn from other random numbers than noise
+
+
+def attribute_costs(
+    model: IdentityModel,
+    features: torch.Tensor | None,
+    centre: torch.Tensor,
+    subspace: AttributeSubspace | None,
+    names: Sequence[str],
+) -> np.ndarray:
+    """Return how badly each synthetic person fits what is kept or asked for, (N,) float64, at least 0.
+
+    Args:
+        model: N people.
+        features: (R, D) projected attribute features of a face, None where none are read.
+        centre: (R, D) features of nobody in particular.
+        subspace: of the attributes' words.
+        names: the attributes that are kept or changed; no other one counts.
+    """
+    costs = _DIRTY * (_column(model, "outliers") - 0.2).clip(0)
+    if features is None or subspace is None:
+        return costs
+    people, middle = model.features[:, 0].float().cpu(), centre[0].float().cpu()
+    face = features[0].float().cpu() - middle
+    for name in names:
+        weight = _WEIGHTS.get(name, 0.0) if name in VOCABULARY else _PHRASE
+        if not weight:
+            continue
+        basis = subspace.bases[name].float().cpu()
+        places, wanted = (people - middle) @ basis.T, face @ basis.T
+        spread = (places - places.mean(0)).square().sum(1).mean().clamp(min=1e-9)
+        costs = costs + weight * ((places - wanted).square().sum(1) / spread).numpy()
+    return costs
+
+
+def draw_donors(model: IdentityModel, costs: np.ndarray, shown: FaceMeasures, seed: int, *, glasses: bool) -> Donors:
+    """Draw a new person.
+
+    Args:
+        model: N people.
+        costs: (N,) from `attribute_costs`.
+        shown: expression that the new face shall show: mouths come from people who show it, too.
+        seed: who it is, of all that fit.
+        glasses: whether the new person wears glasses; nobody who does is drawn otherwise.
+    """
+    rng = np.random.default_rng(seed ^ _STREAM)
+    wears = _column(model, "glasses") > _GLASSES
+    costs = costs + np.where(wears == glasses, 0, 1e6)
+    lids = costs + _differences(model, shown, _EYES)
+    skin = _draw(lids + 0.25 * _differences(model, shown, _MOUTH), _SKIN, rng)
+    near = costs + 0.5 * _distances(model, skin)
+    eyes = skin if glasses else _draw(near + _differences(model, shown, _EYES), _FEATURES, rng)
+    nose = skin if glasses else _draw(near, _FEATURES, rng)
+    mouth = _draw(near + 2 * _differences(model, shown, _MOUTH), _MOUTHS, rng)
+    return Donors(skin, eyes, nose, mouth)
+
+
+def _draw(costs: np.ndarray, count: int, rng: np.random.Generator) -> int:
+    """One of the people who cost least."""
+    best = np.argsort(costs, kind="stable")[:count]
+    odds = np.exp(-(costs[best] - costs[best[0]]) / _HEAT)
+    return int(rng.choice(best, p=odds / odds.sum()))
+
+
+def _differences(model: IdentityModel, shown: FaceMeasures, scales: Mapping[str, float]) -> np.ndarray:
+    """(N,) squared differences of some measures of the mesh, each on its scale."""
+    return sum(((_column(model, name) - getattr(shown, name)) / scale) ** 2 for name, scale in scales.items())
+
+
+def _distances(model: IdentityModel, person: int) -> np.ndarray:
+    """(N,) differences in age, sex to one of the people: parts of a child and of an old man make no face."""
+    male, age = _column(model, "male"), _column(model, "age")
+    return 4 * (male - male[person]) ** 2 + ((age - age[person]) / (4 + 0.15 * age[person])) ** 2
+
+
+def _column(model: IdentityModel, name: str) -> np.ndarray:
+    return model.measures[:, MEASURES.index(name)].double().cpu().numpy()

@@ -1,0 +1,85 @@
+"""Another person's shape in a face's pose and expression."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from .landmarks import MESH_BROWS, MESH_EYES, MESH_IRISES, MESH_OVAL
+from .chosen_mesh import moved
+from .resting_face import EYE_CORNERS, MOUTH, MOUTH_CORNERS
+from .semantic_map import mean_mesh
+
+_INSIDE, _OUTLINE = 1.0, 0.45  # share of the way to the other person's shape
+_REACH = 0.12  # distance to the outline, in crop sides, from which a point goes all the way
+_MOST_OUTSIDE = 0.02  # of the outline's displacement, in crop sides: it has to stay in the mask
+
+
+def reshape_mesh(mesh: np.ndarray, shape: np.ndarray, size: int) -> np.ndarray:
+    """Give a face another person's proportions; pose, gaze and expression stay.
+
+    Args:
+        mesh: (478, 2) crop pixels.
+        shape: (478, 3) frontal shape with depth, any units.
+        size: of the crop, in pixels.
+
+    Returns:
+        (478, 2) float32 crop pixels.
+    """
+    other = with_expression(mesh, project_shape(shape, mesh))
+    way, limit = _shares()
+    step = way[:, None] * (other - mesh)
+    length = np.linalg.norm(step, axis=1, keepdims=True)
+    step *= np.minimum(1, limit[:, None] * size / length.clip(1e-6))
+    return (mesh + step).astype(np.float32)
+
+
+def project_shape(shape: np.ndarray, mesh: np.ndarray) -> np.ndarray:
+    """Project a shape with depth into a mesh's pose by the scaled orthographic camera that fits best.
+
+    Args:
+        shape: (478, 3).
+        mesh: (478, 2) pixels.
+
+    Returns:
+        (478, 2) pixels.
+    """
+    rows = _rigid_points()
+    known, seen = shape[rows] - shape[rows].mean(0), mesh[rows] - mesh[rows].mean(0)
+    affine, *_ = np.linalg.lstsq(known, seen, rcond=None)
+    u, sizes, vt = np.linalg.svd(affine.T, full_matrices=False)  # the nearest rotation times a scale
+    camera = sizes.mean() * u @ vt
+    return (shape - shape[rows].mean(0)) @ camera.T + mesh[rows].mean(0)
+
+
+def with_expression(mesh: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Put a mesh's mouth, eyelids, brows and gaze between the corners of another's mouth and eyes."""
+    posed = target.copy()
+    groups = [(list(MOUTH), MOUTH_CORNERS)]
+    for corners, *points in zip(EYE_CORNERS, MESH_EYES, MESH_IRISES, strict=True):
+        groups += [(list(rows), corners) for rows in points]
+    for rows, corners in groups:
+        posed[rows] = moved(mesh, rows, corners, target, target)
+    for corners, brow in zip(EYE_CORNERS, MESH_BROWS, strict=True):
+        rows = list(brow)  # half the other person's: raised brows are expression, their place is not
+        posed[rows] = (moved(mesh, rows, corners, target, target) + target[rows]) / 2
+    return posed
+
+
+@cache
+def _rigid_points() -> np.ndarray:
+    """Points that expressions move little: neither lips, eyes, irises nor chin."""
+    moving = {*MOUTH, *(p for group in (*MESH_EYES, *MESH_IRISES, *MESH_BROWS) for p in group)}
+    mean = mean_mesh(1)
+    return np.array([k for k in range(468) if k not in moving and mean[k, 1] < mean[17, 1]])
+
+
+@cache
+def _shares() -> tuple[np.ndarray, np.ndarray]:
+    """How far each point goes, as a share and at most, in crop sides."""
+    mean = mean_mesh(1)
+    distance = np.linalg.norm(mean[:, None] - mean[None, list(MESH_OVAL)], axis=2).min(1)
+    inner = (distance / _REACH).clip(0, 1)
+    inner = inner * inner * (3 - 2 * inner)
+    return _OUTLINE + (_INSIDE - _OUTLINE) * inner, _MOST_OUTSIDE + 0.2 * inner

@@ -1,0 +1,142 @@
+"""Faces as textures: pictures carried to the square around the mean mesh, and textures carried to a face's mesh.
+
+The texture part of active appearance models (Cootes et al., ECCV 1998), by piecewise affine warps.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+
+from .landmarks import MESH_EYES, MESH_IRISES
+from .mesh_warp import POINTS, places_on
+from .semantic_map import mean_mesh
+
+_FOLD = 0.05  # side of the largest hole in a silhouette that is a fold of lids or lips, as a share of the square's side
+_IRIS = 1.4  # radii of an iris over which its displacement fades out towards the eye's corners
+
+
+@cache
+def texture_corners() -> tuple[np.ndarray, np.ndarray]:
+    """Return upper left and lower right corner of the square of textures, in crop sides of the mean mesh."""
+    mean = mean_mesh(1)[:POINTS]
+    return mean.min(0), mean.max(0)
+
+
+@cache
+def texture_mesh(size: int) -> np.ndarray:
+    """Return the mean mesh, (478, 2), in the texels of a square of textures."""
+    low, high = texture_corners()
+    return ((mean_mesh(1) - low) / (high - low) * (size - 1) + 0.5).astype(np.float32)
+
+
+@cache
+def mirrored_points() -> np.ndarray:
+    """Return (478,) the point of the mesh's other side for each of its points."""
+    mean = mean_mesh(1).copy()
+    mirrored = mean.copy()
+    mirrored[:, 0] = mean[:, 0].min() + mean[:, 0].max() - mirrored[:, 0]
+    return ((mean[:, None] - mirrored[None]) ** 2).sum(-1).argmin(1)
+
+
+def face_coordinates(mesh: np.ndarray, size: int) -> np.ndarray:
+    """Return (size, size, 2) positions on the mean face, 0..1, of a crop's pixels; -1 outside the silhouette.
+
+    Args:
+        mesh: (478, 2) crop pixels.
+        size: of the crop, in pixels.
+    """
+    return fill_folds(places_on(texture_mesh(2) - 0.5, mesh, size))
+
+
+def unwrap_face(picture: np.ndarray, mesh: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Carry a face to the mean mesh, gaze straight ahead.
+
+    Args:
+        picture: (H, W, C) uint8 or float32.
+        mesh: (478, 2) its pixels.
+        size: T, side of the texture, in texels.
+
+    Returns:
+        (T, T, C), and (T, T) float32 in 0..1, how squarely each texel was seen: 0 where it was hidden.
+    """
+    frame = texture_mesh(size)
+    places = places_on(mesh, frame, size)
+    coordinates = follow_gaze(places, mesh, frame)
+    texture = cv2.remap(picture, *_maps(coordinates), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    dx, dy = np.gradient(places, axis=1), np.gradient(places, axis=0)
+    area = dx[..., 0] * dy[..., 1] - dx[..., 1] * dy[..., 0]
+    inside = places[..., 0] >= 0
+    usual = max(float(np.median(area[inside])), 1e-6)
+    seen = cv2.GaussianBlur((area / usual).clip(0, 1).astype(np.float32) * inside, (0, 0), size / 60)
+    return texture, seen
+
+
+def render_texture(texture: np.ndarray, mesh: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Carry a texture to a mesh, its irises to where the mesh has them.
+
+    Args:
+        texture: (T, T, C) float32.
+        mesh: (478, 2) crop pixels.
+        size: S, of the crop, in pixels.
+
+    Returns:
+        (S, S, C) float32, extrapolated outside the face; (S, S) bool, the silhouette.
+    """
+    frame = texture_mesh(len(texture))
+    places = fill_folds(places_on(frame, mesh, size))
+    inside = places[..., 0] >= 0
+    coordinates = follow_gaze(places, frame, mesh)
+    return cv2.remap(texture, *_maps(coordinates), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), inside
+
+
+def silhouette(mesh: np.ndarray, size: int) -> np.ndarray:
+    """Return (size, size) bool, the union of the mesh's triangles; narrower than the convex hull in profiles."""
+    return face_coordinates(mesh, size)[..., 0] >= 0
+
+
+def fill_folds(places: np.ndarray) -> np.ndarray:
+    """Fill small holes inside a silhouette, where lids or lips fold, from beside them; -1 marks the outside."""
+    inside = (places[..., 0] >= 0).astype(np.uint8)
+    reach = max(3, round(_FOLD * len(places)) | 1)
+    holes = (cv2.morphologyEx(inside, cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8)) > inside).nonzero()
+    if not len(holes[0]):
+        return places
+    from scipy.ndimage import distance_transform_edt  # takes long to import
+
+    rows, columns = distance_transform_edt(inside == 0, return_distances=False, return_indices=True)
+    filled = places.copy()
+    filled[holes] = places[rows[holes], columns[holes]]
+    return filled
+
+
+def follow_gaze(places: np.ndarray, source: np.ndarray, mesh: np.ndarray) -> np.ndarray:
+    """Move the irises' places on a source to where a mesh has them; lids and corners stay.
+
+    Args:
+        places: (S, S, 2) positions on the source, from triangles that know no irises; -1 outside.
+        source: (478, 2) the source's mesh.
+        mesh: (478, 2) pixels of the picture that the places belong to.
+    """
+    moved, size = places.copy(), len(places)
+    for eye, iris in zip(MESH_EYES, MESH_IRISES, strict=True):
+        opening = np.zeros((size, size), np.uint8)
+        cv2.fillPoly(opening, [np.round(mesh[list(eye)]).astype(np.int32)], (1,))
+        opening[places[..., 0] < 0] = 0
+        middle = mesh[list(iris)].mean(0)
+        column, row = np.round(middle - 0.5).astype(int).clip(0, size - 1)
+        if not opening.any() or places[row, column, 0] < 0:
+            continue
+        radius = float(np.linalg.norm(mesh[list(iris)] - middle, axis=1).mean())
+        rows, columns = np.nonzero(opening)
+        distance = np.hypot(columns + 0.5 - middle[0], rows + 0.5 - middle[1]) / max(_IRIS * radius, 1e-3)
+        shift = source[list(iris)].mean(0) - places[row, column]
+        moved[rows, columns] += np.exp(-0.5 * distance**2)[:, None] * shift
+    return moved
+
+
+def _maps(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the x and y maps that `cv2.remap` takes."""
+    return places[..., 0] - 0.5, places[..., 1] - 0.5

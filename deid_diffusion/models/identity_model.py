@@ -1,0 +1,185 @@
+"""IdentityModel: synthetic people as weights, from which the faces of new people are mixed.
+
+A texture model in the tradition of active appearance models (Cootes et al., ECCV 1998) and 3D morphable models (Blanz &
+Vetter, SIGGRAPH 1999): light-free textures on the mean mesh are a mean plus principal modes, a person is a code and a
+shape. Independent random codes average to mud, so a new person is a mixture of a few training people, region by region,
+joined by soft masks. The training people do not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from diffusers import ConfigMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # the name must stand here: diffusers looks it up when loading
+
+from ..faces.landmarks import MESH_BROWS, MESH_EYES, MESH_LIPS, MESH_MOUTH, MESH_NOSE
+from ..faces.texture import silhouette, texture_mesh
+
+MEASURES: tuple[str, ...] = ("male", "age", "smile", "mouth_open", "eyes_open", "yaw", "glasses", "outliers")
+"""Columns of `IdentityModel.measures`: probability, years, `faces.measures` (four), probability, share of the skin."""
+
+_GREY = np.array((0.299, 0.587, 0.114), np.float32)
+_SOFT = 0.035  # standard deviation of the regions' edges, as a share of the texture's side
+_GROWTH = {"eyes": 0.055, "nose": 0.02, "mouth": 0.055}  # reach past the landmarks, likewise
+
+
+@dataclass(frozen=True)
+class Donors:
+    """The training people that a new person is mixed from.
+
+    Attributes:
+        skin: index of who gives forehead, cheeks, jaw and all that no other region covers.
+        eyes: of who gives eyes and brows.
+        nose: of who gives the nose.
+        mouth: of who gives lips and mouth.
+    """
+
+    skin: int
+    eyes: int
+    nose: int
+    mouth: int
+
+
+class IdentityModel(ModelMixin, ConfigMixin):
+    """Textures, shapes and attributes of N synthetic people.
+
+    Args:
+        num_people: N.
+        num_modes: K, principal modes of the textures.
+        texels: T, side of the square of textures; a multiple of 2. Colours have half of it.
+        num_features: R, rows of the attribute features.
+        feature_dim: D, width of the attribute features.
+
+    Attributes:
+        mean: (P,) buffer, packed texture, see `pack`.
+        modes: (K, P) int8 buffer, principal modes on a scale of their own.
+        codes: (N, K) buffer, on that scale.
+        shapes: (N, 478, 3) buffer, frontal meshes in units of the mean mesh, y down, z away from the camera.
+        features: (N, R, D) buffer, what the pipeline's attribute encoder reads of each.
+        measures: (N, 8) buffer, see `MEASURES`.
+    """
+
+    if TYPE_CHECKING:  # diffusers' part, which mypy cannot see
+        config: Any
+        save_pretrained: Any
+        from_pretrained: Any
+
+    mean: torch.Tensor
+    modes: torch.Tensor
+    codes: torch.Tensor
+    shapes: torch.Tensor
+    features: torch.Tensor
+    measures: torch.Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        num_people: int = 4,
+        num_modes: int = 2,
+        texels: int = 32,
+        num_features: int = 6,
+        feature_dim: int = 192,
+    ) -> None:
+        super().__init__()
+        self._light, self._hue = (silhouette(texture_mesh(side), side) for side in (texels, texels // 2))
+        width = int(self._light.sum()) + 2 * int(self._hue.sum())
+        # a cast to half precision does not touch integers
+        for name, shape, dtype in (
+            ("mean", (width,), torch.float32),
+            ("modes", (num_modes, width), torch.int8),
+            ("codes", (num_people, num_modes), torch.float32),
+            ("shapes", (num_people, 478, 3), torch.float32),
+            ("features", (num_people, num_features, feature_dim), torch.float32),
+            ("measures", (num_people, len(MEASURES)), torch.float32),
+        ):
+            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def pack(self, texture: np.ndarray) -> np.ndarray:
+        """Return the numbers, (P,) float32, that stand for a (T, T, 3) light-free texture: luminance, then colours."""
+        light = texture @ _GREY
+        hue = cv2.resize(texture[..., [0, 2]] - light[..., None], self._hue.shape[::-1], interpolation=cv2.INTER_AREA)
+        return np.concatenate([light[self._light], *hue[self._hue].T]).astype(np.float32)
+
+    def unpack(self, values: np.ndarray) -> np.ndarray:
+        """Invert `pack`: (P,) -> (T, T, 3) float32, 0 outside the face."""
+        side, (inside, few) = int(self.config.texels), (self._light, self._hue)
+        count, hues = int(inside.sum()), int(few.sum())
+        light, hue = np.zeros((side, side), np.float32), np.zeros((*few.shape, 2), np.float32)
+        light[inside] = values[:count]
+        hue[few] = values[count:].reshape(2, hues).T
+        red, blue = (cv2.resize(hue[..., k], (side, side), interpolation=cv2.INTER_LINEAR) for k in (0, 1))
+        green = -(red * _GREY[0] + blue * _GREY[2]) / _GREY[1]  # colours add nothing to the luminance
+        return np.stack([red, green, blue], 2) * inside[..., None] + light[..., None]
+
+    def texture(self, donors: Donors) -> np.ndarray:
+        """Return a new person's texture, (T, T, 3) float32: logarithm of RGB without light; 0 outside the face."""
+        people = astuple(donors)
+        different = sorted(set(people))
+        textures = {person: self.unpack(self._decode(person)) for person in different}
+        mixed = textures[people[0]]
+        for weight, person in zip(self._texture_weights, people[1:], strict=True):
+            if person != people[0]:
+                mixed = mixed + weight[..., None] * (textures[person] - mixed)
+        return mixed
+
+    def shape(self, donors: Donors) -> np.ndarray:
+        """Return a new person's frontal shape, (478, 3) float32."""
+        skin, *others = (self.shapes[person].float().cpu().numpy() for person in astuple(donors))
+        shape = skin
+        for weight, other in zip(self._point_weights, others, strict=True):
+            shape = shape + weight[:, None] * (other - shape)
+        return shape
+
+    def _decode(self, person: int) -> np.ndarray:
+        """Return the (P,) packed texture of a training person."""
+        values = self.mean.float() + self.codes[person].float() @ self._float_modes.to(self.codes.device)
+        return values.cpu().numpy()
+
+    @cached_property
+    def _float_modes(self) -> torch.Tensor:
+        """(K, P) float32: multiplying integers takes five times as long."""
+        return self.modes.float()
+
+    @cached_property
+    def _texture_weights(self) -> list[np.ndarray]:
+        """(T, T) float32 in 0..1 for eyes, nose and mouth."""
+        side = int(self.config.texels)
+        return [region_weight(name, side) for name in _GROWTH]
+
+    @cached_property
+    def _point_weights(self) -> list[np.ndarray]:
+        """(478,) float32 in 0..1 for eyes, nose and mouth."""
+        side = int(self.config.texels)
+        places = texture_mesh(side).round().astype(int).clip(0, side - 1)
+        return [weight[places[:, 1], places[:, 0]] for weight in self._texture_weights]
+
+
+def region_weight(name: str, size: int) -> np.ndarray:
+    """Return how far a region reaches, (size, size) float32 in 0..1 on the mean face, with a soft edge.
+
+    Args:
+        name: "eyes" (brows included), "nose" or "mouth".
+        size: of the square of textures, in texels.
+    """
+    mesh = texture_mesh(size)
+    groups = {
+        "eyes": [(*eye, *brow) for eye, brow in zip(MESH_EYES, MESH_BROWS, strict=True)],
+        "nose": [MESH_NOSE],
+        "mouth": [(*MESH_LIPS, *MESH_MOUTH)],
+    }[name]
+    region = np.zeros((size, size), np.uint8)
+    for points in groups:
+        cv2.fillConvexPoly(region, np.round(cv2.convexHull(mesh[list(points)])[:, 0]).astype(np.int32), (1,))
+    reach = max(1, round(_GROWTH[name] * size))
+    region = cv2.dilate(region, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2))
+    return cv2.GaussianBlur(region.astype(np.float32), (0, 0), _SOFT * size)

@@ -1,0 +1,324 @@
+"""Fit an IdentityModel: pictures of synthetic people in, textures, shapes and attributes as weights out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ..attributes.encoder import encode_attributes
+from ..errors import DeidError, ImageError, UsageError
+from ..faces.crop import extract, frame_from_mesh, transform
+from ..faces.labels import LABEL
+from ..faces.landmarks import MESH_BROWS, FaceMesh
+from ..faces.lighting import fit_light, to_log
+from ..faces.measures import measure
+from ..faces.semantic_map import draw_semantic_map, mean_mesh
+from ..faces.texture import face_coordinates, mirrored_points, texture_mesh, unwrap_face
+from ..images import read
+from ..models.face_encoder import FaceEncoder
+from ..models.identity_model import IdentityModel
+
+_GREY = np.array((0.299, 0.587, 0.114), np.float32)
+_FACE = 300.0  # height of a face, in pixels, to which smaller ones are enlarged before they are unwrapped
+_MOST_TURNED = 0.55  # `measures.FaceMeasures.yaw`
+_HAIR, _TINT = 0.42, 0.22  # residual of luminance and of colour, in nats, from which a forehead is covered by hair
+_LIMITS = {"hair": 0.42, "asymmetry": 0.055, "outliers": 0.45, "tint": 0.032, "contrast": 0.43}
+_CONTRAST = 0.27  # standard deviation of luminance over skin, in nats, down to which harsher pictures are softened
+_TINTED = 0.6  # share of the colours' differences that stays: synthetic pictures are more colourful than photographs
+_BORDER = 0.075  # depth over which the border, often hair or background, makes way for smooth skin, in sides
+_SMOOTH = 64  # side of the square on which slow changes are computed, in texels
+_LOW_LIGHT, _LOW_HUE = 1 / 12, 1 / 10  # standard deviation that parts light from features, in sides
+_ENCODED = 224  # side of the crop that the encoder reads
+_GLASSES, _NO_GLASSES = "glasses", "no glasses"
+_SEEDED = 0.75  # probability from which an untold picture counts as one with glasses in the next round
+
+
+@dataclass(frozen=True, eq=False)
+class Portrait:
+    """One synthetic person's picture, unwrapped and cleaned.
+
+    Attributes:
+        texture: (T, T, 3) float16, logarithm of RGB without light.
+        solid: (478, 3) mesh with depth, pixels.
+        features: (R, D) attribute features.
+        row: the manifest's columns.
+        faults: what `_LIMITS` are for.
+        measures: smile, mouth_open, eyes_open, yaw.
+    """
+
+    texture: np.ndarray
+    solid: np.ndarray
+    features: np.ndarray
+    row: Mapping[str, str]
+    faults: Mapping[str, float]
+    measures: tuple[float, float, float, float]
+
+
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a folder's ``manifest.csv``: a ``file`` column and, where known, ``age``, ``male``, ``text``.
+
+    Raises:
+        UsageError: when there is none, or it lacks a column.
+    """
+    path = folder / "manifest.csv"
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: give a folder of pictures with a manifest.csv") from error
+    if missing := [name for name in ("file", "age", "male") if not rows or name not in rows[0]]:
+        raise UsageError(f"{path}: lacks the column {', '.join(missing)}: expected file, age (years), male (0 to 1)")
+    return rows
+
+
+class PortraitReader:
+    """Unwraps pictures of single faces and takes the light out of them."""
+
+    def __init__(self, texels: int, encoder: FaceEncoder) -> None:
+        """Take the side of the textures and the pipeline's attribute encoder."""
+        self.texels, self.encoder, self.landmarks = texels, encoder.eval(), FaceMesh()
+        frame = texture_mesh(texels)
+        self.uv = face_coordinates(frame, texels)
+        self.inside = self.uv[..., 0] >= 0
+        labels = draw_semantic_map(frame, texels)
+        self.skin = np.isin(labels, (LABEL["skin"], LABEL["nose"])) & self.inside
+        self.both = (self.skin & self.skin[:, ::-1]).astype(np.float32)
+        brows = float(frame[[brow[2] for brow in MESH_BROWS], 1].mean())
+        rows = np.arange(texels)[:, None]
+        depth = cv2.distanceTransform(np.pad(self.inside.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        above, beside = rows < brows - 0.02 * texels, (depth < 0.12 * texels) & (rows < 0.6 * texels)
+        self.hairline = (above | beside) & self.skin
+        border = (depth / (_BORDER * texels)).clip(0, 1)
+        self.border = (border * border * (3 - 2 * border)).astype(np.float32)[..., None]
+        from scipy.ndimage import distance_transform_edt  # takes long to import
+
+        self.nearest = tuple(distance_transform_edt(~self.inside, return_distances=False, return_indices=True))
+
+    def __call__(self, picture: np.ndarray, row: Mapping[str, str]) -> Portrait | None:
+        """Return a picture's portrait; None without a face, or with one that is turned too far.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB.
+            row: of the manifest.
+        """
+        solids = self.landmarks.solids(picture)
+        if not solids:
+            return None
+        solid = max(solids, key=lambda mesh: float(np.ptp(mesh[:, :2], axis=0).prod()))
+        mesh, found = solid[:, :2], measure(solid[:, :2])
+        if abs(found.yaw) > _MOST_TURNED or not np.isfinite(solid).all():
+            return None
+        features = self._features(picture, mesh)
+        if (factor := _FACE / float(np.ptp(mesh[:, 1]))) > 1:
+            picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+            mesh = mesh * factor
+        texture, seen = unwrap_face(picture, mesh, self.texels)
+        texture, seen = texture[self.nearest].astype(np.float32) / 255, seen / max(float(seen[self.inside].max()), 1e-6)
+        visible = self.skin & (seen > 0.25)
+        if visible.mean() < 0.05:
+            return None
+        light = fit_light(texture[visible], self.uv[visible])
+        flat = to_log(texture) - light.at(self.uv.reshape(-1, 2)).reshape(texture.shape)
+        cleaned, faults = self._clean(_fill_hidden(flat, seen))
+        turns = (found.smile, found.mouth_open, found.eyes_open, found.yaw)
+        return Portrait(cleaned.astype(np.float16), solid, features, row, faults, turns)
+
+    @torch.no_grad()
+    def _features(self, picture: np.ndarray, mesh: np.ndarray) -> np.ndarray:
+        """(R, D) of the pipeline's own encoder."""
+        matrix = frame_from_mesh(mesh, _ENCODED)
+        crop = torch.from_numpy(extract(picture, matrix, _ENCODED)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        points = torch.from_numpy(transform(mesh, matrix))[None]
+        return encode_attributes(self.encoder, crop, torch.zeros(1, 1, 1), points)[0].numpy()
+
+    def _clean(self, texture: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """Fill hair over the forehead with skin, take out light from one side, and measure what is left of both."""
+        light = texture @ _GREY
+        hair = (np.abs(light) > _HAIR) | (np.abs(texture - light[..., None]).max(2) > _TINT)
+        hair = cv2.morphologyEx((hair & self.hairline).astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+        hair = cv2.dilate(hair, np.ones((9, 9), np.uint8)) > 0
+        faults = {"hair": float(hair[self.hairline].mean())}
+        if hair.any():
+            smooth = self._slow(texture, self.both * ~hair * (np.abs(light) < 0.4), 1 / 14)
+            other = np.where(hair[:, ::-1, None], smooth, texture[:, ::-1])
+            weight = cv2.GaussianBlur(hair.astype(np.float32), (0, 0), 3)[..., None]
+            texture = texture + weight * (other - texture)
+            light = texture @ _GREY
+        skin = self.both * np.exp(-0.5 * (light / 0.5) ** 2)
+        slow = self._slow(light[..., None], skin, _LOW_LIGHT)
+        hues = self._slow(texture - light[..., None], skin, _LOW_HUE)
+        uneven, tinted = (slow - slow[:, ::-1]) / 2, (hues - hues[:, ::-1]) / 2
+        texture = texture - uneven - tinted
+        light = texture @ _GREY
+        faults["asymmetry"] = float(np.abs(uneven[self.skin]).mean())
+        faults["tint"] = float(np.abs(hues + hues[:, ::-1]).max(2)[self.skin].mean() / 2)
+        faults["outliers"] = float((np.abs(light) > 0.25)[self.skin].mean())
+        faults["contrast"] = float(light[self.skin].std())
+        inner = self.both * (self.border[..., 0] > 0.8) * np.exp(-0.5 * (light / 0.3) ** 2)
+        smooth = self._slow(texture, inner, _LOW_HUE)
+        texture = smooth + self.border * (texture - smooth)
+        light = (texture @ _GREY)[..., None]
+        softer = min(1.0, _CONTRAST / faults["contrast"])
+        return softer * (light + _TINTED * (texture - light)), faults
+
+    def _slow(self, values: np.ndarray, weight: np.ndarray, share: float) -> np.ndarray:
+        """(T, T, C) weighted means over a neighbourhood; what is so smooth needs few texels."""
+        both = cv2.resize(np.dstack([values * weight[..., None], weight]), (_SMOOTH, _SMOOTH), None, 0, 0, cv2.INTER_AREA)
+        total = cv2.resize(cv2.GaussianBlur(both, (0, 0), share * _SMOOTH), (self.texels, self.texels))
+        return total[..., :-1] / (total[..., -1:] + 1e-3)
+
+
+def _fill_hidden(texture: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Take the far side of a turned head from the near one."""
+    share = seen / (seen + seen[:, ::-1] + 1e-3)
+    weight = ((share - 0.25) / 0.2).clip(0, 1)[..., None]
+    weight = weight * weight * (3 - 2 * weight)
+    return texture * weight + texture[:, ::-1] * (1 - weight)
+
+
+def read_portraits(
+    folder: Path, reader: PortraitReader, progress: Callable[[int, int], None] | None = None
+) -> list[Portrait]:
+    """Return the portraits of a folder's usable pictures; those that cannot be read or show no face are left out."""
+    rows, portraits = read_manifest(folder), []
+    for index, row in enumerate(rows):
+        try:
+            portrait = reader(read(folder / row["file"]).pixels, row)
+        except ImageError:
+            portrait = None
+        if portrait is not None:
+            portraits.append(portrait)
+        if progress is not None:
+            progress(index + 1, len(rows))
+    return portraits
+
+
+def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -> tuple[IdentityModel, float]:
+    """Fit modes, codes and shapes to clean portraits.
+
+    Args:
+        portraits: of `PortraitReader`, any number of unfit ones among them.
+        texels: T, of the reader.
+        modes: K, at most.
+
+    Returns:
+        The model, and the share of the textures' variance that its modes hold.
+
+    Raises:
+        DeidError: when fewer than eight portraits are clean.
+    """
+    every = list(portraits)
+    glasses = glasses_probability(every, texels)
+    chosen = [k for k, portrait in enumerate(every) if _is_clean(portrait)]
+    if len(chosen) < 8:
+        raise DeidError(f"{len(chosen)} of {len(every)} pictures are clean frontal faces: expected 8 or more")
+    people = [every[k] for k in chosen]
+    model = IdentityModel(len(people), min(modes, len(people) - 1), texels, *people[0].features.shape)
+    packed = np.stack([model.pack(person.texture.astype(np.float32)) for person in people])
+    mean = packed.mean(0)
+    packed -= mean
+    variances, vectors = np.linalg.eigh(packed @ packed.T)
+    variances, vectors = (part[..., ::-1][..., : model.config.num_modes] for part in (variances, vectors))
+    directions = (vectors / np.sqrt(variances.clip(1e-9))).T @ packed
+    scales = np.abs(directions).max(1) / 127
+    values = {
+        "mean": mean,
+        "modes": np.round(directions / scales[:, None]).astype(np.int8),
+        "codes": packed @ directions.T * scales,
+        "shapes": align_solids([person.solid for person in people]),
+        "features": np.stack([person.features for person in people]),
+        "measures": np.array(
+            [
+                (float(one.row["male"]), float(one.row["age"]), *one.measures, glasses[k], one.faults["outliers"])
+                for k, one in zip(chosen, people, strict=True)
+            ]
+        ),
+    }
+    for name, value in values.items():
+        buffer = getattr(model, name)
+        buffer.copy_(torch.from_numpy(np.ascontiguousarray(value)).to(buffer.dtype))
+    return model.half().eval(), float(variances.sum() / (packed**2).sum())
+
+
+def _is_clean(portrait: Portrait) -> bool:
+    return all(portrait.faults[name] < limit for name, limit in _LIMITS.items())
+
+
+def align_solids(solids: Iterable[np.ndarray]) -> np.ndarray:
+    """Turn meshes with depth to the front, at the mean mesh's place and size, and make them symmetrical.
+
+    Generalised Procrustes analysis (Gower, Psychometrika 1975): each is aligned by a similarity to the mean of all.
+
+    Args:
+        solids: N of (478, 3), pixels.
+
+    Returns:
+        (N, 478, 3) float32.
+    """
+    flat = mean_mesh(1)
+    first = [_similar(solid, flat) for solid in solids]
+    mean = np.median(np.stack(first), axis=0)
+    for _ in range(4):
+        first = [_rigid(solid, mean) for solid in first]
+        mean = np.mean(np.stack(first), axis=0)
+        mean = (mean + _mirrored(mean)) / 2
+    return np.stack([(solid + _mirrored(solid)) / 2 for solid in first]).astype(np.float32)
+
+
+def _similar(solid: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """A mesh at the place and size of another, unturned."""
+    middle, size = solid.mean(0), np.linalg.norm(solid[:, :2] - solid[:, :2].mean(0))
+    aim = flat.mean(0)
+    return (solid - middle) * (np.linalg.norm(flat - aim) / size) + [*aim, 0]
+
+
+def _rigid(solid: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The mesh turned, scaled and moved to a target with the least squares (Umeyama, 1991)."""
+    a, b = solid - solid.mean(0), target - target.mean(0)
+    u, sizes, vt = np.linalg.svd(a.T @ b)
+    sign = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
+    return a @ u @ sign @ vt * (np.trace(np.diag(sizes) @ sign) / (a**2).sum()) + target.mean(0)
+
+
+def _mirrored(solid: np.ndarray) -> np.ndarray:
+    """The mesh's mirror image at its own place, point by point."""
+    middle = mean_mesh(1)
+    axis = middle[:, 0].min() + middle[:, 0].max()
+    other = solid[mirrored_points()].copy()
+    other[:, 0] = axis - other[:, 0]
+    return other
+
+
+def glasses_probability(portraits: list[Portrait], texels: int) -> np.ndarray:
+    """Return (N,) probabilities that people wear glasses, learned from those whose text says so; 0 where none does.
+
+    Texts name glasses on few of the pictures that show them: what is very likely counts as told in the next round.
+    """
+    told = np.array([_GLASSES in one.row.get("text", "").lower() and _NO_GLASSES not in one.row["text"] for one in portraits])
+    if told.sum() < 8 or (~told).sum() < 8:
+        return told.astype(float)
+    from skimage.feature import hog
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+
+    frame = texture_mesh(texels)
+    top, bottom = int(frame[[brow[2] for brow in MESH_BROWS], 1].min()) - 6, int(frame[1, 1]) + 10
+    strips = [
+        cv2.resize((one.texture.astype(np.float32) @ _GREY)[max(0, top) : bottom], (128, 64), None, 0, 0, cv2.INTER_AREA)
+        for one in portraits
+    ]
+    edges = np.stack([hog(strip, 8, (8, 8), (2, 2)) for strip in strips])
+    numbers = PCA(min(150, len(edges) - 1), random_state=0).fit_transform(edges)
+    positive, probability = told.copy(), told.astype(float)
+    for _ in range(4):
+        classifier = LogisticRegression(C=3.0, class_weight="balanced", max_iter=500)
+        probability = cross_val_predict(classifier, numbers, positive, cv=8, method="predict_proba")[:, 1]
+        positive = told | (probability > _SEEDED)
+    return np.maximum(probability, told)
