@@ -26,6 +26,7 @@ from .faces.methods import simple_patch
 from .faces.occlusion import find_occluders, spare_occluders
 from .identity.verify import Gate, Reference, Verifier, shows_one_face_there
 from .loading import load_pipeline, short_name
+from .models.identity_model import Donors
 from .options import Options
 from .progress import OnStep, watched
 from .replacement import Replacement, Replacer, Scene, replace_faces
@@ -201,7 +202,9 @@ class Anonymizer:
             for k, one in ready.items():
                 canvas.paste_patch(k, simple_patch(photo, one.mask, options.method))
             ready = {}
-        scene = Scene(photo, canvas, gone, ready, originals, dict(enumerate(chosen)), _seeds(people, options))
+        known = {k: Donors.from_bytes(person.donors) for k, person in people.items() if person.donors}
+        seeds = _seeds(people, options)
+        scene = Scene(photo, canvas, gone, ready, originals, dict(enumerate(chosen)), seeds, known)
         return Begun(detected, scene, options, faces, kept, problems, people, whole, chosen, only, seen)
 
     def replace(self, begun: Sequence[Begun]) -> list[dict[int, Replacement]]:
@@ -222,6 +225,10 @@ class Anonymizer:
             canvas.fill(begun.whole[k])  # the parts that were to be kept included
         told = begun.choices if self.pipeline.reads_attributes else [one.of_map() for one in begun.choices]
         faces, people = begun.faces, begun.people
+        for k, person in people.items():
+            if not person.donors and (new := made.get(k)) is not None and new.donors is not None:
+                assert options.pseudonyms is not None
+                options.pseudonyms.remember(person, new.donors.to_bytes())
         records = [
             _record(face, faces.get(k), kept.get(k), problems.get(k), made.get(k), people.get(k), options, told[k])
             for k, face in enumerate(detected)

@@ -60,7 +60,7 @@ def anonymize(
     model: Model = "builtin",
     device: Device = "auto",
     method: MethodOption = Method.synth,
-    attempts: Attempts = 3,
+    attempts: Attempts = 6,
     steps: Steps = None,
     seed: Seed = None,
     key_file: KeyFile = None,

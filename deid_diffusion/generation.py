@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from .faces.blend import erase
 from .faces.chosen_mesh import chosen_mesh
 from .faces.controls import draw_control
 from .faces.crop import extract, resized
-from .faces.donors import attribute_costs, draw_donors
+from .faces.donors import attribute_costs, draw_donors, show_teeth
 from .faces.lighting import FaceLight, chosen_light
 from .faces.measures import measure
 from .faces.rendering import Camera, light_texture, match_camera, read_camera, read_light, render_person
@@ -47,6 +47,7 @@ class Conditions:
         choices: B, what is kept and changed.
         lights: B, the light to show the new faces in; 18 numbers each.
         cameras: B, sharpness of the originals; None where the light is not kept.
+        people: B, who is shown, where that was chosen before.
     """
 
     contexts: tuple[np.ndarray, ...]
@@ -56,13 +57,13 @@ class Conditions:
     choices: tuple[AttributeChoice, ...]
     lights: tuple[FaceLight, ...]
     cameras: tuple[Camera | None, ...]
+    people: tuple[Donors | None, ...]
 
     def rows(self, indices: Sequence[int]) -> Conditions:
         """Select some of the faces, in any order, repeats allowed."""
-        parts = (self.contexts, self.masks, self.meshes, self.choices, self.lights, self.cameras)
-        contexts, masks, meshes, choices, lights, cameras = (tuple(part[k] for k in indices) for part in parts)
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "features"}
         features = None if self.features is None else self.features[list(indices)]
-        return Conditions(contexts, masks, meshes, features, choices, lights, cameras)
+        return Conditions(features=features, **{name: tuple(part[k] for k in indices) for name, part in values.items()})
 
 
 def read_conditions(
@@ -100,8 +101,16 @@ def read_conditions(
         fine = extract(photo, matrix, detail * size)
         cameras.append(read_camera(fine, face.drawn * detail) if "light" in choice.keep else None)
     features = read_attributes(pipeline, crops, faces, choices)
-    parts = (contexts, masks, meshes)
-    return Conditions(*(tuple(part) for part in parts), features, tuple(choices), tuple(lights), tuple(cameras))
+    return Conditions(
+        tuple(contexts),
+        tuple(masks),
+        tuple(meshes),
+        features,
+        tuple(choices),
+        tuple(lights),
+        tuple(cameras),
+        (None,) * len(faces),
+    )
 
 
 def read_attributes(
@@ -152,16 +161,28 @@ def generate(
     return crops
 
 
-def draw_people(pipeline: FaceDeidPipeline, conditions: Conditions, seeds: Sequence[int]) -> list[Donors]:
-    """Draw the person of each seed, among those who fit what is kept of the face."""
-    model, adapter = pipeline.identity_model, pipeline.attribute_adapter
-    people = []
+def draw_people(
+    pipeline: FaceDeidPipeline, conditions: Conditions, seeds: Sequence[int], *, steady: bool = False
+) -> list[Donors]:
+    """Draw the person of each seed, among those who fit what is kept of the face, unless one was chosen before.
+
+    Args:
+        pipeline: whose identity model holds the people.
+        conditions: of B faces.
+        seeds: B of them.
+        steady: whether the people will be shown with other expressions, too, as a pseudonym's or a clip's.
+    """
+    model, adapter, people = pipeline.identity_model, pipeline.attribute_adapter, []
     for row, seed in enumerate(seeds):
+        shown, chosen = measure(conditions.meshes[row]), conditions.people[row]
+        if chosen is not None:
+            people.append(show_teeth(model, chosen, shown, seed))
+            continue
         choice, features = conditions.choices[row], None if conditions.features is None else conditions.features[row]
         subspace = None if features is None else pipeline.subspace(choice.phrases)
         centre = model.features[0] * 0 if adapter is None else adapter.centre
         costs = attribute_costs(model, features, centre, subspace, choice.named)
-        people.append(draw_donors(model, costs, measure(conditions.meshes[row]), seed, glasses=False))
+        people.append(draw_donors(model, costs, shown, seed, glasses=False, steady=steady))
     return people
 
 

@@ -44,7 +44,7 @@ class Options:
     steps: int | None = None
     seed: int | None = None
     batch_size: int = 8
-    attempts: int = 3
+    attempts: int = 6
     min_face: int = 0
     fill_colour: CoverColour = "surroundings"
     keep: tuple[str, ...] | None = None

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import cv2
 import numpy as np
 
 from .attributes.choice import AttributeChoice
 from .faces.analysis import FaceAnalysis
 from .faces.blend import Canvas
 from .faces.crop import resized
-from .generation import Conditions, generate, read_attributes, read_conditions
+from .generation import draw_people, generate, read_conditions
 from .identity.verify import Reference, Verdict, Verifier
 from .options import Options
 
 if TYPE_CHECKING:
+    from .models.identity_model import Donors
     from .pipelines.face_deid import FaceDeidPipeline
 
+_ALIKE_ATTEMPTS = 3  # candidates at most of which all pass and all are alike
 _Row = TypeVar("_Row")
 
 
@@ -33,12 +34,14 @@ class Replacement:
         seed: of that candidate.
         similarity: cosine of its embedding and the original's; of the last one judged if none passed.
         attempts: candidates that were judged.
+        donors: the person that the candidate shows.
     """
 
     reason: str | None
     seed: int | None = None
     similarity: float | None = None
     attempts: int = 0
+    donors: Donors | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,7 @@ class _Candidate:
     crop: np.ndarray
     seed: int
     verdict: Verdict
+    donors: Donors
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,7 @@ class Scene:
         originals: what the gate knows of each.
         choices: what is kept of each, and changed.
         seed_of: the seed of a face's candidate: (index, attempt) -> 0 to 2**63 - 1.
+        people: who stands in a face's place, by its index, where that was chosen before.
     """
 
     photo: np.ndarray
@@ -69,6 +74,7 @@ class Scene:
     originals: Mapping[int, Reference]
     choices: Mapping[int, AttributeChoice]
     seed_of: Callable[[int, int], int]
+    people: Mapping[int, Donors] = field(default_factory=dict)
 
 
 class Replacer(Protocol):
@@ -109,12 +115,13 @@ class _Place:
         self.scene.canvas.cover(self.index)
         return Replacement(f"generation failed: {type(error).__name__}")
 
-    def judged(self, gate: Verifier, crop: np.ndarray | None, seed: int) -> _Candidate:
+    def judged(self, gate: Verifier, crop: np.ndarray | None, seed: int, donors: Donors) -> _Candidate:
         """A candidate, judged on the canvas but not left there."""
         if crop is None:
-            return _Candidate(np.empty(0), seed, Verdict(None, "generation gave no picture"))
+            return _Candidate(np.empty(0), seed, Verdict(None, "generation gave no picture"), donors)
         with self.scene.canvas.trial(self.index, crop, self._matrix_of(crop)) as picture:
-            return _Candidate(crop, seed, gate.judge(picture, self.face, self.scene.originals[self.index]))
+            verdict = gate.judge(picture, self.face, self.scene.originals[self.index])
+        return _Candidate(crop, seed, verdict, donors)
 
     def _matrix_of(self, crop: np.ndarray) -> np.ndarray:
         """The face's crop matrix for a crop that may be finer than the generator's."""
@@ -122,20 +129,20 @@ class _Place:
 
 
 def replace_faces(
-    pipeline: FaceDeidPipeline, gate: Verifier, scenes: Sequence[Scene], options: Options
+    pipeline: FaceDeidPipeline, gate: Verifier, scenes: Sequence[Scene], options: Options, *, steady: bool = False
 ) -> list[dict[int, Replacement]]:
     """Put a verified face in each face's place on its canvas; those without one are left as opaque as they were.
 
-    Each face gets one candidate first, many faces, of several scenes, in one batch. Where it fails the gate, or passes
-    but is more like the original than most strangers are, all further candidates are generated as one batch. Of those
-    that pass and are not so alike, the one that keeps the original's attributes best is taken; if all are, the one
-    least alike.
+    Each face gets one candidate first, many faces, of several scenes, in one batch. Where it fails verification, or
+    passes but is more like the original than most strangers are, another one is generated, again for all such faces of
+    the batch. The first that passes and is not so alike is taken; if all are, the one least alike.
 
     Args:
         pipeline: the generator.
         gate: the judge.
         scenes: the photos, their canvases and their faces.
         options: steps, batch_size, attempts, prompt and map_privacy are read.
+        steady: whether the people will be shown in other pictures, too, with other expressions; with pseudonyms always.
 
     Returns:
         For each scene what became of its faces, by their index.
@@ -145,22 +152,22 @@ def replace_faces(
     places = [_Place(scene, index) for scene in scenes for index in scene.faces]
     for _, alike in groupby(places, key=lambda place: place.choice.named):  # one text for a batch
         for rows in _chunks(list(alike), options.batch_size):
-            for place, made in zip(rows, _replace_rows(pipeline, gate, rows, options), strict=True):
+            for place, made in zip(rows, _replace_rows(pipeline, gate, rows, options, steady), strict=True):
                 of_scene[id(place.scene)][place.index] = made
     return results
 
 
 def _replace_rows(
-    pipeline: FaceDeidPipeline, gate: Verifier, rows: Sequence[_Place], options: Options
+    pipeline: FaceDeidPipeline, gate: Verifier, rows: Sequence[_Place], options: Options, steady: bool
 ) -> list[Replacement]:
     """What became of the faces of one batch; if it fails, each photo's faces are tried apart from other photos'."""
     try:
-        made = _choose(pipeline, gate, rows, options)
+        made = _choose(pipeline, gate, rows, options, steady)
     except Exception as error:  # whatever it was, the faces are covered and the record says why
         apart = [list(group) for _, group in groupby(rows, key=lambda place: id(place.scene))]
         if len(apart) == 1:
             return [place.failed(error) for place in rows]
-        return [one for part in apart for one in _replace_rows(pipeline, gate, part, options)]
+        return [one for part in apart for one in _replace_rows(pipeline, gate, part, options, steady)]
     return [
         replacement if crop is None else place.put(crop, replacement)
         for place, (replacement, crop) in zip(rows, made, strict=True)
@@ -168,7 +175,7 @@ def _replace_rows(
 
 
 def _choose(
-    pipeline: FaceDeidPipeline, gate: Verifier, rows: Sequence[_Place], options: Options
+    pipeline: FaceDeidPipeline, gate: Verifier, rows: Sequence[_Place], options: Options, steady: bool
 ) -> list[tuple[Replacement, np.ndarray | None]]:
     """What becomes of each face, and the crop to paste."""
     conditions = read_conditions(
@@ -184,53 +191,48 @@ def _choose(
         return [rows[row].scene.seed_of(rows[row].index, attempt) for row, attempt in wanted]
 
     def judged(wanted: Sequence[tuple[int, int]]) -> list[_Candidate]:
-        """Candidates of (row, attempt) pairs."""
-        seeds = seeds_of(wanted)
-        crops = generate(pipeline, conditions.rows([row for row, _ in wanted]), seeds, options)
-        each = zip(wanted, crops, seeds, strict=True)
-        return [rows[row].judged(gate, crop, seed) for (row, _), crop, seed in each]
+        """Candidates of (row, attempt) pairs; the first shows the person that was chosen before, if any."""
+        seeds, some = seeds_of(wanted), conditions.rows([row for row, _ in wanted])
+        chosen = [rows[row].scene.people.get(rows[row].index) if attempt == 0 else None for row, attempt in wanted]
+        some = replace(some, people=tuple(chosen))
+        people = draw_people(pipeline, some, seeds, steady=steady or options.pseudonyms is not None)
+        crops = generate(pipeline, replace(some, people=tuple(people)), seeds, options)
+        each = zip(wanted, crops, seeds, people, strict=True)
+        return [rows[row].judged(gate, crop, seed, donors) for (row, _), crop, seed, donors in each]
 
     tried = [[candidate] for candidate in judged([(row, 0) for row in range(len(rows))])]
-    again = [row for row, (first,) in enumerate(tried) if _another(first.verdict, options)]
-    for part in _chunks(
-        [(row, attempt) for row in again for attempt in range(1, options.attempts)], options.batch_size
-    ):
-        for (row, _), candidate in zip(part, judged(part), strict=True):
+    for attempt in range(1, options.attempts):  # most faces need one candidate, few need them all
+        again = [row for row, candidates in enumerate(tried) if _another(candidates, attempt, options)]
+        for candidate, row in zip(judged([(row, attempt) for row in again]) if again else [], again, strict=True):
             tried[row].append(candidate)
     chosen: list[tuple[Replacement, np.ndarray | None]] = []
-    for row, (place, all_of_it) in enumerate(zip(rows, tried, strict=True)):
+    for all_of_it in tried:
         passed = [one for one in all_of_it if one.verdict.reason is None]
         if not passed:
             last = all_of_it[-1].verdict
             chosen.append((Replacement(last.reason, None, last.similarity, len(all_of_it)), None))
             continue
-        unlike = [one for one in passed if not _another(one.verdict, options)] or [min(passed, key=_similarity)]
-        best = unlike[0] if len(unlike) == 1 else _most_alike(pipeline, unlike, place.face, conditions.rows([row]))
-        chosen.append((Replacement(None, best.seed, best.verdict.similarity, len(all_of_it)), best.crop))
+        unlike = [one for one in passed if not one.verdict.alike] or [min(passed, key=_similarity)]
+        best = unlike[0]
+        replacement = Replacement(None, best.seed, best.verdict.similarity, len(all_of_it), best.donors)
+        chosen.append((replacement, best.crop))
     return chosen
 
 
-def _another(verdict: Verdict, options: Options) -> bool:
-    """Whether another candidate should be tried; a pseudonym's first one that may get out is the same in all photos."""
-    return verdict.reason is not None or (verdict.alike and options.pseudonyms is None)
+def _another(candidates: Sequence[_Candidate], attempt: int, options: Options) -> bool:
+    """Whether another candidate should be tried.
+
+    One that passes but is alike is followed by a few others; a pseudonym's is not: the first that passes is the same in
+    all photos.
+    """
+    if not any(candidate.verdict.reason is None for candidate in candidates):
+        return True
+    unlike = any(candidate.verdict.reason is None and not candidate.verdict.alike for candidate in candidates)
+    return not unlike and options.pseudonyms is None and attempt < _ALIKE_ATTEMPTS
 
 
 def _similarity(candidate: _Candidate) -> float:
     return -1.0 if candidate.verdict.similarity is None else candidate.verdict.similarity
-
-
-def _most_alike(
-    pipeline: FaceDeidPipeline, passed: Sequence[_Candidate], face: FaceAnalysis, conditions: Conditions
-) -> _Candidate:
-    """The candidate whose attribute features are nearest to what was kept of the original's, and to what was asked."""
-    told = AttributeChoice(conditions.choices[0].named)
-    size = len(face.semantic_map)
-    crops = [cv2.resize(one.crop, (size, size), interpolation=cv2.INTER_AREA) for one in passed]
-    features = read_attributes(pipeline, crops, [face] * len(passed), [told] * len(passed))
-    if features is None or conditions.features is None:
-        return passed[0]
-    distance = (features - conditions.features.to(features)).flatten(1).norm(dim=1)
-    return passed[int(distance.argmin())]
 
 
 def _chunks(rows: Sequence[_Row], size: int) -> Iterable[Sequence[_Row]]:

@@ -27,6 +27,24 @@ def astronaut() -> np.ndarray:
     return astronaut()
 
 
+def make_tiny_people(people: int = 12):
+    """IdentityModel of random people: 32 texels, features of 16 numbers."""
+    from deid_diffusion.faces.semantic_map import mean_mesh
+    from deid_diffusion.models.identity_model import IdentityModel
+
+    generator = torch.Generator().manual_seed(0)
+    model = IdentityModel(people, 3, 32, 6, 16).eval()
+    model.modes.copy_(torch.randint(-127, 128, model.modes.shape, generator=generator))
+    model.codes.copy_(torch.randn(model.codes.shape, generator=generator) * 2e-3)
+    depth = torch.zeros(478, 1)
+    shape = torch.cat([torch.from_numpy(mean_mesh(1)), depth], 1)
+    model.shapes.copy_(shape + 0.02 * torch.randn(people, 1, 3, generator=generator) * shape)
+    model.features.copy_(torch.nn.functional.normalize(torch.randn(model.features.shape, generator=generator), dim=-1))
+    for k in range(people):
+        model.measures[k] = torch.tensor([k % 2, 20.0 + 4 * k, 0.05, 0.02 * (k % 4), 0.3, 0.0, 0.9 * (k == 11), 0.2])
+    return model
+
+
 def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
     """FaceDeidPipeline with random weights: 32 px crops, 16 px latents."""
     from diffusers import AutoencoderKL
@@ -79,6 +97,7 @@ def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
         image_encoder=CLIPVisionModelWithProjection(vision) if with_adapter else None,
         attribute_adapter=AttributeAdapter(16, len(FEATURE_NAMES), 4, 16) if with_adapter else None,
         phrase_encoder=CLIPTextModelWithProjection(text) if with_adapter else None,
+        identity_model=make_tiny_people(),
         default_steps=2,
         default_guidance=1.5,
     )

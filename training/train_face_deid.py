@@ -4,7 +4,7 @@
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-inpainting
 
 keeps the checkpoint's UNet frozen. With --vae and --clip instead, the UNet of the embedded model is trained as well.
---distil_steps then turns the result, --initial_generator, into one that samples in so few steps.
+--start_strength then teaches the result, --initial_generator, the last steps from an identity model's composites.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ from accelerate import PartialState
 from deid_diffusion.attributes.phrases import tokenize
 from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.attributes.vocabulary import VOCABULARY
-from deid_diffusion.training.attribute_encoder import all_facts, common_questions
+from deid_diffusion.models.identity_model import IdentityModel
+from deid_diffusion.pipelines.building import BUILTIN_IDENTITY
+from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.components import (
     Components,
     embedded_components,
@@ -29,7 +31,6 @@ from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.erasure import teach_adapter
 from deid_diffusion.training.face_deid import FaceDeidObjective
-from deid_diffusion.training.few_step import FewStepObjective
 from deid_diffusion.training.identity import IdentityRepulsion
 from deid_diffusion.training.latents import LatentFaces, encode_cache, is_encoded
 from deid_diffusion.training.loop import train
@@ -52,9 +53,8 @@ class GeneratorConfig(TrainConfig):
     rim_weight: of the term for the colour at the mask's rim.
     identity_recogniser: TorchScript file, (B, 3, 112, 112) in -1..1 to (B, D); switches identity repulsion on.
     identity_weight: of the identity repulsion.
-    distil_steps: distil --initial_generator, adversarially, to a sampler of so many steps; the UNet is trained.
-    adversarial_weight: of the discriminator's judgement in that.
-    attribute_weight: of reading the attributes again that were kept, or changed, in that.
+    start_strength: learn only the last steps, this share of all, from composites.
+    identity_model: that makes the composites; the embedded one when not given.
     """
 
     pretrained_model_name_or_path: str | None = None
@@ -70,16 +70,15 @@ class GeneratorConfig(TrainConfig):
     rim_weight: float = 0.5
     identity_recogniser: Path | None = None
     identity_weight: float = 0.1
-    distil_steps: int | None = None
-    adversarial_weight: float = 0.06
-    attribute_weight: float = 0.3
+    start_strength: float | None = None
+    identity_model: Path = BUILTIN_IDENTITY
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.pretrained_model_name_or_path is None) == (self.vae is None or self.clip is None):
             raise ValueError("give either --pretrained_model_name_or_path, or --vae and --clip")
-        if self.distil_steps is not None and (self.initial_generator is None or self.identity_recogniser is not None):
-            raise ValueError("--distil_steps needs --initial_generator, and knows no --identity_recogniser")
+        if self.start_strength is not None and not 0 < self.start_strength <= 1:
+            raise ValueError(f"--start_strength: expected over 0, up to 1, got {self.start_strength}")
 
 
 def load(config: GeneratorConfig, crop_size: int) -> Components:
@@ -106,7 +105,8 @@ def main() -> None:
     encoded = config.output_dir / "encoded"
     with state.main_process_first():
         if not is_encoded(encoded):
-            encode_cache(cache, encoded, parts.vae, parts.image_encoder, seed=config.seed)
+            people = None if config.start_strength is None else IdentityModel.from_pretrained(config.identity_model)
+            encode_cache(cache, encoded, parts.vae, parts.image_encoder, seed=config.seed, identity_model=people)
     repulsion = None
     if config.identity_recogniser is not None:
         recogniser = torch.jit.load(config.identity_recogniser, map_location=state.device).eval()
@@ -126,19 +126,9 @@ def main() -> None:
         "vae": parts.vae,
         "examples": sample_items(dataset, 8),
     }
-    objective: FaceDeidObjective
-    if config.distil_steps is None:
-        objective = FaceDeidObjective(*models, **shared, train_unet=train_unet, repulsion=repulsion)
-    else:
-        objective = FewStepObjective(
-            *models,
-            **shared,
-            questions=common_questions(said),
-            image_encoder=parts.image_encoder,
-            sampling_steps=config.distil_steps,
-            adversarial_weight=config.adversarial_weight,
-            attribute_weight=config.attribute_weight,
-        )
+    objective = FaceDeidObjective(
+        *models, **shared, train_unet=train_unet, repulsion=repulsion, start_strength=config.start_strength
+    )
     if config.pretrained_model_name_or_path is not None:
         objective.license = "creativeml-openrail-m"  # Stable Diffusion 1.x's, which what is made from it inherits
     train(objective, dataset, config)

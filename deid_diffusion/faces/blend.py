@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-import cv2
 import numpy as np
 
 from .crop import invert, warp
@@ -21,7 +20,6 @@ COVER_COLOURS: tuple[CoverColour, ...] = get_args(CoverColour)
 """What covers are made of: the colours around them, which spoil a picture less, or mid-grey, which is seen at once."""
 
 _AROUND = 0.3  # how far around a cover colours are taken from, as a share of its larger side
-
 
 
 def erase(photo: np.ndarray, gone: np.ndarray) -> np.ndarray:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from ..attributes.vocabulary import VOCABULARY
+from ..attributes.vocabulary import VOCABULARY, YEARS
+from ..attributes.zero_shot import SHARPNESS
 from ..models.identity_model import MEASURES, Donors, IdentityModel
 from .measures import FaceMeasures
 
@@ -23,6 +25,10 @@ _WEIGHTS: Mapping[str, float] = {
 _PHRASE = 2.0
 _MOUTH = {"smile": 0.05, "mouth_open": 0.08}  # differences that count as one standard deviation
 _EYES = {"eyes_open": 0.07}
+_REST = {"smile": 0.05, "mouth_open": 0.0}
+_PARTED = 0.06  # `measures.FaceMeasures.mouth_open` from which something is seen between the lips
+_CLOSED = 0.2  # `measures.FaceMeasures.eyes_open` under which eyes may be closed
+_NEVER = 1e6  # cost
 _GLASSES = 0.25  # probability from which somebody wears glasses
 _DIRTY = 8.0  # cost of a share of 1 of skin that is no smooth skin
 _SKIN, _FEATURES, _MOUTHS = 16, 24, 10  # how many of the best people each region is drawn from
@@ -51,6 +57,8 @@ def attribute_costs(
         return costs
     people, middle = model.features[:, 0].float().cpu(), centre[0].float().cpu()
     face = features[0].float().cpu() - middle
+    if people.shape[1] != len(face):  # another encoder than the people were read with
+        return costs + _word_costs(model, face, subspace, names)
     for name in names:
         weight = _WEIGHTS.get(name, 0.0) if name in VOCABULARY else _PHRASE
         if not weight:
@@ -62,26 +70,54 @@ def attribute_costs(
     return costs
 
 
-def draw_donors(model: IdentityModel, costs: np.ndarray, shown: FaceMeasures, seed: int, *, glasses: bool) -> Donors:
+def _word_costs(
+    model: IdentityModel, face: torch.Tensor, subspace: AttributeSubspace, names: Sequence[str]
+) -> np.ndarray:
+    """(N,) costs by the words that suit a face best: all that encoders of different spaces have in common."""
+    costs = np.zeros(len(model))
+    if "gender" in names:
+        scores = subspace.scores(face, "gender", SHARPNESS)
+        male = float(scores[subspace.words["gender"].index("man")])
+        costs += 2 * _WEIGHTS["gender"] * (_column(model, "male") - male) ** 2
+    if "age" in names:
+        years = torch.tensor([YEARS[word] for word in subspace.words["age"]])
+        age = float(subspace.scores(face, "age", SHARPNESS) @ years)
+        costs += _WEIGHTS["age"] * ((_column(model, "age") - age) / 20) ** 2
+    return costs
+
+
+def draw_donors(
+    model: IdentityModel, costs: np.ndarray, shown: FaceMeasures, seed: int, *, glasses: bool, steady: bool
+) -> Donors:
     """Draw a new person.
 
     Args:
         model: N people.
         costs: (N,) from `attribute_costs`.
-        shown: expression that the new face shall show: mouths come from people who show it, too.
+        shown: expression that the new face shows: lips come from people who show it, too.
         seed: who it is, of all that fit.
         glasses: whether the new person wears glasses; nobody who does is drawn otherwise.
+        steady: whether the person will be shown with other expressions, too: then the lips are at rest.
     """
     rng = np.random.default_rng(seed ^ _STREAM)
-    wears = _column(model, "glasses") > _GLASSES
-    costs = costs + np.where(wears == glasses, 0, 1e6)
-    lids = costs + _differences(model, shown, _EYES)
-    skin = _draw(lids + 0.25 * _differences(model, shown, _MOUTH), _SKIN, rng)
+    lips = replace(shown, **_REST) if steady else shown
+    costs = costs + np.where((_column(model, "glasses") > _GLASSES) == glasses, 0, _NEVER)
+    lids = _differences(model, shown, _EYES) + _NEVER * (_column(model, "eyes_open") < _CLOSED) * steady
+    skin = _draw(costs + lids + 0.25 * _differences(model, lips, _MOUTH), _SKIN, rng)
     near = costs + 0.5 * _distances(model, skin)
-    eyes = skin if glasses else _draw(near + _differences(model, shown, _EYES), _FEATURES, rng)
+    eyes = skin if glasses else _draw(near + lids, _FEATURES, rng)
     nose = skin if glasses else _draw(near, _FEATURES, rng)
-    mouth = _draw(near + 2 * _differences(model, shown, _MOUTH), _MOUTHS, rng)
-    return Donors(skin, eyes, nose, mouth)
+    mouth = _draw(near + 2 * _differences(model, lips, _MOUTH), _MOUTHS, rng)
+    return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth), shown, seed)
+
+
+def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: int) -> Donors:
+    """Give a person with closed lips somebody else's teeth where the mouth is to be shown open, the same each time."""
+    gaps = _column(model, "mouth_open")
+    if shown.mouth_open < _PARTED or gaps[donors.mouth] >= _PARTED:
+        return replace(donors, inner=donors.mouth)
+    costs = _distances(model, donors.skin) + 2 * _differences(model, shown, _MOUTH)
+    return replace(donors, inner=_draw(costs, 3, np.random.default_rng(seed ^ _STREAM ^ 1)))
 
 
 def _draw(costs: np.ndarray, count: int, rng: np.random.Generator) -> int:

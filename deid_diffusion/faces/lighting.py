@@ -23,6 +23,7 @@ _FLOOR = 0.04  # linear offset of the logarithm: black has a finite value
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
 _RIDGE = np.array((0, 0.003, 0.003, 0.02, 0.02, 0.02))  # prior against gradients, per sample
 _ROUNDS, _SCALE = 6, 0.15  # of the reweighting, and the residual, in nats, at which a sample counts half
+_SAMPLES = 2000  # more change nothing
 _CLIPPED = 0.985  # channel value from which a sample says little of the light
 _LEVELS = (0.15, 0.6)  # least and most luminance that surroundings tell of
 _MEDIUM = (1.25, 0.93, 0.76)  # RGB of medium skin over its luminance
@@ -69,6 +70,14 @@ class FaceLight:
         grid = np.stack(np.meshgrid(*[np.linspace(0.15, 0.85, 8)] * 2), -1).reshape(-1, 2)
         return float((self.at(grid) @ _GREY).std())
 
+    def towards(self, other: FaceLight, share: float) -> FaceLight:
+        """Return the light a share, 0 to 1, of the way to another."""
+        coefficients = self.coefficients + share * (other.coefficients - self.coefficients)
+        bounds = self.bounds
+        if bounds is not None and other.bounds is not None:
+            bounds = bounds + share * (other.bounds - bounds)
+        return FaceLight(coefficients, self.outliers, bounds)
+
     def even(self) -> FaceLight:
         """Return light of the same tone without any gradient."""
         coefficients = np.zeros_like(self.coefficients)
@@ -104,7 +113,7 @@ def fit_light(colours: np.ndarray, uv: np.ndarray) -> FaceLight:
     """
     if len(colours) < 2 * COEFFICIENTS:
         raise ValueError(f"colours: expected {2 * COEFFICIENTS} pixels of skin or more, got {len(colours)}")
-    step = max(1, len(colours) // 6000)  # more samples change nothing
+    step = max(1, len(colours) // _SAMPLES)
     terms, values = polynomial(uv[::step]).astype(np.float64), to_log(colours[::step]).astype(np.float64)
     seen = np.where(colours[::step].max(1) >= _CLIPPED, 0.1, 1.0)
     weights, ridge = seen, np.diag(_RIDGE) * len(terms)

@@ -11,7 +11,7 @@ from .inpainting import fill_from_surroundings
 from .labels import LABEL
 from .lighting import COEFFICIENTS, FaceLight, bend_highlights, fit_light, from_log
 from .semantic_map import draw_semantic_map
-from .texture import face_coordinates, render_texture, texture_mesh
+from .texture import face_coordinates, render_texture, texture_coordinates
 
 _EDGE = 0.018  # width of the face's soft edge, inside its silhouette, as a share of the crop's side
 _RIM = 0.045  # depth, inside the silhouette, over which the face is compared with what surrounds it
@@ -33,7 +33,7 @@ def light_texture(texture: np.ndarray, light: FaceLight) -> np.ndarray:
         (T, T, 3) float32 RGB in 0..1, continued smoothly outside the face.
     """
     size = len(texture)
-    uv = face_coordinates(texture_mesh(size), size)
+    uv = texture_coordinates(size)
     inside = uv[..., 0] >= 0
     picture = np.zeros_like(texture)
     picture[inside] = bend_highlights(from_log(texture[inside] + light.at(uv[inside])).clip(0))

@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from .landmarks import MESH_BROWS, MESH_EYES, MESH_IRISES, MESH_OVAL
 from .chosen_mesh import moved
+from .landmarks import MESH_BROWS, MESH_EYES, MESH_IRISES, MESH_OVAL
 from .resting_face import EYE_CORNERS, MOUTH, MOUTH_CORNERS
 from .semantic_map import mean_mesh
 

@@ -51,6 +51,14 @@ def face_coordinates(mesh: np.ndarray, size: int) -> np.ndarray:
     return fill_folds(places_on(texture_mesh(2) - 0.5, mesh, size))
 
 
+@cache
+def texture_coordinates(size: int) -> np.ndarray:
+    """Return `face_coordinates` of the mean mesh in its own square; read-only."""
+    coordinates = face_coordinates(texture_mesh(size), size)
+    coordinates.setflags(write=False)
+    return coordinates
+
+
 def unwrap_face(picture: np.ndarray, mesh: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Carry a face to the mean mesh, gaze straight ahead.
 

@@ -21,13 +21,14 @@ PATIENCE_S = 30.0
 """How long to wait for another process that has a store locked."""
 
 _APPLICATION = int.from_bytes(b"deid", "big")  # SQLite's mark of whose file it is
-_FORMAT = 1
+_FORMAT = 2  # 1 had no donors
 _SCHEMA = f"""
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_FORMAT};
 CREATE TABLE about (fingerprint TEXT NOT NULL, recogniser TEXT NOT NULL, dimension INTEGER NOT NULL,
                     threshold REAL NOT NULL, salt BLOB NOT NULL);
-CREATE TABLE people (cluster BLOB PRIMARY KEY, faces INTEGER NOT NULL, centre BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE people (cluster BLOB PRIMARY KEY, faces INTEGER NOT NULL, centre BLOB NOT NULL,
+                     donors BLOB NOT NULL DEFAULT x'') WITHOUT ROWID;
 """  # without row numbers nothing tells in which order people came
 _DAMAGED = "is damaged: restore a copy, or name another store, in which everybody gets a new pseudonym"
 _FOREIGN = "is not a store of people: choose another name"
@@ -65,11 +66,13 @@ class Row(NamedTuple):
         cluster: 16 random bytes that stand for the person.
         faces: how many faces make the centre, 1 or more.
         centre: D little-endian float32, of length 1, rotated.
+        donors: who stands in the person's place, enciphered; empty until that was chosen.
     """
 
     cluster: bytes
     faces: int
     centre: bytes
+    donors: bytes = b""
 
 
 def create(path: Path, about: About) -> None:
@@ -96,7 +99,10 @@ def create(path: Path, about: About) -> None:
 
 
 def inspect(path: Path) -> None:
-    """Refuse, without touching it, a file that is no store, of a newer format, or open to others. Raises DeidError."""
+    """Refuse, without touching it, a file that is no store, of a newer format, or open to others; upgrade an older one.
+
+    Raises DeidError.
+    """
     try:
         status = path.stat()
     except FileNotFoundError as error:
@@ -111,7 +117,14 @@ def inspect(path: Path) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
         raise DeidError(f"{path}: {_FOREIGN}")
-    if version != _FORMAT:
+    if version == 1:
+        with _connection(path) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("PRAGMA user_version").fetchone() == (1,):  # no other process was faster
+                connection.execute("ALTER TABLE people ADD COLUMN donors BLOB NOT NULL DEFAULT x''")
+                connection.execute(f"PRAGMA user_version = {_FORMAT}")
+            connection.execute("COMMIT")
+    elif version != _FORMAT:
         raise DeidError(f"{path}: was made by a newer deid-diffusion (format {version}): install that version")
 
 
@@ -140,7 +153,7 @@ def transaction(path: Path, *, write: bool) -> Iterator[tuple[sqlite3.Connection
 
 def read(connection: sqlite3.Connection, path: Path, dimension: int) -> tuple[list[Row], np.ndarray]:
     """Everybody: N rows, and (N, D) float32 of their centres, of length 1. Raises DeidError for impossible values."""
-    rows = [Row(*row) for row in connection.execute("SELECT cluster, faces, centre FROM people")]
+    rows = [Row(*row) for row in connection.execute("SELECT cluster, faces, centre, donors FROM people")]
     try:
         centres = np.frombuffer(b"".join(row.centre for row in rows), "<f4").reshape(len(rows), dimension)
         fine = all(len(row.cluster) == 16 and row.faces >= 1 for row in rows)
@@ -153,7 +166,7 @@ def read(connection: sqlite3.Connection, path: Path, dimension: int) -> tuple[li
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     """Add people."""
-    connection.executemany("INSERT INTO people VALUES (?, ?, ?)", rows)
+    connection.executemany("INSERT INTO people VALUES (?, ?, ?, ?)", rows)
 
 
 def compact(path: Path) -> None:

@@ -6,6 +6,7 @@ person, so that the same person gets the same pseudonym in the next photo, run a
 - Embeddings only after a rotation (a random orthogonal matrix) that follows from the key and the store's own salt.
   Without the key they cannot be compared with photos, with other systems or with another store of the same key.
 - Neither pseudonyms nor seeds: both are HMACs of a random number of the person, so they take the key as well.
+- Which synthetic people a person's new face is mixed from, enciphered with the key.
 
 What this does not protect from: a rotation keeps every angle, so the store without its key still shows how many people
 there are, how often each was seen and who resembles whom. Who knows the embeddings of about as many of them as there
@@ -40,12 +41,14 @@ class Person:
     Attributes:
         id: the pseudonym, 16 hex digits; another key, or another store, gives another one.
         new: whether this face was the person's first.
+        donors: who stands in the person's place, as `Pseudonyms.remember` was told; empty where nobody was chosen yet.
     """
 
     id: str
     new: bool
     _key: Key = field(repr=False)
     _cluster: bytes = field(repr=False)
+    donors: bytes = field(default=b"", repr=False)
 
     def seed(self, attempt: int = 0) -> int:
         """Seed of the person's new face, 0 to 2**63 - 1, the same each time; one for each attempt from 0 on."""
@@ -132,7 +135,27 @@ class Pseudonyms:
                 centre = _blob(row.faces * centres[nearest].astype(np.float64) + turned)
                 change = "UPDATE people SET faces = ?, centre = ? WHERE cluster = ?"
                 connection.execute(change, (row.faces + 1, centre, row.cluster))
-        return Person(_pseudonym(self.key, row.cluster), new, self.key, row.cluster)
+        donors = _enciphered(self.key, row.cluster, row.donors)
+        return Person(_pseudonym(self.key, row.cluster), new, self.key, row.cluster, donors)
+
+    def remember(self, person: Person, donors: bytes) -> bytes:
+        """Keep who stands in a person's place, unless that was chosen before.
+
+        Args:
+            person: of this store.
+            donors: any bytes, 32 at most.
+
+        Returns:
+            What is kept: the first that was given, by whatever process. Empty if the person was forgotten meanwhile.
+
+        Raises:
+            DeidError: the store cannot be used any more.
+        """
+        with self._transaction(write=True) as (connection, _):
+            change = "UPDATE people SET donors = ? WHERE cluster = ? AND donors = x''"
+            connection.execute(change, (_enciphered(self.key, person._cluster, donors), person._cluster))
+            found = connection.execute("SELECT donors FROM people WHERE cluster = ?", (person._cluster,)).fetchone()
+        return _enciphered(self.key, person._cluster, bytes(found[0]) if found else b"")
 
     def people(self) -> list[tuple[str, int]]:
         """Pseudonym and number of faces of everybody, in the order of the pseudonyms. Raises DeidError."""
@@ -219,6 +242,11 @@ def default_store(key_file: str | Path) -> Path:
 def _pseudonym(key: Key, cluster: bytes) -> str:
     """16 hex digits."""
     return key.derive("person", cluster).hex()[:16]
+
+
+def _enciphered(key: Key, cluster: bytes, data: bytes) -> bytes:
+    """XOR up to 32 bytes with a stream that only the key's holder knows; its own inverse."""
+    return bytes(a ^ b for a, b in zip(data, key.derive("donors", cluster), strict=False))
 
 
 def _blob(vector: np.ndarray) -> bytes:

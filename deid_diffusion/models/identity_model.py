@@ -8,7 +8,7 @@ joined by soft masks. The training people do not exist.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ MEASURES: tuple[str, ...] = ("male", "age", "smile", "mouth_open", "eyes_open", 
 
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
 _SOFT = 0.035  # standard deviation of the regions' edges, as a share of the texture's side
-_GROWTH = {"eyes": 0.055, "nose": 0.02, "mouth": 0.055}  # reach past the landmarks, likewise
+_LIP = 0.006  # of the edge between lips and teeth
+_GROWTH = {"eyes": 0.055, "nose": 0.02, "mouth": 0.055, "inner": 0.004}  # reach past the landmarks, likewise
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,24 @@ class Donors:
         skin: index of who gives forehead, cheeks, jaw and all that no other region covers.
         eyes: of who gives eyes and brows.
         nose: of who gives the nose.
-        mouth: of who gives lips and mouth.
+        mouth: of who gives the lips.
+        inner: of who gives what is between them: teeth or dark.
     """
 
     skin: int
     eyes: int
     nose: int
     mouth: int
+    inner: int
+
+    def to_bytes(self) -> bytes:
+        """Return ten bytes, two for each index."""
+        return np.array(astuple(self), "<u2").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Donors:
+        """Invert `to_bytes`. Raises ValueError for data of another length."""
+        return cls(*np.frombuffer(data, "<u2", count=len(fields(cls))).tolist())
 
 
 class IdentityModel(ModelMixin, ConfigMixin):
@@ -121,11 +133,19 @@ class IdentityModel(ModelMixin, ConfigMixin):
         green = -(red * _GREY[0] + blue * _GREY[2]) / _GREY[1]  # colours add nothing to the luminance
         return np.stack([red, green, blue], 2) * inside[..., None] + light[..., None]
 
+    def project(self, texture: np.ndarray) -> np.ndarray:
+        """Return the nearest texture that the modes can make, both (T, T, 3) float32."""
+        away = torch.from_numpy(self.pack(texture)) - self.mean.float().cpu()
+        modes = self._float_modes.cpu()
+        codes = (modes @ away) / modes.square().sum(1).clamp(min=1e-6)  # the modes are orthogonal
+        return self.unpack((self.mean.float().cpu() + codes @ modes).numpy())
+
     def texture(self, donors: Donors) -> np.ndarray:
         """Return a new person's texture, (T, T, 3) float32: logarithm of RGB without light; 0 outside the face."""
         people = astuple(donors)
         different = sorted(set(people))
-        textures = {person: self.unpack(self._decode(person)) for person in different}
+        packed = self.mean.float() + self.codes[different].float() @ self._float_modes.to(self.codes.device)
+        textures = dict(zip(different, (self.unpack(values) for values in packed.cpu().numpy()), strict=True))
         mixed = textures[people[0]]
         for weight, person in zip(self._texture_weights, people[1:], strict=True):
             if person != people[0]:
@@ -140,11 +160,6 @@ class IdentityModel(ModelMixin, ConfigMixin):
             shape = shape + weight[:, None] * (other - shape)
         return shape
 
-    def _decode(self, person: int) -> np.ndarray:
-        """Return the (P,) packed texture of a training person."""
-        values = self.mean.float() + self.codes[person].float() @ self._float_modes.to(self.codes.device)
-        return values.cpu().numpy()
-
     @cached_property
     def _float_modes(self) -> torch.Tensor:
         """(K, P) float32: multiplying integers takes five times as long."""
@@ -152,13 +167,13 @@ class IdentityModel(ModelMixin, ConfigMixin):
 
     @cached_property
     def _texture_weights(self) -> list[np.ndarray]:
-        """(T, T) float32 in 0..1 for eyes, nose and mouth."""
+        """(T, T) float32 in 0..1 for eyes, nose, mouth and what is between the lips."""
         side = int(self.config.texels)
         return [region_weight(name, side) for name in _GROWTH]
 
     @cached_property
     def _point_weights(self) -> list[np.ndarray]:
-        """(478,) float32 in 0..1 for eyes, nose and mouth."""
+        """(478,) float32 in 0..1 for the same regions."""
         side = int(self.config.texels)
         places = texture_mesh(side).round().astype(int).clip(0, side - 1)
         return [weight[places[:, 1], places[:, 0]] for weight in self._texture_weights]
@@ -168,7 +183,7 @@ def region_weight(name: str, size: int) -> np.ndarray:
     """Return how far a region reaches, (size, size) float32 in 0..1 on the mean face, with a soft edge.
 
     Args:
-        name: "eyes" (brows included), "nose" or "mouth".
+        name: "eyes" (brows included), "nose", "mouth" or "inner" (between the lips).
         size: of the square of textures, in texels.
     """
     mesh = texture_mesh(size)
@@ -176,10 +191,12 @@ def region_weight(name: str, size: int) -> np.ndarray:
         "eyes": [(*eye, *brow) for eye, brow in zip(MESH_EYES, MESH_BROWS, strict=True)],
         "nose": [MESH_NOSE],
         "mouth": [(*MESH_LIPS, *MESH_MOUTH)],
+        "inner": [MESH_MOUTH],
     }[name]
     region = np.zeros((size, size), np.uint8)
     for points in groups:
         cv2.fillConvexPoly(region, np.round(cv2.convexHull(mesh[list(points)])[:, 0]).astype(np.int32), (1,))
     reach = max(1, round(_GROWTH[name] * size))
     region = cv2.dilate(region, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2))
-    return cv2.GaussianBlur(region.astype(np.float32), (0, 0), _SOFT * size)
+    soft = _SOFT if name != "inner" else _LIP
+    return cv2.GaussianBlur(region.astype(np.float32), (0, 0), soft * size)

@@ -4,7 +4,9 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Union
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import torch
@@ -32,17 +34,40 @@ from ..faces.controls import CONTROLS
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel
+from ..report import FaceRecord
 from .portable import write_portable
+
+if TYPE_CHECKING:
+    from ..anonymizer import Anonymizer
+    from ..options import Options
 
 ERASED = 0.5
 """What the generator sees in a face's place, in 0..1: mid-grey, as SD's inpainting models were trained with."""
 
 
-class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
-    """Stable Diffusion inpainting with a semantic-map ControlNet and attribute tokens.
+@dataclass
+class FaceDeidPipelineOutput(StableDiffusionPipelineOutput):
+    """Output of `FaceDeidPipeline`.
 
-    All of a call's crops are denoised in one batch. The masked pixels are erased before the VAE sees them and sampling
-    starts from pure noise, so that the result does not depend on them.
+    Attributes:
+        images: PIL images, or what ``output_type`` asked for.
+        records: for whole photos, one tuple of `FaceRecord` for each; None for crops.
+    """
+
+    records: list[tuple[FaceRecord, ...]] | None = None
+
+
+class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
+    """Replace the faces of photos, or generate faces in crops that were prepared.
+
+    Stable Diffusion inpainting with a semantic-map ControlNet, attribute tokens and an identity model. Given photos
+    alone, a call does the whole line: it detects, analyses, generates, verifies and composites, as `Anonymizer` does.
+    Given crops, masks and control images, it denoises them in one batch. The masked pixels are erased before the VAE
+    sees them, and sampling starts from noise or a composite, so that the result does not depend on them.
+
+    >>> pipe = FaceDeidPipeline.from_pretrained(BUILTIN)  # doctest: +SKIP
+    >>> output = pipe(image=photo)  # doctest: +SKIP
+    >>> output.images[0], output.records[0]  # doctest: +SKIP
     """
 
     _optional_components = [  # noqa: RUF012
@@ -79,6 +104,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         self.register_modules(
             attribute_adapter=attribute_adapter, phrase_encoder=phrase_encoder, identity_model=identity_model
         )
+        self._anonymizer: Anonymizer | None = None  # made when photos come
         self._subspaces: dict[tuple[object, ...], AttributeSubspace] = {}
         self.register_to_config(
             default_steps=default_steps,
@@ -86,6 +112,26 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             default_strength=default_strength,
             control=control,
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: "str | os.PathLike[str]", **kwargs: Any) -> Any:
+        """Load a pipeline as diffusers does; "builtin" is the embedded model.
+
+        A local folder that ``save_pretrained`` wrote is read without running the code in it.
+
+        Args:
+            pretrained_model_name_or_path: "builtin", a folder or a hub id.
+            kwargs: as in diffusers; ``dtype`` (or ``torch_dtype``) alone for the embedded model and such folders.
+        """
+        from ..loading import BUILTIN, load_pipeline
+
+        source = str(pretrained_model_name_or_path)
+        folder = BUILTIN if source == "builtin" else Path(source)
+        others = kwargs.keys() - {"dtype", "torch_dtype", "trust_remote_code"}
+        if cls is FaceDeidPipeline and folder.is_dir() and not others:
+            dtype = kwargs.get("dtype", kwargs.get("torch_dtype")) or torch.float32
+            return load_pipeline(str(folder), dtype)
+        return super().from_pretrained(source, **kwargs)
 
     @property
     def crop_size(self) -> int:
@@ -203,14 +249,17 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         attribute_features: torch.Tensor | None = None,
         attribute_names: Sequence[str] | None = None,
         start_image: torch.Tensor | None = None,
-    ) -> StableDiffusionPipelineOutput | tuple[Any, Any]:
-        """Generate a face in every crop.
+        options: "Options | None" = None,
+    ) -> FaceDeidPipelineOutput | StableDiffusionPipelineOutput | tuple[Any, Any]:
+        """Replace the faces of photos or, with masks and control images, generate a face in every crop.
 
-        All arguments but the last three are those of ``StableDiffusionControlNetInpaintPipeline``, in its order.
+        All arguments but the last four are those of ``StableDiffusionControlNetInpaintPipeline``, in its order. For
+        photos, ``prompt``, ``num_inference_steps``, ``generator`` (its seed), ``return_dict`` and ``options`` count.
 
         Args:
             prompt, negative_prompt: text, one for all crops or one each.
-            image: B face crops; tensors are (B, 3, H, W) in 0..1. What the mask covers is never read.
+            image: PIL photos of any size; or B face crops, tensors (B, 3, H, W) in 0..1, of which what the mask covers is
+                never read.
             mask_image: B masks, (B, 1, H, W) in 0..1; 0.5 and more is replaced.
             control_image: B control images, (B, 3, H, W) in 0..1, as ``draw_control`` makes them.
             height, width: size of the results in pixels; the crops' own when None.
@@ -237,12 +286,16 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
                 ``image`` may be larger than ``crop_size``: it is denoised at that size, and what that changes is added
                 to the composite, whose fine detail stays.
 
+            options: how the faces of photos are treated; see `Options`.
+
         Raises:
             ValueError: when the numbers of crops, masks, maps, texts or features differ, or an argument asks for what
                 this pipeline does not do.
         """
+        if image is not None and mask_image is None and control_image is None:
+            return self._replace_faces(image, options, prompt, num_inference_steps, generator, return_dict)
         if image is None or mask_image is None or control_image is None:
-            raise ValueError("image, mask_image, control_image: expected all three")
+            raise ValueError("expected image, a photo, alone, or image, mask_image and control_image, which are crops")
         if strength is None:
             strength = 1.0 if start_image is None else float(self.config.default_strength)
         self._check_supported(strength, start_image, padding_mask_crop, ip_adapter_image)
@@ -331,6 +384,37 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         if composite is None:
             return result
         return self._wrap(join(repeated(composite), result[0], repeated(mask_t)), output_type, return_dict)
+
+    def _replace_faces(
+        self,
+        photos: Image.Image | Sequence[Image.Image],
+        options: "Options | None",
+        prompt: str | list[str] | None,
+        steps: int | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        return_dict: bool,
+    ) -> FaceDeidPipelineOutput | tuple[Any, Any]:
+        """Run the whole line on photos."""
+        from ..anonymizer import Anonymizer
+        from ..options import Options
+
+        every = [photos] if isinstance(photos, Image.Image) else list(photos)
+        if not every or not all(isinstance(photo, Image.Image) for photo in every):
+            raise ValueError("image: expected PIL photos, or crops together with mask_image and control_image")
+        given: dict[str, Any] = {"prompt": prompt, "steps": steps}
+        seeds = [one.initial_seed() % 2**63 for one in generator] if isinstance(generator, list) else None
+        if isinstance(generator, torch.Generator):
+            given["seed"] = generator.initial_seed() % 2**63
+        given = {name: value for name, value in given.items() if value is not None}
+        wanted = replace(options or Options(), **given)
+        if self._anonymizer is None:
+            self._anonymizer = Anonymizer(self)
+        results = [
+            self._anonymizer(photo, wanted if seeds is None else replace(wanted, seed=seeds[index]))
+            for index, photo in enumerate(every)
+        ]
+        images, records = [result.image for result in results], [result.faces for result in results]
+        return FaceDeidPipelineOutput(images, None, records) if return_dict else (images, records)
 
     def _wrap(
         self, pictures: torch.Tensor, output_type: str, return_dict: bool

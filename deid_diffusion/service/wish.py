@@ -29,7 +29,7 @@ class Wish(BaseModel):
     )
     change: list[_Words] = Field([], max_length=20, description="NAME=WORD, as age=70 or gender=woman.")
     seed: int | None = Field(None, ge=0, lt=2**63, description="Repeatable, and therefore linkable.")
-    attempts: int = Field(3, ge=1, le=10, description="Candidates a face at most.")
+    attempts: int = Field(6, ge=1, le=10, description="Candidates a face at most.")
     steps: int | None = Field(None, ge=1, le=100, description="Denoising steps; the model's own number if left out.")
     map_privacy: float = Field(0, ge=0, le=1, description="How far proportions go towards the mean face's.")
     format: Literal["png", "webp", "jpeg"] = Field("png", description="Of the result; JPEG changes all pixels.")

@@ -60,6 +60,7 @@ class FaceDeidObjective(Objective):
         rim_weight: float = 0.5,
         drop: float = 0.1,
         text_share: float = 0.3,
+        start_strength: float | None = None,
         repulsion: IdentityRepulsion | None = None,
         vae: AutoencoderKL | None = None,
         examples: Mapping[str, torch.Tensor] | None = None,
@@ -75,6 +76,8 @@ class FaceDeidObjective(Objective):
             rim_weight: of the smoothed error at the mask's rim.
             drop: share of faces that lose all their tokens; half of it lose their map.
             text_share: share of faces that get their caption as text; the others get the empty text.
+            start_strength: learn only the last steps, this share of all, from composites: what is predicted at each is
+                the photo that a composite was made of.
             repulsion: the identity term.
             vae, examples: for contact sheets, a batch of the data set's items; without them there are none.
         """
@@ -84,7 +87,7 @@ class FaceDeidObjective(Objective):
         self.text, self.repulsion = Frozen(text_encoder), repulsion
         self.snr_gamma, self.outside_weight, self.rim_weight = snr_gamma, outside_weight, rim_weight
         self.drop, self.text_share, self.empty_ids = drop, text_share, empty_ids
-        self.wishes = RandomWishes(subspace)
+        self.wishes, self.start_strength = RandomWishes(subspace), start_strength
         self.vae, self.examples = None if vae is None else Frozen(vae), examples
         self.sampler, self.sampling_steps = scheduler, 8  # of contact sheets
 
@@ -93,14 +96,21 @@ class FaceDeidObjective(Objective):
 
     def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         latents, noise = batch["latents"], torch.randn_like(batch["latents"])
-        steps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
-        noisy = self.scheduler.add_noise(latents, noise, steps)
+        last = int(self.scheduler.config.num_train_timesteps * (self.start_strength or 1))
+        steps = torch.randint(0, last, (len(latents),), device=latents.device)
+        noisy = self.scheduler.add_noise(latents if self.start_strength is None else batch["start"], noise, steps)
         nobody = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
         wished = self.wishes(batch["features"], batch["facts"], nobody, self.adapter).features
         predicted = self.predict(noisy, steps, self.conditions(batch, wished), self.control(batch["control"]), batch)
         alphas = self.alphas(steps)
-        error, rim = self.errors(predicted, latents, noise, steps, batch["mask"])
-        loss = (self.min_snr(alphas) * (error + self.rim_weight * rim)).mean()
+        if self.start_strength is None:
+            error, rim = self.errors(predicted, latents, noise, steps, batch["mask"])
+            loss = (self.min_snr(alphas) * (error + self.rim_weight * rim)).mean()
+        else:
+            away = self.clean(noisy, predicted, steps) - latents
+            error = weighted_mean(away.square(), self.outside_weight + (1 - self.outside_weight) * batch["mask"])
+            rim = weighted_mean(F.avg_pool2d(away, 5, 1, 2).square(), rim_of(batch["mask"]))
+            loss = (error + self.rim_weight * rim).mean()
         figures = {"error": float(error.detach().mean()), "rim": float(rim.detach().mean())}
         if self.repulsion is not None:
             likeness = self.repulsion(self.clean(noisy, predicted, steps), latents, alphas)

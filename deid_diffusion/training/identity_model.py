@@ -169,7 +169,9 @@ class PortraitReader:
 
     def _slow(self, values: np.ndarray, weight: np.ndarray, share: float) -> np.ndarray:
         """(T, T, C) weighted means over a neighbourhood; what is so smooth needs few texels."""
-        both = cv2.resize(np.dstack([values * weight[..., None], weight]), (_SMOOTH, _SMOOTH), None, 0, 0, cv2.INTER_AREA)
+        both = cv2.resize(
+            np.dstack([values * weight[..., None], weight]), (_SMOOTH, _SMOOTH), None, 0, 0, cv2.INTER_AREA
+        )
         total = cv2.resize(cv2.GaussianBlur(both, (0, 0), share * _SMOOTH), (self.texels, self.texels))
         return total[..., :-1] / (total[..., -1:] + 1e-3)
 
@@ -300,7 +302,9 @@ def glasses_probability(portraits: list[Portrait], texels: int) -> np.ndarray:
 
     Texts name glasses on few of the pictures that show them: what is very likely counts as told in the next round.
     """
-    told = np.array([_GLASSES in one.row.get("text", "").lower() and _NO_GLASSES not in one.row["text"] for one in portraits])
+    told = np.array(
+        [_GLASSES in one.row.get("text", "").lower() and _NO_GLASSES not in one.row["text"] for one in portraits]
+    )
     if told.sum() < 8 or (~told).sum() < 8:
         return told.astype(float)
     from skimage.feature import hog
@@ -311,7 +315,9 @@ def glasses_probability(portraits: list[Portrait], texels: int) -> np.ndarray:
     frame = texture_mesh(texels)
     top, bottom = int(frame[[brow[2] for brow in MESH_BROWS], 1].min()) - 6, int(frame[1, 1]) + 10
     strips = [
-        cv2.resize((one.texture.astype(np.float32) @ _GREY)[max(0, top) : bottom], (128, 64), None, 0, 0, cv2.INTER_AREA)
+        cv2.resize(
+            (one.texture.astype(np.float32) @ _GREY)[max(0, top) : bottom], (128, 64), None, 0, 0, cv2.INTER_AREA
+        )
         for one in portraits
     ]
     edges = np.stack([hog(strip, 8, (8, 8), (2, 2)) for strip in strips])

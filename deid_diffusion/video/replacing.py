@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from ..faces.crop import resized
+from ..faces.lighting import FaceLight
 from ..generation import Conditions, generate, read_conditions
 from ..identity.verify import Verdict, Verifier
 from ..options import Options
@@ -21,16 +22,18 @@ if TYPE_CHECKING:
 
 NO_ROLE = "no new face could be made for it"
 GUESSED = "not seen by a detector in this frame, and no mesh fits"
+_STEADY = 0.7  # share of the light that stays from frame to frame
 _HOLD = 5  # frames for which a face that passed may stand in for others that do not
 
 
 @dataclass
 class _Shown:
-    """What a track showed last: the (S, S, 3) crop, its mesh and (3,) mean colour, and how often it stood in since."""
+    """What a track showed last: the (S, S, 3) crop, its mesh, (3,) mean colour and light, and how often it stood in."""
 
     crop: np.ndarray
     mesh: np.ndarray
     colour: np.ndarray
+    light: FaceLight
     held: int = 0
 
 
@@ -99,17 +102,18 @@ class InFrame:
         of_photo = ([scene.photo] * len(rows), [scene.gone] * len(rows))
         read = read_conditions(pipeline, *of_photo, faces, choices, options.map_privacy)
         before = [self.shown.pop(self.tracks[k], None) for k in rows]
-        conditions = _kept(read, [role.features for role in roles], before)
+        conditions = replace(_kept(read, before), people=tuple(role.donors for role in roles))
         made = generate(pipeline, conditions, [role.seed for role in roles], self.options)
         results: dict[int, Replacement] = {}
-        given = zip(made, conditions.masks, conditions.meshes, before, strict=True)
-        for k, role, (crop, mask, mesh, last_shown) in zip(rows, roles, given, strict=True):
+        given = zip(made, conditions.masks, conditions.meshes, conditions.lights, before, strict=True)
+        for k, role, (crop, mask, mesh, light, last_shown) in zip(rows, roles, given, strict=True):
             verdicts = list[Verdict]()
-            for one in _candidates(crop, mask, mesh, last_shown):
-                with scene.canvas.trial(k, one.crop, scene.faces[k].matrix) as picture:
+            for one in _candidates(crop, mask, mesh, light, last_shown):
+                matrix = resized(scene.faces[k].matrix, len(one.crop) / pipeline.crop_size)
+                with scene.canvas.trial(k, one.crop, matrix) as picture:
                     verdicts.append(gate.judge(picture, scene.faces[k], scene.originals[k]))
                 if verdicts[-1].reason is None:
-                    scene.canvas.paste(k, one.crop, scene.faces[k].matrix)
+                    scene.canvas.paste(k, one.crop, matrix)
                     self.shown[self.tracks[k]] = one
                     results[k] = Replacement(None, role.seed, verdicts[-1].similarity, len(verdicts))
                     break
@@ -119,23 +123,25 @@ class InFrame:
         return results
 
 
-def _candidates(crop: np.ndarray | None, mask: np.ndarray, mesh: np.ndarray, before: _Shown | None) -> Iterable[_Shown]:
+def _candidates(
+    crop: np.ndarray | None, mask: np.ndarray, mesh: np.ndarray, light: FaceLight, before: _Shown | None
+) -> Iterable[_Shown]:
     """What a track may show in a frame, the better first; nothing where generation gave no picture."""
     if crop is None:
         return
     picture, colour = steady_colour(crop, mask, None if before is None else before.colour)
-    yield _Shown(picture, mesh, colour)
+    yield _Shown(picture, mesh, colour, light)
     if before is not None and before.held < _HOLD:
         yield replace(before, held=before.held + 1)
 
 
-def _kept(read: Conditions, features: Sequence[torch.Tensor | None], before: Sequence[_Shown | None]) -> Conditions:
-    """A frame's conditions with the attribute features of the tracks, and shapes that do not tremble."""
+def _kept(read: Conditions, before: Sequence[_Shown | None]) -> Conditions:
+    """A frame's conditions with shapes and light that do not tremble."""
     meshes = [
         steady_shape(mesh, None if one is None else one.mesh) for mesh, one in zip(read.meshes, before, strict=True)
     ]
-    plain = (1,) * len(meshes)  # colours are steadied, and faces held, in the generator's own pixels
-    known = [one for one in features if one is not None]
-    if read.features is None or len(known) < len(features):
-        return replace(read, meshes=tuple(meshes), details=plain)
-    return replace(read, meshes=tuple(meshes), details=plain, features=torch.stack(known).to(read.features))
+    lights = [
+        light if one is None else light.towards(one.light, _STEADY)
+        for light, one in zip(read.lights, before, strict=True)
+    ]
+    return replace(read, meshes=tuple(meshes), lights=tuple(lights))

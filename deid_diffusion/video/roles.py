@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ import torch
 
 from ..errors import DeidError
 from ..files import write_atomic
-from ..generation import read_conditions
+from ..generation import draw_people, read_conditions
+from ..models.identity_model import Donors
 from ..replacement import Replacement, Scene, replace_faces
 from .reading import Picture
 from .tracks import Track
@@ -32,11 +33,13 @@ class Role:
     Attributes:
         seed: of noise, proportions and look.
         features: (N, D) attribute features of the original face; None where the pipeline reads none.
+        donors: the person who is shown.
         pseudonym: the person's, under the key; None without one, or if nobody can say who it is.
     """
 
     seed: int
     features: torch.Tensor | None
+    donors: Donors
     pseudonym: str | None = None
 
 
@@ -45,6 +48,7 @@ class _Casting:
 
     def __init__(self) -> None:
         self.seed: int | None = None
+        self.donors: Donors | None = None
         self.features: torch.Tensor | None = None
 
     def __call__(
@@ -61,15 +65,16 @@ class _Casting:
 
         if not scene.faces:
             return {}
-        (made,) = replace_faces(pipeline, gate, [replace(scene, seed_of=draw)], options)
+        (made,) = replace_faces(pipeline, gate, [replace(scene, seed_of=draw)], options, steady=True)
         rows = list(scene.faces)
         choices = [scene.choices[k] for k in rows]
         faces = [scene.faces[k] for k in rows]
         of_photo = ([scene.photo] * len(rows), [scene.gone] * len(rows))
-        features = read_conditions(pipeline, *of_photo, faces, choices, options.map_privacy).features
-        self.features = None if features is None else features[0].float().cpu()
-        passed = made[rows[0]].seed
-        self.seed = draw(rows[0], 0) if passed is None else passed
+        conditions = read_conditions(pipeline, *of_photo, faces, choices, options.map_privacy)
+        self.features = None if conditions.features is None else conditions.features[0].float().cpu()
+        first = made[rows[0]]
+        self.seed = draw(rows[0], 0) if first.seed is None else first.seed
+        self.donors = first.donors or draw_people(pipeline, conditions.rows([0]), [self.seed], steady=True)[0]
         return made
 
 
@@ -105,8 +110,8 @@ def cast(
                 raise
             except Exception:  # without a role the face is covered wherever it is
                 continue
-            if casting.seed is not None:
-                roles[number] = Role(casting.seed, casting.features, shown.faces[0].pseudonym)
+            if casting.seed is not None and casting.donors is not None:
+                roles[number] = Role(casting.seed, casting.features, casting.donors, shown.faces[0].pseudonym)
         if not wanted:
             break
     return roles
@@ -125,6 +130,7 @@ def save_roles(path: Path, roles: Mapping[int, Role]) -> None:
         buffer,
         numbers=np.array(list(roles), np.int64),
         seeds=np.array([role.seed for role in roles.values()], np.uint64),
+        donors=np.array([astuple(role.donors) for role in roles.values()], np.int64).reshape(-1, len(fields(Donors))),
         pseudonyms=np.array([role.pseudonym or "" for role in roles.values()], np.str_),
         **features,
     )
@@ -134,10 +140,9 @@ def save_roles(path: Path, roles: Mapping[int, Role]) -> None:
 def load_roles(path: Path) -> dict[int, Role]:
     """What `save_roles` wrote."""
     with np.load(path, allow_pickle=False) as file:
-        rows = zip(file["numbers"].tolist(), file["seeds"].tolist(), file["pseudonyms"].tolist(), strict=True)
+        columns = (file[name].tolist() for name in ("numbers", "seeds", "donors", "pseudonyms"))
+        features = {name: torch.from_numpy(file[name]) for name in file.files if name.startswith("features")}
         return {
-            number: Role(
-                seed, torch.from_numpy(file[f"features{number}"]) if f"features{number}" in file else None, name or None
-            )
-            for number, seed, name in rows
+            number: Role(seed, features.get(f"features{number}"), Donors(*donors), name or None)
+            for number, seed, donors, name in zip(*columns, strict=True)
         }

@@ -161,7 +161,7 @@ def make_page(page: Page) -> gr.Blocks:
                 )
                 seed = gr.Number(1, label="Seed", precision=0, minimum=0, visible=False, elem_id="seed")
                 with gr.Accordion("More", open=False):
-                    attempts = gr.Slider(1, 10, 3, step=1, label="Candidates a face at most")
+                    attempts = gr.Slider(1, 10, 6, step=1, label="Candidates a face at most")
                     file_format = gr.Dropdown(list(choices.FORMATS), value="png", label="Format of results")
                 go = gr.Button("Replace faces", variant="primary", interactive=False, elem_id="go")
                 status = gr.HTML(pictures.status([]), elem_id="status")

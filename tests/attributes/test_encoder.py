@@ -45,7 +45,7 @@ def test_a_region_feature_reads_its_region(tiny_pipeline) -> None:
 
 def test_the_small_network_sees_the_face_and_not_where_it_is() -> None:
     torch.manual_seed(0)
-    encoder = FaceEncoder(32, 8, (8, 12), 16).eval()
+    encoder = FaceEncoder(16, 8).eval()
     mesh = torch.from_numpy(mean_mesh(64).astype(np.float32))[None]
     image = torch.rand(1, 3, 64, 64) * 2 - 1
     moved, brighter = image.roll((5, 3), (-2, -1)), image * 0.4 + 0.3
@@ -63,7 +63,7 @@ def test_the_small_network_sees_the_face_and_not_where_it_is() -> None:
 
 def test_a_face_and_its_mirror_image_are_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    encoder = FaceEncoder(32, 8, (8, 12), 16).eval()
+    encoder = FaceEncoder(16, 8).eval()
     mesh, image = torch.from_numpy(mean_mesh(64).astype(np.float32))[None], torch.rand(1, 3, 64, 64) * 2 - 1
     seen = encoder.normalised(image, mesh)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from deid_diffusion.faces.semantic_map import mean_mesh
 def _scene() -> tuple[np.ndarray, list[np.ndarray], list[PasteMask]]:
     photo = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     matrices = [similarity((100, 120), 140, 0.1, 64), similarity((190, 120), 140, -0.1, 64)]  # overlapping
-    outline = face_outline(mean_mesh(64))
+    outline = face_outline(mean_mesh(64), 64)
     return photo, matrices, [paste_mask(outline, matrix, (240, 320), 64) for matrix in matrices]
 
 

@@ -18,7 +18,7 @@ LABELS = draw_semantic_map(mean_mesh(128), 128)
 
 def _scene(side: float, centre: tuple[float, float] = (160, 150)) -> tuple[PasteMask, np.ndarray]:
     matrix = similarity(centre, side, 0.2, 128)
-    return paste_mask(face_outline(mean_mesh(128)), matrix, SHAPE, 128), matrix
+    return paste_mask(face_outline(mean_mesh(128), 128), matrix, SHAPE, 128), matrix
 
 
 def _places(matrix: np.ndarray, region: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from deid_diffusion.faces.semantic_map import mean_mesh
 @pytest.mark.parametrize("side", [30.0, 160.0, 400.0])
 def test_every_point_of_the_mesh_is_fully_replaced(side: float) -> None:
     matrix = similarity((200, 220), side, 0.2, 128)
-    alpha = paste_mask(face_outline(mean_mesh(128)), matrix, (440, 400), 128).full()
+    alpha = paste_mask(face_outline(mean_mesh(128), 128), matrix, (440, 400), 128).full()
     inside = np.floor(transform(mean_mesh(128), invert(matrix))).astype(int)
     assert (alpha[inside[:, 1], inside[:, 0]] == 1).all()
     assert alpha[0, 0] == 0
@@ -18,13 +18,13 @@ def test_every_point_of_the_mesh_is_fully_replaced(side: float) -> None:
 
 def test_a_face_cut_by_the_border_is_opaque_up_to_it() -> None:
     matrix = similarity((0, 100), 160, 0.0, 128)
-    alpha = paste_mask(face_outline(mean_mesh(128)), matrix, (200, 300), 128).full()
+    alpha = paste_mask(face_outline(mean_mesh(128), 128), matrix, (200, 300), 128).full()
     assert alpha[100, 0] == 1
 
 
 def test_a_face_outside_the_photo_gives_an_empty_mask() -> None:
     matrix = similarity((-900, 100), 160, 0.0, 128)
-    mask = paste_mask(face_outline(mean_mesh(128)), matrix, (200, 300), 128)
+    mask = paste_mask(face_outline(mean_mesh(128), 128), matrix, (200, 300), 128)
     assert not mask.alpha.size
     assert not mask.full().any()
 

@@ -16,7 +16,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
 
 
 def _mask(x: float, y: float, side: float) -> PasteMask:
-    return paste_mask(face_outline(mean_mesh(128)), similarity((x, y), side, 0.1, 128), SHAPE, 128)
+    return paste_mask(face_outline(mean_mesh(128), 128), similarity((x, y), side, 0.1, 128), SHAPE, 128)
 
 
 MASKS = {

@@ -8,12 +8,12 @@ import torch
 
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.identity.dlib_network import DIMENSIONS, SIDE, DlibFaceNetwork, load
-from deid_diffusion.identity.recognition import _model_file, face_chip
+from deid_diffusion.identity.recognition import model_file, face_chip
 
 
 @pytest.fixture(scope="module")
 def network() -> DlibFaceNetwork:
-    return load(_model_file())
+    return load(model_file())
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def numbers(network: DlibFaceNetwork, chips: np.ndarray) -> np.ndarray:
 
 def test_same_numbers_as_dlib(network: DlibFaceNetwork, chips: np.ndarray):
     dlib = pytest.importorskip("dlib")
-    theirs = dlib.face_recognition_model_v1(str(_model_file()))
+    theirs = dlib.face_recognition_model_v1(str(model_file()))
     wanted = np.array([theirs.compute_face_descriptor(np.ascontiguousarray(chip)) for chip in chips])
     assert np.abs(wanted).max() > 0.1
     np.testing.assert_allclose(numbers(network, chips), wanted, atol=1e-5)
@@ -64,7 +64,7 @@ def test_weights_are_frozen(network: DlibFaceNetwork):
 
 @pytest.mark.parametrize("share", [0, 1e-6, 1e-5, 0.001, 0.5, 0.999999])
 def test_truncated_file(tmp_path: Path, share: float):
-    data = _model_file().read_bytes()
+    data = model_file().read_bytes()
     (path := tmp_path / "short.dat").write_bytes(data[: int(share * len(data))])
     refused(path, "it ends early")
 
@@ -81,14 +81,14 @@ def test_truncated_file(tmp_path: Path, share: float):
     ],
 )
 def test_changed_file(tmp_path: Path, at: int, byte: int, why: str):
-    data = bytearray(_model_file().read_bytes())
+    data = bytearray(model_file().read_bytes())
     data[at] = byte
     (path := tmp_path / "changed.dat").write_bytes(data)
     refused(path, why)
 
 
 def test_file_with_more(tmp_path: Path):
-    (path := tmp_path / "long.dat").write_bytes(_model_file().read_bytes() + b"\1\0")
+    (path := tmp_path / "long.dat").write_bytes(model_file().read_bytes() + b"\1\0")
     refused(path, "bytes left over: expected 0, found 2")
 
 

@@ -126,7 +126,7 @@ def test_no_chips_give_no_embeddings(recogniser):
 
 def test_a_damaged_file_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (damaged := tmp_path / "network.dat").write_bytes(b"<!DOCTYPE html>\n<p>not found")
-    monkeypatch.setattr(recognition, "_model_file", lambda: damaged)
+    monkeypatch.setattr(recognition, "model_file", lambda: damaged)
     with pytest.raises(DeidError, match=r"network\.dat is not dlib's .* pip install") as caught:
         DlibRecogniser()
     assert "\n" not in str(caught.value)

@@ -128,7 +128,7 @@ def test_a_checkpoint_that_is_no_inpainting_one_is_named(checkpoint: Path, tmp_p
 
 
 def test_image_encoders_are_told_apart_by_their_folder(checkpoint: Path, tmp_path: Path) -> None:
-    FaceEncoder(32, 8, (8,), 16).save_pretrained(tmp_path)
+    FaceEncoder(16, 8).save_pretrained(tmp_path)
     assert isinstance(load_image_encoder(tmp_path, torch.float32), FaceEncoder)
     assert isinstance(load_image_encoder(checkpoint / "vision", torch.float32), CLIPVisionModelWithProjection)
 
@@ -137,7 +137,7 @@ def test_embedded_parts_start_from_earlier_weights(tiny_pipeline, tmp_path: Path
     tiny_pipeline.vae.save_pretrained(tmp_path / "vae")
     deepcopy(tiny_pipeline.text_encoder).half().save_pretrained(tmp_path / "clip" / "text_encoder")  # as ours is
     tiny_pipeline.tokenizer.save_pretrained(tmp_path / "clip" / "tokenizer")
-    FaceEncoder(32, 8, (8,), 16).save_pretrained(tmp_path / "clip" / "image_encoder")
+    FaceEncoder(16, 8).save_pretrained(tmp_path / "clip" / "image_encoder")
     parts = embedded_components(tmp_path / "vae", tmp_path / "clip", (16, 32), 32, 4)
     assert parts.text_encoder.dtype == torch.float32  # mixed precision takes no half
     for name, model in (
