@@ -141,7 +141,7 @@ class Anonymizer:
     ) -> AnonymizedImage:
         """Replace every face that the detector finds.
 
-        A face that fails at any station, the gate above all, is covered by an opaque fill and says why in its record;
+        A face that fails at any station, the gate above all, is covered and says why in its record;
         no exception leaves an original face in the result. The finished picture is searched once more: a face that was
         missed is covered as well.
 

@@ -23,7 +23,7 @@ from deid_diffusion.errors import UsageError, one_line
 
 app = typer.Typer(
     help="Replace every face in photos and clips by a different, realistic face.",
-    epilog="Exit codes: 0 every face replaced, 3 some faces covered by an opaque fill instead, 2 bad usage or an "
+    epilog="Exit codes: 0 every face replaced, 3 some faces covered instead, 2 bad usage or an "
     "unreadable photo, 1 internal error, 130 interrupted.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -113,9 +113,9 @@ def anonymize(
         bool, typer.Option("--require-face", help="A photo in which no face is found is an error, and not written.")
     ] = False,
 ) -> None:
-    """Replace every face in the INPUT photos and clips; a face that cannot be replaced is covered by an opaque fill.
+    """Replace every face in the INPUT photos and clips; a face that cannot be replaced is covered.
 
-    A recogniser that generation never uses compares every result with its original; a face too like it is not let out.
+    A face recogniser compares every result with its original; a face too like it is not let out.
     Results carry no metadata of the photo but its colour profile. A result that exists is not made again, so an
     interrupted run is resumed by the same command.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,7 +153,8 @@ def generate(
     Returns:
         B crops, (S, S, 3) uint8; None for one that came out as NaN or without any detail.
     """
-    pictures = denoise(pipeline, conditions, compose(pipeline, conditions, seeds), seeds, options)
+    composites, meshes = compose(pipeline, conditions, seeds)
+    pictures = denoise(pipeline, replace(conditions, meshes=tuple(meshes)), composites, seeds, options)
     crops: list[np.ndarray | None] = []
     for picture, context, mask in zip(pictures, conditions.contexts, conditions.masks, strict=True):
         usable = bool(np.isfinite(picture).all()) and float(picture[mask].std()) >= _LEAST_DETAIL
@@ -162,7 +163,12 @@ def generate(
 
 
 def draw_people(
-    pipeline: FaceDeidPipeline, conditions: Conditions, seeds: Sequence[int], *, steady: bool = False
+    pipeline: FaceDeidPipeline,
+    conditions: Conditions,
+    seeds: Sequence[int],
+    *,
+    steady: bool = False,
+    attempts: Sequence[int] = (),
 ) -> list[Donors]:
     """Draw the person of each seed, among those who fit what is kept of the face, unless one was chosen before.
 
@@ -171,6 +177,7 @@ def draw_people(
         conditions: of B faces.
         seeds: B of them.
         steady: whether the people will be shown with other expressions, too, as a pseudonym's or a clip's.
+        attempts: B numbers of candidates that came before; the more, the more people are drawn from.
     """
     model, adapter, people = pipeline.identity_model, pipeline.attribute_adapter, []
     for row, seed in enumerate(seeds):
@@ -178,24 +185,38 @@ def draw_people(
         if chosen is not None:
             people.append(show_teeth(model, chosen, shown, seed))
             continue
+        wider = 1 + (attempts[row] if attempts else 0)
         choice, features = conditions.choices[row], None if conditions.features is None else conditions.features[row]
         subspace = None if features is None else pipeline.subspace(choice.phrases)
         centre = model.features[0] * 0 if adapter is None else adapter.centre
         costs = attribute_costs(model, features, centre, subspace, choice.named)
-        people.append(draw_donors(model, costs, shown, seed, glasses=False, steady=steady))
+        people.append(draw_donors(model, costs, shown, seed, glasses=False, steady=steady, wider=wider))
     return people
 
 
-def compose(pipeline: FaceDeidPipeline, conditions: Conditions, seeds: Sequence[int]) -> list[np.ndarray]:
-    """Return B composites, (S, S, 3) float32 RGB in 0..1: each seed's person on the photo without the face."""
-    size, model, composites = pipeline.crop_size, pipeline.identity_model, []
+def compose(
+    pipeline: FaceDeidPipeline, conditions: Conditions, seeds: Sequence[int]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Lay each seed's person on the photo without the face.
+
+    Args:
+        pipeline: whose identity model holds the people.
+        conditions: of B faces.
+        seeds: B of them.
+
+    Returns:
+        B composites, (S, S, 3) float32 RGB in 0..1, and B meshes, (478, 2), of the new people's proportions in crop
+        pixels of ``crop_size``.
+    """
+    size, model, composites, meshes = pipeline.crop_size, pipeline.identity_model, [], []
     for row, donors in enumerate(draw_people(pipeline, conditions, seeds)):
         context, mask, camera = conditions.contexts[row], conditions.masks[row], conditions.cameras[row]
-        mesh = reshape_mesh(conditions.meshes[row], model.shape(donors), size) * (len(context) / size)
+        meshes.append(reshape_mesh(conditions.meshes[row], model.shape(donors), size))
+        mesh = meshes[-1] * (len(context) / size)
         face = light_texture(model.texture(donors), conditions.lights[row])
         composite = render_person(face, mesh, context.astype(np.float32) / 255, mask)
         composites.append(composite if camera is None else match_camera(composite, mesh, mask, camera))
-    return composites
+    return composites, meshes
 
 
 def denoise(

@@ -195,7 +195,8 @@ def _choose(
         seeds, some = seeds_of(wanted), conditions.rows([row for row, _ in wanted])
         chosen = [rows[row].scene.people.get(rows[row].index) if attempt == 0 else None for row, attempt in wanted]
         some = replace(some, people=tuple(chosen))
-        people = draw_people(pipeline, some, seeds, steady=steady or options.pseudonyms is not None)
+        attempts, lasting = [attempt for _, attempt in wanted], steady or options.pseudonyms is not None
+        people = draw_people(pipeline, some, seeds, steady=lasting, attempts=attempts)
         crops = generate(pipeline, replace(some, people=tuple(people)), seeds, options)
         each = zip(wanted, crops, seeds, people, strict=True)
         return [rows[row].judged(gate, crop, seed, donors) for (row, _), crop, seed, donors in each]

@@ -17,10 +17,14 @@ from ..faces.controls import draw_control
 from ..faces.crop import extract
 from ..faces.detected_face import DetectedFace
 from ..faces.detection import UnionDetector
+from ..faces.donors import draw_donors
 from ..faces.landmarks import FaceMesh
 from ..faces.mask import touched
-from ..faces.reshape import reshape_mesh
+from ..faces.measures import measure
+from ..faces.reshaping import reshape_mesh
 from ..faces.semantic_map import draw_semantic_map, map_in_photo
+from ..loading import BUILTIN
+from ..models.identity_model import IdentityModel
 
 Proportions = Literal["another person's", "the photo's"]
 """Whose eyes, brows, nose and mouth a map shows. The photo's own tell who somebody is."""
@@ -88,7 +92,15 @@ def drawn_mesh(face: FaceAnalysis, proportions: Proportions, seed: int | None) -
     """
     if proportions == "the photo's":
         return face.drawn
-    return reshape_mesh(face.drawn, np.random.default_rng(seed))
+    model, own = _people(), secrets.randbits(63) if seed is None else seed
+    donors = draw_donors(model, np.zeros(len(model)), measure(face.drawn), own, glasses=False, steady=True)
+    return reshape_mesh(face.drawn, model.shape(donors), len(face.semantic_map))
+
+
+@cache
+def _people() -> IdentityModel:
+    """The embedded identity model."""
+    return IdentityModel.from_pretrained(BUILTIN / "identity_model")
 
 
 def photo_map(
@@ -151,13 +163,13 @@ class FaceCrops:
         Args:
             kind: of `faces.controls.CONTROLS`.
             proportions: whose eyes, brows, nose and mouth they show.
-            seed: draws another person's, and the look of a kind that has one; the k-th face takes the seed k places on.
+            seed: draws another person's; the k-th face takes the seed k places on.
                 None is fresh randomness.
         """
         drawn = []
         for k, (_, face) in enumerate(self.faces):
             own = secrets.randbits(63) if seed is None else seed + k
-            drawn.append(draw_control(drawn_mesh(face, proportions, own), self.size, kind, own))
+            drawn.append(draw_control(drawn_mesh(face, proportions, own), self.size, kind))
         return drawn
 
     def blank(self) -> np.ndarray:

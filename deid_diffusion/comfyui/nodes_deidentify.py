@@ -36,7 +36,7 @@ class DeidentifyFaces(io.ComfyNode):
             display_name="De-identify Faces",
             category=CATEGORY,
             description="Replace every face by a different, realistic one and keep the rest. Each result is compared "
-            "with its original by a face recogniser; what cannot be replaced and verified is covered by a grey fill. "
+            "with its original by a face recogniser; what cannot be replaced and verified is covered. "
             "If anything else fails, the workflow stops: no original face comes out.",
             inputs=[
                 io.Image.Input("image", tooltip="Photos; each of a batch is treated as if it were alone."),

@@ -30,7 +30,7 @@ def shared_gate() -> Gate:
 def stitch(crops: FaceCrops, made: torch.Tensor, gate: Verifier, detector: FaceDetector) -> list[AnonymizedImage]:
     """Put new faces in the places of the old ones.
 
-    A face that the gate refuses, that cannot be judged or that is no picture stays covered by an opaque fill, and the
+    A face that the gate refuses, that cannot be judged or that is no picture stays covered, and the
     finished pictures are searched once more. No path leaves an original face.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+import cv2
 import numpy as np
 
 from .crop import invert, warp
@@ -19,6 +20,8 @@ CoverColour = Literal["surroundings", "grey"]
 COVER_COLOURS: tuple[CoverColour, ...] = get_args(CoverColour)
 """What covers are made of: the colours around them, which spoil a picture less, or mid-grey, which is seen at once."""
 
+_SKIN_SPREAD = 35.0  # RGB distance, 0..255 scale, over which a rim colour stops being the face's
+_DOUBT = 0.03  # share of skin around a point below which its shift fades out
 _AROUND = 0.3  # how far around a cover colours are taken from, as a share of its larger side
 
 
@@ -98,3 +101,31 @@ class Canvas:
         inside[mask.window] = hidden
         here = inside[rows, columns]
         window[here] = np.clip(filled[here] + 0.5, 0, 255).astype(np.uint8)
+
+
+def match_rim(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: float = 0.06) -> np.ndarray:
+    """Shift a generated crop's colours so that its skin meets the photo's at the mask's rim.
+
+    The difference on a ring just outside the mask, where both are known, is spread smoothly inwards (a membrane, as in
+    Perez et al., "Poisson Image Editing", 2003, solved by blurring the known values). Only ring pixels that were
+    generated in a colour like the face's count: what an autoencoder does to a red scarf says nothing of a cheek.
+
+    Args:
+        crop: (S, S, 3) uint8, generated everywhere.
+        context: (S, S, 3) uint8, the photo's crop, read outside the mask only.
+        mask: (S, S) bool, True where the photo is erased.
+        reach: width of the ring, as a share of S.
+    """
+    size = len(crop)
+    width = max(2, round(reach * size))
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((2 * width + 1,) * 2, np.uint8)) > 0
+    if not (grown & ~mask).any() or not mask.any():
+        return crop
+    made = crop.astype(np.float32)
+    unlike = np.linalg.norm(made - np.median(made[mask], axis=0), axis=2)
+    weight = ((grown & ~mask) * np.exp(-0.5 * (unlike / _SKIN_SPREAD) ** 2)).astype(np.float32)[..., None]
+    sigma = size / 10
+    spread = cv2.GaussianBlur((context.astype(np.float32) - made) * weight, (0, 0), sigma)
+    known = cv2.GaussianBlur(weight, (0, 0), sigma)[..., None]
+    shift = spread / (known + _DOUBT)
+    return np.clip(made + shift + 0.5, 0, 255).astype(np.uint8)

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from ..attributes.subspace import AttributeSubspace
 
 #: Attribute -> weight of a squared difference in standard deviations of the people; words of the user's own count 2.
+#: Sex and age are read as numbers, see `_read_sex` and `_read_age`; what the mesh or the light brings counts 0.
 _WEIGHTS: Mapping[str, float] = {
-    "gender": 6.0, "age": 6.0, "ethnicity": 2.0, "facial hair": 1.0, "makeup": 0.5, "skin": 0.5,
-    "expression": 0.0, "gaze": 0.0, "pose": 0.0, "light": 0.0, "glasses": 0.0,
+    "expression": 2.0, "ethnicity": 2.0, "facial hair": 1.0, "makeup": 0.5, "skin": 0.5,
+    "gender": 0.0, "age": 0.0, "gaze": 0.0, "pose": 0.0, "light": 0.0, "glasses": 0.0,
 }  # fmt: skip
+_SEX, _YEARS = 16.0, 0.16  # cost of the other sex, and difference in the logarithm of age that costs 1
+_CHILD = 8.0  # years that are added to an age before the logarithm
+_STRETCH, _ADULT = 1.3, 27.0  # photographs read nearer to this age than the portraits of the identity model
+_MIDDLE, _SURE = 0.12, 0.07  # place between the sexes, towards women, and width, in the projected features
+_RIDGE = 1e-3
 _PHRASE = 2.0
 _MOUTH = {"smile": 0.05, "mouth_open": 0.08}  # differences that count as one standard deviation
 _EYES = {"eyes_open": 0.07}
@@ -59,6 +65,11 @@ def attribute_costs(
     face = features[0].float().cpu() - middle
     if people.shape[1] != len(face):  # another encoder than the people were read with
         return costs + _word_costs(model, face, subspace, names)
+    if "gender" in names:
+        costs = costs + _SEX * (_column(model, "male") - _read_sex(model, face, middle, subspace)) ** 2
+    if "age" in names:
+        away = np.log(_column(model, "age") + _CHILD) - np.log(_read_age(model, face, middle, subspace) + _CHILD)
+        costs = costs + (away / _YEARS) ** 2
     for name in names:
         weight = _WEIGHTS.get(name, 0.0) if name in VOCABULARY else _PHRASE
         if not weight:
@@ -70,6 +81,27 @@ def attribute_costs(
     return costs
 
 
+def _read_sex(model: IdentityModel, face: torch.Tensor, middle: torch.Tensor, subspace: AttributeSubspace) -> float:
+    """Return the probability, 0 to 1, that a face is a man's, from its part in the subspace of the words for sexes."""
+    basis = subspace.bases["gender"].float().cpu()
+    male = torch.from_numpy(_column(model, "male")).float()
+    places = ((model.features[:, 0].float().cpu() - middle) @ basis.T)[:, 0]
+    towards = torch.sign(places[male > 0.5].mean() - places[male < 0.5].mean())
+    return float(torch.sigmoid((towards * (face @ basis.T)[0] + _MIDDLE) / _SURE))
+
+
+def _read_age(model: IdentityModel, face: torch.Tensor, middle: torch.Tensor, subspace: AttributeSubspace) -> float:
+    """Return a face's age, in years, by ridge regression on its part in the subspace of the words for ages."""
+    basis = subspace.bases["age"].float().cpu()
+    places = ((model.features[:, 0].float().cpu() - middle) @ basis.T).double().numpy()
+    ages = np.log(_column(model, "age") + _CHILD)
+    centred = places - places.mean(0)
+    gram = centred.T @ centred + _RIDGE * len(places) * np.eye(len(basis))
+    slope = np.linalg.solve(gram, centred.T @ (ages - ages.mean()))
+    age = np.exp(ages.mean() + ((face @ basis.T).double().numpy() - places.mean(0)) @ slope) - _CHILD
+    return float(np.clip(_ADULT * (max(age, 0.5) / _ADULT) ** _STRETCH, 0, 95))
+
+
 def _word_costs(
     model: IdentityModel, face: torch.Tensor, subspace: AttributeSubspace, names: Sequence[str]
 ) -> np.ndarray:
@@ -78,16 +110,24 @@ def _word_costs(
     if "gender" in names:
         scores = subspace.scores(face, "gender", SHARPNESS)
         male = float(scores[subspace.words["gender"].index("man")])
-        costs += 2 * _WEIGHTS["gender"] * (_column(model, "male") - male) ** 2
+        costs += _SEX * (_column(model, "male") - male) ** 2
     if "age" in names:
         years = torch.tensor([YEARS[word] for word in subspace.words["age"]])
         age = float(subspace.scores(face, "age", SHARPNESS) @ years)
-        costs += _WEIGHTS["age"] * ((_column(model, "age") - age) / 20) ** 2
+        away = np.log(_column(model, "age") + _CHILD) - np.log(age + _CHILD)
+        costs += (away / _YEARS) ** 2
     return costs
 
 
 def draw_donors(
-    model: IdentityModel, costs: np.ndarray, shown: FaceMeasures, seed: int, *, glasses: bool, steady: bool
+    model: IdentityModel,
+    costs: np.ndarray,
+    shown: FaceMeasures,
+    seed: int,
+    *,
+    glasses: bool,
+    steady: bool,
+    wider: int = 1,
 ) -> Donors:
     """Draw a new person.
 
@@ -98,16 +138,17 @@ def draw_donors(
         seed: who it is, of all that fit.
         glasses: whether the new person wears glasses; nobody who does is drawn otherwise.
         steady: whether the person will be shown with other expressions, too: then the lips are at rest.
+        wider: how many times as many people are drawn from, for candidates after others were too alike.
     """
     rng = np.random.default_rng(seed ^ _STREAM)
     lips = replace(shown, **_REST) if steady else shown
     costs = costs + np.where((_column(model, "glasses") > _GLASSES) == glasses, 0, _NEVER)
     lids = _differences(model, shown, _EYES) + _NEVER * (_column(model, "eyes_open") < _CLOSED) * steady
-    skin = _draw(costs + lids + 0.25 * _differences(model, lips, _MOUTH), _SKIN, rng)
+    skin = _draw(costs + lids + _differences(model, lips, _MOUTH), _SKIN, rng, wider)
     near = costs + 0.5 * _distances(model, skin)
-    eyes = skin if glasses else _draw(near + lids, _FEATURES, rng)
-    nose = skin if glasses else _draw(near, _FEATURES, rng)
-    mouth = _draw(near + 2 * _differences(model, lips, _MOUTH), _MOUTHS, rng)
+    eyes = skin if glasses else _draw(near + lids, _FEATURES, rng, wider)
+    nose = skin if glasses else _draw(near, _FEATURES, rng, wider)
+    mouth = _draw(near + 2 * _differences(model, lips, _MOUTH), _MOUTHS, rng, wider)
     return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth), shown, seed)
 
 
@@ -120,10 +161,10 @@ def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: 
     return replace(donors, inner=_draw(costs, 3, np.random.default_rng(seed ^ _STREAM ^ 1)))
 
 
-def _draw(costs: np.ndarray, count: int, rng: np.random.Generator) -> int:
+def _draw(costs: np.ndarray, count: int, rng: np.random.Generator, wider: int = 1) -> int:
     """One of the people who cost least."""
-    best = np.argsort(costs, kind="stable")[:count]
-    odds = np.exp(-(costs[best] - costs[best[0]]) / _HEAT)
+    best = np.argsort(costs, kind="stable")[: count * wider]
+    odds = np.exp(-(costs[best] - costs[best[0]]) / (_HEAT * wider))
     return int(rng.choice(best, p=odds / odds.sum()))
 
 

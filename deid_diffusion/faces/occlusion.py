@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from .crop import extract, invert, resized, warp
+from .inpainting import fill_from_surroundings
 from .labels import LABEL
 from .landmarks import MESH_BROWS
 from .lighting import fit_light, to_log
@@ -22,6 +23,7 @@ _THING = 0.42  # of colour, below the brows: no skin and no beard has it
 _OPEN = 0.02  # least width of what stands in front, in sides
 _LEAST = 0.004  # least area, likewise squared
 _MOST = 0.6  # share of the face over which the search has failed
+_REACH, _SAME = 25, 0.12  # pixels, and difference of colours in 0..1, that it goes on past the silhouette
 _GROWTH, _FEATHER = 0.006, 0.012  # the mask reaches over the edge of what stands in front, then fades out on it
 
 
@@ -62,7 +64,7 @@ def find_occluders(photo: np.ndarray, mesh: np.ndarray, matrix: np.ndarray, size
     reach = max(3, round(_OPEN * _SIZE) | 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
     other = cv2.morphologyEx(cv2.morphologyEx(other, cv2.MORPH_CLOSE, kernel), cv2.MORPH_OPEN, kernel)
-    return _reaching(other > 0, inside)
+    return _reaching(other > 0, inside, crop)
 
 
 def spare_occluders(mask: PasteMask, occluders: np.ndarray, matrix: np.ndarray, size: int) -> PasteMask:
@@ -94,7 +96,7 @@ def _down(mesh: np.ndarray) -> np.ndarray:
     return np.array([-y, x])
 
 
-def _reaching(other: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
+def _reaching(other: np.ndarray, inside: np.ndarray, crop: np.ndarray) -> np.ndarray | None:
     """The pieces, large enough, that touch the silhouette's edge, grown to it; None without any or with too many."""
     edge = inside & ~(cv2.erode(inside.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0)
     count, pieces, figures, _ = cv2.connectedComponentsWithStats(other.astype(np.uint8), connectivity=8)
@@ -105,6 +107,8 @@ def _reaching(other: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
             kept |= region
     if not kept.any() or kept[inside].mean() > _MOST:
         return None
-    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
-    rim = (cv2.dilate(kept.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25))) > 0) & ~inside
-    return cv2.morphologyEx((kept | rim).astype(np.uint8), cv2.MORPH_CLOSE, reach) > 0
+    # past the silhouette it goes on as far as it looks the same: what else is there may be the cheek that a mesh missed
+    near = cv2.dilate(kept.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_REACH, _REACH))) > 0
+    colours = fill_from_surroundings(crop, ~kept)
+    same = np.abs(crop - colours).max(2) < _SAME
+    return kept | (near & ~inside & same)

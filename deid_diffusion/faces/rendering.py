@@ -18,7 +18,8 @@ _RIM = 0.045  # depth, inside the silhouette, over which the face is compared wi
 _SPREAD = 0.06  # standard deviation over which the difference is carried inwards
 _ALIKE = 0.12  # distance of two colours, in 0..1, up to which they belong to the same surface
 _FINE = 1 / 110  # standard deviation that parts fine detail from the rest, as a share of the crop's side
-_SHARPEN, _BLUR = 0.8, 0.02  # most sharpening, and standard deviation of the most blur as a share of the crop's side
+_GAIN = 1.12  # detail that resampling into the photo takes away again
+_SHARPEN, _BLUR = 1.2, 0.02  # most sharpening, and standard deviation of the most blur as a share of the crop's side
 _DOUBT = 0.04  # share of known rim under which the shift fades out
 
 
@@ -119,7 +120,7 @@ def match_camera(picture: np.ndarray, mesh: np.ndarray, mask: np.ndarray, camera
     own = _fine_detail(picture, face)
     if own <= 1e-6:
         return picture
-    wanted = camera.detail / own
+    wanted = _GAIN * camera.detail / own
     if wanted >= 1:
         blurred = cv2.GaussianBlur(picture, (0, 0), _FINE * len(picture))
         changed = picture + min(_SHARPEN, wanted - 1) * (picture - blurred)
@@ -128,7 +129,7 @@ def match_camera(picture: np.ndarray, mesh: np.ndarray, mask: np.ndarray, camera
         for _ in range(5):
             sigma = (low + high) / 2
             changed = cv2.GaussianBlur(picture, (0, 0), max(sigma, 0.05))
-            low, high = (low, sigma) if _fine_detail(changed, face) < camera.detail else (sigma, high)
+            low, high = (low, sigma) if _fine_detail(changed, face) < _GAIN * camera.detail else (sigma, high)
     return np.where(mask[..., None], changed.clip(0, 1), picture)
 
 

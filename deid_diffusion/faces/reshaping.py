@@ -8,10 +8,11 @@ import numpy as np
 
 from .chosen_mesh import moved
 from .landmarks import MESH_BROWS, MESH_EYES, MESH_IRISES, MESH_OVAL
-from .resting_face import EYE_CORNERS, MOUTH, MOUTH_CORNERS
+from .resting_face import EYE_CORNERS, MOUTH, MOUTH_CORNERS, frame
 from .semantic_map import mean_mesh
 
-_INSIDE, _OUTLINE = 1.0, 0.45  # share of the way to the other person's shape
+_INSIDE, _OUTLINE = 0.95, 0.45  # share of the way to the other person's shape
+_DOWN = 0.65  # of that, along the face: how high features sit tells the pitch of the head, too
 _REACH = 0.12  # distance to the outline, in crop sides, from which a point goes all the way
 _MOST_OUTSIDE = 0.02  # of the outline's displacement, in crop sides: it has to stay in the mask
 
@@ -30,6 +31,8 @@ def reshape_mesh(mesh: np.ndarray, shape: np.ndarray, size: int) -> np.ndarray:
     other = with_expression(mesh, project_shape(shape, mesh))
     way, limit = _shares()
     step = way[:, None] * (other - mesh)
+    down = frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])[1]
+    step -= (1 - _DOWN) * (step @ down)[:, None] * down
     length = np.linalg.norm(step, axis=1, keepdims=True)
     step *= np.minimum(1, limit[:, None] * size / length.clip(1e-6))
     return (mesh + step).astype(np.float32)

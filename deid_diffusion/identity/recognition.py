@@ -1,4 +1,4 @@
-"""Who is in a face, as numbers: the offline recogniser that results are judged by. Generation never uses it.
+"""Who is in a face, as numbers: the offline recogniser that results are verified by. No embedding reaches generation.
 
 The network is dlib's ResNet-29 (King, "High Quality Face Recognition with Deep Metric Learning", 2017), whose weights
 are in the public domain and come inside the face_recognition_models package. Nothing else of that package is used: its

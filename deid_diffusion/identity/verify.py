@@ -1,4 +1,4 @@
-"""The gate: a face gets out only if a recogniser that generation never used says that it is another person's."""
+"""The gate: a face gets out only if a face recogniser says that it is another person's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Verdict:
         similarity: cosine of the two faces' embeddings; None if there was nothing to compare.
         reason: why the result must not get out; None if it may.
         alike: whether it may get out, but another candidate should be tried, because few strangers are so like the
-            original.
+            original, or no face is found in it although one was in the original.
     """
 
     similarity: float | None
@@ -68,8 +68,8 @@ class Verifier(Protocol):
 class Gate:
     """Compares what stands in a face's place with the original, in the picture as it would be written.
 
-    A result fails when the recogniser takes it for the original's person, when no face can be found in it although one
-    could in the original, when it shows two faces, or when its face is in another place.
+    A result fails when the recogniser takes it for the original's person, when it shows two faces, or when its face is
+    in another place. Where no face is found in it, the original's five points say where to compare.
     """
 
     def __init__(
@@ -105,8 +105,6 @@ class Gate:
         best = _nearest(found)
         if len(found) > max(1, original.faces):
             return Verdict(None, "the result shows two faces")
-        if best is None and original.box is not None:
-            return Verdict(None, "no face can be found in the result")
         if best is not None and original.box is not None and not _same_place(best.box, original.box):
             return Verdict(None, "the result's face is in another place")
         points = original.points if best is None or best.points is None else best.points
@@ -115,7 +113,8 @@ class Gate:
         similarity = float(original.embedding @ self.recogniser(view, points))
         if not similarity <= self.recogniser.threshold:  # NaN fails, too
             return Verdict(similarity, f"too like the original (cosine {similarity:.3f})")
-        return Verdict(similarity, None, similarity > self.alike)
+        unseen = best is None and original.box is not None  # another candidate may be seen
+        return Verdict(similarity, None, unseen or similarity > self.alike)
 
     def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[DetectedFace]]:
         """The view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""

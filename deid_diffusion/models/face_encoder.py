@@ -1,4 +1,4 @@
-"""FaceEncoder: the attribute encoder's image side as a diffusers model that loads, saves and travels with a pipeline."""
+"""FaceEncoder: the attribute encoder's image side as a diffusers model which travels with a pipeline."""
 
 from __future__ import annotations
 

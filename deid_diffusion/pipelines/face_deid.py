@@ -131,7 +131,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         if cls is FaceDeidPipeline and folder.is_dir() and not others:
             dtype = kwargs.get("dtype", kwargs.get("torch_dtype")) or torch.float32
             return load_pipeline(str(folder), dtype)
-        return super().from_pretrained(source, **kwargs)
+        return super().from_pretrained(str(folder) if folder.is_dir() else source, **kwargs)
 
     @property
     def crop_size(self) -> int:
@@ -258,8 +258,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
 
         Args:
             prompt, negative_prompt: text, one for all crops or one each.
-            image: PIL photos of any size; or B face crops, tensors (B, 3, H, W) in 0..1, of which what the mask covers is
-                never read.
+            image: PIL photos of any size; or B face crops, tensors (B, 3, H, W) in 0..1, of which nothing
+                that the mask covers is read.
             mask_image: B masks, (B, 1, H, W) in 0..1; 0.5 and more is replaced.
             control_image: B control images, (B, 3, H, W) in 0..1, as ``draw_control`` makes them.
             height, width: size of the results in pixels; the crops' own when None.

@@ -86,7 +86,7 @@ def make_app(
         openapi_extra=request_body(),
     )
     async def anonymize(request: Request, wish: Annotated[Wish, Query()]) -> Response:
-        """Replace every face of the photo in the body; a face that cannot be replaced is covered by an opaque fill.
+        """Replace every face of the photo in the body; a face that cannot be replaced is covered.
 
         The answer is the picture, with counts in its headers; with `Accept: application/json` it is the picture in
         Base64 together with the whole record.

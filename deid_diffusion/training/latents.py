@@ -35,7 +35,9 @@ class LatentFaces(FaceDataset):
 
     Items: ``latents`` and ``masked_latents`` (C, h, w), ``mask`` (1, h, w), ``control`` (3, S, S) in 0..1, ``features``
     (N, D), ``input_ids`` (T,) int64 of a caption that says some of what is known, ``facts`` (F,) int64, codes of
-    all of it, and, where they were computed, ``start`` (C, h, w), latents of composites. An item is of a face drawn at random, women as often as men: else the many decide what
+    all of it, and, where they were computed, ``start`` (C, h, w), latents of composites.
+
+    An item is of a face drawn at random, women as often as men: else the many decide what
     faces look like whose tokens say little.
     """
 

@@ -25,7 +25,7 @@ class TrackRecord:
         frames: number of frames in which it was dealt with.
         seen: of these, those in which a detector saw it.
         replaced: of these, those that show a generated face or a simple method's result.
-        covered: of these, those between first and last that show an opaque fill.
+        covered: of these, those between first and last in which it is covered.
         covered_around: likewise before first and after last, where nobody saw it.
         kept: of these, those that show it untouched.
         reasons: why it was covered or kept -> number of frames.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STRETCH = 120
 """Frames of a stretch: what a kill costs at most."""
 
-_VERSION = 1  # of what lies in the folder
+_VERSION = 2  # of what lies in the folder
 _MODE = 0o700  # boxes, seeds and attribute features are nobody else's business
 
 

@@ -70,7 +70,7 @@ def test_what_is_finer_than_the_grain_does_not_pass(subspace: AttributeSubspace)
     assert torch.allclose(numbers, numbers.round(), atol=1e-4)
     assert len(numbers.round().unique()) > 1
     built_in = torch.cat([subspace.directions[name] for name in ("age", "gender")])
-    assert grain == pytest.approx(2 * float(built_in.norm(dim=1).mean()))  # and no phrase changes it
+    assert grain == pytest.approx(2 / 4 * float(built_in.norm(dim=1).mean()))  # and no phrase changes it
 
 
 def test_a_change_sets_one_attribute_to_a_word(subspace: AttributeSubspace) -> None:

@@ -120,4 +120,4 @@ def test_a_pipeline_that_reads_nothing_says_so(tmp_path, astronaut: np.ndarray) 
     (face,) = model(astronaut, Options(keep=("pose",))).faces
     assert face.kept_attributes == ("pose",)
     (face,) = model(astronaut).faces
-    assert face.kept_attributes == ("expression", "gaze", "pose")
+    assert face.kept_attributes == ("expression", "gaze", "pose", "light")

@@ -60,7 +60,7 @@ def test_on_a_canvas_only_the_region_shows_the_photo():
     photo = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
     mask, matrix = _scene(300)
     kept = keep_regions(mask, LABELS, matrix, frozenset({"eyes"}), 128)
-    canvas = Canvas(photo, [kept])
+    canvas = Canvas(photo, [kept], "grey")
     canvas.paste(0, np.full((128, 128, 3), 9, np.uint8), matrix)
     eyes = _places(matrix, "eyes")
     assert np.array_equal(canvas.pixels[eyes], photo[eyes])
@@ -97,7 +97,7 @@ def test_a_region_at_the_crops_edge_does_not_run_on_outside_it():
     wide = np.array([(-90, 30), (90, 30), (90, 90), (-90, 90)], np.float32)
     labels = np.zeros_like(LABELS)
     labels[:, :40] = LABEL["nose"]
-    mask = paste_mask(wide, matrix, SHAPE, 128)
+    mask = paste_mask([wide], matrix, SHAPE, 128)
     kept = keep_regions(mask, labels, matrix, frozenset({"nose"}), 128)
     outside = transform(np.array([(-40, 60)], np.float32), invert(matrix)).round().astype(int)[0]
     assert kept.full()[outside[1], outside[0]] == 1

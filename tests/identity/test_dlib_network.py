@@ -8,7 +8,7 @@ import torch
 
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.identity.dlib_network import DIMENSIONS, SIDE, DlibFaceNetwork, load
-from deid_diffusion.identity.recognition import model_file, face_chip
+from deid_diffusion.identity.recognition import face_chip, model_file
 
 
 @pytest.fixture(scope="module")

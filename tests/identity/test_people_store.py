@@ -89,7 +89,7 @@ def _foreign(path: Path) -> None:
 
 def _newer(path: Path) -> None:
     opened(path)
-    change(path, "PRAGMA user_version = 2")
+    change(path, "PRAGMA user_version = 3")
 
 
 def _half(path: Path) -> None:

@@ -213,9 +213,9 @@ def test_a_tiny_autoencoder_fused_projections_and_free_u(pipeline: FaceDeidPipel
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"strength": 0.5}, "strength: must be 1, got 0.5"),
+        ({"strength": 0.5}, "strength: must be 1 without a start_image, got 0.5"),
         ({"padding_mask_crop": 8}, "padding_mask_crop: must be None"),
-        ({"image": None}, "expected all three"),
+        ({"image": None}, "expected image, a photo, alone"),
         ({"num_inference_steps": 0}, "num_inference_steps: expected 1 or more, got 0"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt: expected 1 or more, got 0"),
         ({"prompt": ["a", "b"]}, "3 control_image, 2 prompt"),

@@ -1,0 +1,99 @@
+from collections import Counter
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+
+from deid_diffusion.attributes.subspace import AttributeSubspace
+from deid_diffusion.faces.donors import attribute_costs, draw_donors, show_teeth
+from deid_diffusion.faces.measures import FaceMeasures
+from deid_diffusion.models.identity_model import Donors, IdentityModel
+from tests.conftest import make_tiny_people
+
+REST = FaceMeasures(0.05, 0.0, 0.3, 0.0, 0.6)
+OPEN = FaceMeasures(0.05, 0.06, 0.3, 0.0, 0.6)
+
+
+def embed(texts: list[str]) -> torch.Tensor:
+    rows = [torch.randn(16, generator=torch.Generator().manual_seed(crc32(text.encode()))) for text in texts]
+    return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+
+
+@pytest.fixture
+def people() -> IdentityModel:
+    return make_tiny_people(40)
+
+
+@pytest.fixture
+def subspace() -> AttributeSubspace:
+    words = {"gender": ("woman", "man"), "age": ("child", "old"), "freckles": ("freckles",)}
+    return AttributeSubspace.from_phrases(words, embed)
+
+
+def test_what_is_not_named_costs_nothing(people: IdentityModel, subspace: AttributeSubspace) -> None:
+    features, centre = people.features[3], torch.zeros(6, 16)
+    free = attribute_costs(people, features, centre, subspace, ())
+    assert np.array_equal(free, attribute_costs(people, None, centre, None, ("gender",)))
+    assert len(set(free.tolist())) == 1
+
+
+def test_people_who_fit_a_phrase_cost_least(people: IdentityModel, subspace: AttributeSubspace) -> None:
+    costs = attribute_costs(people, people.features[3], torch.zeros(6, 16), subspace, ("freckles",))
+    places = (people.features[:, 0] @ subspace.bases["freckles"].T).squeeze()
+    assert costs.argmin() == 3
+    assert np.array_equal(np.argsort(costs), np.argsort(((places - places[3]) ** 2).numpy()))
+
+
+@pytest.mark.parametrize(("name", "column", "low", "high"), [("gender", 0, 0.0, 1.0), ("age", 1, 25.0, 95.0)])
+def test_sex_and_age_are_read_from_the_people_s_own_features(
+    people: IdentityModel, subspace: AttributeSubspace, name: str, column: int, low: float, high: float
+) -> None:
+    """Features that tell of an attribute in its words' subspace: people of that sex and age cost least."""
+    basis, values = subspace.bases[name][:1], people.measures[:, column].clone()
+    values = (values - values.mean()) / values.std()
+    people.features[:, 0] += 3 * values[:, None] * basis
+    for person, wanted in ((int(values.argmin()), low), (int(values.argmax()), high)):
+        costs = attribute_costs(people, people.features[person], torch.zeros(6, 16), subspace, (name,))
+        assert abs(float(people.measures[costs.argmin(), column]) - wanted) <= 0.3 * max(wanted, 20)
+
+
+def test_an_encoder_of_another_space_is_matched_by_words(people: IdentityModel) -> None:
+    words = {"gender": ("woman", "man"), "age": ("child", "elderly")}
+    other = AttributeSubspace.from_phrases(words, lambda texts: embed(texts)[:, :8])
+    features = other.directions["gender"][1].expand(6, 8)  # a man
+    costs = attribute_costs(people, features, torch.zeros(6, 8), other, ("gender",))
+    male = people.measures[:, 0].numpy()
+    assert costs[male > 0.5].max() < costs[male < 0.5].min()
+
+
+def test_a_seed_draws_one_person_and_others_draw_others(people: IdentityModel) -> None:
+    costs = np.zeros(len(people))
+    drawn = [draw_donors(people, costs, REST, seed, glasses=False, steady=False) for seed in (1, 1, *range(2, 60))]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) > 50
+    assert max(Counter(person.skin for person in drawn).values()) < 20
+
+
+def test_who_wears_glasses_is_drawn_where_they_are_kept_alone(people: IdentityModel) -> None:
+    costs = np.zeros(len(people))
+    for seed in range(30):
+        person = draw_donors(people, costs, REST, seed, glasses=False, steady=False)
+        assert 11 not in (person.skin, person.eyes, person.nose, person.mouth)
+    assert draw_donors(people, costs, REST, 0, glasses=True, steady=False).eyes == 11
+
+
+def test_lips_fit_the_expression_or_rest(people: IdentityModel) -> None:
+    costs, gaps = np.zeros(len(people)), people.measures[:, 3].numpy()
+    shown = [draw_donors(people, costs, OPEN, seed, glasses=False, steady=False) for seed in range(20)]
+    steady = [draw_donors(people, costs, OPEN, seed, glasses=False, steady=True) for seed in range(20)]
+    assert np.mean([gaps[person.mouth] for person in shown]) > np.mean([gaps[person.mouth] for person in steady])
+
+
+def test_closed_lips_borrow_teeth_for_an_open_mouth(people: IdentityModel) -> None:
+    closed, gaps = Donors(0, 0, 0, 0, 0), people.measures[:, 3].numpy()
+    assert show_teeth(people, closed, REST, 5) == closed
+    teeth = show_teeth(people, closed, FaceMeasures(0.05, 0.3, 0.3, 0.0, 0.6), 5)
+    assert gaps[teeth.inner] > gaps[0]
+    assert (teeth.skin, teeth.mouth) == (0, 0)
+    assert show_teeth(people, closed, FaceMeasures(0.05, 0.3, 0.3, 0.0, 0.6), 5) == teeth

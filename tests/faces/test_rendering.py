@@ -1,0 +1,54 @@
+import numpy as np
+
+from deid_diffusion.faces.lighting import FaceLight
+from deid_diffusion.faces.rendering import Camera, light_texture, match_camera, read_camera, read_light, render_person
+from deid_diffusion.faces.semantic_map import mean_mesh
+from deid_diffusion.faces.texture import silhouette
+
+SIZE = 128
+MESH = mean_mesh(SIZE)
+LIGHT = FaceLight(np.vstack([(-0.5, -0.8, -1.0), np.zeros((5, 3))]))
+ERASED = np.zeros((SIZE, SIZE), bool)
+ERASED[16:116, 16:112] = True
+
+
+def test_a_texture_takes_the_light() -> None:
+    face = light_texture(np.zeros((64, 64, 3), np.float32), LIGHT)
+    assert np.abs(face - face[32, 32]).max() < 0.02
+    assert face[32, 32, 0] > face[32, 32, 1] > face[32, 32, 2]
+
+
+def test_the_face_lies_on_what_was_filled() -> None:
+    context = np.full((SIZE, SIZE, 3), (0.1, 0.6, 0.2), np.float32)
+    context[ERASED] = 1.0  # must not be read
+    picture = render_person(light_texture(np.zeros((64, 64, 3), np.float32), LIGHT), MESH, context, ERASED)
+    inside = silhouette(MESH, SIZE)
+    assert np.abs(picture[~inside & ERASED] - (0.1, 0.6, 0.2)).max() < 0.02
+    assert np.abs(picture[60:70, 60:70] - (0.1, 0.6, 0.2)).max() > 0.2
+    assert np.array_equal(picture[~ERASED & ~inside], context[~ERASED & ~inside])
+
+
+def test_skin_that_surrounds_the_face_sets_its_colour_at_the_rim() -> None:
+    face = light_texture(np.zeros((64, 64, 3), np.float32), LIGHT)
+    near = (face[32, 32] + 0.06).astype(np.float32)
+    picture = render_person(face, MESH, np.broadcast_to(near, (SIZE, SIZE, 3)).copy(), ERASED)
+    rim = silhouette(MESH, SIZE) & ~silhouette((MESH - 64) * 0.93 + 64, SIZE)
+    assert np.abs(picture[rim] - near).mean() < 0.03
+
+
+def test_light_is_read_from_skin() -> None:
+    crop = np.full((SIZE, SIZE, 3), (180, 140, 120), np.uint8)
+    light = read_light(crop, MESH)
+    assert light is not None
+    assert light.contrast < 0.02
+    assert read_light(crop, MESH + 1000) is None
+
+
+def test_a_sharp_face_is_blurred_to_the_camera() -> None:
+    noise = np.random.default_rng(0).random((SIZE, SIZE, 3)).astype(np.float32) * 0.3 + 0.4
+    mask = np.ones((SIZE, SIZE), bool)
+    flat = read_camera(np.full((SIZE, SIZE, 3), 120, np.uint8), MESH)
+    assert flat.detail < 0.01
+    soft = match_camera(noise, MESH, mask, Camera(0.02))
+    detail = read_camera((soft * 255).astype(np.uint8), MESH).detail
+    assert detail < 0.03 < read_camera((noise * 255).astype(np.uint8), MESH).detail

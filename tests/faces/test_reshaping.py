@@ -1,0 +1,50 @@
+import numpy as np
+
+from deid_diffusion.faces.landmarks import MESH_OVAL
+from deid_diffusion.faces.measures import measure
+from deid_diffusion.faces.reshaping import project_shape, reshape_mesh, with_expression
+from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
+
+SHAPE = np.column_stack([mean_mesh(1), np.linspace(-0.1, 0.1, 478)]).astype(np.float32)
+
+
+def wide(factor: float) -> np.ndarray:
+    shape = SHAPE.copy()
+    shape[:, 0] = (shape[:, 0] - 0.5) * factor + 0.5
+    return shape
+
+
+def test_a_shape_is_projected_into_the_pose() -> None:
+    turn = np.array([(0.8, -0.6), (0.6, 0.8)])
+    mesh = mean_mesh(1) @ turn.T * 200 + 40
+    assert np.abs(project_shape(SHAPE, mesh) - mesh).max() < 1
+
+
+def test_the_same_shape_changes_nothing() -> None:
+    mesh = mean_mesh(200)
+    assert np.abs(reshape_mesh(mesh, SHAPE, 200) - mesh).max() < 1
+
+
+def test_another_shape_moves_the_features_and_bounds_the_outline() -> None:
+    mesh = mean_mesh(200)
+    moved = np.linalg.norm(reshape_mesh(mesh, wide(0.8), 200) - mesh, axis=1)
+    assert moved[list(MESH_OVAL)].max() <= 0.021 * 200
+    assert moved[33] > 3
+
+
+def test_pose_and_expression_stay(anonymizer) -> None:
+    shapes = anonymizer.pipeline.identity_model.shapes.float().numpy()
+    for yaw in (4, 6, 8):
+        mesh = mean_faces()[yaw] * 200
+        mesh[14, 1] += 8  # an open mouth
+        before = measure(mesh)
+        after = [measure(reshape_mesh(mesh, shape, 200)) for shape in shapes[:40]]
+        assert abs(np.mean([one.yaw for one in after]) - before.yaw) < 0.08
+        assert abs(np.mean([one.mouth_open for one in after]) - before.mouth_open) < 0.05
+        assert abs(np.mean([one.pitch for one in after]) - before.pitch) < 0.08
+
+
+def test_expressions_are_put_between_the_corners() -> None:
+    smile, rest = mean_mesh(200), mean_mesh(200)
+    smile[[61, 291], 1] -= 6
+    assert measure(with_expression(smile, rest)).smile > measure(rest).smile + 0.02

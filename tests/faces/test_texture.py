@@ -1,0 +1,63 @@
+import numpy as np
+
+from deid_diffusion.faces.landmarks import MESH_IRISES
+from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
+from deid_diffusion.faces.texture import (
+    face_coordinates,
+    mirrored_points,
+    render_texture,
+    silhouette,
+    texture_mesh,
+    unwrap_face,
+)
+
+
+def gradient(size: int) -> np.ndarray:
+    rows, columns = np.mgrid[:size, :size] / size
+    return np.stack([columns, rows, 0.5 + 0 * rows], 2).astype(np.float32)
+
+
+def test_a_face_unwrapped_and_rendered_again_is_the_face() -> None:
+    size, mesh = 128, mean_faces()[8] * 128
+    texture, seen = unwrap_face(gradient(size), mesh, 128)
+    picture, inside = render_texture(texture, mesh, size)
+    core = silhouette((mesh - 64) * 0.85 + 64, size) & inside
+    assert np.abs(picture - gradient(size))[core].mean() < 0.02
+    assert 0 <= seen.min() <= seen.max() <= 1
+
+
+def test_coordinates_span_the_mean_face() -> None:
+    uv = face_coordinates(texture_mesh(64), 64)
+    inside = uv[..., 0] >= 0
+    assert inside.mean() > 0.6
+    assert uv[inside].min() >= -0.02
+    assert uv[inside].max() <= 1.02
+
+
+def test_a_profile_is_narrower_than_its_hull() -> None:
+    import cv2
+
+    mesh = mean_faces()[-1] * 128
+    hull = np.zeros((128, 128), np.uint8)
+    cv2.fillConvexPoly(hull, cv2.convexHull(mesh.astype(np.float32))[:, 0].astype(np.int32), (1,))
+    assert silhouette(mesh, 128).sum() < 0.97 * hull.sum()
+
+
+def test_irises_move_to_where_the_mesh_has_them() -> None:
+    texture, frame = np.zeros((256, 256, 3), np.float32), texture_mesh(256)
+    rows, columns = np.mgrid[:256, :256] + 0.5
+    for iris in MESH_IRISES:
+        x, y = frame[list(iris)].mean(0)
+        texture[np.hypot(columns - x, rows - y) < 5] = 1
+    mesh = mean_mesh(256).copy()
+    for iris in MESH_IRISES:
+        mesh[list(iris), 0] += 4
+    straight, aside = (render_texture(texture, one, 256)[0][..., 0] for one in (mean_mesh(256), mesh))
+    middle = lambda picture: (picture * columns).sum() / picture.sum()  # noqa: E731
+    assert 2 < middle(aside) - middle(straight) < 5
+
+
+def test_mirrored_points_are_their_own_inverse() -> None:
+    points = mirrored_points()
+    assert (points[points] == np.arange(478)).mean() > 0.95
+    assert points[33] == 263

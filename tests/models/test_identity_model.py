@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deid_diffusion.models.identity_model import Donors, IdentityModel, region_weight
+from tests.conftest import make_tiny_people
+
+
+@pytest.fixture
+def people() -> IdentityModel:
+    return make_tiny_people()
+
+
+def test_packing_keeps_luminance_and_smooth_colours(people: IdentityModel) -> None:
+    rows, columns = np.mgrid[:32, :32] / 32
+    texture = np.stack([rows, 0.5 * columns, rows * columns], 2).astype(np.float32)
+    again = people.unpack(people.pack(texture))
+    inside = again.any(2)
+    grey = np.array((0.299, 0.587, 0.114))
+    assert np.abs((again - texture) @ grey)[inside].max() < 1e-5
+    assert np.abs(again - texture)[inside].mean() < 0.05
+    assert not again[~inside].any()
+
+
+def test_each_region_comes_from_its_donor(people: IdentityModel) -> None:
+    alone, other = people.texture(Donors(0, 0, 0, 0, 0)), people.texture(Donors(1, 1, 1, 1, 1))
+    mixed = people.texture(Donors(0, 1, 0, 0, 0))
+    weight = region_weight("eyes", 32)
+    assert np.allclose(mixed, alone + weight[..., None] * (other - alone), atol=1e-4)
+    assert weight.max() > 0.7
+    assert weight[-4:].max() < 0.05
+
+
+def test_shapes_are_mixed_like_textures(people: IdentityModel) -> None:
+    alone, other = people.shape(Donors(0, 0, 0, 0, 0)), people.shape(Donors(1, 1, 1, 1, 1))
+    mixed = people.shape(Donors(0, 1, 0, 0, 0))
+    eye, chin = 159, 152
+    assert np.linalg.norm(mixed[eye] - other[eye]) < np.linalg.norm(mixed[eye] - alone[eye])
+    assert np.allclose(mixed[chin], alone[chin], atol=1e-3)
+
+
+def test_a_texture_of_the_modes_is_its_own_projection(people: IdentityModel) -> None:
+    values = people.mean.numpy() + 0.002 * people.modes[0].numpy()
+    assert people.modes[:1].float().square().sum() > 0
+    texture = people.unpack(values.astype(np.float32))
+    again = people.project(texture)
+    assert np.abs(people.pack(again) - people.pack(texture)).mean() < 0.3 * np.abs(people.pack(texture)).mean() + 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_it_is_saved_and_loaded_in_any_precision(people: IdentityModel, tmp_path: Path, dtype: torch.dtype) -> None:
+    people.save_pretrained(tmp_path)
+    loaded = IdentityModel.from_pretrained(tmp_path, torch_dtype=dtype)
+    assert loaded.modes.dtype == torch.int8
+    assert torch.equal(loaded.modes, people.modes)
+    donors = Donors(0, 1, 2, 3, 4)
+    assert np.abs(loaded.texture(donors) - people.texture(donors)).max() < 0.05
+
+
+def test_donors_fit_in_ten_bytes() -> None:
+    donors = Donors(639, 1, 0, 77, 300)
+    assert len(donors.to_bytes()) == 10
+    assert Donors.from_bytes(donors.to_bytes()) == donors
+    with pytest.raises(ValueError, match="buffer"):
+        Donors.from_bytes(b"short")
+
+
+def test_the_embedded_people_are_of_every_age_and_sex(anonymizer) -> None:
+    model = anonymizer.pipeline.identity_model
+    male, age = model.measures[:, 0].float(), model.measures[:, 1].float()
+    for low, high in ((0, 12), (12, 25), (25, 50), (50, 99)):
+        here = (age >= low) & (age < high)
+        assert int((here & (male > 0.5)).sum()) >= 10
+        assert int((here & (male < 0.5)).sum()) >= 10

@@ -1,0 +1,80 @@
+"""An identity model of a handful of drawn faces."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid_diffusion.errors import DeidError, UsageError
+from deid_diffusion.models.face_encoder import FaceEncoder
+from deid_diffusion.training.identity_model import (
+    PortraitReader,
+    align_solids,
+    fit_identity_model,
+    glasses_probability,
+    read_manifest,
+    read_portraits,
+)
+
+TEXELS = 64
+
+
+@pytest.fixture(scope="module")
+def portraits(astronaut: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list:
+    """The astronaut, darker and lighter, and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("people")
+    lines = ["file,age,male,text"]
+    for k in range(10):
+        Image.fromarray((astronaut[:300, 80:380] * (1 - 0.05 * k)).astype(np.uint8)).save(folder / f"{k}.png")
+        lines.append(f"{k}.png,{30 + k},0.1,")
+    (folder / "broken.png").write_text("no picture")
+    (folder / "manifest.csv").write_text("\n".join([*lines, "broken.png,30,0.5,"]))
+    seen: list[int] = []
+    found = read_portraits(folder, PortraitReader(TEXELS, FaceEncoder(16, 8)), lambda done, total: seen.append(done))
+    assert seen == list(range(1, 12))
+    return found
+
+
+def test_pictures_give_textures_without_light(portraits: list) -> None:
+    assert len(portraits) == 10
+    first, last = (portraits[k].texture.astype(np.float32) for k in (0, 5))
+    assert np.abs(first - last).mean() < 0.12  # a quarter darker would be 0.29
+
+
+def test_a_model_gives_back_its_people(portraits: list) -> None:
+    clean = list(portraits)
+    for portrait in clean:
+        portrait.faults.update({"hair": 0, "asymmetry": 0, "outliers": 0, "tint": 0, "contrast": 0.3})
+    model, share = fit_identity_model(clean, TEXELS, 6)
+    assert len(model) == 10
+    assert share > 0.8
+    assert model.measures[3, 1] == 33
+    texture = model.unpack((model.mean.float() + model.codes[0].float() @ model.modes.float()).numpy())
+    assert np.abs(texture - model.project(portraits[0].texture.astype(np.float32))).mean() < 0.05
+
+
+def test_too_few_clean_people_are_an_error(portraits: list) -> None:
+    with pytest.raises(DeidError, match="2 of 2 pictures are clean frontal faces: expected 8 or more"):
+        fit_identity_model(portraits[:2], TEXELS, 6)
+
+
+def test_glasses_are_unknown_where_no_text_tells(portraits: list) -> None:
+    assert not glasses_probability(portraits, TEXELS).any()
+
+
+def test_solids_are_turned_to_the_front() -> None:
+    rng = np.random.default_rng(0)
+    base = np.column_stack([rng.random((478, 2)), rng.random(478) * 0.3])
+    turn = np.array([(0.9, 0, 0.436), (0, 1, 0), (-0.436, 0, 0.9)])
+    aligned = align_solids([base * 100, (base @ turn.T) * 70 + 5])
+    assert np.abs(aligned[0] - aligned[1]).max() < 0.02
+
+
+@pytest.mark.parametrize("text", ["", "file,age\na.png,3\n"])
+def test_manifests_that_lack_something_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(UsageError, match="lacks the column"):
+        read_manifest(tmp_path)
+    with pytest.raises(UsageError, match="give a folder of pictures"):
+        read_manifest(tmp_path / "none")
