@@ -9,7 +9,7 @@ Both folders hold photos of the same names (PERSON_NUMBER.jpg; results may have 
 
 --leakage asks how well people can be told apart by what the generator is told of a face, for each --keep by itself: the
 adapter's tokens of what that choice lets through, the semantic map (its control image), and, as the most that a map
-could tell, the mesh that it is drawn from. All three are taken before proportions and looks are drawn anew. --limit
+could tell, the mesh that it is drawn from. All three are taken before another person's proportions are drawn. --limit
 takes the first people only, for a quick look. Prints JSON.
 """
 

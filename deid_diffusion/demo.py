@@ -25,7 +25,7 @@ NAMES = ("demo.png", "astronaut.png", "demo.json")
 
 
 _INPUT = "skimage.data.astronaut()"
-_SEED = 17  # everybody sees the same demonstration; the record says so
+_SEED = 0  # everybody sees the same demonstration; the record says so
 
 
 def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .options import Options
     from .pipelines.face_deid import FaceDeidPipeline
 
-_MOST_DETAIL = 4  # times as many pixels a side as the generator's crop that a face is drawn with
+_MOST_DETAIL = 3  # times as many pixels a side as the generator's crop that a face is drawn with: a texel each, or two
 _READ = 224  # side of the crop in which attributes and light are read, in pixels
 _LEAST_DETAIL = 0.01  # standard deviation in the mask, 0..1, under which a crop is no picture
 
@@ -188,7 +188,8 @@ def draw_people(
         wider = 1 + (attempts[row] if attempts else 0)
         choice, features = conditions.choices[row], None if conditions.features is None else conditions.features[row]
         subspace = None if features is None else pipeline.subspace(choice.phrases)
-        centre = model.features[0] * 0 if adapter is None else adapter.centre
+        nobody = torch.zeros(1) if features is None else torch.zeros_like(features)
+        centre = nobody if adapter is None else adapter.centre
         costs = attribute_costs(model, features, centre, subspace, choice.named)
         people.append(draw_donors(model, costs, shown, seed, glasses=False, steady=steady, wider=wider))
     return people

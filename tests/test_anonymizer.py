@@ -101,7 +101,7 @@ def test_whatever_fails_the_face_is_covered(
         value = np.nan if station == "nan" else 0.5
         images = np.full((2, 32, 32, 3), value, np.float32)
         monkeypatch.setattr(type(tiny.pipeline), "__call__", lambda self, **given: (images, None))
-    result = tiny(astronaut)
+    result = tiny(astronaut, Options(fill_colour="grey"))
     assert [face.action for face in result.faces] == ["covered", "covered"]
     assert all(face.reason and "\n" not in face.reason and face.seed is None for face in result.faces)
     assert (np.asarray(result.image)[CORE] == FILL).all()

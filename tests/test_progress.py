@@ -23,12 +23,12 @@ def tiny(tiny_pipeline) -> Anonymizer:
 
 def test_each_step_of_each_run_is_told(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     told: list[tuple[int, int]] = []
-    tiny(astronaut, Options(seed=1, steps=3), on_step=lambda done, steps: told.append((done, steps)))
+    tiny(astronaut, Options(seed=1, steps=5), on_step=lambda done, steps: told.append((done, steps)))
     assert told == [(1, 3), (2, 3), (3, 3)]
     told.clear()
     tiny.gate = FakeGate(lambda n: FAIL)
-    tiny(astronaut, Options(seed=1, steps=2, attempts=3), on_step=lambda done, steps: told.append((done, steps)))
-    assert told == [(1, 2), (2, 2)] * 2  # the further candidates are one batch
+    tiny(astronaut, Options(seed=1, steps=4, attempts=3), on_step=lambda done, steps: told.append((done, steps)))
+    assert told == [(1, 2), (2, 2)] * 3
 
 
 def test_watching_changes_nothing(tiny: Anonymizer, astronaut: np.ndarray) -> None:

@@ -41,7 +41,7 @@ def test_it_holds_the_parts_the_shims_and_a_card_and_nothing_else(saved: Path, p
     assert {path.name for path in published.iterdir()} == parts | {"README.md", "model_index.json", "pipeline.py"}
     assert {Path(name).suffix for name in names(published)} <= {".json", ".txt", ".safetensors", ".py", ".md"}
     code = {name for name in names(published) if name.endswith(".py")}
-    assert code == {"pipeline.py", "attribute_adapter/attribute_adapter.py"}
+    assert code == {"pipeline.py", "attribute_adapter/attribute_adapter.py", "identity_model/identity_model.py"}
     assert not any("private" in path.read_text() for path in published.rglob("*.txt"))
 
 

@@ -31,7 +31,7 @@ class Later:
 
 def run(tiny_pipeline, picture: np.ndarray, detector: Later, options: Options | None = None, **given):
     model = Anonymizer(tiny_pipeline, detector=detector, landmarker=lambda crop: None, gate=FakeGate())
-    return model(picture, options or Options(), **given)
+    return model(picture, options or Options(fill_colour="grey"), **given)
 
 
 def test_a_missed_face_is_covered_and_recorded(tiny_pipeline, astronaut: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -97,6 +98,8 @@ def _place(
     original = gate.look(photo, face)
     with canvas.trial(k, crop, matrix) as finished:
         verdict = gate.judge(finished, face, original)
+    if verdict.reason is None and not verdict.seen:
+        return replace(verdict, reason="no face can be found in the result")
     if verdict.reason is None and verdict.similarity is None:  # nobody knows where the picture came from
         return Verdict(None, "cannot be compared with the original")
     if verdict.reason is None:

@@ -23,9 +23,10 @@ _WEIGHTS: Mapping[str, float] = {
     "expression": 2.0, "ethnicity": 2.0, "facial hair": 1.0, "makeup": 0.5, "skin": 0.5,
     "gender": 0.0, "age": 0.0, "gaze": 0.0, "pose": 0.0, "light": 0.0, "glasses": 0.0,
 }  # fmt: skip
-_SEX, _YEARS = 16.0, 0.16  # cost of the other sex, and difference in the logarithm of age that costs 1
+_SEX, _YEARS = 16.0, 0.1  # cost of the other sex, and difference in the logarithm of age that costs 1
 _CHILD = 8.0  # years that are added to an age before the logarithm
 _STRETCH, _ADULT = 1.3, 27.0  # photographs read nearer to this age than the portraits of the identity model
+_FADED = 1.2  # how much farther from that age donors are than the faces that are mixed from them look
 _MIDDLE, _SURE = 0.12, 0.07  # place between the sexes, towards women, and width, in the projected features
 _RIDGE = 1e-3
 _PHRASE = 2.0
@@ -99,7 +100,7 @@ def _read_age(model: IdentityModel, face: torch.Tensor, middle: torch.Tensor, su
     gram = centred.T @ centred + _RIDGE * len(places) * np.eye(len(basis))
     slope = np.linalg.solve(gram, centred.T @ (ages - ages.mean()))
     age = np.exp(ages.mean() + ((face @ basis.T).double().numpy() - places.mean(0)) @ slope) - _CHILD
-    return float(np.clip(_ADULT * (max(age, 0.5) / _ADULT) ** _STRETCH, 0, 95))
+    return float(np.clip(_ADULT + _FADED * (_ADULT * (max(age, 0.5) / _ADULT) ** _STRETCH - _ADULT), 0, 95))
 
 
 def _word_costs(
@@ -176,7 +177,7 @@ def _differences(model: IdentityModel, shown: FaceMeasures, scales: Mapping[str,
 def _distances(model: IdentityModel, person: int) -> np.ndarray:
     """(N,) differences in age, sex to one of the people: parts of a child and of an old man make no face."""
     male, age = _column(model, "male"), _column(model, "age")
-    return 4 * (male - male[person]) ** 2 + ((age - age[person]) / (4 + 0.15 * age[person])) ** 2
+    return 4 * (male - male[person]) ** 2 + ((age - age[person]) / (3 + 0.12 * age[person])) ** 2
 
 
 def _column(model: IdentityModel, name: str) -> np.ndarray:

@@ -23,6 +23,7 @@ _FLOOR = 0.04  # linear offset of the logarithm: black has a finite value
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
 _RIDGE = np.array((0, 0.003, 0.003, 0.02, 0.02, 0.02))  # prior against gradients, per sample
 _ROUNDS, _SCALE = 6, 0.15  # of the reweighting, and the residual, in nats, at which a sample counts half
+_CENTRE, _AROUND = (0.5, 0.6), 0.3  # of the samples that the first fit listens to
 _SAMPLES = 2000  # more change nothing
 _CLIPPED = 0.985  # channel value from which a sample says little of the light
 _LEVELS = (0.15, 0.6)  # least and most luminance that surroundings tell of
@@ -116,7 +117,8 @@ def fit_light(colours: np.ndarray, uv: np.ndarray) -> FaceLight:
     step = max(1, len(colours) // _SAMPLES)
     terms, values = polynomial(uv[::step]).astype(np.float64), to_log(colours[::step]).astype(np.float64)
     seen = np.where(colours[::step].max(1) >= _CLIPPED, 0.1, 1.0)
-    weights, ridge = seen, np.diag(_RIDGE) * len(terms)
+    middle = np.exp(-(((uv[::step] - _CENTRE) / _AROUND) ** 2).sum(1))  # hair and hats reach in from the outline
+    weights, ridge = seen * middle, np.diag(_RIDGE) * len(terms)
     for _ in range(_ROUNDS):
         weighted = terms * weights[:, None]
         coefficients = np.linalg.solve(weighted.T @ terms + ridge, weighted.T @ values)

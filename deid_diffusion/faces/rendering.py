@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .inpainting import fill_from_surroundings
+from .inpainting import blur, fill_from_surroundings
 from .labels import LABEL
 from .lighting import COEFFICIENTS, FaceLight, bend_highlights, fit_light, from_log
 from .semantic_map import draw_semantic_map
@@ -72,7 +72,7 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, context: np.ndarray, er
 
 def _smooth(both: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     """Blur (S, S, 4) sums and weights; return them apart."""
-    smooth = cv2.GaussianBlur(both, (0, 0), sigma)
+    smooth = blur(both, sigma)
     return smooth[..., :3], smooth[..., 3:]
 
 
@@ -126,9 +126,9 @@ def match_camera(picture: np.ndarray, mesh: np.ndarray, mask: np.ndarray, camera
         changed = picture + min(_SHARPEN, wanted - 1) * (picture - blurred)
     else:
         low, high, changed = 0.0, _BLUR * len(picture), picture
-        for _ in range(5):
+        for _ in range(4):
             sigma = (low + high) / 2
-            changed = cv2.GaussianBlur(picture, (0, 0), max(sigma, 0.05))
+            changed = blur(picture, max(sigma, 0.05))
             low, high = (low, sigma) if _fine_detail(changed, face) < _GAIN * camera.detail else (sigma, high)
     return np.where(mask[..., None], changed.clip(0, 1), picture)
 
@@ -141,6 +141,6 @@ def _hull(mesh: np.ndarray, size: int) -> np.ndarray:
 
 def _fine_detail(picture: np.ndarray, face: np.ndarray) -> float:
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    fine = grey - cv2.GaussianBlur(grey, (0, 0), _FINE * len(grey))
+    fine = grey - blur(grey, _FINE * len(grey))
     values = fine[face]
     return float(values.std() / max(float(grey[face].mean()), 0.02)) if values.size else 0.0

@@ -43,12 +43,14 @@ class Verdict:
         similarity: cosine of the two faces' embeddings; None if there was nothing to compare.
         reason: why the result must not get out; None if it may.
         alike: whether it may get out, but another candidate should be tried, because few strangers are so like the
-            original, or no face is found in it although one was in the original.
+            original, or because of ``seen``.
+        seen: whether a face is found in it, if one was in the original.
     """
 
     similarity: float | None
     reason: str | None
     alike: bool = False
+    seen: bool = True
 
 
 class Verifier(Protocol):
@@ -113,8 +115,8 @@ class Gate:
         similarity = float(original.embedding @ self.recogniser(view, points))
         if not similarity <= self.recogniser.threshold:  # NaN fails, too
             return Verdict(similarity, f"too like the original (cosine {similarity:.3f})")
-        unseen = best is None and original.box is not None  # another candidate may be seen
-        return Verdict(similarity, None, unseen or similarity > self.alike)
+        seen = best is not None or original.box is None
+        return Verdict(similarity, None, not seen or similarity > self.alike, seen)
 
     def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[DetectedFace]]:
         """The view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""

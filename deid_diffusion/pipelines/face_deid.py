@@ -323,8 +323,12 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         if start_image is not None:
             start_t = self.image_processor.preprocess(start_image, height, width) / 2 + 0.5
             composite = torch.where(mask_t >= 0.5, start_t.to(image_t), image_t)
-            if int(steps * strength) < 1:
+            if strength == 0:
+                if callback_on_step_end is not None:  # a caller may watch, or end the call from there
+                    self._num_timesteps = 1
+                    callback_on_step_end(self, 0, 0, {})
                 return self._wrap(composite, output_type, return_dict)
+            steps = max(steps, int(np.ceil(1 / strength)))  # one step at least is done
             height = width = self.crop_size
             image_t, mask_t, control_t = (resize_area(part, height) for part in (image_t, mask_t, control_t))
         # The base class erases what the mask covers with the same grey, but for where its steps start from.

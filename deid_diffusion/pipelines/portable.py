@@ -61,7 +61,12 @@ def _write_vocabulary(folder: Path) -> None:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return
-    model = json.loads(path.read_text())["model"]
+    tokenizer = json.loads(path.read_text())
+    if tokenizer.get("padding") or tokenizer.get("truncation"):  # of the call before, kept by the fast tokenizer
+        path.write_text(
+            json.dumps(tokenizer | {"padding": None, "truncation": None}, indent=2, ensure_ascii=False) + "\n"
+        )
+    model = tokenizer["model"]
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")

@@ -91,7 +91,7 @@ def test_two_faces_and_a_face_elsewhere_do_not(
 
 def test_where_no_face_is_seen_the_original_s_place_is_compared(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     unseen = verdict(face, astronaut, before=[HERE], after=[], cosine=0.5)
-    assert (unseen.reason, unseen.alike) == (None, True)  # another candidate is tried
+    assert (unseen.reason, unseen.alike, unseen.seen) == (None, True, False)  # another candidate is tried
     assert "too like" in verdict(face, astronaut, before=[HERE], after=[], cosine=0.95).reason
 
 
@@ -105,7 +105,7 @@ def test_the_default_gate_knows_the_astronaut_again(face: FaceAnalysis, astronau
     original = gate.look(astronaut, face)
     assert (original.faces, original.box is not None) == (1, True)
     assert "too like" in gate.judge(astronaut, face, original).reason
-    assert gate.judge(np.full_like(astronaut, 128), face, original).alike
+    assert not gate.judge(np.full_like(astronaut, 128), face, original).seen
     assert "FMR 0.001" in gate.description
 
 

@@ -95,7 +95,8 @@ def test_embedded_texts_and_an_end_to_the_map(tiny_pipeline: FaceDeidPipeline, p
 def test_from_pipe_takes_the_same_models_both_ways(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     theirs = diffusers.StableDiffusionControlNetInpaintPipeline.from_pipe(tiny_pipeline)
     assert theirs.unet is tiny_pipeline.unet
-    parts = {name: getattr(tiny_pipeline, name) for name in ("image_encoder", "attribute_adapter", "phrase_encoder")}
+    own = ("image_encoder", "attribute_adapter", "phrase_encoder", "identity_model")
+    parts = {name: getattr(tiny_pipeline, name) for name in own}
     ours = FaceDeidPipeline.from_pipe(theirs, **parts)
     assert type(ours) is FaceDeidPipeline
     assert ours.attribute_adapter is tiny_pipeline.attribute_adapter

@@ -41,7 +41,7 @@ def test_a_real_face(anonymizer, photo):
 
 
 def test_time_ends_real_work(anonymizer, photo):
-    left = [2]
+    left = [1]
 
     def check() -> None:
         left[0] -= 1

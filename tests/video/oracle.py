@@ -37,8 +37,7 @@ class Oracle:
 def let_paint(monkeypatch: pytest.MonkeyPatch, painter: Painter) -> None:
     """Have a painter stand in for the generator, in frames and where a track's face is chosen."""
     monkeypatch.setattr("deid_diffusion.video.replacing.generate", painter)
-    monkeypatch.setattr("deid_diffusion.replacement.paint", painter)
-    monkeypatch.setattr("deid_diffusion.replacement.finish", lambda pipeline, conditions, painted, seeds: painted)
+    monkeypatch.setattr("deid_diffusion.replacement.generate", painter)
 
 
 class Painter:

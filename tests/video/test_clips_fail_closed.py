@@ -13,8 +13,8 @@ from tests.video.oracle import Oracle
 
 #: What a clip passes once, or rarely: it fails from the first call on.
 ONCE = (
-    "deid_diffusion.replacement.paint",
-    "deid_diffusion.replacement.finish",
+    "deid_diffusion.replacement.generate",
+    "deid_diffusion.replacement.draw_people",
     "deid_diffusion.replacement.read_conditions",
     "deid_diffusion.files.os.fsync",
     "deid_diffusion.files.publish_new",
