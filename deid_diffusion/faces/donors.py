@@ -113,7 +113,7 @@ def _word_costs(
         male = float(scores[subspace.words["gender"].index("man")])
         costs += _SEX * (_column(model, "male") - male) ** 2
     if "age" in names:
-        years = torch.tensor([YEARS[word] for word in subspace.words["age"]])
+        years = torch.tensor([float(YEARS[word]) for word in subspace.words["age"]])
         age = float(subspace.scores(face, "age", SHARPNESS) @ years)
         away = np.log(_column(model, "age") + _CHILD) - np.log(age + _CHILD)
         costs += (away / _YEARS) ** 2

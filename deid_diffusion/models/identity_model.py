@@ -187,16 +187,16 @@ def region_weight(name: str, size: int) -> np.ndarray:
         size: of the square of textures, in texels.
     """
     mesh = texture_mesh(size)
-    groups = {
+    regions: dict[str, list[tuple[int, ...]]] = {
         "eyes": [(*eye, *brow) for eye, brow in zip(MESH_EYES, MESH_BROWS, strict=True)],
         "nose": [MESH_NOSE],
         "mouth": [(*MESH_LIPS, *MESH_MOUTH)],
         "inner": [MESH_MOUTH],
-    }[name]
+    }
     region = np.zeros((size, size), np.uint8)
-    for points in groups:
+    for points in regions[name]:
         cv2.fillConvexPoly(region, np.round(cv2.convexHull(mesh[list(points)])[:, 0]).astype(np.int32), (1,))
     reach = max(1, round(_GROWTH[name] * size))
-    region = cv2.dilate(region, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2))
+    grown = cv2.dilate(region, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2))
     soft = _SOFT if name != "inner" else _LIP
-    return cv2.GaussianBlur(region.astype(np.float32), (0, 0), soft * size)
+    return cv2.GaussianBlur(grown.astype(np.float32), (0, 0), soft * size)

@@ -387,11 +387,12 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         )
         if composite is None:
             return result
-        return self._wrap(join(repeated(composite), result[0], repeated(mask_t)), output_type, return_dict)
+        composites, masks = (part.repeat_interleave(num_images_per_prompt, 0) for part in (composite, mask_t))
+        return self._wrap(join(composites, result[0], masks), output_type, return_dict)
 
     def _replace_faces(
         self,
-        photos: Image.Image | Sequence[Image.Image],
+        photos: Any,
         options: "Options | None",
         prompt: str | list[str] | None,
         steps: int | None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ..faces.crop import resized
 from ..faces.lighting import FaceLight
@@ -102,7 +103,7 @@ class InFrame:
         of_photo = ([scene.photo] * len(rows), [scene.gone] * len(rows))
         read = read_conditions(pipeline, *of_photo, faces, choices, options.map_privacy)
         before = [self.shown.pop(self.tracks[k], None) for k in rows]
-        conditions = replace(_kept(read, before), people=tuple(role.donors for role in roles))
+        conditions = _kept(read, roles, before)
         made = generate(pipeline, conditions, [role.seed for role in roles], self.options)
         results: dict[int, Replacement] = {}
         given = zip(made, conditions.masks, conditions.meshes, conditions.lights, before, strict=True)
@@ -135,8 +136,8 @@ def _candidates(
         yield replace(before, held=before.held + 1)
 
 
-def _kept(read: Conditions, before: Sequence[_Shown | None]) -> Conditions:
-    """A frame's conditions with shapes and light that do not tremble."""
+def _kept(read: Conditions, roles: Sequence[Role], before: Sequence[_Shown | None]) -> Conditions:
+    """A frame's conditions with the people and attributes of the tracks, and shapes and light that do not tremble."""
     meshes = [
         steady_shape(mesh, None if one is None else one.mesh) for mesh, one in zip(read.meshes, before, strict=True)
     ]
@@ -144,4 +145,9 @@ def _kept(read: Conditions, before: Sequence[_Shown | None]) -> Conditions:
         light if one is None else light.towards(one.light, _STEADY)
         for light, one in zip(read.lights, before, strict=True)
     ]
-    return replace(read, meshes=tuple(meshes), lights=tuple(lights))
+    people = tuple(role.donors for role in roles)
+    steady = replace(read, meshes=tuple(meshes), lights=tuple(lights), people=people)
+    features = [role.features for role in roles if role.features is not None]
+    if read.features is None or len(features) < len(roles):
+        return steady
+    return replace(steady, features=torch.stack(features).to(read.features))

@@ -148,7 +148,8 @@ def test_the_example_with_a_checkpoint_runs_and_fails_closed(
     workflow = json.loads((EXAMPLES / "faces_by_your_own_checkpoint.json").read_text())
     saved = run(to_prompt(workflow, described), comfy.nodes)
     faces = json.loads(saved["PreviewAny"][0])["faces"]
-    assert [face["action"] for face in faces] == ["covered"] * 3
+    assert {face["action"] for face in faces} == {"covered"}
+    assert len(faces) >= 3
     assert saved["texts"][0][0].shape == (3, 77 + len(FEATURE_NAMES), 16)
     assert ((saved["erased"][:, 240:270, 240:270] * 255).round() == 128).all()
 

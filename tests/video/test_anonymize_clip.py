@@ -111,7 +111,7 @@ def test_frames_whose_generation_fails_are_covered(tmp_path, tiny, painter) -> N
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made)
     painter.failing = (5, 6, 20)
-    (track,) = run(tiny, source).tracks
+    (track,) = run(tiny, source, Options(fill_colour="grey")).tracks
     after = result(source)
     assert bare(made, after) == []
     assert (track.replaced, track.covered, track.reasons) == (27, 3, {"generation failed: RuntimeError": 3})
