@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .models.identity_model import Donors
     from .pipelines.face_deid import FaceDeidPipeline
 
-_ALIKE_ATTEMPTS = 2  # candidates at most of which all pass and all are alike
+_ALIKE_ATTEMPTS = 3  # candidates at most of which all pass and all are alike
 _Row = TypeVar("_Row")
 
 
