@@ -112,9 +112,9 @@ def test_small_faces_in_the_photo_are_not_drawn_with_more_pixels_than_it_has(
 ) -> None:
     assert face.magnification < 0.5  # of a tiny pipeline
     large = conditions(tiny_pipeline, astronaut, face, "age")
-    assert large.contexts[0].shape == (128, 128, 3)  # at most four times as many a side
+    assert large.contexts[0].shape == (96, 96, 3)  # at most three times as many a side
     (crop,) = generate(tiny_pipeline, large, [1], Options())
-    assert crop.shape == (128, 128, 3)
+    assert crop.shape == (96, 96, 3)
 
 
 def test_what_the_pipeline_returns_is_what_is_pasted(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:

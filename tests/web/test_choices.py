@@ -12,7 +12,7 @@ from deid_diffusion.service.photo import SUFFIXES
 from deid_diffusion.web import choices
 from deid_diffusion.web.choices import Choices
 
-PLAIN = Choices(list(VOCABULARY), "", "synth", choices.FRESH, 1, 3, "png")
+PLAIN = Choices(list(VOCABULARY), "", "synth", choices.FRESH, 1, 6, "png")
 
 
 def test_the_page_as_it_opens_is_the_default():
