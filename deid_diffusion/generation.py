@@ -19,9 +19,16 @@ from .faces.crop import extract, resized
 from .faces.donors import attribute_costs, draw_donors, show_teeth
 from .faces.lighting import FaceLight, chosen_light
 from .faces.measures import measure
-from .faces.rendering import Camera, light_texture, match_camera, read_camera, read_light, render_person
+from .faces.rendering import (
+    Camera,
+    keep_grey,
+    light_texture,
+    match_camera,
+    read_camera,
+    read_light,
+    render_person,
+)
 from .faces.reshaping import reshape_mesh
-from .faces.skin_colour import keep_grey
 
 if TYPE_CHECKING:
     from .models.identity_model import Donors

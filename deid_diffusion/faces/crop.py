@@ -111,13 +111,6 @@ def extract(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return warp(image[y0:y1, x0:x1], shifted, (size, size))
 
 
-def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
-    """A (H, W, C) or (H, W) picture of so many times as many pixels a side; a (H, W) bool mask stays one."""
-    if picture.dtype == bool:
-        return picture.repeat(factor, 0).repeat(factor, 1)
-    return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
-
-
 def resized(matrix: np.ndarray, factor: float) -> np.ndarray:
     """The (2, 3) matrix of a crop with so many times as many pixels a side."""
     moved = factor * matrix

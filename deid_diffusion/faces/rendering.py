@@ -20,6 +20,7 @@ _ALIKE = 0.12  # distance of two colours, in 0..1, up to which they belong to th
 _FINE = 1 / 110  # standard deviation that parts fine detail from the rest, as a share of the crop's side
 _GAIN = 1.12  # detail that resampling into the photo takes away again
 _SHARPEN, _BLUR = 1.2, 0.02  # most sharpening, and standard deviation of the most blur as a share of the crop's side
+_GREY = 2.0  # mean difference of a pixel's channels, in levels, up to which a photo has no colours
 _DOUBT = 0.04  # share of known rim under which the shift fades out
 
 
@@ -131,6 +132,20 @@ def match_camera(picture: np.ndarray, mesh: np.ndarray, mask: np.ndarray, camera
             changed = blur(picture, max(sigma, 0.05))
             low, high = (low, sigma) if _fine_detail(changed, face) < _GAIN * camera.detail else (sigma, high)
     return np.where(mask[..., None], changed.clip(0, 1), picture)
+
+
+def keep_grey(crop: np.ndarray, context: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Take the colours out of a generated crop where the photo has none, as in black and white photographs.
+
+    Args:
+        crop: (S, S, 3) uint8 RGB, generated.
+        context: (S, S, 3) uint8 RGB, the photo's crop.
+        mask: (S, S) bool, True where the photo is erased and says nothing.
+    """
+    seen = context[~mask]
+    if not len(seen) or np.ptp(seen, axis=1).mean() > _GREY:
+        return crop
+    return cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def _hull(mesh: np.ndarray, size: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionControlNetInpaintPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_output import StableDiffusionPipelineOutput
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -35,6 +34,7 @@ from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel
 from ..report import FaceRecord
+from .batches import check_counts, check_positive, join, resize_area, texts_for
 from .portable import write_portable
 
 if TYPE_CHECKING:
@@ -300,15 +300,15 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             strength = 1.0 if start_image is None else float(self.config.default_strength)
         self._check_supported(strength, start_image, padding_mask_crop, ip_adapter_image)
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
-        _check_positive(num_inference_steps=steps, num_images_per_prompt=num_images_per_prompt)
+        check_positive(num_inference_steps=steps, num_images_per_prompt=num_images_per_prompt)
         image_t = self.image_processor.preprocess(image, height, width) / 2 + 0.5
         height, width = image_t.shape[-2:]
         mask_t = self.mask_processor.preprocess(mask_image, height, width)
         control_t = self.control_image_processor.preprocess(control_image, height, width)
         batch = len(image_t)
-        prompts = _texts(prompt, prompt_embeds, batch)
-        negatives = _texts(negative_prompt, negative_prompt_embeds, batch)
-        _check_counts(
+        prompts = texts_for(prompt, prompt_embeds, batch)
+        negatives = texts_for(negative_prompt, negative_prompt_embeds, batch)
+        check_counts(
             image=image_t,
             mask_image=mask_t,
             control_image=control_t,
@@ -486,47 +486,3 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             save_directory, safe_serialization=safe_serialization, variant=variant, max_shard_size=max_shard_size
         )
         write_portable(save_directory)
-
-
-def resize_area(pictures: torch.Tensor, size: int) -> torch.Tensor:
-    """Return (B, C, size, size) of (B, C, H, W), without aliasing."""
-    if pictures.shape[-2:] == (size, size):
-        return pictures
-    return F.interpolate(pictures.float(), (size, size), mode="area").to(pictures)
-
-
-def join(composite: torch.Tensor, denoised: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Add to composites what denoising changed of them at the generator's resolution.
-
-    Args:
-        composite: (B, 3, H, W) in 0..1.
-        denoised: (B, 3, S, S) in 0..1.
-        mask: (B, 1, S, S), what was denoised.
-
-    Returns:
-        (B, 3, H, W) in 0..1.
-    """
-    change = (denoised.to(composite) - resize_area(composite, denoised.shape[-1])) * (mask >= 0.5)
-    change = F.interpolate(change, composite.shape[-2:], mode="bilinear", align_corners=False)
-    return (composite + change).clamp(0, 1)
-
-
-def _texts(text: str | list[str] | None, embeds: torch.Tensor | None, batch: int) -> list[str] | None:
-    """A text for each crop, empty where none was given; None where there are embeddings instead."""
-    if embeds is not None:
-        return None
-    return list(text) if isinstance(text, (list, tuple)) else [text or ""] * batch
-
-
-def _check_positive(**given: int) -> None:
-    """Raise ValueError for a number under 1."""
-    for name, value in given.items():
-        if value < 1:
-            raise ValueError(f"{name}: expected 1 or more, got {value}")
-
-
-def _check_counts(**given: torch.Tensor | list[str] | None) -> None:
-    """Raise ValueError where there are not as many of one as of another."""
-    counts = {name: len(value) for name, value in given.items() if value is not None}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"expected as many of each, got {', '.join(f'{v} {k}' for k, v in counts.items())}")

@@ -1,7 +1,15 @@
 import numpy as np
 
 from deid_diffusion.faces.lighting import FaceLight
-from deid_diffusion.faces.rendering import Camera, light_texture, match_camera, read_camera, read_light, render_person
+from deid_diffusion.faces.rendering import (
+    Camera,
+    keep_grey,
+    light_texture,
+    match_camera,
+    read_camera,
+    read_light,
+    render_person,
+)
 from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.faces.texture import silhouette
 
@@ -52,3 +60,11 @@ def test_a_sharp_face_is_blurred_to_the_camera() -> None:
     soft = match_camera(noise, MESH, mask, Camera(0.02))
     detail = read_camera((soft * 255).astype(np.uint8), MESH).detail
     assert detail < 0.03 < read_camera((noise * 255).astype(np.uint8), MESH).detail
+
+
+def test_a_grey_photo_stays_grey_and_a_coloured_one_coloured() -> None:
+    crop, grey = np.full((SIZE, SIZE, 3), (180, 140, 120), np.uint8), np.full((SIZE, SIZE, 3), 90, np.uint8)
+    assert not np.ptp(keep_grey(crop, grey, ERASED), axis=2).any()
+    grey[:8] = (140, 90, 60)
+    assert np.array_equal(keep_grey(crop, grey, ERASED), crop)
+    assert np.array_equal(keep_grey(crop, grey, np.ones_like(ERASED)), crop)
