@@ -213,7 +213,7 @@ def _choose(
             last = all_of_it[-1].verdict
             chosen.append((Replacement(last.reason, None, last.similarity, len(all_of_it)), None))
             continue
-        unlike = [one for one in passed if not one.verdict.alike] or [min(passed, key=_similarity)]
+        unlike = [one for one in passed if not one.verdict.alike] or [min(passed, key=_last_choice)]
         best = unlike[0]
         replacement = Replacement(None, best.seed, best.verdict.similarity, len(all_of_it), best.donors)
         chosen.append((replacement, best.crop))
@@ -232,8 +232,10 @@ def _another(candidates: Sequence[_Candidate], attempt: int, options: Options) -
     return not unlike and options.pseudonyms is None and attempt < _ALIKE_ATTEMPTS
 
 
-def _similarity(candidate: _Candidate) -> float:
-    return -1.0 if candidate.verdict.similarity is None else candidate.verdict.similarity
+def _last_choice(candidate: _Candidate) -> tuple[bool, float]:
+    """Order candidates that all are alike: those that show a face first, then by similarity."""
+    verdict = candidate.verdict
+    return not verdict.seen, -1.0 if verdict.similarity is None else verdict.similarity
 
 
 def _chunks(rows: Sequence[_Row], size: int) -> Iterable[Sequence[_Row]]:

@@ -44,7 +44,7 @@ class Verdict:
         reason: why the result must not get out; None if it may.
         alike: whether it may get out, but another candidate should be tried, because few strangers are so like the
             original, or because of ``seen``.
-        seen: whether a face is found in it, if one was in the original.
+        seen: whether a face is found in it where one was in the original.
     """
 
     similarity: float | None
@@ -70,8 +70,8 @@ class Verifier(Protocol):
 class Gate:
     """Compares what stands in a face's place with the original, in the picture as it would be written.
 
-    A result fails when the recogniser takes it for the original's person, when it shows two faces, or when its face is
-    in another place. Where no face is found in it, the original's five points say where to compare.
+    A result fails when the recogniser takes it for the original's person, or when it shows two faces. Where no face is
+    found in the original's place, the original's five points say where to compare, beside any that is found.
     """
 
     def __init__(
@@ -107,15 +107,15 @@ class Gate:
         best = _nearest(found)
         if len(found) > max(1, original.faces):
             return Verdict(None, "the result shows two faces")
-        if best is not None and original.box is not None and not _same_place(best.box, original.box):
-            return Verdict(None, "the result's face is in another place")
-        points = original.points if best is None or best.points is None else best.points
-        if original.embedding is None or points is None:
+        there = best is not None and (original.box is None or _same_place(best.box, original.box))
+        own = None if best is None else best.points
+        places = [own] if there and own is not None else [part for part in (own, original.points) if part is not None]
+        if original.embedding is None or not places:
             return Verdict(None, None)
-        similarity = float(original.embedding @ self.recogniser(view, points))
+        similarity = float(np.max([original.embedding @ self.recogniser(view, points) for points in places]))
         if not similarity <= self.recogniser.threshold:  # NaN fails, too
             return Verdict(similarity, f"too like the original (cosine {similarity:.3f})")
-        seen = best is not None or original.box is None
+        seen = there or original.box is None
         return Verdict(similarity, None, not seen or similarity > self.alike, seen)
 
     def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[DetectedFace]]:
