@@ -56,8 +56,12 @@ class FaceLight:
 
     def at(self, uv: np.ndarray) -> np.ndarray:
         """Return (N, 3) logarithms of colour at N positions (u, v) in 0..1 on the mean face."""
-        values = polynomial(uv) @ self.coefficients
-        return (values if self.bounds is None else values.clip(*self.bounds)).astype(np.float32)
+        return self.of_terms(polynomial(uv))
+
+    def of_terms(self, terms: np.ndarray) -> np.ndarray:
+        """Return what `at` returns for the terms, (N, 6), of N positions, see `polynomial`."""
+        values = (terms @ self.coefficients.astype(terms.dtype)).astype(np.float32)
+        return values if self.bounds is None else values.clip(*self.bounds.astype(np.float32))
 
     @property
     def tone(self) -> np.ndarray:

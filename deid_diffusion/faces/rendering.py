@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
 
-from .inpainting import blur, fill_from_surroundings
+from .inpainting import blur
 from .labels import LABEL
-from .lighting import COEFFICIENTS, FaceLight, bend_highlights, fit_light, from_log
+from .landmarks import MESH_BROWS
+from .lighting import COEFFICIENTS, FaceLight, bend_highlights, fit_light, from_log, polynomial, to_log
+from .resting_face import EYE_CORNERS, frame
 from .semantic_map import draw_semantic_map
 from .texture import face_coordinates, render_texture, texture_coordinates
 
-_EDGE = 0.018  # width of the face's soft edge, inside its silhouette, as a share of the crop's side
-_RIM = 0.045  # depth, inside the silhouette, over which the face is compared with what surrounds it
+_EDGE = 0.008  # standard deviation of the face's soft edge, as a share of the crop's side
+_RIM = 0.04  # width of what surrounds the erased pixels and is compared with the face
+_NEAR = 0.03  # standard deviation over which it tells whether the face goes on there
 _SPREAD = 0.06  # standard deviation over which the difference is carried inwards
-_ALIKE = 0.12  # distance of two colours, in 0..1, up to which they belong to the same surface
+_SHADE, _HUE = 0.45, 0.2  # differences of luminance and of colour, in nats, up to which skin goes on
+_ABOVE = 0.05  # height above the brows over which it begins to go on anyway: hair begins where the mask ends
+_FARTHEST = 0.07  # distance to the silhouette up to which it goes on
+_LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 _FINE = 1 / 110  # standard deviation that parts fine detail from the rest, as a share of the crop's side
 _GAIN = 1.12  # detail that resampling into the photo takes away again
 _SHARPEN, _BLUR = 1.2, 0.02  # most sharpening, and standard deviation of the most blur as a share of the crop's side
 _GREY = 2.0  # mean difference of a pixel's channels, in levels, up to which a photo has no colours
-_DOUBT = 0.04  # share of known rim under which the shift fades out
+_DOUBT = 0.015  # share of known rim under which the shift fades out
 
 
 def light_texture(texture: np.ndarray, light: FaceLight) -> np.ndarray:
@@ -32,49 +39,101 @@ def light_texture(texture: np.ndarray, light: FaceLight) -> np.ndarray:
         light: of the photo.
 
     Returns:
-        (T, T, 3) float32 RGB in 0..1, continued smoothly outside the face.
+        (T, T, 3) float32 RGB in 0..1; outside the face what is nearest.
     """
-    size = len(texture)
+    inside, terms, nearest = _texels(len(texture))
+    return bend_highlights(from_log(texture[inside] + light.of_terms(terms)).clip(0))[nearest]
+
+
+@cache
+def _texels(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which of (T, T) texels are on the face, (N, 6) terms of their light, and (T, T) the nearest of the N to each."""
     uv = texture_coordinates(size)
     inside = uv[..., 0] >= 0
-    picture = np.zeros_like(texture)
-    picture[inside] = bend_highlights(from_log(texture[inside] + light.at(uv[inside])).clip(0))
-    return fill_from_surroundings(picture, ~inside)
+    _, labels = cv2.distanceTransformWithLabels(
+        (~inside).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    number = np.zeros(int(labels.max()) + 1, np.int64)
+    number[labels[inside]] = np.arange(int(inside.sum()))
+    return inside, polynomial(uv[inside]).astype(np.float32), number[labels]
 
 
-def render_person(picture: np.ndarray, mesh: np.ndarray, context: np.ndarray, erased: np.ndarray) -> np.ndarray:
+def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, erased: np.ndarray) -> np.ndarray:
     """Draw a lit texture on the photo.
 
-    What is erased is filled from its surroundings first, and the face, with a soft edge, laid over it; its rim takes
-    over the colours that it meets, where they are skin's.
+    The face goes on past its silhouette where the photo shows skin there, and above the brows to where the mask ends;
+    elsewhere it has a soft edge. Its colours are shifted to meet that skin.
 
     Args:
         picture: (T, T, 3) float32 RGB in 0..1, from `light_texture`.
         mesh: (478, 2) crop pixels.
-        context: (S, S, 3) float32 RGB in 0..1, read where nothing is erased.
+        ground: (S, S, 3) float32 RGB in 0..1, the photo, filled where it is erased, as by `fill_from_surroundings`.
         erased: (S, S) bool.
 
     Returns:
         (S, S, 3) float32 RGB in 0..1.
     """
-    size = len(context)
+    size = len(ground)
     face, inside = render_texture(picture, mesh, size)
-    ground = fill_from_surroundings(context, erased)
-    depth = cv2.distanceTransform(np.pad(inside.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    away = ground - face
-    near = np.exp(-0.5 * (np.linalg.norm(away, axis=2) / _ALIKE) ** 2)
-    rim = (near * ((depth > 0) & (depth < _RIM * size))).astype(np.float32)[..., None]
-    spread, known = _smooth(np.dstack([away * rim, rim]), _SPREAD * size)
-    face = face + spread / (known + _DOUBT)
-    weight = (depth / (_EDGE * size)).clip(0, 1)[..., None]
-    weight = weight * weight * (3 - 2 * weight)
-    return (ground + weight * (face - ground)).clip(0, 1).astype(np.float32)
+    if not inside.any():
+        return ground
+    distance = cv2.distanceTransform((~erased).astype(np.uint8), cv2.DIST_L2, 5)
+    rim = (distance > 0) & (distance < _RIM * size)
+    face, beyond = _continue(face, inside, erased | rim)
+    away = to_log(ground[rim]) - to_log(face[rim].clip(0))
+    skin = _likeness(away)[:, None]
+    sums = np.zeros((size, size, 5), np.float32)
+    sums[rim] = np.hstack([away * skin, skin, np.ones_like(skin)])
+    shift = blur(sums[..., :4], _SPREAD * size)
+    share = blur(sums[..., 3:], _NEAR * size)
+    share = np.maximum(share[..., 0] / (share[..., 1] + 1e-3), _forehead(mesh, size))
+    share *= 1 - (beyond / (_FARTHEST * size) - 1).clip(0, 0.25) * 4
+    weight = blur(inside.astype(np.float32), _EDGE * size)
+    weight = (weight + (1 - weight) * share)[erased][:, None]
+    shift = shift[erased]
+    shown = from_log(to_log(face[erased].clip(0)) + shift[:, :3] / (shift[:, 3:] + _DOUBT))
+    drawn = ground.copy()
+    drawn[erased] += weight * (shown - drawn[erased])
+    return drawn.clip(0, 1)
 
 
-def _smooth(both: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Blur (S, S, 4) sums and weights; return them apart."""
-    smooth = blur(both, sigma)
-    return smooth[..., :3], smooth[..., 3:]
+def _likeness(away: np.ndarray) -> np.ndarray:
+    """How alike colours are, (N,) float32 in 0..1, by (N, 3) differences of their logarithms: shade says little."""
+    shade = away @ _LUMA
+    hue = np.abs(away - shade[:, None]).max(1)
+    return np.exp(-0.5 * ((shade / _SHADE) ** 2 + (hue / _HUE) ** 2)).astype(np.float32)
+
+
+def _forehead(mesh: np.ndarray, size: int) -> np.ndarray:
+    """(S, S) float32, 0 below the brows to 1 well above them."""
+    down = frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])[1]
+    brows = mesh[[point for brow in MESH_BROWS for point in brow]]
+    places = np.arange(size, dtype=np.float32) + 0.5
+    height = float((brows @ down).min()) - (places[None] * down[0] + places[:, None] * down[1])
+    return (height / (_ABOVE * size)).clip(0, 1).astype(np.float32)
+
+
+def _continue(face: np.ndarray, inside: np.ndarray, needed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Continue a face past its silhouette as its mirror image; return the distance to it, too, (S, S) pixels.
+
+    Args:
+        face: (S, S, 3) float32.
+        inside: (S, S) bool, the silhouette.
+        needed: (S, S) bool, which pixels are.
+    """
+    distance, nearest = cv2.distanceTransformWithLabels(
+        (~inside).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    rows, columns = np.nonzero(inside)
+    places = np.zeros((int(nearest.max()) + 1, 2), np.int32)
+    places[nearest[rows, columns]] = np.stack([rows, columns], 1)
+    rows, columns = np.nonzero(needed & ~inside)
+    edge = places[nearest[rows, columns]]
+    at = (2 * edge - np.stack([rows, columns], 1)).clip(0, len(face) - 1)
+    at = np.where(inside[at[:, 0], at[:, 1], None], at, edge)
+    continued = face.copy()
+    continued[rows, columns] = face[at[:, 0], at[:, 1]]
+    return continued, distance
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer, CLIPVisionModelWithProjection
 from ..attributes.encoder import encode_attributes
 from ..attributes.phrases import tokenize
 from ..attributes.subspace import FEATURE_NAMES
+from ..faces.inpainting import fill_from_surroundings
 from ..faces.lighting import FaceLight, to_log
 from ..faces.rendering import light_texture, read_light, render_person
 from ..faces.semantic_map import control_image, draw_semantic_map, mean_mesh
@@ -151,4 +152,5 @@ def compose_self(model: IdentityModel, crop: np.ndarray, mesh: np.ndarray, mask:
     texture = to_log(unwrap_face(crop, mesh, size)[0].clip(0, 255) / 255) - light.at(uv.reshape(-1, 2)).reshape(
         size, size, 3
     )
-    return render_person(light_texture(model.project(texture), light), mesh, crop.astype(np.float32) / 255, mask)
+    ground = fill_from_surroundings(crop.astype(np.float32) / 255, mask)
+    return render_person(light_texture(model.project(texture), light), mesh, ground, mask)

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 
 from deid_diffusion.faces.lighting import FaceLight
@@ -26,22 +27,41 @@ def test_a_texture_takes_the_light() -> None:
     assert face[32, 32, 0] > face[32, 32, 1] > face[32, 32, 2]
 
 
-def test_the_face_lies_on_what_was_filled() -> None:
+def test_the_face_lies_on_the_ground() -> None:
     context = np.full((SIZE, SIZE, 3), (0.1, 0.6, 0.2), np.float32)
-    context[ERASED] = 1.0  # must not be read
     picture = render_person(light_texture(np.zeros((64, 64, 3), np.float32), LIGHT), MESH, context, ERASED)
     inside = silhouette(MESH, SIZE)
-    assert np.abs(picture[~inside & ERASED] - (0.1, 0.6, 0.2)).max() < 0.02
+    beside = ERASED & ~(cv2.dilate(inside.astype(np.uint8), np.ones((9, 9))) > 0)
+    beside[: round(float(MESH[107, 1]))] = False  # below the brows
+    assert np.abs(picture[beside] - (0.1, 0.6, 0.2)).max() < 0.02
     assert np.abs(picture[60:70, 60:70] - (0.1, 0.6, 0.2)).max() > 0.2
     assert np.array_equal(picture[~ERASED & ~inside], context[~ERASED & ~inside])
+
+
+def test_the_forehead_goes_on_to_where_the_mask_ends_and_no_farther() -> None:
+    context = np.full((SIZE, SIZE, 3), (0.02, 0.02, 0.02), np.float32)  # dark hair
+    face = light_texture(np.zeros((64, 64, 3), np.float32), LIGHT)
+    top, column = int(MESH[10, 1]), int(MESH[10, 0])
+    near, far = (render_person(face, MESH, context, _erased(top - depth)) for depth in (5, top))
+    assert np.abs(near[top - 4, column] - face[32, 32]).max() < 0.05
+    assert np.abs(far[top - 14, column] - context[0, 0]).max() < 0.02
+
+
+def _erased(top: int) -> np.ndarray:
+    mask = ERASED.copy()
+    mask[:top] = False
+    mask[top : SIZE // 2, 16:112] = True
+    return mask
 
 
 def test_skin_that_surrounds_the_face_sets_its_colour_at_the_rim() -> None:
     face = light_texture(np.zeros((64, 64, 3), np.float32), LIGHT)
     near = (face[32, 32] + 0.06).astype(np.float32)
     picture = render_person(face, MESH, np.broadcast_to(near, (SIZE, SIZE, 3)).copy(), ERASED)
-    rim = silhouette(MESH, SIZE) & ~silhouette((MESH - 64) * 0.93 + 64, SIZE)
+    inside = silhouette(MESH, SIZE)
+    rim = inside & ~silhouette((MESH - 64) * 0.93 + 64, SIZE)
     assert np.abs(picture[rim] - near).mean() < 0.03
+    assert np.abs(picture[ERASED & ~inside] - near).mean() < 0.02
 
 
 def test_light_is_read_from_skin() -> None:
