@@ -22,12 +22,13 @@ from .augment import random_look, random_mesh, random_view
 from .balance import SEX, Balance
 from .captions import ATTRIBUTES, FACTS, agree, choose, codes, facts, greyed, phrase
 from .data import FaceCache, FaceDataset, to_tensor
+from .glasses import label_glasses
 from .objective import Objective
 
 _KEEP = (0.15, 0.4, 0.8)  # share of the known facts that a caption says: some say one thing, some nearly all
 _GREY = 0.5  # share of the crops whose colour is taken out: few portraits have the colours of the world's cameras
 _TURN, _ZOOM = 0.25, 0.2  # of the random views, see `random_view`
-_MATTERS = {"person": 3.0, "age": 2.0}  # weights of questions whose answers are hardest to read from few faces
+_MATTERS = {"person": 3.0, "age": 3.0}  # weights of questions whose answers are hardest to read from few faces
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -99,7 +100,8 @@ class CaptionedFaces(FaceDataset):
 
 def all_facts(cache: FaceCache) -> list[dict[str, str]]:
     """``captions.facts`` of every row of a cache."""
-    return [facts(cache.rows[i], cache.crops[i], cache.meshes[i]) for i in range(len(cache))]
+    rows = label_glasses(cache.rows, cache.crops, cache.meshes)
+    return [facts(rows[i], cache.crops[i], cache.meshes[i]) for i in range(len(cache))]
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,15 @@ import torch
 from ..faces.labels import LABEL
 from ..faces.measures import measure
 from ..faces.semantic_map import draw_semantic_map
+from .glasses import glasses_word
 
 _CHILD = re.compile(r"toddler|child|baby|infant|kid\b|little (girl|boy)|(?<!\d)(\d{1,2}(\.\d)?) ?-?year")
 #: What can be known of a face.
-FACTS = ("person", "age", "years", "skin", "expression", "mouth", "eyes", "pose", "picture", "text")
+FACTS = ("person", "age", "years", "skin", "expression", "mouth", "eyes", "glasses", "pose", "picture", "text")
 #: Facts that speak of one attribute.
-ATTRIBUTES = (("person",), ("age", "years"), ("skin",), ("expression", "mouth"), ("eyes",), ("pose",), ("picture",))
+ATTRIBUTES = (
+    ("person",), ("age", "years"), ("skin",), ("expression", "mouth"), ("eyes",), ("glasses",), ("pose",), ("picture",),
+)  # fmt: skip
 #: Individual typology angle in degrees (Chardon et al., 1991) -> word, lightest first.
 _SKIN = ((55, "very light"), (41, "light"), (28, "medium"), (10, "tan"), (-30, "brown"))
 
@@ -64,6 +67,8 @@ def facts(row: Mapping[str, str], crop: np.ndarray, mesh: np.ndarray) -> dict[st
     said["mouth"] = mouth
     if found.eyes_open < 0.16:
         said["eyes"] = "eyes closed"
+    if glasses := glasses_word(row):
+        said["glasses"] = glasses
     turn = "left" if found.yaw < 0 else "right"
     said["pose"] = f"looking {turn}" if abs(found.yaw) > 0.35 else "facing the camera"
     said["picture"] = "black and white photo" if row.get("grey") else "colour photo"
