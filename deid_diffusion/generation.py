@@ -16,7 +16,8 @@ from .faces.blend import erase
 from .faces.chosen_mesh import chosen_mesh
 from .faces.controls import draw_control
 from .faces.crop import extract, resized
-from .faces.donors import attribute_costs, draw_donors, show_teeth
+from .faces.donors import attribute_costs, draw_donors, glasses_fit, show_teeth, shows_glasses, wears_glasses
+from .faces.inpainting import fill_from_surroundings
 from .faces.lighting import FaceLight, chosen_light
 from .faces.measures import measure
 from .faces.rendering import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .pipelines.face_deid import FaceDeidPipeline
 
 _MOST_DETAIL = 3  # times as many pixels a side as the generator's crop that a face is drawn with: a texel each, or two
+_TURNED = 0.45  # `FaceMeasures.yaw` from which glasses, which have no depth on a mesh, are left out
 _READ = 224  # side of the crop in which attributes and light are read, in pixels
 _LEAST_DETAIL = 0.01  # standard deviation in the mask, 0..1, under which a crop is no picture
 
@@ -48,6 +50,7 @@ class Conditions:
         contexts: B crops of the photo, (S, S, 3) uint8, every masked pixel of every face erased. S is the pipeline's
             ``crop_size`` times a whole number, its detail.
         masks: B (S, S) bool, True where a crop is erased.
+        grounds: B (S, S, 3) float32 RGB in 0..1, the crops with what is erased filled from its surroundings.
         meshes: B (478, 2) meshes in crop pixels of ``crop_size``, of the kept pose, gaze and expression only.
         features: (B, N, D) attribute features of the original faces, of the kept attributes only, or None where the
             pipeline reads none.
@@ -59,6 +62,7 @@ class Conditions:
 
     contexts: tuple[np.ndarray, ...]
     masks: tuple[np.ndarray, ...]
+    grounds: tuple[np.ndarray, ...]
     meshes: tuple[np.ndarray, ...]
     features: torch.Tensor | None
     choices: tuple[AttributeChoice, ...]
@@ -111,6 +115,10 @@ def read_conditions(
     return Conditions(
         tuple(contexts),
         tuple(masks),
+        tuple(
+            fill_from_surroundings(context.astype(np.float32) / 255, mask)
+            for context, mask in zip(contexts, masks, strict=True)
+        ),
         tuple(meshes),
         features,
         tuple(choices),
@@ -184,7 +192,7 @@ def draw_people(
         conditions: of B faces.
         seeds: B of them.
         steady: whether the people will be shown with other expressions, too, as a pseudonym's or a clip's.
-        attempts: B numbers of candidates that came before; the more, the more people are drawn from.
+        attempts: B numbers of candidates that came before, see `draw_donors`.
     """
     model, adapter, people = pipeline.identity_model, pipeline.attribute_adapter, []
     for row, seed in enumerate(seeds):
@@ -192,13 +200,21 @@ def draw_people(
         if chosen is not None:
             people.append(show_teeth(model, chosen, shown, seed))
             continue
-        wider = 1 + (attempts[row] if attempts else 0)
+        attempt = attempts[row] if attempts else 0
         choice, features = conditions.choices[row], None if conditions.features is None else conditions.features[row]
         subspace = None if features is None else pipeline.subspace(choice.phrases)
         nobody = torch.zeros(1) if features is None else torch.zeros_like(features)
         centre = nobody if adapter is None else adapter.centre
         costs = attribute_costs(model, features, centre, subspace, choice.named)
-        people.append(draw_donors(model, costs, shown, seed, glasses=False, steady=steady, wider=wider))
+        glasses = (
+            "glasses" in choice.named
+            and features is not None
+            and subspace is not None
+            and abs(shown.yaw) < _TURNED
+            and wears_glasses(model, features, centre, subspace)
+            and ("glasses" in choice.change or glasses_fit(model, costs))
+        )
+        people.append(draw_donors(model, costs, shown, seed, glasses=glasses, steady=steady, attempt=attempt))
     return people
 
 
@@ -219,10 +235,13 @@ def compose(
     size, model, composites, meshes = pipeline.crop_size, pipeline.identity_model, [], []
     for row, donors in enumerate(draw_people(pipeline, conditions, seeds)):
         context, mask, camera = conditions.contexts[row], conditions.masks[row], conditions.cameras[row]
-        meshes.append(reshape_mesh(conditions.meshes[row], model.shape(donors), size))
-        mesh = meshes[-1] * (len(context) / size)
+        glasses = bool(shows_glasses(model)[donors.eyes])
+        share = donors.emphasis / 100
+        mesh = reshape_mesh(conditions.meshes[row], model.shape(donors), size, share=share, own_eyes=glasses)
+        meshes.append(mesh)
+        mesh = mesh * (len(context) / size)
         face = light_texture(model.texture(donors), conditions.lights[row])
-        composite = render_person(face, mesh, context.astype(np.float32) / 255, mask)
+        composite = render_person(face, mesh, conditions.grounds[row], mask)
         composites.append(composite if camera is None else match_camera(composite, mesh, mask, camera))
     return composites, meshes
 

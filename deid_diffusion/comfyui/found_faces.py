@@ -94,7 +94,7 @@ def drawn_mesh(face: FaceAnalysis, proportions: Proportions, seed: int | None) -
         return face.drawn
     model, own = _people(), secrets.randbits(63) if seed is None else seed
     donors = draw_donors(model, np.zeros(len(model)), measure(face.drawn), own, glasses=False, steady=True)
-    return reshape_mesh(face.drawn, model.shape(donors), len(face.semantic_map))
+    return reshape_mesh(face.drawn, model.shape(donors), len(face.semantic_map), share=donors.emphasis / 100)
 
 
 @cache

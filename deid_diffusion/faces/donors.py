@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..attributes.vocabulary import VOCABULARY, YEARS
+from ..attributes.subspace import FEATURE_NAMES
+from ..attributes.vocabulary import SEEN_IN, VOCABULARY, YEARS
 from ..attributes.zero_shot import SHARPNESS
 from ..models.identity_model import MEASURES, Donors, IdentityModel
 from .measures import FaceMeasures
@@ -26,8 +27,8 @@ _WEIGHTS: Mapping[str, float] = {
 _SEX, _YEARS = 16.0, 0.1  # cost of the other sex, and difference in the logarithm of age that costs 1
 _CHILD = 8.0  # years that are added to an age before the logarithm
 _STRETCH, _ADULT = 1.3, 27.0  # photographs read nearer to this age than the portraits of the identity model
-_FADED = 1.2  # how much farther from that age donors are than the faces that are mixed from them look
-_MIDDLE, _SURE = 0.12, 0.07  # place between the sexes, towards women, and width, in the projected features
+_FADED = 1.4  # how much farther from that age donors are than the faces that are mixed from them look
+_MIDDLE, _SURE = 0.085, 0.07  # place between the sexes, towards women, and width, in the projected features
 _RIDGE = 1e-3
 _PHRASE = 2.0
 _MOUTH = {"smile": 0.05, "mouth_open": 0.08}  # differences that count as one standard deviation
@@ -36,10 +37,14 @@ _REST = {"smile": 0.05, "mouth_open": 0.0}
 _PARTED = 0.06  # `measures.FaceMeasures.mouth_open` from which something is seen between the lips
 _CLOSED = 0.2  # `measures.FaceMeasures.eyes_open` under which eyes may be closed
 _NEVER = 1e6  # cost
-_GLASSES = 0.25  # probability from which somebody wears glasses
-_DIRTY = 8.0  # cost of a share of 1 of skin that is no smooth skin
+_WEARS, _BARE = 0.75, 0.25  # probabilities from which somebody wears glasses, and under which none
+_WEARERS = 0.15  # share of people who wear glasses
+_SEVERAL, _NEARLY = 3, 9.0  # people with glasses, and cost that is worth them: sex and age come first
+_ODD, _USUAL = 8.0, 0.3  # cost of an oddity of 1, and oddity that costs nothing
 _SKIN, _FEATURES, _MOUTHS = 16, 24, 10  # how many of the best people each region is drawn from
 _HEAT = 1.5  # difference in cost at which somebody is drawn e times as rarely
+_EMPHASIS, _MORE, _MOST = 95, 25, 100  # of proportions, in percent: at first, added at each attempt, and in all
+_WIDEST = 2  # attempts that draw from more people each
 _STREAM = 0x27D4EB2F  # donors are drawn from other random numbers than noise
 
 
@@ -59,7 +64,7 @@ def attribute_costs(
         subspace: of the attributes' words.
         names: the attributes that are kept or changed; no other one counts.
     """
-    costs = _DIRTY * (_column(model, "outliers") - 0.2).clip(0)
+    costs = _ODD * (_column(model, "oddity") - _USUAL).clip(0)
     if features is None or subspace is None:
         return costs
     people, middle = model.features[:, 0].float().cpu(), centre[0].float().cpu()
@@ -103,6 +108,55 @@ def _read_age(model: IdentityModel, face: torch.Tensor, middle: torch.Tensor, su
     return float(np.clip(_ADULT + _FADED * (_ADULT * (max(age, 0.5) / _ADULT) ** _STRETCH - _ADULT), 0, 95))
 
 
+def wears_glasses(
+    model: IdentityModel, features: torch.Tensor, centre: torch.Tensor, subspace: AttributeSubspace
+) -> bool:
+    """Return whether a face is read to wear glasses.
+
+    By linear discriminant analysis (Fisher, 1936) of the people's features of the whole face and of the eyes, in the
+    subspace of the words for glasses.
+
+    Args:
+        model: N people, some of whom wear glasses.
+        features: (R, D) projected attribute features of a face.
+        centre: (R, D) features of nobody in particular.
+        subspace: of the attributes' words.
+    """
+    rows = [FEATURE_NAMES.index(name) for name in ("face", *SEEN_IN["glasses"])]
+    wears, bare = torch.from_numpy(shows_glasses(model)), torch.from_numpy(_column(model, "glasses") < _BARE)
+    if model.features.shape[2] != features.shape[1] or min(int(wears.sum()), int(bare.sum())) < 2:
+        scores = subspace.scores(features[0] - centre[0].to(features), "glasses", SHARPNESS)
+        return subspace.words["glasses"][int(scores.argmax())] != "no glasses"
+    basis = subspace.bases["glasses"].double().cpu()
+    people, face = (
+        ((part.double().cpu() - centre[rows].double().cpu()) @ basis.T).flatten(-2)
+        for part in (model.features[:, rows], features[rows])
+    )
+    groups = people[wears], people[bare]
+    means = [group.mean(0) for group in groups]
+    rest = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
+    spread = rest.T @ rest / len(rest)
+    spread = spread + _RIDGE * spread.diagonal().mean() * torch.eye(len(spread), dtype=spread.dtype)
+    score = torch.linalg.solve(spread, means[0] - means[1]) @ (face - (means[0] + means[1]) / 2)
+    return bool(score > np.log((1 - _WEARERS) / _WEARERS))
+
+
+def glasses_fit(model: IdentityModel, costs: np.ndarray) -> bool:
+    """Return whether several people with glasses fit a face nearly as well as others do.
+
+    Args:
+        model: N people.
+        costs: (N,) from `attribute_costs`.
+    """
+    wears = np.sort(costs[shows_glasses(model)])
+    return len(wears) >= _SEVERAL and bool(wears[_SEVERAL - 1] < costs.min() + _NEARLY)
+
+
+def shows_glasses(model: IdentityModel) -> np.ndarray:
+    """Return (N,) bool, which of the people wear glasses."""
+    return _column(model, "glasses") > _WEARS
+
+
 def _word_costs(
     model: IdentityModel, face: torch.Tensor, subspace: AttributeSubspace, names: Sequence[str]
 ) -> np.ndarray:
@@ -128,7 +182,7 @@ def draw_donors(
     *,
     glasses: bool,
     steady: bool,
-    wider: int = 1,
+    attempt: int = 0,
 ) -> Donors:
     """Draw a new person.
 
@@ -139,18 +193,21 @@ def draw_donors(
         seed: who it is, of all that fit.
         glasses: whether the new person wears glasses; nobody who does is drawn otherwise.
         steady: whether the person will be shown with other expressions, too: then the lips are at rest.
-        wider: how many times as many people are drawn from, for candidates after others were too alike.
+        attempt: number of candidates that were refused, or too alike: the more, the more people are drawn from, and the
+            more their proportions are emphasised.
     """
-    rng = np.random.default_rng(seed ^ _STREAM)
+    rng, wider = np.random.default_rng(seed ^ _STREAM), 1 + min(attempt, _WIDEST)
     lips = replace(shown, **_REST) if steady else shown
-    costs = costs + np.where((_column(model, "glasses") > _GLASSES) == glasses, 0, _NEVER)
+    allowed = shows_glasses(model) if glasses else _column(model, "glasses") < _BARE
+    costs = costs + np.where(allowed, 0, _NEVER)
     lids = _differences(model, shown, _EYES) + _NEVER * (_column(model, "eyes_open") < _CLOSED) * steady
     skin = _draw(costs + lids + _differences(model, lips, _MOUTH), _SKIN, rng, wider)
     near = costs + 0.5 * _distances(model, skin)
     eyes = skin if glasses else _draw(near + lids, _FEATURES, rng, wider)
     nose = skin if glasses else _draw(near, _FEATURES, rng, wider)
     mouth = _draw(near + 2 * _differences(model, lips, _MOUTH), _MOUTHS, rng, wider)
-    return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth), shown, seed)
+    emphasis = _EMPHASIS + min(_MORE * attempt, _MOST)
+    return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth, emphasis), shown, seed)
 
 
 def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: int) -> Donors:

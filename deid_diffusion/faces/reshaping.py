@@ -11,30 +11,34 @@ from .landmarks import MESH_BROWS, MESH_EYES, MESH_IRISES, MESH_OVAL
 from .resting_face import EYE_CORNERS, MOUTH, MOUTH_CORNERS, frame
 from .semantic_map import mean_mesh
 
-_INSIDE, _OUTLINE = 0.95, 0.45  # share of the way to the other person's shape
 _DOWN = 0.65  # of that, along the face: how high features sit tells the pitch of the head, too
 _REACH = 0.12  # distance to the outline, in crop sides, from which a point goes all the way
-_MOST_OUTSIDE = 0.02  # of the outline's displacement, in crop sides: it has to stay in the mask
+_MOST = 0.2  # length of the way, in crop sides
 
 
-def reshape_mesh(mesh: np.ndarray, shape: np.ndarray, size: int) -> np.ndarray:
-    """Give a face another person's proportions; pose, gaze and expression stay.
+def reshape_mesh(
+    mesh: np.ndarray, shape: np.ndarray, size: int, *, share: float = 1.0, own_eyes: bool = False
+) -> np.ndarray:
+    """Give a face another person's proportions; outline, pose, gaze and expression stay.
 
     Args:
         mesh: (478, 2) crop pixels.
         shape: (478, 3) frontal shape with depth, any units.
         size: of the crop, in pixels.
+        share: of the way to the shape that points well inside the face go. The outline stays: it has to meet the photo,
+            and recognisers hardly see it.
+        own_eyes: whether lids and brows keep the shape's own form, as those behind glasses: frames must not bend.
 
     Returns:
         (478, 2) float32 crop pixels.
     """
-    other = with_expression(mesh, project_shape(shape, mesh))
-    way, limit = _shares()
-    step = way[:, None] * (other - mesh)
+    other = with_expression(mesh, project_shape(shape, mesh), eyes=not own_eyes)
+    inner = _inner()[:, None]
+    step = share * inner * (other - mesh)
     down = frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])[1]
     step -= (1 - _DOWN) * (step @ down)[:, None] * down
     length = np.linalg.norm(step, axis=1, keepdims=True)
-    step *= np.minimum(1, limit[:, None] * size / length.clip(1e-6))
+    step *= np.minimum(1, _MOST * inner * size / length.clip(1e-6))
     return (mesh + step).astype(np.float32)
 
 
@@ -56,15 +60,15 @@ def project_shape(shape: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     return (shape - shape[rows].mean(0)) @ camera.T + mesh[rows].mean(0)
 
 
-def with_expression(mesh: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Put a mesh's mouth, eyelids, brows and gaze between the corners of another's mouth and eyes."""
+def with_expression(mesh: np.ndarray, target: np.ndarray, *, eyes: bool = True) -> np.ndarray:
+    """Put a mesh's mouth, gaze and, with ``eyes``, lids and brows between the corners of another's mouth and eyes."""
     posed = target.copy()
     groups = [(list(MOUTH), MOUTH_CORNERS)]
     for corners, *points in zip(EYE_CORNERS, MESH_EYES, MESH_IRISES, strict=True):
-        groups += [(list(rows), corners) for rows in points]
+        groups += [(list(rows), corners) for rows in points[0 if eyes else 1 :]]
     for rows, corners in groups:
         posed[rows] = moved(mesh, rows, corners, target, target)
-    for corners, brow in zip(EYE_CORNERS, MESH_BROWS, strict=True):
+    for corners, brow in zip(EYE_CORNERS, MESH_BROWS if eyes else ((), ()), strict=True):
         rows = list(brow)  # half the other person's: raised brows are expression, their place is not
         posed[rows] = (moved(mesh, rows, corners, target, target) + target[rows]) / 2
     return posed
@@ -79,10 +83,9 @@ def _rigid_points() -> np.ndarray:
 
 
 @cache
-def _shares() -> tuple[np.ndarray, np.ndarray]:
-    """How far each point goes, as a share and at most, in crop sides."""
+def _inner() -> np.ndarray:
+    """(478,) 0 on the outline to 1 well inside it."""
     mean = mean_mesh(1)
     distance = np.linalg.norm(mean[:, None] - mean[None, list(MESH_OVAL)], axis=2).min(1)
     inner = (distance / _REACH).clip(0, 1)
-    inner = inner * inner * (3 - 2 * inner)
-    return _OUTLINE + (_INSIDE - _OUTLINE) * inner, _MOST_OUTSIDE + 0.2 * inner
+    return inner * inner * (3 - 2 * inner)

@@ -22,8 +22,9 @@ from diffusers.models.modeling_utils import ModelMixin  # the name must stand he
 from ..faces.landmarks import MESH_BROWS, MESH_EYES, MESH_LIPS, MESH_MOUTH, MESH_NOSE
 from ..faces.texture import silhouette, texture_mesh
 
-MEASURES: tuple[str, ...] = ("male", "age", "smile", "mouth_open", "eyes_open", "yaw", "glasses", "outliers")
-"""Columns of `IdentityModel.measures`: probability, years, `faces.measures` (four), probability, share of the skin."""
+MEASURES: tuple[str, ...] = ("male", "age", "smile", "mouth_open", "eyes_open", "yaw", "glasses", "oddity")
+"""Columns of `IdentityModel.measures`: probability, years, `faces.measures` (four), probability, and how far, 0 to 1, a
+texture is from correlating with the mean: shadows and hair that are left raise it."""
 
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
 _SOFT = 0.035  # standard deviation of the regions' edges, as a share of the texture's side
@@ -41,6 +42,7 @@ class Donors:
         nose: of who gives the nose.
         mouth: of who gives the lips.
         inner: of who gives what is between them: teeth or dark.
+        emphasis: how far a photo's proportions go towards theirs, in percent; over 100 the difference is overdone.
     """
 
     skin: int
@@ -48,15 +50,23 @@ class Donors:
     nose: int
     mouth: int
     inner: int
+    emphasis: int = 95
+
+    @property
+    def people(self) -> tuple[int, int, int, int, int]:
+        """The five indices."""
+        return self.skin, self.eyes, self.nose, self.mouth, self.inner
 
     def to_bytes(self) -> bytes:
-        """Return ten bytes, two for each index."""
+        """Return twelve bytes, two for each number."""
         return np.array(astuple(self), "<u2").tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Donors:
-        """Invert `to_bytes`. Raises ValueError for data of another length."""
-        return cls(*np.frombuffer(data, "<u2", count=len(fields(cls))).tolist())
+        """Invert `to_bytes`; ten bytes lack the emphasis. Raises ValueError for data of another length."""
+        if len(data) not in (2 * len(fields(cls)) - 2, 2 * len(fields(cls))):
+            raise ValueError(f"donors: expected 10 or 12 bytes, got {len(data)}")
+        return cls(*np.frombuffer(data, "<u2").tolist())
 
 
 class IdentityModel(ModelMixin, ConfigMixin):
@@ -142,19 +152,19 @@ class IdentityModel(ModelMixin, ConfigMixin):
 
     def texture(self, donors: Donors) -> np.ndarray:
         """Return a new person's texture, (T, T, 3) float32: logarithm of RGB without light; 0 outside the face."""
-        people = astuple(donors)
+        people = donors.people
         different = sorted(set(people))
         packed = self.mean.float() + self.codes[different].float() @ self._float_modes.to(self.codes.device)
-        textures = dict(zip(different, (self.unpack(values) for values in packed.cpu().numpy()), strict=True))
-        mixed = textures[people[0]]
-        for weight, person in zip(self._texture_weights, people[1:], strict=True):
+        values = dict(zip(different, packed.cpu().numpy(), strict=True))
+        mixed = values[people[0]]
+        for weight, person in zip(self._packed_weights, people[1:], strict=True):
             if person != people[0]:
-                mixed = mixed + weight[..., None] * (textures[person] - mixed)
-        return mixed
+                mixed = mixed + weight * (values[person] - mixed)
+        return self.unpack(mixed)
 
     def shape(self, donors: Donors) -> np.ndarray:
         """Return a new person's frontal shape, (478, 3) float32."""
-        skin, *others = (self.shapes[person].float().cpu().numpy() for person in astuple(donors))
+        skin, *others = (self.shapes[person].float().cpu().numpy() for person in donors.people)
         shape = skin
         for weight, other in zip(self._point_weights, others, strict=True):
             shape = shape + weight[:, None] * (other - shape)
@@ -166,17 +176,21 @@ class IdentityModel(ModelMixin, ConfigMixin):
         return self.modes.float()
 
     @cached_property
-    def _texture_weights(self) -> list[np.ndarray]:
-        """(T, T) float32 in 0..1 for eyes, nose, mouth and what is between the lips."""
-        side = int(self.config.texels)
-        return [region_weight(name, side) for name in _GROWTH]
+    def _packed_weights(self) -> list[np.ndarray]:
+        """(P,) float32 in 0..1 for eyes, nose, mouth and what is between the lips, packed as textures are."""
+        weights = []
+        for name in _GROWTH:
+            weight = region_weight(name, int(self.config.texels))
+            small = cv2.resize(weight, self._hue.shape[::-1], interpolation=cv2.INTER_AREA)[self._hue]
+            weights.append(np.concatenate([weight[self._light], small, small]).astype(np.float32))
+        return weights
 
     @cached_property
     def _point_weights(self) -> list[np.ndarray]:
         """(478,) float32 in 0..1 for the same regions."""
         side = int(self.config.texels)
         places = texture_mesh(side).round().astype(int).clip(0, side - 1)
-        return [weight[places[:, 1], places[:, 0]] for weight in self._texture_weights]
+        return [region_weight(name, side)[places[:, 1], places[:, 0]] for name in _GROWTH]
 
 
 def region_weight(name: str, size: int) -> np.ndarray:

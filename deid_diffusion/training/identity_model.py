@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ from ..attributes.encoder import encode_attributes
 from ..errors import DeidError, ImageError, UsageError
 from ..faces.crop import extract, frame_from_mesh, transform
 from ..faces.labels import LABEL
-from ..faces.landmarks import MESH_BROWS, FaceMesh
+from ..faces.landmarks import MESH_BROWS, MESH_EYES, MESH_LIPS, MESH_MOUTH, MESH_NOSE, FaceMesh
 from ..faces.lighting import fit_light, to_log
 from ..faces.measures import measure
 from ..faces.semantic_map import draw_semantic_map, mean_mesh
@@ -23,20 +24,26 @@ from ..faces.texture import face_coordinates, mirrored_points, texture_mesh, unw
 from ..images import read
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel
+from .glasses import SURE, eye_strip, glasses_probability, is_told
 
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
 _FACE = 300.0  # height of a face, in pixels, to which smaller ones are enlarged before they are unwrapped
 _MOST_TURNED = 0.55  # `measures.FaceMeasures.yaw`
 _HAIR, _TINT = 0.42, 0.22  # residual of luminance and of colour, in nats, from which a forehead is covered by hair
-_LIMITS = {"hair": 0.42, "asymmetry": 0.055, "outliers": 0.45, "tint": 0.032, "contrast": 0.43}
+_LIMITS = {"hair": 0.55, "asymmetry": 0.055, "outliers": 0.45, "tint": 0.032, "contrast": 0.43, "lurid": 0.15}
 _CONTRAST = 0.27  # standard deviation of luminance over skin, in nats, down to which harsher pictures are softened
 _TINTED = 0.6  # share of the colours' differences that stays: synthetic pictures are more colourful than photographs
 _BORDER = 0.075  # depth over which the border, often hair or background, makes way for smooth skin, in sides
+_SHADOWS, _LINES = 0.12, 0.015  # standard deviations, in sides, beside which shadows and lines stand out
+_MOST_SHADOW, _MOST_LINE, _MOST_LINED, _MOST_TINT = 0.14, 0.07, 0.14, 0.06  # how far they may, in nats
+_LIPS, _MOST_PAINT = np.array((-0.12, -0.32, -0.27), np.float32), 0.25  # usual lips beside skin, likewise
+_MARGIN = 0.012  # distance to eyes, brows and lips over which that begins to hold, in sides
 _SMOOTH = 64  # side of the square on which slow changes are computed, in texels
 _LOW_LIGHT, _LOW_HUE = 1 / 12, 1 / 10  # standard deviation that parts light from features, in sides
 _ENCODED = 224  # side of the crop that the encoder reads
-_GLASSES, _NO_GLASSES = "glasses", "no glasses"
-_SEEDED = 0.75  # probability from which an untold picture counts as one with glasses in the next round
+_LEAST_LIKE, _LEAST_LIKE_WITH_GLASSES = 0.45, 0.3  # correlation with the mean under which a texture shows no clean face
+_FEWEST = 8  # people of a model
+_BEARDED, _LINED = 16.0, 50.0  # years from which a face may have a beard, and lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,7 @@ class Portrait:
 
     Attributes:
         texture: (T, T, 3) float16, logarithm of RGB without light.
+        strip: of `glasses.eye_strip`.
         solid: (478, 3) mesh with depth, pixels.
         features: (R, D) attribute features.
         row: the manifest's columns.
@@ -53,6 +61,7 @@ class Portrait:
     """
 
     texture: np.ndarray
+    strip: np.ndarray
     solid: np.ndarray
     features: np.ndarray
     row: Mapping[str, str]
@@ -94,6 +103,9 @@ class PortraitReader:
         depth = cv2.distanceTransform(np.pad(self.inside.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
         above, beside = rows < brows - 0.02 * texels, (depth < 0.12 * texels) & (rows < 0.6 * texels)
         self.hairline = (above | beside) & self.skin
+        eyes = np.zeros((texels, texels), np.uint8)
+        cv2.fillPoly(eyes, [np.round(frame[list(eye)]).astype(np.int32) for eye in MESH_EYES], (1,))
+        self.eyes = eyes > 0
         border = (depth / (_BORDER * texels)).clip(0, 1)
         self.border = (border * border * (3 - 2 * border)).astype(np.float32)[..., None]
         from scipy.ndimage import distance_transform_edt  # takes long to import
@@ -114,7 +126,7 @@ class PortraitReader:
         mesh, found = solid[:, :2], measure(solid[:, :2])
         if abs(found.yaw) > _MOST_TURNED or not np.isfinite(solid).all():
             return None
-        features = self._features(picture, mesh)
+        features, strip = self._features(picture, mesh), eye_strip(picture, mesh)
         if (factor := _FACE / float(np.ptp(mesh[:, 1]))) > 1:
             picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
             mesh = mesh * factor
@@ -127,7 +139,7 @@ class PortraitReader:
         flat = to_log(texture) - light.at(self.uv.reshape(-1, 2)).reshape(texture.shape)
         cleaned, faults = self._clean(_fill_hidden(flat, seen))
         turns = (found.smile, found.mouth_open, found.eyes_open, found.yaw)
-        return Portrait(cleaned.astype(np.float16), solid, features, row, faults, turns)
+        return Portrait(cleaned.astype(np.float16), strip, solid, features, row, faults, turns)
 
     @torch.no_grad()
     def _features(self, picture: np.ndarray, mesh: np.ndarray) -> np.ndarray:
@@ -160,6 +172,7 @@ class PortraitReader:
         faults["tint"] = float(np.abs(hues + hues[:, ::-1]).max(2)[self.skin].mean() / 2)
         faults["outliers"] = float((np.abs(light) > 0.25)[self.skin].mean())
         faults["contrast"] = float(light[self.skin].std())
+        faults["lurid"] = float((texture[self.eyes] @ (1, 0, -1)).mean())
         inner = self.both * (self.border[..., 0] > 0.8) * np.exp(-0.5 * (light / 0.3) ** 2)
         smooth = self._slow(texture, inner, _LOW_HUE)
         texture = smooth + self.border * (texture - smooth)
@@ -174,6 +187,44 @@ class PortraitReader:
         )
         total = cv2.resize(cv2.GaussianBlur(both, (0, 0), share * _SMOOTH), (self.texels, self.texels))
         return total[..., :-1] / (total[..., -1:] + 1e-3)
+
+
+def calm_skin(texture: np.ndarray, *, bearded: bool = False, lined: bool = False) -> np.ndarray:
+    """Weaken what stands out on bare skin: strands of hair, jewels, hard shadows, harsh lines; and lurid lips.
+
+    Args:
+        texture: (T, T, 3) float32, logarithm of RGB without light.
+        bearded: whether what is dark below the nose may be a beard, which stays.
+        lined: whether lines are those of age, which stay stronger.
+    """
+    size = len(texture)
+    skin, upper, lips = _bare_skin(size)
+    shadows = skin * upper if bearded else skin
+    lines = _MOST_LINED if lined else _MOST_LINE
+    for sigma, limit, weight in ((_SHADOWS, _MOST_SHADOW, shadows), (_LINES, lines, skin)):
+        light = (texture @ _GREY)[..., None]
+        hue = texture - light
+        shade = light - cv2.GaussianBlur(light, (0, 0), sigma * size)[..., None]
+        tint = hue - cv2.GaussianBlur(hue, (0, 0), sigma * size)
+        less = limit * np.tanh(shade / limit) - shade + _MOST_TINT * np.tanh(tint / _MOST_TINT) - tint
+        texture = texture + weight[..., None] * less
+    painted = _LIPS + _MOST_PAINT * np.tanh((texture - _LIPS) / _MOST_PAINT)
+    return texture + lips[..., None] * (painted - texture)
+
+
+@cache
+def _bare_skin(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(T, T) float32 in 0..1: skin well away from eyes, brows, nose and lips; all above the upper lip; and the lips."""
+    frame = texture_mesh(size)
+    labels = draw_semantic_map(frame, size)
+    depth = cv2.distanceTransform((labels == LABEL["skin"]).astype(np.uint8), cv2.DIST_L2, 5) / size
+    below = (np.arange(size) - float(frame[list(MESH_NOSE), 1].max())) / size
+    upper = (0.25 - below / 0.2).clip(0, 1).astype(np.float32)
+    ring = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(ring, [np.round(frame[list(MESH_LIPS)]).astype(np.int32)], (1,))
+    cv2.fillPoly(ring, [np.round(frame[list(MESH_MOUTH)]).astype(np.int32)], (0,))
+    lips = cv2.GaussianBlur(ring.astype(np.float32), (0, 0), _MARGIN * size / 2)
+    return ((depth - _MARGIN) / _MARGIN).clip(0, 1).astype(np.float32), upper[:, None], lips
 
 
 def _fill_hidden(texture: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -216,13 +267,20 @@ def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -
         DeidError: when fewer than eight portraits are clean.
     """
     every = list(portraits)
-    glasses = glasses_probability(every, texels)
+    told = np.array([is_told(portrait.row) for portrait in every])
+    glasses = glasses_probability([portrait.strip for portrait in every], told)
     chosen = [k for k, portrait in enumerate(every) if _is_clean(portrait)]
-    if len(chosen) < 8:
-        raise DeidError(f"{len(chosen)} of {len(every)} pictures are clean frontal faces: expected 8 or more")
+    if len(chosen) < _FEWEST:
+        raise DeidError(f"{len(chosen)} of {len(every)} pictures are clean frontal faces: expected {_FEWEST} or more")
+    model = IdentityModel(len(chosen), min(modes, len(chosen) - 1), texels, *every[chosen[0]].features.shape)
+    packed = np.stack([model.pack(_calmed(every[k], glasses[k])) for k in chosen])
+    likeness = likeness_to_mean(packed)
+    clean = likeness >= np.where(glasses[chosen] < SURE, _LEAST_LIKE, _LEAST_LIKE_WITH_GLASSES)
+    if clean.sum() >= _FEWEST:
+        chosen = [k for k, stays in zip(chosen, clean, strict=True) if stays]
+        packed, likeness = packed[clean], likeness[clean]
     people = [every[k] for k in chosen]
     model = IdentityModel(len(people), min(modes, len(people) - 1), texels, *people[0].features.shape)
-    packed = np.stack([model.pack(person.texture.astype(np.float32)) for person in people])
     mean = packed.mean(0)
     packed -= mean
     variances, vectors = np.linalg.eigh(packed @ packed.T)
@@ -237,8 +295,8 @@ def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -
         "features": np.stack([person.features for person in people]),
         "measures": np.array(
             [
-                (float(one.row["male"]), float(one.row["age"]), *one.measures, glasses[k], one.faults["outliers"])
-                for k, one in zip(chosen, people, strict=True)
+                (float(one.row["male"]), float(one.row["age"]), *one.measures, glasses[k], 1 - alike)
+                for k, one, alike in zip(chosen, people, likeness, strict=True)
             ]
         ),
     }
@@ -246,6 +304,24 @@ def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -
         buffer = getattr(model, name)
         buffer.copy_(torch.from_numpy(np.ascontiguousarray(value)).to(buffer.dtype))
     return model.half().eval(), float(variances.sum() / (packed**2).sum())
+
+
+def _calmed(portrait: Portrait, glasses: float) -> np.ndarray:
+    texture = portrait.texture.astype(np.float32)
+    male, age = float(portrait.row["male"]) > 0.5, float(portrait.row["age"])
+    calm = calm_skin(texture, bearded=male and age >= _BEARDED, lined=age >= _LINED)
+    return texture if glasses >= SURE else calm
+
+
+def likeness_to_mean(packed: np.ndarray) -> np.ndarray:
+    """Return (N,) correlations, -1 to 1, of textures with their mean: shadows, hands and misplaced meshes lower it.
+
+    Args:
+        packed: (N, P) from `IdentityModel.pack`.
+    """
+    centred = packed - packed.mean(1, keepdims=True)
+    mean = centred.mean(0)
+    return centred @ mean / (np.linalg.norm(centred, axis=1) * np.linalg.norm(mean)).clip(1e-9)
 
 
 def _is_clean(portrait: Portrait) -> bool:
@@ -295,36 +371,3 @@ def _mirrored(solid: np.ndarray) -> np.ndarray:
     other = solid[mirrored_points()].copy()
     other[:, 0] = axis - other[:, 0]
     return other
-
-
-def glasses_probability(portraits: list[Portrait], texels: int) -> np.ndarray:
-    """Return (N,) probabilities that people wear glasses, learned from those whose text says so; 0 where none does.
-
-    Texts name glasses on few of the pictures that show them: what is very likely counts as told in the next round.
-    """
-    told = np.array(
-        [_GLASSES in one.row.get("text", "").lower() and _NO_GLASSES not in one.row["text"] for one in portraits]
-    )
-    if told.sum() < 8 or (~told).sum() < 8:
-        return told.astype(float)
-    from skimage.feature import hog
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import cross_val_predict
-
-    frame = texture_mesh(texels)
-    top, bottom = int(frame[[brow[2] for brow in MESH_BROWS], 1].min()) - 6, int(frame[1, 1]) + 10
-    strips = [
-        cv2.resize(
-            (one.texture.astype(np.float32) @ _GREY)[max(0, top) : bottom], (128, 64), None, 0, 0, cv2.INTER_AREA
-        )
-        for one in portraits
-    ]
-    edges = np.stack([hog(strip, 8, (8, 8), (2, 2)) for strip in strips])
-    numbers = PCA(min(150, len(edges) - 1), random_state=0).fit_transform(edges)
-    positive, probability = told.copy(), told.astype(float)
-    for _ in range(4):
-        classifier = LogisticRegression(C=3.0, class_weight="balanced", max_iter=500)
-        probability = cross_val_predict(classifier, numbers, positive, cv=8, method="predict_proba")[:, 1]
-        positive = told | (probability > _SEEDED)
-    return np.maximum(probability, told)

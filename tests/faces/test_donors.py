@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deid_diffusion.attributes.subspace import AttributeSubspace
-from deid_diffusion.faces.donors import attribute_costs, draw_donors, show_teeth
+from deid_diffusion.faces.donors import attribute_costs, draw_donors, glasses_fit, show_teeth, wears_glasses
 from deid_diffusion.faces.measures import FaceMeasures
 from deid_diffusion.models.identity_model import Donors, IdentityModel
 from tests.conftest import make_tiny_people
@@ -75,12 +75,47 @@ def test_a_seed_draws_one_person_and_others_draw_others(people: IdentityModel) -
     assert max(Counter(person.skin for person in drawn).values()) < 20
 
 
+def test_later_attempts_emphasise_more_up_to_a_limit(people: IdentityModel) -> None:
+    costs = np.zeros(len(people))
+    drawn = [
+        draw_donors(people, costs, REST, 1, glasses=False, steady=False, attempt=attempt)
+        for attempt in (0, 1, 2, 9, 99)
+    ]
+    emphasis = [person.emphasis for person in drawn]
+    assert emphasis == sorted(emphasis)
+    assert emphasis[0] == Donors(0, 0, 0, 0, 0).emphasis < emphasis[1] < emphasis[2]
+    assert emphasis[3] == emphasis[4]
+
+
 def test_who_wears_glasses_is_drawn_where_they_are_kept_alone(people: IdentityModel) -> None:
     costs = np.zeros(len(people))
     for seed in range(30):
         person = draw_donors(people, costs, REST, seed, glasses=False, steady=False)
         assert 11 not in (person.skin, person.eyes, person.nose, person.mouth)
     assert draw_donors(people, costs, REST, 0, glasses=True, steady=False).eyes == 11
+
+
+def test_glasses_are_read_from_the_people_s_own_features(people: IdentityModel) -> None:
+    words = {"glasses": ("reading glasses", "no glasses")}
+    subspace = AttributeSubspace.from_phrases(words, embed)
+    basis, centre = subspace.bases["glasses"][:1], torch.zeros(6, 16)
+    people.measures[:12, 6], people.measures[12:, 6] = 0.9, 0.0
+    for person in range(len(people)):
+        people.features[person] += (4 if person < 12 else -4) * basis
+    read = [wears_glasses(people, people.features[person], centre, subspace) for person in range(len(people))]
+    assert read == [person < 12 for person in range(len(people))]
+    people.measures[:, 6] = 0  # nobody to learn from: the words decide
+    assert wears_glasses(people, subspace.directions["glasses"][0].expand(6, 16), centre, subspace)
+    assert not wears_glasses(people, subspace.directions["glasses"][1].expand(6, 16), centre, subspace)
+
+
+def test_glasses_are_left_out_where_nobody_who_wears_them_fits(people: IdentityModel) -> None:
+    people.measures[:4, 6] = 1
+    costs = np.zeros(len(people))
+    assert glasses_fit(people, costs)
+    costs[2:4] = 20
+    costs[11] = 20
+    assert not glasses_fit(people, costs)
 
 
 def test_lips_fit_the_expression_or_rest(people: IdentityModel) -> None:

@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from deid_diffusion.errors import DeidError, UsageError
+from deid_diffusion.faces.texture import texture_mesh
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.training.identity_model import (
     PortraitReader,
     align_solids,
+    calm_skin,
     fit_identity_model,
-    glasses_probability,
     read_manifest,
     read_portraits,
 )
@@ -45,7 +46,7 @@ def test_pictures_give_textures_without_light(portraits: list) -> None:
 def test_a_model_gives_back_its_people(portraits: list) -> None:
     clean = list(portraits)
     for portrait in clean:
-        portrait.faults.update({"hair": 0, "asymmetry": 0, "outliers": 0, "tint": 0, "contrast": 0.3})
+        portrait.faults.update({"hair": 0, "asymmetry": 0, "outliers": 0, "tint": 0, "contrast": 0.3, "lurid": 0})
     model, share = fit_identity_model(clean, TEXELS, 6)
     assert len(model) == 10
     assert share > 0.8
@@ -59,8 +60,16 @@ def test_too_few_clean_people_are_an_error(portraits: list) -> None:
         fit_identity_model(portraits[:2], TEXELS, 6)
 
 
-def test_glasses_are_unknown_where_no_text_tells(portraits: list) -> None:
-    assert not glasses_probability(portraits, TEXELS).any()
+def test_skin_is_calmed_and_features_and_beards_stay() -> None:
+    texture = np.zeros((128, 128, 3), np.float32)
+    frame = texture_mesh(128).round().astype(int)
+    forehead, chin, brow = frame[9], frame[200], frame[105]
+    for x, y in (forehead, chin, brow):
+        texture[y - 2 : y + 3, x - 2 : x + 3] = -1
+    shaved, bearded = (calm_skin(texture, bearded=answer) for answer in (False, True))
+    assert shaved[forehead[1], forehead[0], 0] > -0.3
+    assert shaved[brow[1], brow[0], 0] == -1
+    assert bearded[chin[1], chin[0], 0] < shaved[chin[1], chin[0], 0] - 0.1
 
 
 def test_solids_are_turned_to_the_front() -> None:
