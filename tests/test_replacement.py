@@ -105,7 +105,7 @@ def test_a_pseudonym_is_the_same_person_with_other_attributes(tiny_pipeline, ast
         model = make(tiny_pipeline, gate, FACE)
         model(astronaut, Options(pseudonyms=Pseudonyms(*place, **known), keep=keep))
         drawn.append(Pseudonyms(*place, **known).person(np.eye(8)[0]).donors)
-    assert len(drawn[0]) == 10
+    assert len(drawn[0]) == 12
     assert drawn[0] == drawn[1] == drawn[2]
 
 

@@ -51,6 +51,7 @@ def test_sex_and_age_are_read_from_the_people_s_own_features(
 ) -> None:
     """Features that tell of an attribute in its words' subspace: people of that sex and age cost least."""
     basis, values = subspace.bases[name][:1], people.measures[:, column].clone()
+    values = torch.log(values + 8) if name == "age" else values
     values = (values - values.mean()) / values.std()
     people.features[:, 0] += 3 * values[:, None] * basis
     for person, wanted in ((int(values.argmin()), low), (int(values.argmax()), high)):
