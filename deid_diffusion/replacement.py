@@ -203,7 +203,7 @@ def _choose(
 
     tried = [[candidate] for candidate in judged([(row, 0) for row in range(len(rows))])]
     for attempt in range(1, options.attempts):  # most faces need one candidate, few need them all
-        again = [row for row, candidates in enumerate(tried) if _another(candidates, attempt, options)]
+        again = [row for row, candidates in enumerate(tried) if _another(candidates, attempt, options, steady)]
         for candidate, row in zip(judged([(row, attempt) for row in again]) if again else [], again, strict=True):
             tried[row].append(candidate)
     chosen: list[tuple[Replacement, np.ndarray | None]] = []
@@ -220,16 +220,16 @@ def _choose(
     return chosen
 
 
-def _another(candidates: Sequence[_Candidate], attempt: int, options: Options) -> bool:
+def _another(candidates: Sequence[_Candidate], attempt: int, options: Options, steady: bool) -> bool:
     """Whether another candidate should be tried.
 
-    One that passes but is alike is followed by a few others; a pseudonym's is not: the first that passes is the same in
-    all photos.
+    One that passes but is alike is followed by a few others, or by all for a person who is shown in many frames, of
+    which some will be more alike; a pseudonym's is not: the first that passes is the same in all photos.
     """
     if not any(candidate.verdict.reason is None for candidate in candidates):
         return True
     unlike = any(candidate.verdict.reason is None and not candidate.verdict.alike for candidate in candidates)
-    return not unlike and options.pseudonyms is None and attempt < _ALIKE_ATTEMPTS
+    return not unlike and options.pseudonyms is None and (steady or attempt < _ALIKE_ATTEMPTS)
 
 
 def _last_choice(candidate: _Candidate) -> tuple[bool, float]:

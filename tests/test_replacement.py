@@ -10,6 +10,7 @@ from deid_diffusion.identity.keys import Key
 from deid_diffusion.identity.pseudonyms import Pseudonyms
 from deid_diffusion.identity.verify import Verdict
 from deid_diffusion.options import Options
+from deid_diffusion.replacement import replace_faces
 
 from .fake_gate import FAIL, PASS, FakeGate
 
@@ -93,6 +94,14 @@ def test_of_faces_that_are_all_alike_the_least_alike_is_taken(tiny_pipeline, ast
     gate = FakeGate(lambda n: Verdict((0.92, 0.91, 0.93)[n], None, alike=True))
     (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(seed=3)).faces
     assert (face.action, face.similarity) == ("replaced", 0.91)
+
+
+def test_a_person_for_many_frames_is_sought_with_all_attempts(tiny_pipeline, astronaut: np.ndarray) -> None:
+    gate = FakeGate(lambda n: PASS if n == 4 else LIKE)
+    model = make(tiny_pipeline, gate, FACE)
+    begun = model.begin(astronaut, Options(seed=3, attempts=6))
+    (made,) = replace_faces(tiny_pipeline, gate, [begun.scene], Options(seed=3, attempts=6), steady=True)
+    assert made[0].attempts == 5
 
 
 def test_a_pseudonym_is_the_same_person_with_other_attributes(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:

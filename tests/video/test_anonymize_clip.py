@@ -311,7 +311,7 @@ def test_the_embedded_model(tmp_path, anonymizer) -> None:
     (track,) = run(quick, source, Options(seed=7)).tracks
     after = result(source)
     assert bare(made, after) == []
-    assert track.replaced == 8
+    assert track.replaced == 8, track.reasons
     look, recognise = CenterFaceDetector(), DlibRecogniser()
     found = [look(one)[0] for one in after]
     vectors = [recognise(one, face.points) for one, face in zip(after, found, strict=True)]
