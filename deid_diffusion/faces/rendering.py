@@ -12,7 +12,7 @@ from .inpainting import blur
 from .labels import LABEL
 from .landmarks import MESH_BROWS
 from .lighting import COEFFICIENTS, FaceLight, bend_highlights, fit_light, from_log, polynomial, to_log
-from .resting_face import EYE_CORNERS, frame
+from .resting_face import EYE_CORNERS, MOUTH_CORNERS, frame
 from .semantic_map import draw_semantic_map
 from .texture import face_coordinates, render_texture, texture_coordinates
 
@@ -20,8 +20,10 @@ _EDGE = 0.008  # standard deviation of the face's soft edge, as a share of the c
 _RIM = 0.04  # width of what surrounds the erased pixels and is compared with the face
 _NEAR = 0.03  # standard deviation over which it tells whether the face goes on there
 _SPREAD = 0.06  # standard deviation over which the difference is carried inwards
-_SHADE, _HUE = 0.45, 0.2  # differences of luminance and of colour, in nats, up to which skin goes on
-_ABOVE = 0.05  # height above the brows over which it begins to go on anyway: hair begins where the mask ends
+_SHADE, _HUE = 0.35, 0.09  # differences of luminance and of colour, in nats, up to which skin goes on
+_UNKNOWN = 1e-3  # share of a neighbourhood under which what is beside the face is not known
+_COLOURED = 0.5  # difference of colour from which dark is no hair
+_ABOVE = 0.05  # height above the brows over which it begins to go on anyway, and below the mouth to end at the jaw
 _FARTHEST = 0.07  # distance to the silhouette up to which it goes on
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 _FINE = 1 / 110  # standard deviation that parts fine detail from the rest, as a share of the crop's side
@@ -61,8 +63,8 @@ def _texels(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, erased: np.ndarray) -> np.ndarray:
     """Draw a lit texture on the photo.
 
-    The face goes on past its silhouette where the photo shows skin there, and above the brows to where the mask ends;
-    elsewhere it has a soft edge. Its colours are shifted to meet that skin.
+    The face goes on past its silhouette where the photo shows skin there, and above the brows to where the mask ends,
+    where skin or dark hair begins; elsewhere it has a soft edge. Its colours are shifted to meet that skin.
 
     Args:
         picture: (T, T, 3) float32 RGB in 0..1, from `light_texture`.
@@ -81,12 +83,13 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, era
     rim = (distance > 0) & (distance < _RIM * size)
     face, beyond = _continue(face, inside, erased | rim)
     away = to_log(ground[rim]) - to_log(face[rim].clip(0))
-    skin = _likeness(away)[:, None]
-    sums = np.zeros((size, size, 5), np.float32)
-    sums[rim] = np.hstack([away * skin, skin, np.ones_like(skin)])
+    skin, hair = _kinds(away)
+    sums = np.zeros((size, size, 6), np.float32)
+    sums[rim] = np.column_stack([away * skin[:, None], skin, np.maximum(skin, hair), np.ones_like(skin)])
     shift = blur(sums[..., :4], _SPREAD * size)
-    share = blur(sums[..., 3:], _NEAR * size)
-    share = np.maximum(share[..., 0] / (share[..., 1] + 1e-3), _forehead(mesh, size))
+    near = blur(sums[..., 3:], _NEAR * size)
+    forehead, jaw = _heights(mesh, size)
+    share = np.maximum(near[..., 0] * (1 - jaw), near[..., 1] * forehead) / (near[..., 2] + _UNKNOWN)
     share *= 1 - (beyond / (_FARTHEST * size) - 1).clip(0, 0.25) * 4
     weight = blur(inside.astype(np.float32), _EDGE * size)
     weight = (weight + (1 - weight) * share)[erased][:, None]
@@ -97,20 +100,28 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, era
     return drawn.clip(0, 1)
 
 
-def _likeness(away: np.ndarray) -> np.ndarray:
-    """How alike colours are, (N,) float32 in 0..1, by (N, 3) differences of their logarithms: shade says little."""
+def _kinds(away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) float32 in 0..1, how like the face's skin and how like dark hair N colours beside it are.
+
+    Args:
+        away: (N, 3) differences of their logarithms from the face's.
+    """
     shade = away @ _LUMA
     hue = np.abs(away - shade[:, None]).max(1)
-    return np.exp(-0.5 * ((shade / _SHADE) ** 2 + (hue / _HUE) ** 2)).astype(np.float32)
+    skin = np.exp(-0.5 * ((shade / _SHADE) ** 2 + (hue / _HUE) ** 2))
+    hair = ((-shade - _SHADE) / _SHADE).clip(0, 1) * (hue < _COLOURED)
+    return skin.astype(np.float32), hair.astype(np.float32)
 
 
-def _forehead(mesh: np.ndarray, size: int) -> np.ndarray:
-    """(S, S) float32, 0 below the brows to 1 well above them."""
+def _heights(mesh: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(S, S) float32 twice: 0 below the brows to 1 well above them, and 0 above the mouth's corners to 1 well below."""
     down = frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])[1]
     brows = mesh[[point for brow in MESH_BROWS for point in brow]]
     places = np.arange(size, dtype=np.float32) + 0.5
-    height = float((brows @ down).min()) - (places[None] * down[0] + places[:, None] * down[1])
-    return (height / (_ABOVE * size)).clip(0, 1).astype(np.float32)
+    height = places[None] * down[0] + places[:, None] * down[1]
+    above = float((brows @ down).min()) - height
+    below = height - float((mesh[list(MOUTH_CORNERS)] @ down).mean())
+    return tuple((depth / (_ABOVE * size)).clip(0, 1).astype(np.float32) for depth in (above, below))
 
 
 def _continue(face: np.ndarray, inside: np.ndarray, needed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
