@@ -83,7 +83,7 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, era
     rim = (distance > 0) & (distance < _RIM * size)
     face, beyond = _continue(face, inside, erased | rim)
     away = to_log(ground[rim]) - to_log(face[rim].clip(0))
-    skin, hair = _kinds(away)
+    skin, hair = _skin_and_hair(away)
     sums = np.zeros((size, size, 6), np.float32)
     sums[rim] = np.column_stack([away * skin[:, None], skin, np.maximum(skin, hair), np.ones_like(skin)])
     shift = blur(sums[..., :4], _SPREAD * size)
@@ -100,8 +100,8 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, era
     return drawn.clip(0, 1)
 
 
-def _kinds(away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) float32 in 0..1, how like the face's skin and how like dark hair N colours beside it are.
+def _skin_and_hair(away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how like the face's skin, and how like dark hair, N colours beside it are, (N,) float32 in 0..1 each.
 
     Args:
         away: (N, 3) differences of their logarithms from the face's.
@@ -114,7 +114,7 @@ def _kinds(away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _heights(mesh: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(S, S) float32 twice: 0 below the brows to 1 well above them, and 0 above the mouth's corners to 1 well below."""
+    """Return two (S, S) float32: 0 below the brows to 1 well above, and 0 above the mouth's corners to 1 well below."""
     down = frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])[1]
     brows = mesh[[point for brow in MESH_BROWS for point in brow]]
     places = np.arange(size, dtype=np.float32) + 0.5

@@ -214,7 +214,7 @@ def calm_skin(texture: np.ndarray, *, bearded: bool = False, lined: bool = False
 
 @cache
 def _bare_skin(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(T, T) float32 in 0..1: skin well away from eyes, brows, nose and lips; all above the upper lip; and the lips."""
+    """Return (T, T) weights in 0..1: skin well away from features, all above the upper lip, and the lips."""
     frame = texture_mesh(size)
     labels = draw_semantic_map(frame, size)
     depth = cv2.distanceTransform((labels == LABEL["skin"]).astype(np.uint8), cv2.DIST_L2, 5) / size
@@ -307,6 +307,7 @@ def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -
 
 
 def _calmed(portrait: Portrait, glasses: float) -> np.ndarray:
+    """Return a portrait's texture for the modes, (T, T, 3) float32: calmed, but for glasses, whose frames are lines."""
     texture = portrait.texture.astype(np.float32)
     male, age = float(portrait.row["male"]) > 0.5, float(portrait.row["age"])
     calm = calm_skin(texture, bearded=male and age >= _BEARDED, lined=age >= _LINED)
