@@ -9,12 +9,18 @@ import numpy as np
 
 from .crop import extract, frame_from_box, frame_from_mesh, invert, transform
 from .detected_face import DetectedFace
-from .landmarks import Landmarker
+from .landmarks import FaceMesh, Landmarker, five_points
 from .mask import DILATION, PasteMask, box_outline, face_outline, paste_mask
+from .merge import overlaps
 from .semantic_map import draw_semantic_map, mean_mesh
 
 _LOOK = 320  # side of the crop in which the mesh is sought, in pixels
-_NO_MESH_DILATION = 1.4 * DILATION  # the mask of a face whose outline is guessed reaches further
+_OVERLAP = 0.35  # of the boxes of mesh and face, over their union, from which they are of one face
+_ZOOMS = (1.0, 1.5, 0.75)  # of the crops in which a doubtful mesh is sought
+_AWAY = 0.17  # mean distance, in sides of the box, up to which a doubtful mesh's five points are the detector's
+_LEAST_OVERLAP, _OF_OVERLAP = 0.25, 0.1  # of a doubtful mesh's box and the face's; and what it counts beside that
+_FITS = 0.4  # overlap of box and mean face from which the five points tell where the face ends
+_GUESS_DILATION, _BOX_DILATION = 2 * DILATION, 1.4 * DILATION  # masks of guessed outlines reach further
 
 
 @dataclass(frozen=True)
@@ -53,34 +59,60 @@ def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, 
         size: side of the face crop, in pixels.
     """
     shape = (photo.shape[0], photo.shape[1])
-    mesh = _mesh_in_photo(photo, face, landmarker)
+    mesh, sure = _mesh_in_photo(photo, face, landmarker)
     if mesh is None:
         matrix = frame_from_box(face.box, face.points, size)
         points = None if face.points is None else transform(face.points, matrix)
         in_photo = transform(mean_mesh(size, points), invert(matrix))
+        fits = face.points is not None and _overlap(in_photo, face.box) > _FITS
         matrix = frame_from_mesh(in_photo, size)  # as tight as for a face with a mesh
         guess = transform(in_photo, matrix)
-        outlines = [*face_outline(guess, size), box_outline(face.box, matrix)]
-        mask = paste_mask(outlines, matrix, shape, size, _NO_MESH_DILATION)
+        outlines = face_outline(guess, size)
+        outlines.append(_hull(face, matrix) if fits else box_outline(face.box, matrix))
+        mask = paste_mask(outlines, matrix, shape, size, _GUESS_DILATION if fits else _BOX_DILATION)
         return FaceAnalysis(face, matrix, None, guess, draw_semantic_map(guess, size), mask)
     matrix = frame_from_mesh(mesh, size)
     mesh = transform(mesh, matrix)
     outlines = face_outline(mesh, size)
     if face.points is not None:  # a mesh that misses what the detector saw must not leave it bare
-        outlines.append(cv2.convexHull(transform(face.points, matrix))[:, 0])
-    mask = paste_mask(outlines, matrix, shape, size)
+        outlines.append(_hull(face, matrix))
+    mask = paste_mask(outlines, matrix, shape, size, DILATION if sure else _BOX_DILATION)
     return FaceAnalysis(face, matrix, mesh, mesh, draw_semantic_map(mesh, size), mask)
 
 
-def _mesh_in_photo(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker) -> np.ndarray | None:
-    """(478, 2) photo pixels; None when there is no mesh, or the mesh belongs to another face nearby."""
+def _hull(face: DetectedFace, matrix: np.ndarray) -> np.ndarray:
+    """(N, 2) crop pixels, the outline of the detector's five points."""
+    assert face.points is not None
+    return cv2.convexHull(transform(face.points, matrix))[:, 0]
+
+
+def _mesh_in_photo(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker) -> tuple[np.ndarray | None, bool]:
+    """Find a face's mesh, (478, 2) photo pixels, or None, and say whether its score is high."""
     look = frame_from_box(face.box, face.points, _LOOK)
     mesh = landmarker(extract(photo, look, _LOOK))
-    if mesh is None:
+    if mesh is not None and _overlap(mesh := transform(mesh, invert(look)), face.box) > _OVERLAP:
+        return mesh, True
+    return _doubtful_mesh(photo, face, landmarker) if isinstance(landmarker, FaceMesh) else None, False
+
+
+def _doubtful_mesh(photo: np.ndarray, face: DetectedFace, landmarker: FaceMesh) -> np.ndarray | None:
+    """Find the mesh with a low score, as of a profile, that agrees best with the detector's points and box, if any."""
+    if face.points is None:
         return None
-    mesh = transform(mesh, invert(look))
-    low, high = mesh.min(0), mesh.max(0)
-    x0, y0, x1, y1 = face.box
-    inside = np.maximum(0, np.minimum(high, (x1, y1)) - np.maximum(low, (x0, y0))).prod()
-    both = (high - low).prod() + (x1 - x0) * (y1 - y0) - inside
-    return mesh if inside > 0.35 * both else None
+    side = float(np.sqrt((face.box[2] - face.box[0]) * (face.box[3] - face.box[1])))
+    best, least = None, np.inf
+    for zoom in _ZOOMS:
+        look = frame_from_box(face.box, face.points, round(zoom * _LOOK))
+        look[:, 2] += (_LOOK - round(zoom * _LOOK)) / 2
+        for mesh in landmarker.doubtful(extract(photo, look, _LOOK)):
+            mesh = transform(mesh, invert(look))
+            away = float(np.linalg.norm(five_points(mesh) - face.points, axis=1).mean()) / side
+            overlap = _overlap(mesh, face.box)
+            if away < _AWAY and overlap > _LEAST_OVERLAP and away - _OF_OVERLAP * overlap < least:
+                best, least = mesh, away - _OF_OVERLAP * overlap
+    return best
+
+
+def _overlap(mesh: np.ndarray, box: tuple[float, float, float, float]) -> float:
+    """Overlap of a mesh's box, (478, 2) photo pixels, and another box, over their union, 0 to 1."""
+    return float(overlaps(np.concatenate([mesh.min(0), mesh.max(0)]), np.array([box]))[0][0])

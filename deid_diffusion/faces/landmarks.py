@@ -56,11 +56,11 @@ class FaceMesh:
 
     @cached_property
     def _graph(self) -> Any:
-        with needed_for("the face mesh", MEDIAPIPE), quiet_stderr():
-            from mediapipe.python.solutions.face_mesh import FaceMesh as Graph
+        return _graph(detection=0.3, presence=0.5)
 
-            graph = Graph(static_image_mode=True, max_num_faces=4, refine_landmarks=True, min_detection_confidence=0.3)
-        return graph
+    @cached_property
+    def _lenient_graph(self) -> Any:
+        return _graph(detection=0.05, presence=0.05)
 
     def __call__(self, crop: np.ndarray) -> np.ndarray | None:
         centre = np.array([crop.shape[1], crop.shape[0]], np.float32) / 2
@@ -75,10 +75,17 @@ class FaceMesh:
         """(H, W, 3) uint8 RGB -> the (478, 2) float32 mesh, in pixels, of each of the up to four faces in it."""
         return [solid[:, :2] for solid in self.solids(picture)]
 
+    def doubtful(self, picture: np.ndarray) -> list[np.ndarray]:
+        """Return meshes with low scores, too, as of profiles; many of them fit no face. As `meshes`."""
+        return [solid[:, :2] for solid in self._solids(picture, lenient=True)]
+
     def solids(self, picture: np.ndarray) -> list[np.ndarray]:
         """Return (478, 3) float32 meshes with depth: x, y and z, away from the camera, in pixels; as `meshes`."""
+        return self._solids(picture, lenient=False)
+
+    def _solids(self, picture: np.ndarray, *, lenient: bool) -> list[np.ndarray]:
         with self._lock:
-            graph = self._graph
+            graph = self._lenient_graph if lenient else self._graph
             with nullcontext() if self._spoken else quiet_stderr():  # it logs until it has seen its first face
                 found = graph.process(np.ascontiguousarray(picture)).multi_face_landmarks
             if not found:
@@ -86,3 +93,17 @@ class FaceMesh:
             self._spoken = True
         size = np.array([picture.shape[1], picture.shape[0], picture.shape[1]], np.float32)
         return [np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size for face in found]
+
+
+def _graph(detection: float, presence: float) -> Any:
+    """Build MediaPipe's graph with thresholds, 0 to 1, of its face detector and of the mesh's own score."""
+    with needed_for("the face mesh", MEDIAPIPE), quiet_stderr():
+        from mediapipe.python.solutions.face_mesh import FaceMesh as Graph
+
+        return Graph(
+            static_image_mode=True,
+            max_num_faces=4,
+            refine_landmarks=True,
+            min_detection_confidence=detection,
+            min_tracking_confidence=presence,
+        )
