@@ -1,11 +1,15 @@
 """Thresholds of the recogniser, measured on photographs of known people.
 
     python benchmarks/calibrate_recogniser.py FOLDER
+    python benchmarks/calibrate_recogniser.py --cohort CACHE deid_diffusion/identity/cohort.npy
 
 FOLDER holds a sub-folder per person, or files named PERSON_NUMBER.jpg. Of each photograph the largest face counts.
 Every two photographs of one person are a genuine pair, every two of different people an impostor pair. Prints JSON: for
 each false match rate the cosine over which it is met, the distance of unit vectors that is the same, and the share of
 the genuine pairs that pass (TPR). A rate that would rest on fewer than ten false matches is left out.
+
+With --cohort it writes the embeddings of the synthetic people in a cache of faces, made by ``deid-diffusion
+prepare``, once each; see `deid_diffusion.identity.cohort`.
 
 The pairs are not independent and a folder has its own mix of people: false matches are more frequent among people who
 are alike in age, sex and descent than among strangers drawn from all.
@@ -25,7 +29,8 @@ from deid_diffusion.faces.analysis import analyse_face
 from deid_diffusion.faces.crop import invert, transform
 from deid_diffusion.faces.detection import UnionDetector
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
-from deid_diffusion.identity.recognition import DlibRecogniser
+from deid_diffusion.identity.recognition import DlibRecogniser, face_chip
+from deid_diffusion.training.data import FaceCache
 
 RATES = (1e-1, 5e-2, 1e-2, 1e-3, 1e-4)
 FEWEST = 10  # false matches that a threshold rests on
@@ -67,10 +72,24 @@ def thresholds(vectors: np.ndarray, people: list[str]) -> dict[str, object]:
     return {"genuine_pairs": len(genuine), "impostor_pairs": len(impostor), "thresholds": rows}
 
 
+def write_cohort(cache: FaceCache, out: Path) -> int:
+    """Write (N, D) float16 embeddings of the synthetic people of a cache; returns N."""
+    first = {row["file"]: k for k, row in reversed(list(enumerate(cache.rows))) if row.get("kind") == "synthetic"}
+    chips = [face_chip(cache.crops[k], five_points(cache.meshes[k])) for k in sorted(first.values())]
+    np.save(out, DlibRecogniser().embed_chips(np.stack(chips)).astype(np.float16))
+    return len(chips)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--cohort", type=Path, nargs=2, metavar=("CACHE", "OUT"))
     args = parser.parse_args()
+    if args.cohort is not None:
+        print(f"{args.cohort[1]}: {write_cohort(FaceCache(args.cohort[0]), args.cohort[1])} people")
+        return
+    if args.folder is None:
+        parser.error("name a folder of photographs, or --cohort")
     detector, landmarker, recogniser = UnionDetector(), FaceMesh(), DlibRecogniser()
     vectors, people, without, seconds = [], [], [], []
     for person, path in photographs(args.folder):

@@ -35,13 +35,15 @@ _MOUTH = {"smile": 0.05, "mouth_open": 0.08}  # differences that count as one st
 _EYES = {"eyes_open": 0.07}
 _REST = {"smile": 0.05, "mouth_open": 0.0}
 _PARTED = 0.06  # `measures.FaceMeasures.mouth_open` from which something is seen between the lips
+_DARK, _BRIGHTER, _BRIGHTNESS = -0.8, 6.0, (-1.2, -0.15)  # `IdentityModel.teeth` at rest, more in smiles, and its range
+_SUITS = 0.3  # difference from that which is no flaw
 _CLOSED = 0.2  # `measures.FaceMeasures.eyes_open` under which eyes may be closed
 _NEVER = 1e6  # cost
 _WEARS, _BARE = 0.75, 0.25  # probabilities from which somebody wears glasses, and under which none
 _WEARERS = 0.15  # share of people who wear glasses
 _SEVERAL, _NEARLY = 3, 9.0  # people with glasses, and cost that is worth them: sex and age come first
-_ODD, _USUAL = 8.0, 0.3  # cost of an oddity of 1, and oddity that costs nothing
-_SKIN, _FEATURES, _MOUTHS = 16, 24, 10  # how many of the best people each region is drawn from
+_ODD, _USUAL = 25.0, 0.3  # cost of an oddity of 1, and oddity that costs nothing
+_SKIN, _FEATURES, _MOUTHS, _TEETH = 16, 24, 10, 4  # how many of the best people each region is drawn from
 _HEAT = 1.5  # difference in cost at which somebody is drawn e times as rarely
 _EMPHASIS, _MORE, _MOST = 95, 25, 100  # of proportions, in percent: at first, added at each attempt, and in all
 _WIDEST = 2  # attempts that draw from more people each
@@ -211,12 +213,21 @@ def draw_donors(
 
 
 def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: int) -> Donors:
-    """Give a person with closed lips somebody else's teeth where the mouth is to be shown open, the same each time."""
-    gaps = _column(model, "mouth_open")
-    if shown.mouth_open < _PARTED or gaps[donors.mouth] >= _PARTED:
+    """Give a person with an open mouth somebody else's teeth if their own do not suit it, the same each time.
+
+    Smiles show teeth; lips that are parted otherwise show less of them.
+    """
+    if shown.mouth_open < _PARTED:
         return replace(donors, inner=donors.mouth)
-    costs = _distances(model, donors.skin) + 2 * _differences(model, shown, _MOUTH)
-    return replace(donors, inner=_draw(costs, 3, np.random.default_rng(seed ^ _STREAM ^ 1)))
+    wanted = np.clip(_DARK + _BRIGHTER * shown.smile, *_BRIGHTNESS)
+    costs = ((model.teeth - wanted) / _SUITS) ** 2
+    gaps = _column(model, "mouth_open")
+    if gaps[donors.mouth] >= _PARTED and costs[donors.mouth] < 1:
+        return replace(donors, inner=donors.mouth)
+    costs = costs + _ODD * _column(model, "oddity") + np.where(gaps < _PARTED, _NEVER, 0)
+    costs = costs + _differences(model, shown, {"mouth_open": 2 * _MOUTH["mouth_open"]})
+    costs = costs + 0.25 * _distances(model, donors.skin)
+    return replace(donors, inner=_draw(costs, _TEETH, np.random.default_rng(seed ^ _STREAM ^ 1)))
 
 
 def _draw(costs: np.ndarray, count: int, rng: np.random.Generator, wider: int = 1) -> int:

@@ -12,6 +12,7 @@ from ..faces.centerface import CenterFaceDetector
 from ..faces.crop import extract, invert, resized, transform
 from ..faces.detected_face import DetectedFace, FaceDetector
 from ..faces.landmarks import five_points
+from .cohort import ALIKE_MARGIN, SAME_MARGIN, dlib_cohort, similarity_of_strangers
 from .recognition import ALIKE, FALSE_MATCH_RATE, DlibRecogniser, Recogniser
 
 _VIEW = 192  # side of the picture around a face in which the gate looks, in pixels
@@ -27,12 +28,14 @@ class Reference:
         points: (5, 2) in the gate's view, or None likewise.
         box: x0, y0, x1, y1 in the view, or None when the gate's detector does not see the face.
         faces: number of faces that lie in its mask.
+        strangers: how like the face strangers are, a cosine; -1 where that is not known.
     """
 
     embedding: np.ndarray | None
     points: np.ndarray | None
     box: tuple[float, float, float, float] | None
     faces: int
+    strangers: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Gate:
     """Compares what stands in a face's place with the original, in the picture as it would be written.
 
     A result fails when the recogniser takes it for the original's person, or when it shows two faces. Where no face is
-    found in the original's place, the original's five points say where to compare, beside any that is found.
+    found in the original's place, the original's five points say where to compare, beside any that is found. For faces
+    that the recogniser hardly tells from strangers' the thresholds rise, see `cohort`.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Gate:
             alike: cosine over which a result is `Verdict.alike`; None is `recognition.ALIKE` for dlib's recogniser and,
                 for another one, its threshold, so that none is.
         """
+        self._cohort = dlib_cohort() if recogniser is None else None
         self.recogniser = recogniser or DlibRecogniser()
         self.detector = detector or CenterFaceDetector()
         default = ALIKE if recogniser is None else self.recogniser.threshold
@@ -100,7 +105,10 @@ class Gate:
         best = _nearest(found)
         points = _points_in_view(face) if best is None or best.points is None else best.points
         embedding = None if points is None else self.recogniser(view, points)
-        return Reference(embedding, points, None if best is None else best.box, len(found))
+        strangers = -1.0
+        if embedding is not None and self._cohort is not None:
+            strangers = similarity_of_strangers(embedding, self._cohort)
+        return Reference(embedding, points, None if best is None else best.box, len(found), strangers)
 
     def judge(self, picture: np.ndarray, face: FaceAnalysis, original: Reference) -> Verdict:
         view, found = self._see(picture, face)
@@ -113,10 +121,12 @@ class Gate:
         if original.embedding is None or not places:
             return Verdict(None, None)
         similarity = float(np.max([original.embedding @ self.recogniser(view, points) for points in places]))
-        if not similarity <= self.recogniser.threshold:  # NaN fails, too
+        same = max(self.recogniser.threshold, original.strangers + SAME_MARGIN)
+        alike = max(self.alike, original.strangers + ALIKE_MARGIN)
+        if not similarity <= same:  # NaN fails, too
             return Verdict(similarity, f"too like the original (cosine {similarity:.3f})")
         seen = there or original.box is None
-        return Verdict(similarity, None, not seen or similarity > self.alike, seen)
+        return Verdict(similarity, None, not seen or similarity > alike, seen)
 
     def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[DetectedFace]]:
         """The view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""

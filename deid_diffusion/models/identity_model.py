@@ -171,6 +171,16 @@ class IdentityModel(ModelMixin, ConfigMixin):
         return shape
 
     @cached_property
+    def teeth(self) -> np.ndarray:
+        """Brightness of what is between the lips, (N,) float32, as in textures: -1 is dark, 0 bright."""
+        side = int(self.config.texels)
+        opening = np.zeros((side, side), np.uint8)
+        cv2.fillPoly(opening, [np.round(texture_mesh(side)[list(MESH_MOUTH)]).astype(np.int32)], (1,))
+        texels = torch.from_numpy(np.flatnonzero(opening[self._light]))
+        modes = self.modes[:, texels].float().mean(1).cpu()
+        return (self.mean[texels].float().mean().cpu() + self.codes.float().cpu() @ modes).numpy()
+
+    @cached_property
     def _float_modes(self) -> torch.Tensor:
         """(K, P) float32: multiplying integers takes five times as long."""
         return self.modes.float()

@@ -1,8 +1,9 @@
 import numpy as np
 
 from deid_diffusion.faces.analysis import analyse_face
-from deid_diffusion.faces.crop import invert, transform
+from deid_diffusion.faces.crop import frame_from_box, invert, transform
 from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.faces.semantic_map import mean_mesh
 
 FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
@@ -15,6 +16,45 @@ def test_a_face_without_a_mesh_is_masked_by_its_box(astronaut: np.ndarray) -> No
     x0, y0, x1, y1 = (int(v) for v in FACE.box)
     assert (found.mask.full()[(y0 + y1) // 2, x0:x1] == 1).all()
     assert (found.mask.full()[y0:y1, (x0 + x1) // 2] == 1).all()
+
+
+POINTS = np.array([(200, 105), (242, 105), (222, 130), (205, 155), (240, 155)], np.float32)
+
+
+class Doubtful(FaceMesh):
+    """Sure of nothing; has meshes with low scores, one of which may lie on the detector's points."""
+
+    def __init__(self, points: np.ndarray, *shifts: float) -> None:
+        super().__init__()
+        self.points, self.shifts = points, shifts
+
+    def __call__(self, crop: np.ndarray) -> None:
+        return None
+
+    def doubtful(self, picture: np.ndarray) -> list[np.ndarray]:
+        look = frame_from_box(FACE.box, self.points, len(picture))
+        return [mean_mesh(len(picture), transform(self.points, look)) + shift for shift in self.shifts]
+
+
+def test_a_mesh_of_a_low_score_has_to_agree_with_the_detector_s_points(astronaut: np.ndarray) -> None:
+    face = DetectedFace(FACE.box, 0.9, "given", POINTS)
+    found = analyse_face(astronaut, face, Doubtful(POINTS, 100.0, 4.0, 60.0), 64)
+    assert found.mesh is not None
+    away = five_points(transform(found.mesh, invert(found.matrix))) - POINTS
+    assert np.linalg.norm(away, axis=1).mean() < 10
+    assert analyse_face(astronaut, face, Doubtful(POINTS, 100.0), 64).mesh is None
+    assert analyse_face(astronaut, FACE, Doubtful(POINTS, 0.0), 64).mesh is None
+
+
+def test_points_say_where_a_face_without_a_mesh_ends(astronaut: np.ndarray) -> None:
+    """A profile's box holds the ear and hair as well; where the points disagree with it the box is believed."""
+    masks = [
+        analyse_face(astronaut, DetectedFace(FACE.box, 0.9, "given", points), lambda crop: None, 64).mask.full()
+        for points in (POINTS, 0.3 * (POINTS - POINTS.mean(0)) + POINTS.mean(0), None)
+    ]
+    assert (masks[0] > 0).sum() < (masks[2] > 0).sum()
+    assert (masks[0][POINTS[:, 1].astype(int), POINTS[:, 0].astype(int)] == 1).all()
+    assert (masks[1][masks[2] == 1] > 0).mean() > 0.95
 
 
 def test_a_mesh_that_lies_on_another_face_is_not_believed(astronaut: np.ndarray) -> None:

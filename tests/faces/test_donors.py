@@ -133,3 +133,14 @@ def test_closed_lips_borrow_teeth_for_an_open_mouth(people: IdentityModel) -> No
     assert gaps[teeth.inner] > gaps[0]
     assert (teeth.skin, teeth.mouth) == (0, 0)
     assert show_teeth(people, closed, FaceMeasures(0.05, 0.3, 0.3, 0.0, 0.6), 5) == teeth
+
+
+def test_smiles_show_bright_teeth_and_other_open_mouths_dark(people: IdentityModel) -> None:
+    people.measures[:, [0, 1, 3]] = torch.tensor([1.0, 30.0, 0.2])
+    people.teeth = np.linspace(-1.2, 0, len(people)).astype(np.float32)
+    for smile, low, high in ((0.15, -0.4, 0.1), (-0.1, -1.3, -0.9)):
+        shown = FaceMeasures(smile, 0.2, 0.3, 0.0, 0.6)
+        drawn = [show_teeth(people, Donors(20, 20, 20, 20, 20), shown, seed).inner for seed in range(20)]
+        assert low < people.teeth[drawn].min() <= people.teeth[drawn].max() < high
+    fits = Donors(20, 20, 20, 39, 20)
+    assert show_teeth(people, fits, FaceMeasures(0.15, 0.2, 0.3, 0.0, 0.6), 1).inner == 39

@@ -1,13 +1,16 @@
 """The gate lets a face pass only where nothing speaks against it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from deid_diffusion.faces.analysis import FaceAnalysis, analyse_face
 from deid_diffusion.faces.detected_face import DetectedFace
 from deid_diffusion.faces.landmarks import FaceMesh
+from deid_diffusion.identity.cohort import dlib_cohort, similarity_of_strangers
 from deid_diffusion.identity.recognition import ALIKE, SAME_PERSON
-from deid_diffusion.identity.verify import Gate, shows_one_face_there
+from deid_diffusion.identity.verify import Gate, Verdict, shows_one_face_there
 
 FACE = DetectedFace((176.0, 62.0, 274.0, 180.0), 0.9, "given")
 
@@ -67,6 +70,27 @@ def test_one_that_passes_may_be_alike(face: FaceAnalysis, astronaut: np.ndarray,
 
 def test_the_default_gate_calls_alike_what_is_below_its_threshold() -> None:
     assert Gate().alike == ALIKE < SAME_PERSON
+
+
+def test_thresholds_rise_where_strangers_are_as_alike(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+    """As for small children: 0.95 to the original says nothing where strangers have 0.96."""
+
+    def judged(cosine: float, strangers: float):
+        other = (cosine, float(np.sqrt(1 - cosine**2)))
+        gate = Gate(Scripted((1.0, 0.0), other), Views([HERE], [HERE]))
+        return gate.judge(astronaut, face, replace(gate.look(astronaut, face), strangers=strangers))
+
+    assert judged(0.95, 0.7).reason is not None
+    assert judged(0.95, 0.96) == Verdict(pytest.approx(0.95), None, True)
+    assert not judged(0.92, 0.96).alike
+    assert judged(0.97, 0.96).reason is not None
+
+
+def test_the_default_gate_knows_how_alike_strangers_are(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+    original = Gate().look(astronaut, face)
+    assert original.embedding is not None
+    assert original.strangers == similarity_of_strangers(original.embedding, dlib_cohort())
+    assert Gate(Scripted((1.0, 0.0)), Views([HERE])).look(astronaut, face).strangers == -1
 
 
 @pytest.mark.parametrize("cosine", [0.95, float("nan")])
