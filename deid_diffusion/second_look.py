@@ -81,12 +81,15 @@ def _confirmed(
     landmarker: Landmarker,
 ) -> list[DetectedFace]:
     """The hints that are faces, other than those found, and nobody dealt with."""
+    faces: list[DetectedFace] = []
 
     def known(box: Box) -> bool:
-        return _dealt_with(box, gone, kept) or any(same_face(face.box, box) for face in found)
+        return _dealt_with(box, gone, kept) or any(same_face(face.box, box) for face in (*found, *faces))
 
-    new = [hint for hint in hints if not known(hint.box)]
-    return [face for hint in new if (face := confirm(canvas.pixels, hint, landmarker, known)) is not None]
+    for hint in hints:
+        if not known(hint.box) and (face := confirm(canvas.pixels, hint, landmarker, known)) is not None:
+            faces.append(face)
+    return faces
 
 
 def _dealt_with(box: Box, gone: np.ndarray, kept: Sequence[DetectedFace]) -> bool:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from ..faces.analysis import FaceAnalysis
 from ..faces.centerface import CenterFaceDetector
 from ..faces.crop import extract, invert, resized, transform
 from ..faces.detected_face import DetectedFace, FaceDetector
+from ..faces.inpainting import fill_from_surroundings
 from ..faces.landmarks import five_points
 from .cohort import ALIKE_MARGIN, SAME_MARGIN, dlib_cohort, similarity_of_strangers
 from .recognition import ALIKE, FALSE_MATCH_RATE, DlibRecogniser, Recogniser
 
 _VIEW = 192  # side of the picture around a face in which the gate looks, in pixels
+_RESAMPLED = 7  # pixels of the view, across, that one of the photo's may reach
+_BARE = 0.985  # similarity to the original from which a picture without its face is the original
 _SHIFT, _GROWTH = 0.35, 1.8  # how far a face may move, in its widths, and grow or shrink, before its place is wrong
 
 
@@ -29,6 +33,7 @@ class Reference:
         box: x0, y0, x1, y1 in the view, or None when the gate's detector does not see the face.
         faces: number of faces that lie in its mask.
         strangers: how like the face strangers are, a cosine; -1 where that is not known.
+        empty: (V, V, 3) uint8, the view without the face, its mask filled from around it; None where it is not known.
     """
 
     embedding: np.ndarray | None
@@ -36,6 +41,7 @@ class Reference:
     box: tuple[float, float, float, float] | None
     faces: int
     strangers: float = -1.0
+    empty: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,9 @@ class Gate:
 
     A result fails when the recogniser takes it for the original's person, or when it shows two faces. Where no face is
     found in the original's place, the original's five points say where to compare, beside any that is found. For faces
-    that the recogniser hardly tells from strangers' the thresholds rise, see `cohort`.
+    that the recogniser hardly tells from strangers' the thresholds rise, see `cohort`. Nor does it fail where the
+    recogniser says the same of the picture without any face there: of a face cut by the photo's edge, say, it sees
+    mostly what is around it.
     """
 
     def __init__(
@@ -108,7 +116,11 @@ class Gate:
         strangers = -1.0
         if embedding is not None and self._cohort is not None:
             strangers = similarity_of_strangers(embedding, self._cohort)
-        return Reference(embedding, points, None if best is None else best.box, len(found), strangers)
+        mask = extract(face.mask.full(), _view_matrix(face), _VIEW) > 0
+        mask = cv2.dilate(mask.astype(np.uint8), np.ones((_RESAMPLED, _RESAMPLED), np.uint8)) > 0
+        empty = fill_from_surroundings(view.astype(np.float32) / 255, mask)
+        box = None if best is None else best.box
+        return Reference(embedding, points, box, len(found), strangers, np.round(empty * 255).astype(np.uint8))
 
     def judge(self, picture: np.ndarray, face: FaceAnalysis, original: Reference) -> Verdict:
         view, found = self._see(picture, face)
@@ -123,10 +135,22 @@ class Gate:
         similarity = float(np.max([original.embedding @ self.recogniser(view, points) for points in places]))
         same = max(self.recogniser.threshold, original.strangers + SAME_MARGIN)
         alike = max(self.alike, original.strangers + ALIKE_MARGIN)
-        if not similarity <= same:  # NaN fails, too
+        if not similarity <= max(same, self._without_face(original, same, similarity)):  # NaN fails, too
             return Verdict(similarity, f"too like the original (cosine {similarity:.3f})")
         seen = there or original.box is None
         return Verdict(similarity, None, not seen or similarity > alike, seen)
+
+    def _without_face(self, original: Reference, same: float, similarity: float) -> float:
+        """Similarity of a face's place without it, where that may excuse the result; else -1.
+
+        What still shows a face, or is nearly the original, tells of a mask that left the face bare: no excuse.
+        """
+        if not similarity > same or original.empty is None or original.embedding is None or original.points is None:
+            return -1.0
+        if self.detector(original.empty):
+            return -1.0
+        without = float(original.embedding @ self.recogniser(original.empty, original.points))
+        return without if without <= _BARE else -1.0
 
     def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[DetectedFace]]:
         """The view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""

@@ -48,7 +48,7 @@ def face(astronaut: np.ndarray) -> FaceAnalysis:
 
 def verdict(face: FaceAnalysis, picture: np.ndarray, *, before, after, cosine: float):
     other = (cosine, float(np.sqrt(1 - cosine**2)))
-    gate = Gate(Scripted((1.0, 0.0), other), Views(before, after))
+    gate = Gate(Scripted((1.0, 0.0), other, (0.0, 1.0)), Views(before, after, []))
     return gate.judge(picture, face, gate.look(picture, face))
 
 
@@ -77,7 +77,7 @@ def test_thresholds_rise_where_strangers_are_as_alike(face: FaceAnalysis, astron
 
     def judged(cosine: float, strangers: float):
         other = (cosine, float(np.sqrt(1 - cosine**2)))
-        gate = Gate(Scripted((1.0, 0.0), other), Views([HERE], [HERE]))
+        gate = Gate(Scripted((1.0, 0.0), other, (0.0, 1.0)), Views([HERE], [HERE], []))
         return gate.judge(astronaut, face, replace(gate.look(astronaut, face), strangers=strangers))
 
     assert judged(0.95, 0.7).reason is not None
@@ -99,6 +99,28 @@ def test_the_same_person_does_not(face: FaceAnalysis, astronaut: np.ndarray, cos
     assert "too like the original" in found.reason
 
 
+@pytest.mark.parametrize(
+    ("without", "seen", "passes"),
+    [(0.96, [], True), (0.94, [], False), (0.99, [], False), (0.96, [HERE], False), (float("nan"), [], False)],
+)
+def test_a_result_passes_that_is_no_more_alike_than_the_picture_without_the_face(
+    face: FaceAnalysis, astronaut: np.ndarray, without: float, seen: list, passes: bool
+) -> None:
+    """But not where that still shows a face, or the original itself: then the mask missed it."""
+    cosines = [(cosine, 0.0) for cosine in (0.95, without)]
+    gate = Gate(Scripted((1.0, 0.0), *cosines), Views([HERE], [HERE], seen))
+    assert (gate.judge(astronaut, face, gate.look(astronaut, face)).reason is None) == passes
+
+
+def test_nothing_of_the_face_is_left_in_the_picture_without_it(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+    original = Gate(Scripted((1.0, 0.0)), Views([HERE])).look(astronaut, face)
+    other = astronaut.copy()
+    other[face.mask.full() > 0] = 7
+    again = Gate(Scripted((1.0, 0.0)), Views([HERE])).look(other, face)
+    assert np.abs(original.empty.astype(int) - again.empty).max() <= 1
+    assert original.empty[96, 96].astype(int).sum() > 30
+
+
 def test_two_faces_do_not(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     after = [HERE, (60.0, 60.0, 120.0, 140.0)]
     assert "two faces" in verdict(face, astronaut, before=[HERE], after=after, cosine=0.5).reason
@@ -110,7 +132,7 @@ def test_a_face_elsewhere_is_compared_in_both_places(
 ) -> None:
     for one, other, passes in ((0.5, 0.6, True), (0.95, 0.5, False), (0.5, 0.95, False), (0.5, float("nan"), False)):
         cosines = [(cosine, 0.0) for cosine in (one, other)]
-        gate = Gate(Scripted((1.0, 0.0), *cosines), Views([HERE], [elsewhere]))
+        gate = Gate(Scripted((1.0, 0.0), *cosines, (0.0, 1.0)), Views([HERE], [elsewhere], []))
         found = gate.judge(astronaut, face, gate.look(astronaut, face))
         assert (found.reason is None) == passes
         assert passes == (found.alike and not found.seen)
