@@ -50,7 +50,7 @@ def missed_faces(
     records: list[FaceRecord] = []
     shape = (gone.shape[0], gone.shape[1])
     for _ in range(_ROUNDS):
-        seen = seen or search(detector, canvas.pixels)
+        seen = seen or search(detector, canvas.pixels, upright_only=True)  # the others were sought in the photo
         found = [face for face in seen.faces if not _dealt_with(face.box, gone, kept)]
         found += _confirmed(seen.hints, found, canvas, gone, kept, landmarker)
         seen = None
@@ -67,9 +67,11 @@ def missed_faces(
     return records
 
 
-def search(detector: FaceDetector, picture: np.ndarray) -> Found:
+def search(detector: FaceDetector, picture: np.ndarray, *, upright_only: bool = False) -> Found:
     """What a detector finds in a picture, (H, W, 3) uint8 RGB; only a `UnionDetector` gives hints, too."""
-    return detector.search(picture) if isinstance(detector, UnionDetector) else Found(detector(picture), [])
+    if isinstance(detector, UnionDetector):
+        return detector.search(picture, upright_only=upright_only)
+    return Found(detector(picture), [])
 
 
 def _confirmed(

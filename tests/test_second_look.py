@@ -104,7 +104,7 @@ def test_a_hint_that_a_mesh_confirms_is_covered_not_replaced(
         asked.append(known(FACE.box))
         return MISSED if one is faint and not known(MISSED.box) else None
 
-    monkeypatch.setattr(UnionDetector, "search", lambda self, image: Found(faces, [faint]))
+    monkeypatch.setattr(UnionDetector, "search", lambda self, image, **_: Found(faces, [faint]))
     monkeypatch.setattr("deid_diffusion.second_look.confirm", confirmed)
     result = run(tiny_pipeline, astronaut, UnionDetector())
     assert [face.action for face in result.faces] == ["replaced"] * len(faces) + ["covered"]

@@ -72,14 +72,18 @@ class UnionDetector:
         """
         return self.search(image).faces
 
-    def search(self, image: np.ndarray) -> Found:
-        """As `__call__`, with the hints of CenterFace where the detectors are the default ones."""
+    def search(self, image: np.ndarray, *, upright_only: bool = False) -> Found:
+        """As `__call__`, with the hints of CenterFace where the detectors are the default ones.
+
+        With ``upright_only`` heads that lie or hang are not sought, as in a photo that was searched for them already.
+        """
         check_image(image)
         height, width = image.shape[:2]
         if min(height, width) < SMALLEST_SIDE:
             return Found([], [])
         whole, faint = self._split(_search(image, pyramid(height, width), self.detectors))
-        lying, _ = self._split(_search(image, turned(height, width), self.detectors[:1]))
+        views = () if upright_only else turned(height, width)
+        lying, _ = self._split(_search(image, views, self.detectors[:1]))
         view = mirrored(height, width)
         picture = view.take(image)
         beside, faint_beside = self._split([face for detector in self.detectors for face in detector(picture)])

@@ -19,8 +19,9 @@ Box = tuple[float, float, float, float]
 
 _LEAST_SIDES = (5, 16)  # photo pixels, shorter and longer; what is smaller is hinted at everywhere
 _LOOK = 192  # side of a look, in pixels
-_WIDTHS = (1.5, 2.0, 2.7, 3.6)  # of a look, in longer sides of the hint
-_ROLLS = (0.0, -0.35, 0.35)  # radians; the first of them alone tells whether the others are worth their time
+_WIDTHS = (2.0, 2.7, 1.5, 3.6)  # of a look, in longer sides of the hint
+_ROLLS = (0.0, -0.35, 0.35)  # radians
+_FEW = 4  # looks in which some mesh has to fit, or the others are not worth their time
 _VOTES = 8  # looks of all 24 in which a mesh has to fit: halves of real faces get nearly all, hands and ears up to 7
 _OVERLAP = 0.15  # of mesh and hint, over their union, where the hint's centre is not within the mesh
 
@@ -46,9 +47,11 @@ def confirm(
     if any(side < least for side, least in zip(sorted((x1 - x0, y1 - y0)), _LEAST_SIDES, strict=True)):
         return None
     boxes: list[Box] = []
-    for roll in _ROLLS:
-        boxes += (box for box in _meshes(photo, hint.box, roll, landmarker) if _fits(box, hint.box) and not known(box))
-        if not boxes:
+    looks = (mesh for roll in _ROLLS for mesh in _meshes(photo, hint.box, roll, landmarker))
+    for number, box in enumerate(looks, 1):
+        if box is not None and _fits(box, hint.box) and not known(box):
+            boxes.append(box)
+        if number >= _FEW and not boxes:
             return None
     if len(boxes) < _VOTES:
         return None
@@ -58,8 +61,8 @@ def confirm(
     return DetectedFace((left, top, right, bottom), hint.score, f"{hint.detector}+mesh")
 
 
-def _meshes(photo: np.ndarray, box: Box, roll: float, landmarker: Landmarker) -> Iterator[Box]:
-    """Boxes, in the photo, of the meshes in looks of several widths, each mirrored as well."""
+def _meshes(photo: np.ndarray, box: Box, roll: float, landmarker: Landmarker) -> Iterator[Box | None]:
+    """Boxes, in the photo, of the meshes in looks of several widths, each mirrored as well; None where none is seen."""
     height, width = photo.shape[:2]
     centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     for wider in _WIDTHS:
@@ -68,12 +71,12 @@ def _meshes(photo: np.ndarray, box: Box, roll: float, landmarker: Landmarker) ->
         for mirror in (False, True):
             mesh = landmarker(look[:, ::-1] if mirror else look)
             if mesh is None:
+                yield None
                 continue
             flipped = np.column_stack([_LOOK - 1 - mesh[:, 0], mesh[:, 1]]) if mirror else mesh
             points = transform(flipped, cv2.invertAffineTransform(matrix))
             x0, y0, x1, y1 = np.concatenate([points.min(0), points.max(0)]).clip(0, (width, height) * 2).tolist()
-            if x1 > x0 and y1 > y0:
-                yield x0, y0, x1, y1
+            yield (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
 
 def _surroundings(photo: np.ndarray, matrix: np.ndarray) -> np.ndarray:
