@@ -8,9 +8,9 @@ Both folders hold photos of the same names (PERSON_NUMBER.jpg; results may have 
 ``openvino`` package).
 
 --leakage asks how well people can be told apart by what the generator is told of a face, for each --keep by itself: the
-adapter's tokens of what that choice lets through, the semantic map (its control image), and, as the most that a map
-could tell, the mesh that it is drawn from. All three are taken before another person's proportions are drawn. --limit
-takes the first people only, for a quick look. Prints JSON.
+adapter's tokens of what that choice lets through, the semantic map (its control image), as the most that a map could
+tell the mesh that it is drawn from, and the light with the sharpness. All are taken before another person's
+proportions are drawn. --limit takes the first people only, for a quick look. Prints JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map
 from deid_diffusion.generation import read_conditions
 from deid_diffusion.options import Options
 
-KINDS = ("attribute tokens", "semantic map", "mesh")
+KINDS = ("attribute tokens", "semantic map", "mesh", "light")
 MAP_SIZE = 32  # side to which control images are shrunk: fewer numbers to learn from, nothing wider than an iris lost
 
 
@@ -84,7 +84,12 @@ def conditioning(
     tokens = attribute_tokens(pipeline.attribute_adapter, found.features)
     maps = [control_image(draw_semantic_map(mesh, pipeline.crop_size)) for mesh in found.meshes]
     small = [cv2.resize(one, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA).reshape(-1) / 255 for one in maps]
-    return list(zip(tokens, small, (mesh.reshape(-1) / pipeline.crop_size for mesh in found.meshes), strict=True))
+    meshes = [mesh.reshape(-1) / pipeline.crop_size for mesh in found.meshes]
+    lights = [
+        np.append(light.coefficients, 0.0 if camera is None else camera.detail)
+        for light, camera in zip(found.lights, found.cameras, strict=True)
+    ]
+    return list(zip(tokens, small, meshes, lights, strict=True))
 
 
 def leakage(model: str, device: str, pairs: Sequence[Pair], keep: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _WEIGHTS: Mapping[str, float] = {
 _SEX, _YEARS = 16.0, 0.1  # cost of the other sex, and difference in the logarithm of age that costs 1
 _CHILD = 8.0  # years that are added to an age before the logarithm
 _STRETCH, _ADULT = 1.3, 27.0  # photographs read nearer to this age than the portraits of the identity model
-_FADED = 1.4  # how much farther from that age donors are than the faces that are mixed from them look
+_YOUNGER, _OLDER = 1.2, 1.4  # how much farther from that age donors are than the faces mixed from them look
 _MIDDLE, _SURE = 0.085, 0.07  # place between the sexes, towards women, and width, in the projected features
 _RIDGE = 1e-3
 _PHRASE = 2.0
@@ -107,7 +107,8 @@ def _read_age(model: IdentityModel, face: torch.Tensor, middle: torch.Tensor, su
     gram = centred.T @ centred + _RIDGE * len(places) * np.eye(len(basis))
     slope = np.linalg.solve(gram, centred.T @ (ages - ages.mean()))
     age = np.exp(ages.mean() + ((face @ basis.T).double().numpy() - places.mean(0)) @ slope) - _CHILD
-    return float(np.clip(_ADULT + _FADED * (_ADULT * (max(age, 0.5) / _ADULT) ** _STRETCH - _ADULT), 0, 95))
+    away = _ADULT * (max(age, 0.5) / _ADULT) ** _STRETCH - _ADULT
+    return float(np.clip(_ADULT + (_OLDER if away > 0 else _YOUNGER) * away, 0, 95))
 
 
 def wears_glasses(

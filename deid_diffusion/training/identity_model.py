@@ -23,7 +23,7 @@ from ..faces.semantic_map import draw_semantic_map, mean_mesh
 from ..faces.texture import face_coordinates, mirrored_points, texture_mesh, unwrap_face
 from ..images import read
 from ..models.face_encoder import FaceEncoder
-from ..models.identity_model import IdentityModel
+from ..models.identity_model import IdentityModel, region_weight
 from .glasses import SURE, eye_strip, glasses_probability, is_told
 
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
@@ -36,6 +36,7 @@ _TINTED = 0.6  # share of the colours' differences that stays: synthetic picture
 _BORDER = 0.075  # depth over which the border, often hair or background, makes way for smooth skin, in sides
 _SHADOWS, _LINES = 0.12, 0.015  # standard deviations, in sides, beside which shadows and lines stand out
 _MOST_SHADOW, _MOST_LINE, _MOST_LINED, _MOST_TINT = 0.14, 0.07, 0.14, 0.06  # how far they may, in nats
+_ONE_SIDED, _HIGHLIGHTS, _MOST_HIGHLIGHT = 1 / 40, 0.07, 0.2  # of shade on one side, of a nose's highlights; in nats
 _LIPS, _MOST_PAINT = np.array((-0.12, -0.32, -0.27), np.float32), 0.25  # usual lips beside skin, likewise
 _MARGIN = 0.012  # distance to eyes, brows and lips over which that begins to hold, in sides
 _SMOOTH = 64  # side of the square on which slow changes are computed, in texels
@@ -189,6 +190,23 @@ class PortraitReader:
         return total[..., :-1] / (total[..., -1:] + 1e-3)
 
 
+def even_light(texture: np.ndarray) -> np.ndarray:
+    """Take out light from one side that is as fine as a nose, and the nose's highlights.
+
+    Args:
+        texture: (T, T, 3) float32, logarithm of RGB without light.
+    """
+    size = len(texture)
+    skin, _, _ = _bare_skin(size)
+    nose = region_weight("nose", size)[..., None]
+    coarse = cv2.GaussianBlur(texture, (0, 0), _ONE_SIDED * size)
+    texture = texture - skin[..., None] * (coarse - coarse[:, ::-1]) / 2
+    texture = texture + nose * (texture[:, ::-1] - texture) / 2
+    light = texture @ _GREY
+    shade = (light - cv2.GaussianBlur(light, (0, 0), _HIGHLIGHTS * size)).clip(0)
+    return texture + nose * (_MOST_HIGHLIGHT * np.tanh(shade / _MOST_HIGHLIGHT) - shade)[..., None]
+
+
 def calm_skin(texture: np.ndarray, *, bearded: bool = False, lined: bool = False) -> np.ndarray:
     """Weaken what stands out on bare skin: strands of hair, jewels, hard shadows, harsh lines; and lurid lips.
 
@@ -310,7 +328,7 @@ def _calmed(portrait: Portrait, glasses: float) -> np.ndarray:
     """Return a portrait's texture for the modes, (T, T, 3) float32: calmed, but for glasses, whose frames are lines."""
     texture = portrait.texture.astype(np.float32)
     male, age = float(portrait.row["male"]) > 0.5, float(portrait.row["age"])
-    calm = calm_skin(texture, bearded=male and age >= _BEARDED, lined=age >= _LINED)
+    calm = calm_skin(even_light(texture), bearded=male and age >= _BEARDED, lined=age >= _LINED)
     return texture if glasses >= SURE else calm
 
 
