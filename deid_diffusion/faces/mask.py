@@ -13,8 +13,8 @@ from .texture import silhouette
 
 #: The mask grows past the face's oval by this share of the crop's side; the feather lies in that ring, so that no
 #: pixel of the face itself is ever blended with its replacement.
-DILATION = 0.045
-FEATHER = 0.035
+DILATION = 0.03
+FEATHER = 0.02
 _FINER = 2  # pixels of the silhouette to one of the crop, along a line
 
 
