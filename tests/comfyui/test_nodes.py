@@ -114,7 +114,7 @@ def test_interrupt_ends_the_run_at_once(comfy: SimpleNamespace, image: torch.Ten
 def test_what_breaks_stops_the_workflow(
     comfy: SimpleNamespace, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("broken on purpose")
 
     home = {"UnionDetector": "detection", "Canvas": "blend"}[broken.split(".")[0]]
