@@ -1,12 +1,16 @@
 """Thresholds of the recogniser, measured on photographs of known people.
 
     python benchmarks/calibrate_recogniser.py FOLDER
+    python benchmarks/calibrate_recogniser.py FOLDER --groups labels.csv
     python benchmarks/calibrate_recogniser.py --cohort CACHE deid_diffusion/identity/cohort.npy
 
 FOLDER holds a sub-folder per person, or files named PERSON_NUMBER.jpg. Of each photograph the largest face counts.
 Every two photographs of one person are a genuine pair, every two of different people an impostor pair. Prints JSON: for
 each false match rate the cosine over which it is met, the distance of unit vectors that is the same, and the share of
 the genuine pairs that pass (TPR). A rate that would rest on fewer than ten false matches is left out.
+
+With --groups, a table with the columns ``file`` and ``age_group`` of photographs of one person each, it prints how
+often strangers of one group match at the recogniser's threshold, and at one that their likeness to the cohort raises.
 
 With --cohort it writes the embeddings of the synthetic people in a cache of faces, made by ``deid-diffusion
 prepare``, once each; see `deid_diffusion.identity.cohort`.
@@ -18,6 +22,7 @@ are alike in age, sex and descent than among strangers drawn from all.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import time
 from pathlib import Path
@@ -29,6 +34,7 @@ from deid_diffusion.faces.analysis import analyse_face
 from deid_diffusion.faces.crop import invert, transform
 from deid_diffusion.faces.detection import UnionDetector
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
+from deid_diffusion.identity.cohort import SAME_MARGIN, dlib_cohort, similarity_of_strangers
 from deid_diffusion.identity.recognition import DlibRecogniser, face_chip
 from deid_diffusion.training.data import FaceCache
 
@@ -72,6 +78,26 @@ def thresholds(vectors: np.ndarray, people: list[str]) -> dict[str, object]:
     return {"genuine_pairs": len(genuine), "impostor_pairs": len(impostor), "thresholds": rows}
 
 
+def group_rates(vectors: np.ndarray, groups: list[str]) -> dict[str, dict[str, float]]:
+    """False match rates among strangers of each group, with and without the cohort.
+
+    Args:
+        vectors: (N, D) float32, rows of length 1, of N people.
+        groups: N names.
+    """
+    likeness = np.array([similarity_of_strangers(vector, dlib_cohort()) for vector in vectors])
+    raised, rates = np.maximum(DlibRecogniser.threshold, likeness + SAME_MARGIN), {}
+    for group in sorted(set(groups)):
+        rows = np.flatnonzero(np.array(groups) == group)
+        others, cosines = ~np.eye(len(rows), dtype=bool), vectors[rows] @ vectors[rows].T
+        rates[group] = {
+            "people": len(rows),
+            "fmr": float((cosines > DlibRecogniser.threshold)[others].mean()),
+            "fmr_with_cohort": float((cosines > raised[rows, None])[others].mean()),
+        }
+    return rates
+
+
 def write_cohort(cache: FaceCache, out: Path) -> int:
     """Write (N, D) float16 embeddings of the synthetic people of a cache; returns N."""
     first = {row["file"]: k for k, row in reversed(list(enumerate(cache.rows))) if row.get("kind") == "synthetic"}
@@ -83,6 +109,7 @@ def write_cohort(cache: FaceCache, out: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--groups", type=Path, metavar="CSV")
     parser.add_argument("--cohort", type=Path, nargs=2, metavar=("CACHE", "OUT"))
     args = parser.parse_args()
     if args.cohort is not None:
@@ -91,7 +118,7 @@ def main() -> None:
     if args.folder is None:
         parser.error("name a folder of photographs, or --cohort")
     detector, landmarker, recogniser = UnionDetector(), FaceMesh(), DlibRecogniser()
-    vectors, people, without, seconds = [], [], [], []
+    vectors, people, files, without, seconds = [], [], [], [], []
     for person, path in photographs(args.folder):
         photo = images.read(path).pixels
         points = largest_face(photo, detector, landmarker)
@@ -102,6 +129,12 @@ def main() -> None:
         vectors.append(recogniser(photo, points))
         seconds.append(time.perf_counter() - begun)
         people.append(person)
+        files.append(path.name)
+    if args.groups is not None:
+        with args.groups.open(newline="") as file:
+            group = {row["file"]: row["age_group"] for row in csv.DictReader(file)}
+        print(json.dumps(group_rates(np.stack(vectors), [group[name] for name in files]), indent=1))
+        return
     if len(set(people)) < 2:
         parser.error(f"{args.folder}: faces of {len(set(people))} people found, at least 2 are needed")
     figures = {

@@ -242,6 +242,7 @@ class Anonymizer:
             min_face=options.min_face,
             only=begun.only,
             seen=None if detected else begun.seen,  # without faces the picture is the one that was searched
+            upright_only=begun.seen is not None,
         )
         return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
 

@@ -22,7 +22,7 @@ from .faces.lighting import FaceLight, chosen_light
 from .faces.measures import measure
 from .faces.rendering import (
     Camera,
-    keep_grey,
+    keep_tint,
     light_texture,
     match_camera,
     read_camera,
@@ -173,7 +173,7 @@ def generate(
     crops: list[np.ndarray | None] = []
     for picture, context, mask in zip(pictures, conditions.contexts, conditions.masks, strict=True):
         usable = bool(np.isfinite(picture).all()) and float(picture[mask].std()) >= _LEAST_DETAIL
-        crops.append(keep_grey(np.round(picture * 255).astype(np.uint8), context, mask) if usable else None)
+        crops.append(keep_tint(np.round(picture * 255).astype(np.uint8), context, mask) if usable else None)
     return crops
 
 

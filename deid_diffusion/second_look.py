@@ -31,6 +31,7 @@ def missed_faces(
     min_face: int,
     only: Sequence[DetectedFace] | None,
     seen: Found | None = None,
+    upright_only: bool = False,
 ) -> list[FaceRecord]:
     """Cover the faces on a canvas that nobody dealt with, and what is hinted at and turns out to be one.
 
@@ -42,6 +43,7 @@ def missed_faces(
         landmarker: confirms hints.
         min_face, only: the user's wishes, which hold for missed faces as well; see `select_faces`.
         seen: what that search finds, if the picture is one that was searched already.
+        upright_only: leave out heads that lie or hang, which the detector has sought in the photo itself.
 
     Returns:
         A record of each face that was covered.
@@ -50,7 +52,7 @@ def missed_faces(
     records: list[FaceRecord] = []
     shape = (gone.shape[0], gone.shape[1])
     for _ in range(_ROUNDS):
-        seen = seen or search(detector, canvas.pixels, upright_only=True)  # the others were sought in the photo
+        seen = seen or search(detector, canvas.pixels, upright_only=upright_only)
         found = [face for face in seen.faces if not _dealt_with(face.box, gone, kept)]
         found += _confirmed(seen.hints, found, canvas, gone, kept, landmarker)
         seen = None

@@ -93,6 +93,22 @@ def test_a_face_that_only_the_transparency_shows_is_seen(astronaut: np.ndarray, 
     assert not seen_through(detector, flat, np.full_like(alpha, 7), [], **wishes)
 
 
+def test_heads_that_lie_are_sought_once(tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the photo; where somebody else found its faces, in the finished picture."""
+    searches = []
+
+    def search(self, image: np.ndarray, *, upright_only: bool = False) -> Found:
+        searches.append(upright_only)
+        return Found([FACE] if len(searches) == 1 else [], [])
+
+    monkeypatch.setattr(UnionDetector, "search", search)
+    model = Anonymizer(tiny_pipeline, detector=UnionDetector(), landmarker=lambda crop: None, gate=FakeGate())
+    model(astronaut)
+    assert searches == [False, True]
+    model(astronaut, boxes=[FACE])
+    assert searches == [False, True, False]
+
+
 @pytest.mark.parametrize("faces", [[], [FACE]])
 def test_a_hint_that_a_mesh_confirms_is_covered_not_replaced(
     tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: list[DetectedFace]

@@ -29,7 +29,7 @@ _LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 _FINE = 1 / 110  # standard deviation that parts fine detail from the rest, as a share of the crop's side
 _GAIN = 1.12  # detail that resampling into the photo takes away again
 _SHARPEN, _BLUR = 1.2, 0.02  # most sharpening, and standard deviation of the most blur as a share of the crop's side
-_GREY = 2.0  # mean difference of a pixel's channels, in levels, up to which a photo has no colours
+_TINTED = 2.0  # mean distance, in levels, from the colour of one luminance up to which a photo has no other colours
 _DOUBT = 0.015  # share of known rim under which the shift fades out
 
 
@@ -204,18 +204,30 @@ def match_camera(picture: np.ndarray, mesh: np.ndarray, mask: np.ndarray, camera
     return np.where(mask[..., None], changed.clip(0, 1), picture)
 
 
-def keep_grey(crop: np.ndarray, context: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Take the colours out of a generated crop where the photo has none, as in black and white photographs.
+def keep_tint(crop: np.ndarray, context: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Give a generated crop the photo's tint where the photo has one alone, as grey, sepia and blued photographs.
 
     Args:
         crop: (S, S, 3) uint8 RGB, generated.
         context: (S, S, 3) uint8 RGB, the photo's crop.
         mask: (S, S) bool, True where the photo is erased and says nothing.
     """
-    seen = context[~mask]
-    if not len(seen) or np.ptp(seen, axis=1).mean() > _GREY:
+    seen = context[~mask].astype(np.float32)
+    if not len(seen):
         return crop
-    return cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    light = seen @ _LUMA
+    tint, *_ = np.linalg.lstsq(_powers(light), seen - light[:, None], rcond=None)
+    if np.abs(seen - light[:, None] - _powers(light) @ tint).max(1).mean() > _TINTED:
+        return crop
+    drawn = crop[mask].astype(np.float32) @ _LUMA
+    toned = crop.copy()
+    toned[mask] = (drawn[:, None] + _powers(drawn.clip(light.min(), light.max())) @ tint).round().clip(0, 255)
+    return toned
+
+
+def _powers(light: np.ndarray) -> np.ndarray:
+    """(N,) luminances in 0..255 -> (N, 3) terms of a quadratic."""
+    return np.stack([np.ones_like(light), light / 255, (light / 255) ** 2], 1)
 
 
 def _hull(mesh: np.ndarray, size: int) -> np.ndarray:

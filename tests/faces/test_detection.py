@@ -146,6 +146,9 @@ def test_a_detector_of_ones_own_sees_every_view():
     assert face.detector == "own"
     assert face.box == pytest.approx((0, 0, 13.33, 13.33), abs=0.01)
     assert sides == [(150, 600), (400, 100), (100, 400), (400, 100), (234, 534)]
+    sides.clear()
+    UnionDetector([own]).search(np.zeros((100, 400, 3), np.uint8), upright_only=True)
+    assert sides == [(150, 600), (234, 534)]
 
 
 class TestAddTurned:

@@ -49,6 +49,12 @@ def test_where_no_mesh_fits_there_is_no_face(astronaut: np.ndarray, landmarker: 
     assert confirm(astronaut, hint(20, 20, 80, 90), landmarker, nothing) is None
 
 
+def test_few_looks_tell_that_there_is_none(astronaut: np.ndarray) -> None:
+    looks: list[np.ndarray] = []
+    assert confirm(astronaut, hint(20, 20, 80, 90), looks.append, nothing) is None
+    assert len(looks) == 4
+
+
 def test_the_mesh_of_a_face_that_is_dealt_with_confirms_nothing(astronaut: np.ndarray, landmarker: FaceMesh) -> None:
     assert confirm(astronaut, hint(205, 90, 255, 150), landmarker, lambda box: True) is None
     assert confirm(astronaut, hint(275, 100, 330, 170), landmarker, nothing) is None  # beside the face

@@ -1,10 +1,11 @@
 import cv2
 import numpy as np
+import pytest
 
 from deid_diffusion.faces.lighting import FaceLight
 from deid_diffusion.faces.rendering import (
     Camera,
-    keep_grey,
+    keep_tint,
     light_texture,
     match_camera,
     read_camera,
@@ -81,9 +82,20 @@ def test_a_sharp_face_is_blurred_to_the_camera() -> None:
     assert detail < 0.03 < read_camera((noise * 255).astype(np.uint8), MESH).detail
 
 
-def test_a_grey_photo_stays_grey_and_a_coloured_one_coloured() -> None:
-    crop, grey = np.full((SIZE, SIZE, 3), (180, 140, 120), np.uint8), np.full((SIZE, SIZE, 3), 90, np.uint8)
-    assert not np.ptp(keep_grey(crop, grey, ERASED), axis=2).any()
-    grey[:8] = (140, 90, 60)
-    assert np.array_equal(keep_grey(crop, grey, ERASED), crop)
-    assert np.array_equal(keep_grey(crop, grey, np.ones_like(ERASED)), crop)
+@pytest.mark.parametrize("tone", [(1.0, 1.0, 1.0), (1.15, 0.98, 0.7), (0.95, 1.0, 1.12)])
+def test_a_photo_of_one_tint_keeps_it(tone: tuple[float, float, float]) -> None:
+    """Grey, sepia, blued: the new face's colours are those that its luminances have in the photo."""
+    rng = np.random.default_rng(0)
+    photo = (rng.uniform(20, 200, (SIZE, SIZE, 1)) * np.array(tone)).clip(0, 255).round().astype(np.uint8)
+    crop = np.full((SIZE, SIZE, 3), (150, 110, 90), np.uint8)
+    toned = keep_tint(crop, photo, ERASED)
+    wanted = np.array(tone) / (np.array(tone) @ (0.299, 0.587, 0.114)) * (crop[0, 0] @ (0.299, 0.587, 0.114))
+    assert np.abs(toned[ERASED] - wanted).max() < 3
+    assert np.array_equal(toned[~ERASED], crop[~ERASED])
+
+
+def test_a_photo_of_several_colours_leaves_the_face_its_own() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    crop = np.full((SIZE, SIZE, 3), (180, 140, 120), np.uint8)
+    assert np.array_equal(keep_tint(crop, photo, ERASED), crop)
+    assert np.array_equal(keep_tint(crop, photo, np.ones_like(ERASED)), crop)

@@ -13,6 +13,7 @@ from deid_diffusion.training.identity_model import (
     PortraitReader,
     align_solids,
     calm_skin,
+    even_light,
     fit_identity_model,
     read_manifest,
     read_portraits,
@@ -70,6 +71,19 @@ def test_skin_is_calmed_and_features_and_beards_stay() -> None:
     assert shaved[forehead[1], forehead[0], 0] > -0.3
     assert shaved[brow[1], brow[0], 0] == -1
     assert bearded[chin[1], chin[0], 0] < shaved[chin[1], chin[0], 0] - 0.1
+
+
+def test_light_from_one_side_and_highlights_leave_noses() -> None:
+    rows, columns = np.mgrid[:64, :64] / 64.0
+    shade = 0.4 * np.tanh(12 * (columns - 0.5)) * np.exp(-(((rows - 0.5) / 0.15) ** 2))
+    gleam = 0.8 * np.exp(-((columns - 0.5) ** 2 + (rows - 0.5) ** 2) / 0.02**2)
+    texture = np.repeat((shade + gleam)[..., None], 3, 2).astype(np.float32)
+    even = even_light(texture)
+    assert (
+        np.abs(even - even[:, ::-1])[28:36, 28:36].max() < 0.1 * np.abs(texture - texture[:, ::-1])[28:36, 28:36].max()
+    )
+    assert even.max() < 0.5 * texture.max()
+    assert np.abs(even_light(np.zeros((64, 64, 3), np.float32))).max() == 0
 
 
 def test_solids_are_turned_to_the_front() -> None:
