@@ -51,7 +51,7 @@ STATIONS = (
     "deid_diffusion.generation.chosen_mesh",
     "deid_diffusion.generation.let_through",
     "deid_diffusion.generation.draw_control",
-    "deid_diffusion.generation.keep_grey",
+    "deid_diffusion.generation.keep_tint",
     "deid_diffusion.faces.blend.warp",
     "deid_diffusion.faces.blend.Canvas.paste",
     "deid_diffusion.faces.blend.Canvas.paste_patch",
