@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -204,7 +205,8 @@ class Anonymizer:
             ready = {}
         known = {k: Donors.from_bytes(person.donors) for k, person in people.items() if person.donors}
         seeds = _seeds(people, options)
-        scene = Scene(photo, canvas, gone, ready, originals, dict(enumerate(chosen)), seeds, known)
+        settle = partial(_settle, people, options)
+        scene = Scene(photo, canvas, gone, ready, originals, dict(enumerate(chosen)), seeds, known, settle)
         return Begun(detected, scene, options, faces, kept, problems, people, whole, chosen, only, seen)
 
     def replace(self, begun: Sequence[Begun]) -> list[dict[int, Replacement]]:
@@ -225,10 +227,6 @@ class Anonymizer:
             canvas.fill(begun.whole[k])  # the parts that were to be kept included
         told = begun.choices if self.pipeline.reads_attributes else [one.of_map() for one in begun.choices]
         faces, people = begun.faces, begun.people
-        for k, person in people.items():
-            if not person.donors and (new := made.get(k)) is not None and new.donors is not None:
-                assert options.pseudonyms is not None
-                options.pseudonyms.remember(person, new.donors.to_bytes())
         records = [
             _record(face, faces.get(k), kept.get(k), problems.get(k), made.get(k), people.get(k), options, told[k])
             for k, face in enumerate(detected)
@@ -345,6 +343,14 @@ def _seeds(people: Mapping[int, Person], options: Options) -> Callable[[int, int
         return (options.seed + k + attempt * _NEXT_ATTEMPT) % 2**63
 
     return seed_of
+
+
+def _settle(people: Mapping[int, Person], options: Options, index: int, donors: Donors) -> Donors:
+    """Keep who stands in a pseudonym's place; in the first photo that says so, for all to come."""
+    if options.pseudonyms is None or index not in people:
+        return donors
+    kept = options.pseudonyms.remember(people[index], donors.to_bytes())
+    return Donors.from_bytes(kept) if kept else donors
 
 
 def _mask(

@@ -200,7 +200,7 @@ def with_people(options: Options, key_file: Path | None, store: Path | None, kee
     from deid_diffusion.identity.keys import read_key
     from deid_diffusion.identity.people import KnownPeople
     from deid_diffusion.identity.pseudonyms import Pseudonyms, default_store
-    from deid_diffusion.identity.recognition import DlibRecogniser
+    from deid_diffusion.identity.recognition import SAME_PSEUDONYM, DlibRecogniser
 
     if key_file is not None and options.seed is not None:
         raise UsageError("--seed and --key-file both say which face a person gets: give one of them")
@@ -215,7 +215,7 @@ def with_people(options: Options, key_file: Path | None, store: Path | None, kee
             read_key(key_file),
             store or default_store(key_file),
             dimension=DlibRecogniser.dimension,
-            threshold=DlibRecogniser.threshold,
+            threshold=SAME_PSEUDONYM,
             recogniser=DlibRecogniser.name,
         )
     return replace(options, keep_people=people, pseudonyms=pseudonyms)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from .attributes.choice import AttributeChoice
+from .errors import DeidError
 from .faces.analysis import FaceAnalysis
 from .faces.blend import Canvas
 from .faces.crop import resized
@@ -65,6 +66,8 @@ class Scene:
         choices: what is kept of each, and changed.
         seed_of: the seed of a face's candidate: (index, attempt) -> 0 to 2**63 - 1.
         people: who stands in a face's place, by its index, where that was chosen before.
+        settle: says who stands in a face's place from now on, (index, the person chosen for it) -> that one, or another
+            whom a photo of the same person got meanwhile.
     """
 
     photo: np.ndarray
@@ -75,6 +78,7 @@ class Scene:
     choices: Mapping[int, AttributeChoice]
     seed_of: Callable[[int, int], int]
     people: Mapping[int, Donors] = field(default_factory=dict)
+    settle: Callable[[int, Donors], Donors] = lambda index, donors: donors
 
 
 class Replacer(Protocol):
@@ -146,6 +150,9 @@ def replace_faces(
 
     Returns:
         For each scene what became of its faces, by their index.
+
+    Raises:
+        DeidError: when the store of pseudonyms cannot be used.
     """
     results: list[dict[int, Replacement]] = [{} for _ in scenes]
     of_scene = {id(scene): result for scene, result in zip(scenes, results, strict=True)}
@@ -163,6 +170,8 @@ def _replace_rows(
     """What became of the faces of one batch; if it fails, each photo's faces are tried apart from other photos'."""
     try:
         made = _choose(pipeline, gate, rows, options, steady)
+    except DeidError:  # the store of pseudonyms cannot be used: no other face would fare better
+        raise
     except Exception as error:  # whatever it was, the faces are covered and the record says why
         apart = [list(group) for _, group in groupby(rows, key=lambda place: id(place.scene))]
         if len(apart) == 1:
@@ -190,34 +199,48 @@ def _choose(
     def seeds_of(wanted: Sequence[tuple[int, int]]) -> list[int]:
         return [rows[row].scene.seed_of(rows[row].index, attempt) for row, attempt in wanted]
 
-    def judged(wanted: Sequence[tuple[int, int]]) -> list[_Candidate]:
-        """Candidates of (row, attempt) pairs; the first shows the person that was chosen before, if any."""
+    def judged(wanted: Sequence[tuple[int, int]], known: Sequence[Donors | None]) -> list[_Candidate]:
+        """Candidates of (row, attempt) pairs, of a person each that is known or is drawn."""
         seeds, some = seeds_of(wanted), conditions.rows([row for row, _ in wanted])
-        chosen = [rows[row].scene.people.get(rows[row].index) if attempt == 0 else None for row, attempt in wanted]
-        some = replace(some, people=tuple(chosen))
+        some = replace(some, people=tuple(known))
         attempts, lasting = [attempt for _, attempt in wanted], steady or options.pseudonyms is not None
         people = draw_people(pipeline, some, seeds, steady=lasting, attempts=attempts)
         crops = generate(pipeline, replace(some, people=tuple(people)), seeds, options)
         each = zip(wanted, crops, seeds, people, strict=True)
         return [rows[row].judged(gate, crop, seed, donors) for (row, _), crop, seed, donors in each]
 
-    tried = [[candidate] for candidate in judged([(row, 0) for row in range(len(rows))])]
+    known = [place.scene.people.get(place.index) for place in rows]
+    tried = [[candidate] for candidate in judged([(row, 0) for row in range(len(rows))], known)]
     for attempt in range(1, options.attempts):  # most faces need one candidate, few need them all
         again = [row for row, candidates in enumerate(tried) if _another(candidates, attempt, options, steady)]
-        for candidate, row in zip(judged([(row, attempt) for row in again]) if again else [], again, strict=True):
+        drawn = judged([(row, attempt) for row in again], [None] * len(again)) if again else []
+        for candidate, row in zip(drawn, again, strict=True):
             tried[row].append(candidate)
-    chosen: list[tuple[Replacement, np.ndarray | None]] = []
-    for all_of_it in tried:
-        passed = [one for one in all_of_it if one.verdict.reason is None]
-        if not passed:
-            last = all_of_it[-1].verdict
-            chosen.append((Replacement(last.reason, None, last.similarity, len(all_of_it)), None))
+    chosen = [_best(candidates) for candidates in tried]
+    for row, best in enumerate(chosen):
+        if best is None or known[row] is not None:
             continue
-        unlike = [one for one in passed if not one.verdict.alike] or [min(passed, key=_last_choice)]
-        best = unlike[0]
-        replacement = Replacement(None, best.seed, best.verdict.similarity, len(all_of_it), best.donors)
-        chosen.append((replacement, best.crop))
-    return chosen
+        settled = rows[row].scene.settle(rows[row].index, best.donors)
+        if settled != best.donors:  # a photo of the same person came first: show whom that one shows
+            (candidate,) = judged([(row, 0)], [settled])
+            tried[row].append(candidate)
+            chosen[row] = candidate if candidate.verdict.reason is None else best
+    return [_replacement(candidates, best) for candidates, best in zip(tried, chosen, strict=True)]
+
+
+def _best(candidates: Sequence[_Candidate]) -> _Candidate | None:
+    """The first candidate that passed and is not alike; if all are, the one least alike; None if none passed."""
+    passed = [candidate for candidate in candidates if candidate.verdict.reason is None]
+    unlike = [candidate for candidate in passed if not candidate.verdict.alike]
+    return unlike[0] if unlike else min(passed, key=_last_choice, default=None)
+
+
+def _replacement(candidates: Sequence[_Candidate], best: _Candidate | None) -> tuple[Replacement, np.ndarray | None]:
+    """What became of a face, and the crop to paste."""
+    if best is None:
+        last = candidates[-1].verdict
+        return Replacement(last.reason, None, last.similarity, len(candidates)), None
+    return Replacement(None, best.seed, best.verdict.similarity, len(candidates), best.donors), best.crop
 
 
 def _another(candidates: Sequence[_Candidate], attempt: int, options: Options, steady: bool) -> bool:

@@ -1,5 +1,7 @@
 """What the gate decides becomes what stands in the picture."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,17 @@ def test_a_pseudonym_is_the_same_person_with_other_attributes(tiny_pipeline, ast
         drawn.append(Pseudonyms(*place, **known).person(np.eye(8)[0]).donors)
     assert len(drawn[0]) == 12
     assert drawn[0] == drawn[1] == drawn[2]
+
+
+def test_photos_of_one_batch_show_one_person_for_a_pseudonym(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
+    """Photos are begun before the first of them has chosen who stands in the person's place."""
+    key = Pseudonyms(Key(bytes(range(32))), tmp_path / "people", dimension=8, threshold=0.9, recogniser="fake")
+    model = make(tiny_pipeline, FakeGate(lambda n: PASS, np.eye(8, dtype=np.float32)[0]), FACE)
+    kept = (("gender", "age"), ("glasses",), (), ("expression",))
+    begun = [model.begin(astronaut, Options(pseudonyms=key, keep=keep)) for keep in kept]
+    assert not any(photo.scene.people for photo in begun)
+    shown = {replace(photo[0].donors, inner=0) for photo in model.replace(begun)}
+    assert len(shown) == 1
 
 
 def test_a_pseudonym_is_not_drawn_again_because_it_is_alike(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..identity.keys import KEY_BYTES, Key
 from ..identity.pseudonyms import Pseudonyms
-from ..identity.recognition import DlibRecogniser
+from ..identity.recognition import SAME_PSEUDONYM, DlibRecogniser
 
 MAX_PHOTOS = 20
 """Photos of a tab at once."""
@@ -80,7 +80,7 @@ class Session:
                 self._store,
                 recogniser=DlibRecogniser.name,
                 dimension=DlibRecogniser.dimension,
-                threshold=DlibRecogniser.threshold,
+                threshold=SAME_PSEUDONYM,
             )
         return self._people
 
