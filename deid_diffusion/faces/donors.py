@@ -27,11 +27,14 @@ _WEIGHTS: Mapping[str, float] = {
 _SEX, _YEARS = 16.0, 0.1  # cost of the other sex, and difference in the logarithm of age that costs 1
 _CHILD = 8.0  # years that are added to an age before the logarithm
 _STRETCH, _ADULT = 1.3, 27.0  # photographs read nearer to this age than the portraits of the identity model
-_YOUNGER, _OLDER = 1.2, 1.4  # how much farther from that age donors are than the faces mixed from them look
+#: Ages that mixed faces look, and ages of the donors that they are mixed from: children of mixed parts look older.
+_LOOKS, _AGES = (7.0, 13.0, _ADULT, 75.0), (0.0, 10.0, _ADULT, 94.0)
 _MIDDLE, _SURE = 0.085, 0.07  # place between the sexes, towards women, and width, in the projected features
 _RIDGE = 1e-3
 _PHRASE = 2.0
 _MOUTH = {"smile": 0.05, "mouth_open": 0.08}  # differences that count as one standard deviation
+_SMILE, _BROADEST = 1.5, 0.13  # how much more donors smile than the faces mixed from them, and the most of it
+_FAR = 4.0  # cost of a difference in expression, at most: somebody rarer is not there
 _EYES = {"eyes_open": 0.07}
 _REST = {"smile": 0.05, "mouth_open": 0.0}
 _PARTED = 0.06  # `measures.FaceMeasures.mouth_open` from which something is seen between the lips
@@ -42,10 +45,12 @@ _NEVER = 1e6  # cost
 _WEARS, _BARE = 0.75, 0.25  # probabilities from which somebody wears glasses, and under which none
 _WEARERS = 0.15  # share of people who wear glasses
 _SEVERAL, _NEARLY = 3, 9.0  # people with glasses, and cost that is worth them: sex and age come first
-_ODD, _USUAL = 25.0, 0.3  # cost of an oddity of 1, and oddity that costs nothing
-_SKIN, _FEATURES, _MOUTHS, _TEETH = 16, 24, 10, 4  # how many of the best people each region is drawn from
-_HEAT = 1.5  # difference in cost at which somebody is drawn e times as rarely
-_EMPHASIS, _MORE, _MOST = 95, 25, 100  # of proportions, in percent: at first, added at each attempt, and in all
+_ODD, _USUAL = 40.0, 0.3  # cost of an oddity of 1, and oddity that costs nothing
+_BEST = 40  # people at most that a region is drawn from
+_SKIN, _FEATURES, _MOUTHS = 7.0, 10.0, 5.0  # least perplexity of the draws of each region
+_TEETH = 4  # people from whom teeth are drawn
+_HEAT, _WARMER = 1.5, 1.2  # difference in cost at which somebody is drawn e times as rarely, and steps to raise it
+_EMPHASIS, _MORE, _MOST = 130, 25, 100  # of proportions, in percent: at first, added at each attempt, and in all
 _WIDEST = 2  # attempts that draw from more people each
 _STREAM = 0x27D4EB2F  # donors are drawn from other random numbers than noise
 
@@ -107,8 +112,7 @@ def _read_age(model: IdentityModel, face: torch.Tensor, middle: torch.Tensor, su
     gram = centred.T @ centred + _RIDGE * len(places) * np.eye(len(basis))
     slope = np.linalg.solve(gram, centred.T @ (ages - ages.mean()))
     age = np.exp(ages.mean() + ((face @ basis.T).double().numpy() - places.mean(0)) @ slope) - _CHILD
-    away = _ADULT * (max(age, 0.5) / _ADULT) ** _STRETCH - _ADULT
-    return float(np.clip(_ADULT + (_OLDER if away > 0 else _YOUNGER) * away, 0, 95))
+    return float(np.interp(_ADULT * (max(age, 0.5) / _ADULT) ** _STRETCH, _LOOKS, _AGES))
 
 
 def wears_glasses(
@@ -200,7 +204,7 @@ def draw_donors(
             more their proportions are emphasised.
     """
     rng, wider = np.random.default_rng(seed ^ _STREAM), 1 + min(attempt, _WIDEST)
-    lips = replace(shown, **_REST) if steady else shown
+    lips = replace(shown, **_REST) if steady else replace(shown, smile=_smile_of_donors(shown.smile))
     allowed = shows_glasses(model) if glasses else _column(model, "glasses") < _BARE
     costs = costs + np.where(allowed, 0, _NEVER)
     lids = _differences(model, shown, _EYES) + _NEVER * (_column(model, "eyes_open") < _CLOSED) * steady
@@ -208,7 +212,7 @@ def draw_donors(
     near = costs + 0.5 * _distances(model, skin)
     eyes = skin if glasses else _draw(near + lids, _FEATURES, rng, wider)
     nose = skin if glasses else _draw(near, _FEATURES, rng, wider)
-    mouth = _draw(near + 2 * _differences(model, lips, _MOUTH), _MOUTHS, rng, wider)
+    mouth = _draw(near + 5 * _differences(model, lips, _MOUTH), _MOUTHS, rng, wider)
     emphasis = _EMPHASIS + min(_MORE * attempt, _MOST)
     return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth, emphasis), shown, seed)
 
@@ -228,25 +232,47 @@ def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: 
     costs = costs + _ODD * _column(model, "oddity") + np.where(gaps < _PARTED, _NEVER, 0)
     costs = costs + _differences(model, shown, {"mouth_open": 2 * _MOUTH["mouth_open"]})
     costs = costs + 0.25 * _distances(model, donors.skin)
-    return replace(donors, inner=_draw(costs, _TEETH, np.random.default_rng(seed ^ _STREAM ^ 1)))
+    best = np.argsort(costs, kind="stable")[:_TEETH]
+    odds = _odds(costs[best] - costs[best[0]], _HEAT)
+    return replace(donors, inner=int(np.random.default_rng(seed ^ _STREAM ^ 1).choice(best, p=odds)))
 
 
-def _draw(costs: np.ndarray, count: int, rng: np.random.Generator, wider: int = 1) -> int:
-    """One of the people who cost least."""
-    best = np.argsort(costs, kind="stable")[: count * wider]
-    odds = np.exp(-(costs[best] - costs[best[0]]) / (_HEAT * wider))
-    return int(rng.choice(best, p=odds / odds.sum()))
+def _smile_of_donors(smile: float) -> float:
+    """How much donors smile whose mixture is to smile so much."""
+    return smile if smile < 0 else max(smile, min(_SMILE * smile, _BROADEST))
+
+
+def _draw(costs: np.ndarray, perplexity: float, rng: np.random.Generator, wider: int = 1) -> int:
+    """One of the people, the likelier the less they cost; the odds are as even as so many people's, at least."""
+    best = np.argsort(costs, kind="stable")[: _BEST * wider]
+    best = best[costs[best] < max(_NEVER, costs[best[0]] + 1)]
+    above, heat = costs[best] - costs[best[0]], _HEAT * wider
+    perplexity = min(perplexity * wider, 0.8 * len(best))
+    while _perplexity(odds := _odds(above, heat)) < perplexity:
+        heat *= _WARMER
+    return int(rng.choice(best, p=odds))
+
+
+def _odds(costs: np.ndarray, heat: float) -> np.ndarray:
+    weights = np.exp(-costs / heat)
+    return weights / weights.sum()
+
+
+def _perplexity(odds: np.ndarray) -> float:
+    """The number of equally likely people among whom a choice would be as open as with these odds."""
+    return float(np.exp(-(odds * np.log(odds.clip(1e-12))).sum()))
 
 
 def _differences(model: IdentityModel, shown: FaceMeasures, scales: Mapping[str, float]) -> np.ndarray:
     """(N,) squared differences of some measures of the mesh, each on its scale."""
-    return sum(((_column(model, name) - getattr(shown, name)) / scale) ** 2 for name, scale in scales.items())
+    away = [(_column(model, name) - getattr(shown, name)) / scale for name, scale in scales.items()]
+    return sum(np.minimum(part**2, _FAR) for part in away)
 
 
 def _distances(model: IdentityModel, person: int) -> np.ndarray:
     """(N,) differences in age, sex to one of the people: parts of a child and of an old man make no face."""
     male, age = _column(model, "male"), _column(model, "age")
-    return 4 * (male - male[person]) ** 2 + ((age - age[person]) / (3 + 0.12 * age[person])) ** 2
+    return 12 * (male - male[person]) ** 2 + ((age - age[person]) / (3 + 0.12 * age[person])) ** 2
 
 
 def _column(model: IdentityModel, name: str) -> np.ndarray:

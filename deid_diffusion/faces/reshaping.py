@@ -8,11 +8,13 @@ import numpy as np
 
 from .chosen_mesh import moved
 from .landmarks import MESH_BROWS, MESH_EYES, MESH_IRISES, MESH_OVAL
-from .resting_face import EYE_CORNERS, MOUTH, MOUTH_CORNERS, frame
+from .measures import measure
+from .resting_face import EYE_CORNERS, MOUTH, MOUTH_CORNERS, frame, is_seen, shape_mouth
 from .semantic_map import mean_mesh
 
 _DOWN = 0.65  # of that, along the face: how high features sit tells the pitch of the head, too
 _REACH = 0.12  # distance to the outline, in crop sides, from which a point goes all the way
+_SMILE, _WIDEST = 1.4, 0.25  # how far smiles are overdone, as others' cheeks fold less, and the most of it
 _MOST = 0.2  # length of the way, in crop sides
 
 
@@ -61,7 +63,10 @@ def project_shape(shape: np.ndarray, mesh: np.ndarray) -> np.ndarray:
 
 
 def with_expression(mesh: np.ndarray, target: np.ndarray, *, eyes: bool = True) -> np.ndarray:
-    """Put a mesh's mouth, gaze and, with ``eyes``, lids and brows between the corners of another's mouth and eyes."""
+    """Put a mesh's mouth, gaze and, with ``eyes``, lids and brows between the corners of another's mouth and eyes.
+
+    Smiles are widened.
+    """
     posed = target.copy()
     groups = [(list(MOUTH), MOUTH_CORNERS)]
     for corners, *points in zip(EYE_CORNERS, MESH_EYES, MESH_IRISES, strict=True):
@@ -71,6 +76,9 @@ def with_expression(mesh: np.ndarray, target: np.ndarray, *, eyes: bool = True) 
     for corners, brow in zip(EYE_CORNERS, MESH_BROWS if eyes else ((), ()), strict=True):
         rows = list(brow)  # half the other person's: raised brows are expression, their place is not
         posed[rows] = (moved(mesh, rows, corners, target, target) + target[rows]) / 2
+    smile = measure(mesh).smile
+    if smile > 0 and is_seen(mesh, MOUTH_CORNERS) and is_seen(posed, MOUTH_CORNERS):
+        shape_mouth(posed, min(_SMILE * smile, max(smile, _WIDEST)), None)
     return posed
 
 

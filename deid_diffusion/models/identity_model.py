@@ -50,7 +50,7 @@ class Donors:
     nose: int
     mouth: int
     inner: int
-    emphasis: int = 95
+    emphasis: int = 130
 
     @property
     def people(self) -> tuple[int, int, int, int, int]:

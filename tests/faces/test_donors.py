@@ -8,7 +8,7 @@ import torch
 from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.faces.donors import attribute_costs, draw_donors, glasses_fit, show_teeth, wears_glasses
 from deid_diffusion.faces.measures import FaceMeasures
-from deid_diffusion.models.identity_model import Donors, IdentityModel
+from deid_diffusion.models.identity_model import MEASURES, Donors, IdentityModel
 from tests.conftest import make_tiny_people
 
 REST = FaceMeasures(0.05, 0.0, 0.3, 0.0, 0.6)
@@ -74,6 +74,24 @@ def test_a_seed_draws_one_person_and_others_draw_others(people: IdentityModel) -
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 50
     assert max(Counter(person.skin for person in drawn).values()) < 20
+
+
+def test_even_where_one_person_fits_best_others_are_drawn(people: IdentityModel) -> None:
+    """Faces of rare attributes must not all get the same person."""
+    costs = np.full(len(people), 200.0)
+    costs[3] = 0.0
+    drawn = [draw_donors(people, costs, REST, seed, glasses=False, steady=False).skin for seed in range(100)]
+    counts = Counter(drawn)
+    assert counts.most_common(1)[0][0] == 3
+    assert counts[3] < 80
+    assert len(counts) >= 5
+
+
+def test_nobody_without_glasses_is_drawn_for_variety_s_sake(people: IdentityModel) -> None:
+    drawn = {
+        draw_donors(people, np.zeros(len(people)), REST, seed, glasses=True, steady=False).eyes for seed in range(40)
+    }
+    assert drawn <= set(np.flatnonzero(people.measures[:, MEASURES.index("glasses")] > 0.75))
 
 
 def test_later_attempts_emphasise_more_up_to_a_limit(people: IdentityModel) -> None:

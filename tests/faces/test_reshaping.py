@@ -4,6 +4,7 @@ import pytest
 from deid_diffusion.faces.landmarks import MESH_OVAL
 from deid_diffusion.faces.measures import measure
 from deid_diffusion.faces.reshaping import project_shape, reshape_mesh, with_expression
+from deid_diffusion.faces.resting_face import shape_mouth
 from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
 
 SHAPE = np.column_stack([mean_mesh(1), np.linspace(-0.1, 0.1, 478)]).astype(np.float32)
@@ -59,3 +60,12 @@ def test_expressions_are_put_between_the_corners() -> None:
     smile, rest = mean_mesh(200), mean_mesh(200)
     smile[[61, 291], 1] -= 6
     assert measure(with_expression(smile, rest)).smile > measure(rest).smile + 0.02
+
+
+def test_smiles_are_widened_and_sadness_is_not() -> None:
+    mesh = mean_mesh(200)
+    smiling, sad = mesh.copy(), mesh.copy()
+    shape_mouth(smiling, 0.1, None)
+    shape_mouth(sad, -0.1, None)
+    assert measure(with_expression(smiling, mesh)).smile == pytest.approx(0.14, abs=0.01)
+    assert measure(with_expression(sad, mesh)).smile == pytest.approx(-0.1, abs=0.01)
