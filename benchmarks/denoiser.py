@@ -36,13 +36,13 @@ COLUMNS = (
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """The mean of the values that are there, NaN without any."""
+    """Average the values that are there; NaN without any."""
     there = [value for value in values if value is not None]
     return float(np.mean(there)) if there else float("nan")
 
 
 def row(strength: float, looks: list[PhotoLook], seconds: float) -> list[str]:
-    """One line of the table, from the photos in which a face is found before and after."""
+    """Format one line of the table, from the photos in which a face is found before and after."""
     faces = [photo.face for photo in looks if photo.face is not None and photo.face.found]
     pairs = [face.embeddings[0] for face in faces]
     readings = [face.readings for face in faces if face.readings is not None]

@@ -200,7 +200,7 @@ def _choose(
         return [rows[row].scene.seed_of(rows[row].index, attempt) for row, attempt in wanted]
 
     def judged(wanted: Sequence[tuple[int, int]], known: Sequence[Donors | None]) -> list[_Candidate]:
-        """Candidates of (row, attempt) pairs, of a person each that is known or is drawn."""
+        """Judge candidates of (row, attempt) pairs, of a person each that is known or is drawn."""
         seeds, some = seeds_of(wanted), conditions.rows([row for row, _ in wanted])
         some = replace(some, people=tuple(known))
         attempts, lasting = [attempt for _, attempt in wanted], steady or options.pseudonyms is not None
@@ -229,14 +229,14 @@ def _choose(
 
 
 def _best(candidates: Sequence[_Candidate]) -> _Candidate | None:
-    """The first candidate that passed and is not alike; if all are, the one least alike; None if none passed."""
+    """Choose the first candidate that passed and is not alike; if all are, the one least alike; None if none passed."""
     passed = [candidate for candidate in candidates if candidate.verdict.reason is None]
     unlike = [candidate for candidate in passed if not candidate.verdict.alike]
     return unlike[0] if unlike else min(passed, key=_last_choice, default=None)
 
 
 def _replacement(candidates: Sequence[_Candidate], best: _Candidate | None) -> tuple[Replacement, np.ndarray | None]:
-    """What became of a face, and the crop to paste."""
+    """Say what became of a face, and return the crop to paste."""
     if best is None:
         last = candidates[-1].verdict
         return Replacement(last.reason, None, last.similarity, len(candidates)), None

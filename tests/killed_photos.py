@@ -1,4 +1,4 @@
-"""Runs over a folder of photos, each killed at another moment, for ``test_fail_closed.py``.
+"""Kill runs over a folder of photos, each at another moment, for ``test_fail_closed.py``.
 
 An interpreter of its own: a fork of one in which other tests left threads may hang.
 """

@@ -238,12 +238,12 @@ def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: 
 
 
 def _smile_of_donors(smile: float) -> float:
-    """How much donors smile whose mixture is to smile so much."""
+    """Return how much donors smile whose mixture is to smile so much."""
     return smile if smile < 0 else max(smile, min(_SMILE * smile, _BROADEST))
 
 
 def _draw(costs: np.ndarray, perplexity: float, rng: np.random.Generator, wider: int = 1) -> int:
-    """One of the people, the likelier the less they cost; the odds are as even as so many people's, at least."""
+    """Draw one of the people, the likelier the less they cost; the odds are as even as so many people's, at least."""
     best = np.argsort(costs, kind="stable")[: _BEST * wider]
     best = best[costs[best] < max(_NEVER, costs[best[0]] + 1)]
     above, heat = costs[best] - costs[best[0]], _HEAT * wider
@@ -254,12 +254,13 @@ def _draw(costs: np.ndarray, perplexity: float, rng: np.random.Generator, wider:
 
 
 def _odds(costs: np.ndarray, heat: float) -> np.ndarray:
+    """Return probabilities that fall exponentially with the costs."""
     weights = np.exp(-costs / heat)
     return weights / weights.sum()
 
 
 def _perplexity(odds: np.ndarray) -> float:
-    """The number of equally likely people among whom a choice would be as open as with these odds."""
+    """Return the number of equally likely people among whom a choice would be as open as with these odds."""
     return float(np.exp(-(odds * np.log(odds.clip(1e-12))).sum()))
 
 
