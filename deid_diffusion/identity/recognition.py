@@ -34,8 +34,7 @@ FALSE_MATCH_RATE = 1e-3
 
 SAME_PSEUDONYM = 0.942
 """The same at a false match rate of 2e-4, from which a face joins a person of a store: each new face is compared with
-everybody in it, and one that joins a stranger gives two people one pseudonym. In a store of the 600 photos, 16 % of the
-faces share a pseudonym with a stranger (54 % at `SAME_PERSON`), and 82 % of the people have one pseudonym (80 %)."""
+everybody in it, and one that joins a stranger gives two people one pseudonym."""
 
 ALIKE = 0.8854
 """The same at a false match rate of 0.1: of two faces over it, one could stand for the other in a crowd."""
