@@ -195,7 +195,9 @@ class Anonymizer:
         kept |= {k: "a person to keep" for k, one in originals.items() if _consents(faces[k], one, options)}
         shape = (photo.shape[0], photo.shape[1])
         whole = [_mask(k, face, faces, kept, shape) for k, face in enumerate(detected)]
-        ready = {k: _spare(photo, one, options) for k, one in faces.items() if k not in kept and k not in problems}
+        # what the detector sees best is in front of what overlaps it, so it is pasted last
+        behind = sorted(faces, key=lambda k: detected[k].score)
+        ready = {k: _spare(photo, faces[k], options) for k in behind if k not in kept and k not in problems}
         masks = [ready[k].mask if k in ready else mask for k, mask in enumerate(whole)]
         canvas, gone = Canvas(photo, masks, options.fill_colour), touched(shape, masks)
         people = _people(ready, originals, options)
@@ -224,7 +226,7 @@ class Anonymizer:
         shape = (canvas.pixels.shape[0], canvas.pixels.shape[1])
         problems = {**begun.problems, **{k: one.reason for k, one in made.items() if one.reason is not None}}
         for k in problems:
-            canvas.fill(begun.whole[k])  # the parts that were to be kept included
+            canvas.fill(begun.whole[k], k)  # the parts that were to be kept included
         told = begun.choices if self.pipeline.reads_attributes else [one.of_map() for one in begun.choices]
         faces, people = begun.faces, begun.people
         records = [

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .crop import extract, frame_from_box, frame_from_mesh, invert, transform
+from .crop import extract, extract_mirrored, frame_from_box, frame_from_mesh, invert, transform
 from .detected_face import DetectedFace
 from .landmarks import FaceMesh, Landmarker, five_points
-from .mask import DILATION, PasteMask, box_outline, face_outline, paste_mask
+from .mask import AT_EDGE, DILATION, PasteMask, box_outline, face_outline, limit_mask, paste_mask
 from .merge import overlaps
 from .semantic_map import draw_semantic_map, mean_mesh
 
@@ -64,12 +64,13 @@ def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, 
         matrix = frame_from_box(face.box, face.points, size)
         points = None if face.points is None else transform(face.points, matrix)
         in_photo = transform(mean_mesh(size, points), invert(matrix))
-        fits = face.points is not None and _overlap(in_photo, face.box) > _FITS
+        fits = face.points is not None and _overlap(in_photo, face.box, photo) > _FITS
         matrix = frame_from_mesh(in_photo, size)  # as tight as for a face with a mesh
         guess = transform(in_photo, matrix)
         outlines = face_outline(guess, size)
         outlines.append(_hull(face, matrix) if fits else box_outline(face.box, matrix))
         mask = paste_mask(outlines, matrix, shape, size, _GUESS_DILATION if fits else _BOX_DILATION)
+        mask = limit_mask(mask, face.box, matrix, size)
         return FaceAnalysis(face, matrix, None, guess, draw_semantic_map(guess, size), mask)
     matrix = frame_from_mesh(mesh, size)
     mesh = transform(mesh, matrix)
@@ -77,6 +78,7 @@ def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, 
     if face.points is not None:  # a mesh that misses what the detector saw must not leave it bare
         outlines.append(_hull(face, matrix))
     mask = paste_mask(outlines, matrix, shape, size, DILATION if sure else _BOX_DILATION)
+    mask = mask if sure else limit_mask(mask, face.box, matrix, size)
     return FaceAnalysis(face, matrix, mesh, mesh, draw_semantic_map(mesh, size), mask)
 
 
@@ -90,9 +92,33 @@ def _mesh_in_photo(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker
     """Find a face's mesh, (478, 2) photo pixels, or None, and say whether its score is high."""
     look = frame_from_box(face.box, face.points, _LOOK)
     mesh = landmarker(extract(photo, look, _LOOK))
-    if mesh is not None and _overlap(mesh := transform(mesh, invert(look)), face.box) > _OVERLAP:
+    if mesh is not None and _overlap(mesh := transform(mesh, invert(look)), face.box, photo) > _OVERLAP:
         return mesh, True
-    return _doubtful_mesh(photo, face, landmarker) if isinstance(landmarker, FaceMesh) else None, False
+    mesh = _doubtful_mesh(photo, face, landmarker) if isinstance(landmarker, FaceMesh) else None
+    return _mirrored_mesh(photo, face, landmarker) if mesh is None else mesh, False
+
+
+def _mirrored_mesh(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker) -> np.ndarray | None:
+    """Find the mesh of a face that the photo's edge cuts off, on the photo and its mirror image, if any."""
+    if not _is_cut(face.box, photo) or face.points is None:
+        return None
+    look = frame_from_box(face.box, face.points, _LOOK)
+    mesh = landmarker(extract_mirrored(photo, look, _LOOK))
+    if mesh is None:
+        return None
+    points = five_points(mesh := transform(mesh, invert(look)))
+    shown = ((points >= 0) & (points < (photo.shape[1], photo.shape[0]))).all(1)
+    away = np.linalg.norm(points - face.points, axis=1)[shown]
+    side = float(np.sqrt((face.box[2] - face.box[0]) * (face.box[3] - face.box[1])))
+    near = shown.any() and float(away.mean()) < _AWAY * side
+    return mesh if near and _overlap(mesh, face.box, photo) > _OVERLAP else None
+
+
+def _is_cut(box: tuple[float, float, float, float], photo: np.ndarray) -> bool:
+    """Whether the photo's edge cuts a face off."""
+    height, width = photo.shape[:2]
+    x0, y0, x1, y1 = box
+    return x0 <= AT_EDGE or y0 <= AT_EDGE or x1 >= width - AT_EDGE or y1 >= height - AT_EDGE
 
 
 def _doubtful_mesh(photo: np.ndarray, face: DetectedFace, landmarker: FaceMesh) -> np.ndarray | None:
@@ -107,12 +133,13 @@ def _doubtful_mesh(photo: np.ndarray, face: DetectedFace, landmarker: FaceMesh) 
         for mesh in landmarker.doubtful(extract(photo, look, _LOOK)):
             mesh = transform(mesh, invert(look))
             away = float(np.linalg.norm(five_points(mesh) - face.points, axis=1).mean()) / side
-            overlap = _overlap(mesh, face.box)
+            overlap = _overlap(mesh, face.box, photo)
             if away < _AWAY and overlap > _LEAST_OVERLAP and away - _OF_OVERLAP * overlap < least:
                 best, least = mesh, away - _OF_OVERLAP * overlap
     return best
 
 
-def _overlap(mesh: np.ndarray, box: tuple[float, float, float, float]) -> float:
-    """Overlap of a mesh's box, (478, 2) photo pixels, and another box, over their union, 0 to 1."""
-    return float(overlaps(np.concatenate([mesh.min(0), mesh.max(0)]), np.array([box]))[0][0])
+def _overlap(mesh: np.ndarray, box: tuple[float, float, float, float], photo: np.ndarray) -> float:
+    """Overlap of a mesh's box, (478, 2) photo pixels, as far as the photo shows it, and another, over their union."""
+    corners = np.concatenate([mesh.min(0), mesh.max(0)]).clip(0, (photo.shape[1], photo.shape[0]) * 2)
+    return float(overlaps(corners, np.array([box]))[0][0])

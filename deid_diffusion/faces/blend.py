@@ -44,6 +44,7 @@ class Canvas:
         """Take a (H, W, 3) uint8 photo, the mask of each face, and what covers are made of, see `COVER_COLOURS`."""
         self.pixels = photo.copy()
         self._masks, self._colour = masks, colour
+        self._replaced: dict[int, PasteMask] = {}
         self._original = np.zeros(photo.shape[:2], bool)  # pixels that are, or were, an original face's
         for mask in masks:
             self.pixels[mask.window][mask.alpha >= 1] = FILL
@@ -51,16 +52,23 @@ class Canvas:
 
     def paste(self, index: int, crop: np.ndarray, matrix: np.ndarray) -> None:
         """Put a (S, S, 3) uint8 replacement over face ``index``, by its (2, 3) crop matrix."""
-        mask = self._masks[index]
-        if not mask.alpha.size:
-            return
-        height, width = mask.alpha.shape
-        shifted = invert(matrix)
-        shifted[:, 2] -= (mask.left, mask.top)
-        self.paste_patch(index, warp(crop, shifted, (width, height)))
+        if self._masks[index].alpha.size:
+            self.paste_patch(index, self._in_photo(index, crop, matrix))
 
     def paste_patch(self, index: int, patch: np.ndarray) -> None:
         """Put a replacement of face ``index``'s whole window, (h, w, 3) uint8, where and as far as its mask says."""
+        self._lay(index, patch)
+        self._replaced[index] = self._masks[index]
+
+    def _in_photo(self, index: int, crop: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """Resample a crop to the window of a face's mask."""
+        mask = self._masks[index]
+        height, width = mask.alpha.shape
+        shifted = invert(matrix)
+        shifted[:, 2] -= (mask.left, mask.top)
+        return warp(crop, shifted, (width, height))
+
+    def _lay(self, index: int, patch: np.ndarray) -> None:
         mask = self._masks[index]
         weight, under = mask.alpha[..., None], self.pixels[mask.window]
         mixed = np.clip(patch.astype(np.float32) * weight + under * (1 - weight) + 0.5, 0, 255).astype(np.uint8)
@@ -72,21 +80,29 @@ class Canvas:
         window = self._masks[index].window
         before = self.pixels[window].copy()
         try:
-            self.paste(index, crop, matrix)
+            if before.size:
+                self._lay(index, self._in_photo(index, crop, matrix))
             yield self.pixels
         finally:
             self.pixels[window] = before
 
     def cover(self, index: int) -> None:
         """Hide all of face ``index``, its ring included."""
-        self.fill(self._masks[index])
+        self.fill(self._masks[index], index)
 
-    def fill(self, mask: PasteMask) -> None:
-        """Hide every pixel that a mask touches, whether it is one of the canvas's or not.
+    def fill(self, mask: PasteMask, index: int | None = None) -> None:
+        """Hide every pixel that a mask touches, but for those that show a replacement and nothing else.
 
         The colours come from around the mask; no pixel of any face is read.
+
+        Args:
+            mask: of a face, whether it is one of the canvas's or not.
+            index: of that face, if it is one; its own replacement is hidden, too.
         """
+        self._replaced.pop(index, None)
         hidden = mask.alpha > 0
+        for other in self._replaced.values():
+            _leave_out(hidden, mask, other)
         self.pixels[mask.window][hidden] = FILL
         self._original[mask.window] |= hidden
         if self._colour == "grey" or not hidden.any():
@@ -101,6 +117,17 @@ class Canvas:
         inside[mask.window] = hidden
         here = inside[rows, columns]
         window[here] = np.clip(filled[here] + 0.5, 0, 255).astype(np.uint8)
+
+
+def _leave_out(hidden: np.ndarray, mask: PasteMask, other: PasteMask) -> None:
+    """Take the pixels on which another mask is 1 out of those that a mask hides, (h, w) bool, in place."""
+    (height, width), (rows, columns) = mask.alpha.shape, other.alpha.shape
+    top, left = max(mask.top, other.top), max(mask.left, other.left)
+    bottom, right = min(mask.top + height, other.top + rows), min(mask.left + width, other.left + columns)
+    if top >= bottom or left >= right:
+        return
+    covered = other.alpha[top - other.top : bottom - other.top, left - other.left : right - other.left] >= 1
+    hidden[top - mask.top : bottom - mask.top, left - mask.left : right - mask.left] &= ~covered
 
 
 def match_rim(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: float = 0.06) -> np.ndarray:

@@ -111,6 +111,23 @@ def extract(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return warp(image[y0:y1, x0:x1], shifted, (size, size))
 
 
+def extract_mirrored(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """The crop as of `extract`; past its edge the photo goes on as its mirror image, which completes a half face."""
+    square = np.array([(0, 0), (size, 0), (0, size), (size, size)], np.float32)
+    corners = transform(square, invert(matrix))
+    low, high = np.floor(corners.min(0)).astype(int) - 4, np.ceil(corners.max(0)).astype(int) + 4
+    height, width = image.shape[:2]
+    columns, rows = (_mirrored(np.arange(low[k], high[k]), side) for k, side in enumerate((width, height)))
+    shifted = matrix.copy()
+    shifted[:, 2] += matrix[:, :2] @ low.astype(np.float32)
+    return warp(image[np.ix_(rows, columns)], shifted, (size, size))
+
+
+def _mirrored(places: np.ndarray, side: int) -> np.ndarray:
+    """Places along a side that goes on as its mirror image, as places 0 to side - 1."""
+    return np.where((folded := places % (2 * side)) < side, folded, 2 * side - 1 - folded)
+
+
 def resized(matrix: np.ndarray, factor: float) -> np.ndarray:
     """The (2, 3) matrix of a crop with so many times as many pixels a side."""
     moved = factor * matrix

@@ -37,7 +37,9 @@ _SMILE, _BROADEST = 1.5, 0.13  # how much more donors smile than the faces mixed
 _FAR = 4.0  # cost of a difference in expression, at most: somebody rarer is not there
 _EYES = {"eyes_open": 0.07}
 _REST = {"smile": 0.05, "mouth_open": 0.0}
-_PARTED = 0.06  # `measures.FaceMeasures.mouth_open` from which something is seen between the lips
+_PARTED, _WIDE, _TOO_WIDE = 0.06, 0.24, 0.36  # `measures.FaceMeasures.mouth_open` from which something is seen between
+# the lips, that of the donors of wider ones, and from which what is carried to the mean mesh is a tongue and no lip
+_LOPSIDED = 0.8  # `IdentityModel.asymmetry` that costs nothing
 _DARK, _BRIGHTER, _BRIGHTNESS = -0.8, 6.0, (-1.2, -0.15)  # `IdentityModel.teeth` at rest, more in smiles, and its range
 _SUITS = 0.3  # difference from that which is no flaw
 _CLOSED = 0.2  # `measures.FaceMeasures.eyes_open` under which eyes may be closed
@@ -204,15 +206,17 @@ def draw_donors(
             more their proportions are emphasised.
     """
     rng, wider = np.random.default_rng(seed ^ _STREAM), 1 + min(attempt, _WIDEST)
-    lips = replace(shown, **_REST) if steady else replace(shown, smile=_smile_of_donors(shown.smile))
+    lips = replace(shown, smile=_smile_of_donors(shown.smile), mouth_open=min(shown.mouth_open, _WIDE))
+    lips = replace(shown, **_REST) if steady else lips
     allowed = shows_glasses(model) if glasses else _column(model, "glasses") < _BARE
     costs = costs + np.where(allowed, 0, _NEVER)
     lids = _differences(model, shown, _EYES) + _NEVER * (_column(model, "eyes_open") < _CLOSED) * steady
     skin = _draw(costs + lids + _differences(model, lips, _MOUTH), _SKIN, rng, wider)
     near = costs + 0.5 * _distances(model, skin)
-    eyes = skin if glasses else _draw(near + lids, _FEATURES, rng, wider)
+    eyes = skin if glasses else _draw(near + lids + _lopsided(model, "eyes"), _FEATURES, rng, wider)
     nose = skin if glasses else _draw(near, _FEATURES, rng, wider)
-    mouth = _draw(near + 5 * _differences(model, lips, _MOUTH), _MOUTHS, rng, wider)
+    unfit = _lopsided(model, "mouth") + np.where(_column(model, "mouth_open") > _TOO_WIDE, _NEVER, 0)
+    mouth = _draw(near + 5 * _differences(model, lips, _MOUTH) + unfit, _MOUTHS, rng, wider)
     emphasis = _EMPHASIS + min(_MORE * attempt, _MOST)
     return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth, emphasis), shown, seed)
 
@@ -229,12 +233,18 @@ def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: 
     gaps = _column(model, "mouth_open")
     if gaps[donors.mouth] >= _PARTED and costs[donors.mouth] < 1:
         return replace(donors, inner=donors.mouth)
-    costs = costs + _ODD * _column(model, "oddity") + np.where(gaps < _PARTED, _NEVER, 0)
-    costs = costs + _differences(model, shown, {"mouth_open": 2 * _MOUTH["mouth_open"]})
+    costs = costs + _ODD * _column(model, "oddity") + np.where((gaps < _PARTED) | (gaps > _TOO_WIDE), _NEVER, 0)
+    lips = replace(shown, mouth_open=min(shown.mouth_open, _WIDE))
+    costs = costs + _differences(model, lips, {"mouth_open": 2 * _MOUTH["mouth_open"]})
     costs = costs + 0.25 * _distances(model, donors.skin)
     best = np.argsort(costs, kind="stable")[:_TEETH]
     odds = _odds(costs[best] - costs[best[0]], _HEAT)
     return replace(donors, inner=int(np.random.default_rng(seed ^ _STREAM ^ 1).choice(best, p=odds)))
+
+
+def _lopsided(model: IdentityModel, region: str) -> np.ndarray:
+    """(N,) costs of eyes and mouths whose sides differ: light from one side, a glance aside or a hand is left in them."""
+    return _ODD * (model.asymmetry(region) - _LOPSIDED).clip(0)
 
 
 def _smile_of_donors(smile: float) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
-from .crop import similarity, transform, warp
+from .crop import extract_mirrored, similarity, transform
 from .detected_face import DetectedFace
 from .landmarks import Landmarker
 from .merge import overlaps
@@ -67,7 +67,7 @@ def _meshes(photo: np.ndarray, box: Box, roll: float, landmarker: Landmarker) ->
     centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     for wider in _WIDTHS:
         matrix = similarity(centre, wider * max(box[2] - box[0], box[3] - box[1]), roll, _LOOK)
-        look = _surroundings(photo, matrix)
+        look = extract_mirrored(photo, matrix, _LOOK)
         for mirror in (False, True):
             mesh = landmarker(look[:, ::-1] if mirror else look)
             if mesh is None:
@@ -77,23 +77,6 @@ def _meshes(photo: np.ndarray, box: Box, roll: float, landmarker: Landmarker) ->
             points = transform(flipped, cv2.invertAffineTransform(matrix))
             x0, y0, x1, y1 = np.concatenate([points.min(0), points.max(0)]).clip(0, (width, height) * 2).tolist()
             yield (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
-
-
-def _surroundings(photo: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A look, (S, S, 3) uint8; past its edge the photo goes on as its mirror image, which completes a half face."""
-    square = np.array([(0, 0), (_LOOK, 0), (0, _LOOK), (_LOOK, _LOOK)], np.float32)
-    corners = transform(square, cv2.invertAffineTransform(matrix))
-    low, high = np.floor(corners.min(0)).astype(int) - 4, np.ceil(corners.max(0)).astype(int) + 4
-    height, width = photo.shape[:2]
-    columns, rows = (_mirrored(np.arange(low[k], high[k]), side) for k, side in enumerate((width, height)))
-    shifted = matrix.copy()
-    shifted[:, 2] += matrix[:, :2] @ low.astype(np.float32)
-    return warp(photo[np.ix_(rows, columns)], shifted, (_LOOK, _LOOK))
-
-
-def _mirrored(places: np.ndarray, side: int) -> np.ndarray:
-    """Places along a side that goes on as its mirror image, as places 0 to side - 1."""
-    return np.where((folded := places % (2 * side)) < side, folded, 2 * side - 1 - folded)
 
 
 def _fits(box: Box, hint: Box) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from .texture import silhouette
 #: pixel of the face itself is ever blended with its replacement.
 DILATION = 0.03
 FEATHER = 0.02
+AT_EDGE = 2  # distance to the photo's edge, in pixels, at which a box is cut off by it
 _FINER = 2  # pixels of the silhouette to one of the crop, along a line
 
 
@@ -117,7 +118,7 @@ def no_mask(photo_shape: tuple[int, int]) -> PasteMask:
 
 
 def box_mask(box: tuple[float, float, float, float], photo_shape: tuple[int, int]) -> PasteMask:
-    """An opaque box grown by a fifth and more above the brows: the last resort for a face that cannot be measured.
+    """An opaque, rounded box grown by a fifth and more above the brows: the last resort for a face that cannot be measured.
 
     Args:
         box: x0, y0, x1, y1 in photo pixels.
@@ -126,10 +127,50 @@ def box_mask(box: tuple[float, float, float, float], photo_shape: tuple[int, int
     x0, y0, x1, y1 = box
     width, height = 0.2 * (x1 - x0) + 1, 0.2 * (y1 - y0) + 1
     rows, columns = photo_shape
-    top, left = (int(min(max(0, v), limit)) for v, limit in ((y0 - 1.5 * height, rows), (x0 - width, columns)))
-    bottom = int(np.clip(np.ceil(y1 + height), top, rows))
-    right = int(np.clip(np.ceil(x1 + width), left, columns))
-    return PasteMask(np.ones((bottom - top, right - left), np.float32), top, left, photo_shape)
+    sides = (x0 - width, y0 - 1.5 * height, x1 + width, y1 + height)
+    left, top = (int(min(max(0, v), limit)) for v, limit in zip(sides, (columns, rows), strict=False))
+    bottom = int(np.clip(np.ceil(sides[3]), top, rows))
+    right = int(np.clip(np.ceil(sides[2]), left, columns))
+    across = (2 * np.arange(left, right) + 1 - sides[0] - sides[2]) / (sides[2] - sides[0])
+    down = (2 * np.arange(top, bottom) + 1 - sides[1] - sides[3]) / (sides[3] - sides[1])
+    rounded = across**4 + down[:, None] ** 4 <= 1  # a superellipse: square corners are seen at once
+    return PasteMask(rounded.astype(np.float32), top, left, photo_shape)
+
+
+def limit_mask(
+    mask: PasteMask, box: tuple[float, float, float, float], matrix: np.ndarray, crop_size: int
+) -> PasteMask:
+    """Keep a mask whose outline was guessed near the detector's box: a rounded rectangle a little larger than it.
+
+    Where the photo's edge cuts the face off, its mirror image completes the box.
+
+    Args:
+        mask: of a face.
+        box: x0, y0, x1, y1 in photo pixels.
+        matrix: (2, 3) crop matrix, photo to crop.
+        crop_size: side of the crop, in pixels.
+    """
+    height, width = mask.photo_shape
+    x0, y0, x1, y1 = box
+    whole = (
+        2 * x0 - x1 if x0 <= AT_EDGE else x0,
+        2 * y0 - y1 if y0 <= AT_EDGE else y0,
+        2 * x1 - x0 if x1 >= width - AT_EDGE else x1,
+        2 * y1 - y0 if y1 >= height - AT_EDGE else y1,
+    )
+    outlines = [_rounded(shape, matrix) for shape in dict.fromkeys((box, whole))]
+    limit = paste_mask(outlines, matrix, mask.photo_shape, crop_size).full()
+    return replace(mask, alpha=mask.alpha * limit[mask.window])
+
+
+def _rounded(box: tuple[float, float, float, float], matrix: np.ndarray) -> np.ndarray:
+    """(96, 2) superellipse, crop pixels, that passes near the corners of a box in photo pixels."""
+    x0, y0, x1, y1 = box
+    turn = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    across, down = (np.sign(part) * np.sqrt(np.abs(part)) for part in (np.cos(turn), np.sin(turn)))
+    x = (x0 + x1) / 2 + 1.15 * (x1 - x0) / 2 * across
+    y = (y0 + y1) / 2 + (1.25 * down - 0.05) * (y1 - y0) / 2
+    return transform(np.stack([x, y], 1).astype(np.float32), matrix)
 
 
 def box_outline(box: tuple[float, float, float, float], matrix: np.ndarray) -> np.ndarray:

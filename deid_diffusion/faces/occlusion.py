@@ -24,7 +24,9 @@ _OPEN = 0.02  # least width of what stands in front, in sides
 _LEAST = 0.004  # least area, likewise squared
 _MOST = 0.6  # share of the face over which the search has failed
 _REACH, _SAME = 25, 0.12  # pixels, and difference of colours in 0..1, that it goes on past the silhouette
-_GROWTH, _FEATHER = 0.006, 0.012  # the mask reaches over the edge of what stands in front, then fades out on it
+_SURELY_SKIN, _RAGGED = 0.6, 6.0  # of the least difference of something else; depth, in pixels, of its edge
+_SMOOTH = 1.5  # standard deviation, in pixels, that its outline is smoothed by
+_GROWTH, _FEATHER = 0.006, 0.02  # the mask reaches over the edge of what stands in front, then fades out on it
 
 
 def find_occluders(photo: np.ndarray, mesh: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray | None:
@@ -59,12 +61,13 @@ def find_occluders(photo: np.ndarray, mesh: np.ndarray, matrix: np.ndarray, size
     axis = _down(mesh)
     height = np.stack(np.meshgrid(*[np.arange(_SIZE) + 0.5] * 2), -1) @ axis
     above = height < float((brows @ axis).min())
-    other = np.where(above, (luminance < -_DARK) | (luminance > _BRIGHT) | (hue > _HUE), hue > _THING)
-    other = (other & skin).astype(np.uint8)
+    unlike = np.maximum(np.maximum(-luminance / _DARK, luminance / _BRIGHT), hue / _HUE)
+    unlike = np.where(above, unlike, hue / _THING)
+    other = ((unlike > 1) & skin).astype(np.uint8)
     reach = max(3, round(_OPEN * _SIZE) | 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
     other = cv2.morphologyEx(cv2.morphologyEx(other, cv2.MORPH_CLOSE, kernel), cv2.MORPH_OPEN, kernel)
-    return _reaching(other > 0, inside, crop)
+    return _reaching(other > 0, inside, crop, above, inside & (unlike < _SURELY_SKIN))
 
 
 def spare_occluders(mask: PasteMask, occluders: np.ndarray, matrix: np.ndarray, size: int) -> PasteMask:
@@ -96,8 +99,18 @@ def _down(mesh: np.ndarray) -> np.ndarray:
     return np.array([-y, x])
 
 
-def _reaching(other: np.ndarray, inside: np.ndarray, crop: np.ndarray) -> np.ndarray | None:
-    """The pieces, large enough, that touch the silhouette's edge, grown to it; None without any or with too many."""
+def _reaching(
+    other: np.ndarray, inside: np.ndarray, crop: np.ndarray, above: np.ndarray, bare: np.ndarray
+) -> np.ndarray | None:
+    """The pieces, large enough, that touch the silhouette's edge, grown past it; None without any or with too many.
+
+    Args:
+        other: (S, S) bool, what is not skin, without gaps.
+        inside: (S, S) bool, the silhouette.
+        crop: (S, S, 3) float32.
+        above: (S, S) bool, above the brows.
+        bare: (S, S) bool, what is skin for certain: at the edge of a piece it is none of it.
+    """
     edge = inside & ~(cv2.erode(inside.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0)
     count, pieces, figures, _ = cv2.connectedComponentsWithStats(other.astype(np.uint8), connectivity=8)
     kept = np.zeros_like(other)
@@ -107,8 +120,18 @@ def _reaching(other: np.ndarray, inside: np.ndarray, crop: np.ndarray) -> np.nda
             kept |= region
     if not kept.any() or kept[inside].mean() > _MOST:
         return None
-    # past the silhouette it goes on as far as it looks the same: what else is there may be the cheek that a mesh missed
+    depth = cv2.distanceTransform(kept.astype(np.uint8), cv2.DIST_L2, 5)
+    kept &= ~(bare & (depth < _RAGGED))
+    kept = cv2.GaussianBlur(kept.astype(np.float32), (0, 0), _SMOOTH) > 0.5  # no scallops, no holes
+    # past the silhouette it goes on as far as it looks the same: what else is there may be the cheek that a mesh
+    # missed; above the brows, hair and hats go on whatever they look like
     near = cv2.dilate(kept.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_REACH, _REACH))) > 0
     colours = fill_from_surroundings(crop, ~kept)
     same = np.abs(crop - colours).max(2) < _SAME
-    return kept | (near & ~inside & same)
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~inside).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    beside = np.zeros(int(nearest.max()) + 1, bool)
+    beside[nearest[inside]] = cv2.dilate(kept.astype(np.uint8), np.ones((3, 3), np.uint8))[inside] > 0
+    grown = kept | (near & ~inside & (same | (above & beside[nearest])))
+    return cv2.morphologyEx(grown.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0

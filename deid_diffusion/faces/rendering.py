@@ -10,9 +10,10 @@ import numpy as np
 
 from .inpainting import blur
 from .labels import LABEL
-from .landmarks import MESH_BROWS
+from .landmarks import MESH_BROWS, MESH_LIPS, MESH_MOUTH
 from .lighting import COEFFICIENTS, FaceLight, bend_highlights, fit_light, from_log, polynomial, to_log
 from .resting_face import EYE_CORNERS, MOUTH_CORNERS, frame
+from .measures import measure
 from .semantic_map import draw_semantic_map
 from .texture import face_coordinates, render_texture, texture_coordinates
 
@@ -26,6 +27,8 @@ _COLOURED = 0.5  # difference of colour from which dark is no hair
 _ABOVE = 0.05  # height above the brows over which it begins to go on anyway, and below the mouth to end at the jaw
 _FARTHEST = 0.07  # distance to the silhouette up to which it goes on
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)
+_TEETH, _SMILING_TEETH = 0.13, 1.4  # height of visible teeth, in mouth widths, of a resting mouth and more per `smile`
+_DEEP, _INTO = 0.35, 0.25  # brightness of an open mouth's depth beside the lips', and share of the gap to get there
 _FINE = 1 / 110  # standard deviation that parts fine detail from the rest, as a share of the crop's side
 _GAIN = 1.12  # detail that resampling into the photo takes away again
 _SHARPEN, _BLUR = 1.2, 0.02  # most sharpening, and standard deviation of the most blur as a share of the crop's side
@@ -79,6 +82,7 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, era
     face, inside = render_texture(picture, mesh, size)
     if not inside.any():
         return ground
+    darken_mouth(face, mesh)
     distance = cv2.distanceTransform((~erased).astype(np.uint8), cv2.DIST_L2, 5)
     rim = (distance > 0) & (distance < _RIM * size)
     face, beyond = _continue(face, inside, erased | rim)
@@ -98,6 +102,41 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, era
     drawn = ground.copy()
     drawn[erased] += weight * (shown - drawn[erased])
     return drawn.clip(0, 1)
+
+
+def darken_mouth(face: np.ndarray, mesh: np.ndarray) -> None:
+    """Darken an open mouth below the upper teeth, in place.
+
+    A texture knows what is between the lips as a slit: stretched over an open mouth it would be teeth or tongue alone.
+
+    Args:
+        face: (S, S, 3) float32 RGB in 0..1.
+        mesh: (478, 2) its pixels.
+    """
+    shown = measure(mesh)
+    teeth = (_TEETH + _SMILING_TEETH * max(shown.smile, 0.0)) / max(shown.mouth_open, 1e-6)
+    if teeth >= 1:
+        return
+    middle = len(MESH_MOUTH) // 2
+    outline = mesh[list(MESH_MOUTH)]
+    low, high = np.floor(outline.min(0)).astype(int) - 1, np.ceil(outline.max(0)).astype(int) + 2
+    low, high = low.clip(0, len(face)), high.clip(0, len(face))
+    if (high <= low).any():
+        return
+    shape = (high[1] - low[1], high[0] - low[0])
+    opening, away = np.zeros(shape, np.uint8), []
+    cv2.fillPoly(opening, [np.round(outline - low).astype(np.int32)], (1,))
+    for lip in (outline[: middle + 1], np.concatenate([outline[middle:], outline[:1]])):
+        line = np.ones(shape, np.uint8)
+        cv2.polylines(line, [np.round(lip - low).astype(np.int32)], isClosed=False, color=(0,))
+        away.append(cv2.distanceTransform(line, cv2.DIST_L2, 5))
+    depth = away[0] / np.maximum(away[0] + away[1], 1e-3)
+    share = ((depth - teeth) / _INTO).clip(0, 1) * opening
+    share = cv2.GaussianBlur(share.astype(np.float32), (0, 0), max(0.5, _EDGE * len(face) / 2))[..., None]
+    places = np.round(mesh[list(MESH_LIPS)]).astype(int).clip(0, len(face) - 1)
+    deep = _DEEP * np.median(face[places[:, 1], places[:, 0]], axis=0)
+    window = face[low[1] : high[1], low[0] : high[0]]
+    window += share * (np.minimum(window, deep) - window)
 
 
 def _skin_and_hair(away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,8 @@ from .semantic_map import mean_mesh
 _DOWN = 0.65  # of that, along the face: how high features sit tells the pitch of the head, too
 _REACH = 0.12  # distance to the outline, in crop sides, from which a point goes all the way
 _SMILE, _WIDEST = 1.4, 0.25  # how far smiles are overdone, as others' cheeks fold less, and the most of it
+_SMILING, _OPEN = 0.12, 0.25  # `measures.FaceMeasures` from which the mouth stays as wide as it is
+_AROUND_MOUTH = 0.09  # standard deviation, in crop sides, over which what is around it stays, too
 _MOST = 0.2  # length of the way, in crop sides
 
 
@@ -36,7 +38,7 @@ def reshape_mesh(
     """
     other = with_expression(mesh, project_shape(shape, mesh), eyes=not own_eyes)
     inner = _inner()[:, None]
-    step = share * inner * (other - mesh)
+    step = share * inner * (other - mesh) * (1 - _stretched(mesh) * _around_mouth()[:, None])
     down = frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])[1]
     step -= (1 - _DOWN) * (step @ down)[:, None] * down
     length = np.linalg.norm(step, axis=1, keepdims=True)
@@ -80,6 +82,20 @@ def with_expression(mesh: np.ndarray, target: np.ndarray, *, eyes: bool = True) 
     if smile > 0 and is_seen(mesh, MOUTH_CORNERS) and is_seen(posed, MOUTH_CORNERS):
         shape_mouth(posed, min(_SMILE * smile, max(smile, _WIDEST)), None)
     return posed
+
+
+def _stretched(mesh: np.ndarray) -> float:
+    """Return how far, 0 to 1, a mouth is drawn wide or open: between a resting mouth's corners it would be round."""
+    shown = measure(mesh)
+    return float(np.clip(max(shown.smile / _SMILING, shown.mouth_open / _OPEN), 0, 1))
+
+
+@cache
+def _around_mouth() -> np.ndarray:
+    """(478,) 1 on the mouth, falling to 0 with the distance to it."""
+    mean = mean_mesh(1)
+    distance = np.linalg.norm(mean[:, None] - mean[None, list(MOUTH)], axis=2).min(1)
+    return np.exp(-0.5 * (distance / _AROUND_MOUTH) ** 2)
 
 
 @cache

@@ -180,6 +180,28 @@ class IdentityModel(ModelMixin, ConfigMixin):
         modes = self.modes[:, texels].float().mean(1).cpu()
         return (self.mean[texels].float().mean().cpu() + self.codes.float().cpu() @ modes).numpy()
 
+    def asymmetry(self, region: str) -> np.ndarray:
+        """Return how much the sides of a region differ, (N,) float32: 0 where they are alike, about 1.4 at random.
+
+        Args:
+            region: as in `region_weight`.
+        """
+        if region not in self._asymmetries:
+            covered = (region_weight(region, int(self.config.texels)) > 0.5) & self._light
+            covered &= covered[:, ::-1]
+            covered[::2], covered[:, ::2] = False, False  # a quarter of the texels is enough
+            numbers = np.cumsum(self._light).reshape(self._light.shape) - 1
+            texels = torch.from_numpy(np.stack([numbers[covered], numbers[:, ::-1][covered]]))
+            modes = self.modes[:, texels].float().cpu()
+            sides = self.mean.float().cpu()[texels] + torch.einsum("nk,kst->nst", self.codes.float().cpu(), modes)
+            away = (sides[:, 0] - sides[:, 1]).square().mean(1).sqrt() / sides[:, 0].std(1).clamp(min=1e-6)
+            self._asymmetries[region] = away.numpy()
+        return self._asymmetries[region]
+
+    @cached_property
+    def _asymmetries(self) -> dict[str, np.ndarray]:
+        return {}
+
     @cached_property
     def _float_modes(self) -> torch.Tensor:
         """(K, P) float32: multiplying integers takes five times as long."""
