@@ -39,7 +39,7 @@ _EYES = {"eyes_open": 0.07}
 _REST = {"smile": 0.05, "mouth_open": 0.0}
 _PARTED, _WIDE, _TOO_WIDE = 0.06, 0.24, 0.36  # `measures.FaceMeasures.mouth_open` from which something is seen between
 # the lips, that of the donors of wider ones, and from which what is carried to the mean mesh is a tongue and no lip
-_LOPSIDED = 0.8  # `IdentityModel.asymmetry` that costs nothing
+_LOPSIDED = 0.85  # `IdentityModel.asymmetry` that costs nothing
 _DARK, _BRIGHTER, _BRIGHTNESS = -0.8, 6.0, (-1.2, -0.15)  # `IdentityModel.teeth` at rest, more in smiles, and its range
 _SUITS = 0.3  # difference from that which is no flaw
 _CLOSED = 0.2  # `measures.FaceMeasures.eyes_open` under which eyes may be closed

@@ -17,6 +17,8 @@ _REACH = 0.12  # distance to the outline, in crop sides, from which a point goes
 _SMILE, _WIDEST = 1.4, 0.25  # how far smiles are overdone, as others' cheeks fold less, and the most of it
 _SMILING, _OPEN = 0.12, 0.25  # `measures.FaceMeasures` from which the mouth stays as wide as it is
 _AROUND_MOUTH = 0.09  # standard deviation, in crop sides, over which what is around it stays, too
+_TURNED, _PROFILE = 0.5, 0.9  # `measures.FaceMeasures.yaw` over which less and less of the way is gone
+_KEPT_IN_PROFILES = 0.6  # share of it: depth is measured badly, and noses become beaks
 _MOST = 0.2  # length of the way, in crop sides
 
 
@@ -29,8 +31,8 @@ def reshape_mesh(
         mesh: (478, 2) crop pixels.
         shape: (478, 3) frontal shape with depth, any units.
         size: of the crop, in pixels.
-        share: of the way to the shape that points well inside the face go. The outline stays: it has to meet the photo,
-            and recognisers hardly see it.
+        share: of the way to the shape that points well inside the face go, less in profiles. The outline stays: it has
+            to meet the photo, and recognisers hardly see it.
         own_eyes: whether lids and brows keep the shape's own form, as those behind glasses: frames must not bend.
 
     Returns:
@@ -38,6 +40,7 @@ def reshape_mesh(
     """
     other = with_expression(mesh, project_shape(shape, mesh), eyes=not own_eyes)
     inner = _inner()[:, None]
+    share *= 1 - _KEPT_IN_PROFILES * float(np.clip((abs(measure(mesh).yaw) - _TURNED) / (_PROFILE - _TURNED), 0, 1))
     step = share * inner * (other - mesh) * (1 - _stretched(mesh) * _around_mouth()[:, None])
     down = frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])[1]
     step -= (1 - _DOWN) * (step @ down)[:, None] * down
