@@ -27,7 +27,7 @@ _COLOURED = 0.5  # difference of colour from which dark is no hair
 _ABOVE = 0.05  # height above the brows over which it begins to go on anyway, and below the mouth to end at the jaw
 _FARTHEST = 0.07  # distance to the silhouette up to which it goes on
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)
-_TEETH, _SMILING_TEETH = 0.13, 1.4  # height of visible teeth, in mouth widths, of a resting mouth and more per `smile`
+_TEETH, _SMILING_TEETH = 0.13, 1.4  # height of visible teeth, in mouth widths, of a resting mouth, and more in smiles
 _DEEP, _INTO = 0.35, 0.25  # brightness of an open mouth's depth beside the lips', and share of the gap to get there
 _FINE = 1 / 110  # standard deviation that parts fine detail from the rest, as a share of the crop's side
 _GAIN = 1.12  # detail that resampling into the photo takes away again
@@ -114,7 +114,8 @@ def darken_mouth(face: np.ndarray, mesh: np.ndarray) -> None:
         mesh: (478, 2) its pixels.
     """
     shown = measure(mesh)
-    teeth = (_TEETH + _SMILING_TEETH * max(shown.smile, 0.0)) / max(shown.mouth_open, 1e-6)
+    lifted = max(shown.smile - shown.mouth_open / 4, 0.0)  # parted lips lower the mouth's middle, too
+    teeth = (_TEETH + _SMILING_TEETH * lifted) / max(shown.mouth_open, 1e-6)
     if teeth >= 1:
         return
     middle = len(MESH_MOUTH) // 2

@@ -73,3 +73,34 @@ def test_a_mesh_sets_crop_map_and_mask(astronaut: np.ndarray) -> None:
     assert found.mesh is not None
     photo_points = np.floor(transform(found.mesh, invert(found.matrix))).astype(int)
     assert (found.mask.full()[photo_points[:, 1], photo_points[:, 0]] == 1).all()
+
+
+def test_a_face_that_the_edge_cuts_off_is_completed_by_its_mirror_image(astronaut: np.ndarray) -> None:
+    """Half of a face at the left edge: the landmarker finds a mesh only where the mirror image shows the other half."""
+    photo = np.ascontiguousarray(astronaut[:, 225:])
+    points = POINTS - (225, 0)
+    face = DetectedFace((0.0, 60.0, 45.0, 190.0), 0.9, "given", points.astype(np.float32))
+
+    def landmarker(crop: np.ndarray) -> np.ndarray | None:
+        look = frame_from_box(face.box, face.points, len(crop))
+        ends = [transform(np.array([(x, 180)], np.float32), look)[0].round().astype(int) for x in (-22, 21)]
+        left, right = (crop[y - 2 : y + 3, x - 2 : x + 3].mean((0, 1)) for x, y in ends)
+        mirrored = np.abs(left - right).max() < 8
+        return mean_mesh(len(crop), transform(points, look)) if mirrored else None
+
+    photo[:, :30] = np.linspace(0, 250, 30).astype(np.uint8)[None, :, None]  # repeated borders are not like its mirror
+    found = analyse_face(photo, face, landmarker, 64)
+    assert found.mesh is not None
+    away = five_points(transform(found.mesh, invert(found.matrix))) - points
+    assert np.linalg.norm(away, axis=1).mean() < 10
+    alone: list[int] = []
+    analyse_face(photo, DetectedFace((8.0, 60.0, 45.0, 190.0), 0.9, "given", points), lambda crop: alone.append(1), 64)
+    assert len(alone) == 1  # no edge cuts that one off
+
+
+def test_a_guessed_mask_does_not_reach_far_past_the_box(astronaut: np.ndarray) -> None:
+    points = np.array([(175, 100), (205, 100), (165, 130), (170, 160), (205, 160)], np.float32)  # as of a wide profile
+    box = (160.0, 60.0, 215.0, 190.0)
+    mask = analyse_face(astronaut, DetectedFace(box, 0.9, "given", points), lambda crop: None, 64).mask.full()
+    assert (mask[70:180, 165:210] == 1).mean() > 0.9
+    assert not mask[:, 235:].any()

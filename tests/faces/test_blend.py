@@ -93,3 +93,24 @@ def test_match_rim_takes_no_colour_from_what_is_not_skin() -> None:
 def test_match_rim_without_a_rim_leaves_the_crop() -> None:
     made = np.full((8, 8, 3), 9, np.uint8)
     assert np.array_equal(match_rim(made, made, np.ones((8, 8), bool)), made)
+
+
+def test_a_cover_leaves_the_replacement_of_another_face() -> None:
+    photo, matrices, masks = _scene()
+    canvas = Canvas(photo, masks, "grey")
+    canvas.paste(0, np.full((64, 64, 3), 90, np.uint8), matrices[0])
+    canvas.cover(1)
+    first, second = (mask.full() for mask in masks)
+    assert (canvas.pixels[first == 1] == 90).all()
+    assert (canvas.pixels[(second > 0) & (first < 1)] == FILL).all()
+    canvas.cover(0)
+    assert (canvas.pixels[(first > 0) | (second > 0)] == FILL).all()
+
+
+def test_a_trial_is_no_replacement_that_covers_spare() -> None:
+    photo, matrices, masks = _scene()
+    canvas = Canvas(photo, masks, "grey")
+    with canvas.trial(0, np.full((64, 64, 3), 90, np.uint8), matrices[0]) as picture:
+        assert (picture[masks[0].full() == 1] == 90).all()
+    canvas.cover(1)
+    assert (canvas.pixels[masks[1].full() > 0] == FILL).all()

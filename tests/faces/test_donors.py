@@ -162,3 +162,15 @@ def test_smiles_show_bright_teeth_and_other_open_mouths_dark(people: IdentityMod
         assert low < people.teeth[drawn].min() <= people.teeth[drawn].max() < high
     fits = Donors(20, 20, 20, 39, 20)
     assert show_teeth(people, fits, FaceMeasures(0.15, 0.2, 0.3, 0.0, 0.6), 1).inner == 39
+
+
+def test_mouths_that_are_wide_open_or_lopsided_are_not_drawn(people: IdentityModel) -> None:
+    people.measures[:20, 3], people.measures[20:, 3] = 0.5, 0.2
+    uneven = np.zeros(len(people), np.float32)
+    uneven[30:] = 1.2
+    people._asymmetries = {"mouth": uneven, "eyes": uneven}
+    shown = FaceMeasures(0.05, 0.5, 0.3, 0.0, 0.6)
+    drawn = [draw_donors(people, np.zeros(40), shown, seed, glasses=False, steady=False) for seed in range(20)]
+    assert {person.mouth for person in drawn} | {person.inner for person in drawn} <= set(range(20, 40))
+    assert np.mean([person.mouth >= 30 for person in drawn]) < 0.15
+    assert np.mean([person.eyes >= 30 for person in drawn]) < 0.15

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from deid_diffusion.faces.crop import invert, similarity, transform
-from deid_diffusion.faces.mask import box_mask, box_outline, face_outline, paste_mask, touched
+from deid_diffusion.faces.mask import box_mask, box_outline, face_outline, limit_mask, paste_mask, touched
 from deid_diffusion.faces.semantic_map import mean_mesh
 
 
@@ -49,3 +49,19 @@ def test_the_last_resort_covers_more_than_the_box() -> None:
 def test_touched_is_the_union() -> None:
     masks = [box_mask((10.0, 10.0, 20.0, 20.0), (60, 80)), box_mask((40.0, 30.0, 50.0, 44.0), (60, 80))]
     assert np.array_equal(touched((60, 80), masks), np.any([mask.full() > 0 for mask in masks], axis=0))
+
+
+def test_a_guessed_mask_is_kept_near_the_box() -> None:
+    matrix, shape = similarity((100, 100), 200, 0.0, 128), (200, 300)
+    mask = paste_mask(face_outline(mean_mesh(128), 128), matrix, shape, 128)
+    limited = limit_mask(mask, (70.0, 40.0, 130.0, 160.0), matrix, 128).full()
+    assert (limited[45:155, 75:125] == mask.full()[45:155, 75:125]).all()
+    assert mask.full()[100, 145] == 1
+    assert not limited[:, 145:].any()
+
+
+def test_the_mirror_image_completes_a_box_that_the_edge_cuts_off() -> None:
+    matrix, shape = similarity((0, 100), 200, 0.0, 128), (200, 300)
+    mask = paste_mask(face_outline(mean_mesh(128), 128), matrix, shape, 128)
+    whole = limit_mask(mask, (0.0, 30.0, 70.0, 170.0), matrix, 128).full()
+    assert (whole[:, :55] == mask.full()[:, :55]).all()

@@ -50,3 +50,24 @@ def test_a_mask_of_nothing_stays_as_it_is() -> None:
 
     empty = no_mask(SHAPE)
     assert spare_occluders(empty, np.zeros((192, 192), bool), MATRIX, SIZE) is empty
+
+
+def test_a_hat_leaves_no_gap_at_the_silhouette() -> None:
+    """Between what stands in front inside the silhouette and outside it, no line of new face is drawn."""
+    hat = (slice(0, 108), slice(0, 300))
+    occluders = find_occluders(photo(hat), MESH, MATRIX, SIZE)
+    assert occluders is not None
+    spared = spare_occluders(MASK, occluders, MATRIX, SIZE).full()
+    assert MASK.full()[:95].any()
+    assert not spared[:95].any()
+
+
+def test_skin_at_the_edge_of_a_fringe_is_not_left_in_the_picture() -> None:
+    picture = photo((slice(0, 100), slice(0, 300)))
+    for column in range(80, 220, 12):  # strands with gaps that are as wide
+        picture[100:112, column : column + 6] = RIBBON
+    occluders = find_occluders(picture, MESH, MATRIX, SIZE)
+    assert occluders is not None
+    spared = spare_occluders(MASK, occluders, MATRIX, SIZE).full()
+    skin = (picture == SKIN).all(2) & (MASK.full() == 1)
+    assert ((spared < 0.5) & skin).sum() < 0.02 * skin.sum()

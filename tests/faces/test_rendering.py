@@ -2,9 +2,11 @@ import cv2
 import numpy as np
 import pytest
 
+from deid_diffusion.faces.landmarks import MESH_MOUTH
 from deid_diffusion.faces.lighting import FaceLight
 from deid_diffusion.faces.rendering import (
     Camera,
+    darken_mouth,
     keep_tint,
     light_texture,
     match_camera,
@@ -99,3 +101,20 @@ def test_a_photo_of_several_colours_leaves_the_face_its_own() -> None:
     crop = np.full((SIZE, SIZE, 3), (180, 140, 120), np.uint8)
     assert np.array_equal(keep_tint(crop, photo, ERASED), crop)
     assert np.array_equal(keep_tint(crop, photo, np.ones_like(ERASED)), crop)
+
+
+def test_an_open_mouth_is_dark_below_the_teeth() -> None:
+    mesh = MESH.copy()
+    lower = list(MESH_MOUTH[11:])
+    mesh[lower, 1] += 20
+    face = np.full((SIZE, SIZE, 3), 0.6, np.float32)
+    darken_mouth(face, mesh)
+    x, top, bottom = int(mesh[13, 0]), int(np.ceil(mesh[13, 1])), int(mesh[14, 1])
+    assert face[bottom - 2, x, 0] < 0.35
+    assert face[top + 1, x, 0] > 0.5
+    outside = np.ones((SIZE, SIZE), bool)
+    outside[top - 6 : bottom + 6] = False
+    assert (face[outside] == 0.6).all()
+    closed = np.full((SIZE, SIZE, 3), 0.6, np.float32)
+    darken_mouth(closed, MESH)
+    assert (closed == 0.6).all()

@@ -69,3 +69,27 @@ def test_smiles_are_widened_and_sadness_is_not() -> None:
     shape_mouth(sad, -0.1, None)
     assert measure(with_expression(smiling, mesh)).smile == pytest.approx(0.14, abs=0.01)
     assert measure(with_expression(sad, mesh)).smile == pytest.approx(-0.1, abs=0.01)
+
+
+def test_wide_smiles_stay_as_wide_and_resting_mouths_do_not() -> None:
+    smiling, resting = mean_mesh(200), mean_mesh(200)
+    shape_mouth(smiling, 0.15, 0.2)
+
+    def width(mesh: np.ndarray) -> float:
+        return float(np.linalg.norm(mesh[291] - mesh[61]))
+
+    narrow = wide(0.8)
+    assert width(reshape_mesh(smiling, narrow, 200)) > 0.97 * width(smiling)
+    assert width(reshape_mesh(resting, narrow, 200)) < 0.95 * width(resting)
+
+
+def test_profiles_keep_more_of_their_proportions(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(yaw: int) -> float:
+        mesh = mean_faces()[yaw] * 200
+        return float(np.linalg.norm(reshape_mesh(mesh, wide(0.95), 200) - mesh, axis=1).mean())
+
+    assert abs(measure(mean_faces()[1]).yaw) > 0.9
+    less = [away(yaw) for yaw in (1, 6)]
+    monkeypatch.setattr("deid_diffusion.faces.reshaping._KEPT_IN_PROFILES", 0.0)
+    assert less[0] < 0.6 * away(1)
+    assert less[1] == away(6)

@@ -78,3 +78,14 @@ def test_the_embedded_people_are_of_every_age_and_sex(anonymizer) -> None:
         here = (age >= low) & (age < high)
         assert int((here & (male > 0.5)).sum()) >= 10
         assert int((here & (male < 0.5)).sum()) >= 10
+
+
+def test_asymmetry_is_nothing_in_symmetrical_regions(people: IdentityModel) -> None:
+    rng = np.random.default_rng(0)
+    one_sided = rng.normal(size=(32, 32, 3)).astype(np.float32)
+    for texture, low, high in ((one_sided + one_sided[:, ::-1], 0.0, 0.01), (one_sided, 1.0, 2.0)):
+        people.mean.copy_(torch.from_numpy(people.pack(texture)))
+        people.codes.zero_()
+        people._asymmetries = {}
+        assert (people.asymmetry("eyes") >= low).all()
+        assert (people.asymmetry("eyes") <= high).all()
