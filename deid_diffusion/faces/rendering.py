@@ -28,10 +28,10 @@ _ABOVE = 0.05  # height above the brows over which it begins to go on anyway, an
 _FARTHEST = 0.07  # distance to the silhouette up to which it goes on
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 _TEETH, _SMILING_TEETH = 0.13, 1.4  # height of visible teeth, in mouth widths, of a resting mouth, and more in smiles
-_DEEP, _INTO = 0.35, 0.25  # brightness of an open mouth's depth beside the lips', and share of the gap to get there
+_DEEP, _INTO = 0.45, 0.25  # brightness of an open mouth's depth beside the lips', and share of the gap to get there
 _FINE = 1 / 110  # standard deviation that parts fine detail from the rest, as a share of the crop's side
 _GAIN = 1.12  # detail that resampling into the photo takes away again
-_SHARPEN, _BLUR = 1.2, 0.02  # most sharpening, and standard deviation of the most blur as a share of the crop's side
+_SHARPEN, _BLUR = 0.7, 0.02  # most sharpening, and standard deviation of the most blur as a share of the crop's side
 _TINTED = 2.0  # mean distance, in levels, from the colour of one luminance up to which a photo has no other colours
 _DOUBT = 0.015  # share of known rim under which the shift fades out
 

@@ -19,6 +19,8 @@ _SMILING, _OPEN = 0.12, 0.25  # `measures.FaceMeasures` from which the mouth sta
 _AROUND_MOUTH = 0.09  # standard deviation, in crop sides, over which what is around it stays, too
 _TURNED, _PROFILE = 0.5, 0.9  # `measures.FaceMeasures.yaw` over which less and less of the way is gone
 _KEPT_IN_PROFILES = 0.6  # share of it: depth is measured badly, and noses become beaks
+_SHUT, _NARROW = 0.13, 0.19  # `measures.FaceMeasures.eyes_open` of closed eyes, and of narrow ones that stay open
+_IRIS_ACROSS, _IRIS_DOWN = 0.28, 0.12  # least distance of an iris to the corners, and most to their line, in eye widths
 _MOST = 0.2  # length of the way, in crop sides
 
 
@@ -46,7 +48,43 @@ def reshape_mesh(
     step -= (1 - _DOWN) * (step @ down)[:, None] * down
     length = np.linalg.norm(step, axis=1, keepdims=True)
     step *= np.minimum(1, _MOST * inner * size / length.clip(1e-6))
-    return (mesh + step).astype(np.float32)
+    reshaped = (mesh + step).astype(np.float32)
+    keep_irises_inside(reshaped)
+    close_lids(reshaped)
+    return reshaped
+
+
+def close_lids(mesh: np.ndarray) -> None:
+    """Bring the upper lids of eyes that are nearly closed down to the lower ones, in place.
+
+    Landmarkers leave a gap between closed lids, through which another person's eyes would look.
+
+    Args:
+        mesh: (478, 2), in any pixels.
+    """
+    share = float(np.clip((measure(mesh).eyes_open - _SHUT) / (_NARROW - _SHUT), 0, 1))
+    if share == 1:
+        return
+    for eye in MESH_EYES:
+        half = len(eye) // 2
+        upper, lower = list(eye[1:half]), list(eye[:half:-1])
+        mesh[upper] = mesh[lower] + share * (mesh[upper] - mesh[lower])
+
+
+def keep_irises_inside(mesh: np.ndarray) -> None:
+    """Move irises that lie in or past a corner of the eye back into its opening, in place; such eyes would be white.
+
+    In profiles the landmarker does not know where they are.
+
+    Args:
+        mesh: (478, 2), in any pixels.
+    """
+    for corners, iris in zip(EYE_CORNERS, MESH_IRISES, strict=True):
+        rows, start, across = list(iris), mesh[corners[0]], mesh[corners[1]] - mesh[corners[0]]
+        width = max(float(np.linalg.norm(across)), 1e-6)
+        place = (mesh[rows].mean(0) - start) @ frame(across).T / width
+        inside = place.clip((_IRIS_ACROSS, -_IRIS_DOWN), (1 - _IRIS_ACROSS, _IRIS_DOWN))
+        mesh[rows] += (inside - place) * width @ frame(across)
 
 
 def project_shape(shape: np.ndarray, mesh: np.ndarray) -> np.ndarray:

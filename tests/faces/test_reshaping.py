@@ -1,10 +1,16 @@
 import numpy as np
 import pytest
 
-from deid_diffusion.faces.landmarks import MESH_OVAL
+from deid_diffusion.faces.landmarks import MESH_IRISES, MESH_OVAL
 from deid_diffusion.faces.measures import measure
-from deid_diffusion.faces.reshaping import project_shape, reshape_mesh, with_expression
-from deid_diffusion.faces.resting_face import shape_mouth
+from deid_diffusion.faces.reshaping import (
+    close_lids,
+    keep_irises_inside,
+    project_shape,
+    reshape_mesh,
+    with_expression,
+)
+from deid_diffusion.faces.resting_face import shape_lids, shape_mouth
 from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
 
 SHAPE = np.column_stack([mean_mesh(1), np.linspace(-0.1, 0.1, 478)]).astype(np.float32)
@@ -93,3 +99,25 @@ def test_profiles_keep_more_of_their_proportions(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("deid_diffusion.faces.reshaping._KEPT_IN_PROFILES", 0.0)
     assert less[0] < 0.6 * away(1)
     assert less[1] == away(6)
+
+
+def test_nearly_closed_eyes_are_shut_and_narrow_ones_stay_open() -> None:
+    mesh = mean_mesh(200)
+    for share, least, most in ((0.3, 0.0, 0.02), (1.0, 0.27, 0.4)):
+        eyes = mesh.copy()
+        shape_lids(eyes, share)
+        before = measure(eyes).eyes_open
+        close_lids(eyes)
+        assert least <= measure(eyes).eyes_open <= most, before
+
+
+def test_irises_past_a_corner_are_moved_back_and_others_stay() -> None:
+    mesh = mean_mesh(200)
+    moved = mesh.copy()
+    keep_irises_inside(moved)
+    assert np.array_equal(moved, mesh)
+    rows, width = list(MESH_IRISES[0]), float(np.linalg.norm(mesh[133] - mesh[33]))
+    moved[rows, 0] -= width
+    keep_irises_inside(moved)
+    place = (moved[rows].mean(0) - mesh[33]) @ (mesh[133] - mesh[33]) / width**2
+    assert 0.2 < place < 0.35
