@@ -99,7 +99,8 @@ class Canvas:
             mask: of a face, whether it is one of the canvas's or not.
             index: of that face, if it is one; its own replacement is hidden, too.
         """
-        self._replaced.pop(index, None)
+        if index is not None:
+            self._replaced.pop(index, None)
         hidden = mask.alpha > 0
         for other in self._replaced.values():
             _leave_out(hidden, mask, other)

@@ -243,7 +243,7 @@ def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: 
 
 
 def _lopsided(model: IdentityModel, region: str) -> np.ndarray:
-    """(N,) costs of eyes and mouths whose sides differ: light from one side, a glance aside or a hand is left in them."""
+    """Return (N,) costs of eyes or mouths whose sides differ, by light from one side, a glance aside or a hand."""
     return _ODD * (model.asymmetry(region) - _LOPSIDED).clip(0)
 
 

@@ -118,7 +118,7 @@ def no_mask(photo_shape: tuple[int, int]) -> PasteMask:
 
 
 def box_mask(box: tuple[float, float, float, float], photo_shape: tuple[int, int]) -> PasteMask:
-    """An opaque, rounded box grown by a fifth and more above the brows: the last resort for a face that cannot be measured.
+    """Return an opaque, rounded box, grown by a fifth and more above the brows, for a face that cannot be measured.
 
     Args:
         box: x0, y0, x1, y1 in photo pixels.

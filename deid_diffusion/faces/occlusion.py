@@ -66,8 +66,8 @@ def find_occluders(photo: np.ndarray, mesh: np.ndarray, matrix: np.ndarray, size
     other = ((unlike > 1) & skin).astype(np.uint8)
     reach = max(3, round(_OPEN * _SIZE) | 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
-    other = cv2.morphologyEx(cv2.morphologyEx(other, cv2.MORPH_CLOSE, kernel), cv2.MORPH_OPEN, kernel)
-    return _reaching(other > 0, inside, crop, above, inside & (unlike < _SURELY_SKIN))
+    pieces = cv2.morphologyEx(cv2.morphologyEx(other, cv2.MORPH_CLOSE, kernel), cv2.MORPH_OPEN, kernel)
+    return _reaching(pieces > 0, inside, crop, above, inside & (unlike < _SURELY_SKIN))
 
 
 def spare_occluders(mask: PasteMask, occluders: np.ndarray, matrix: np.ndarray, size: int) -> PasteMask:

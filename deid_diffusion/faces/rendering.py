@@ -12,8 +12,8 @@ from .inpainting import blur
 from .labels import LABEL
 from .landmarks import MESH_BROWS, MESH_LIPS, MESH_MOUTH
 from .lighting import COEFFICIENTS, FaceLight, bend_highlights, fit_light, from_log, polynomial, to_log
-from .resting_face import EYE_CORNERS, MOUTH_CORNERS, frame
 from .measures import measure
+from .resting_face import EYE_CORNERS, MOUTH_CORNERS, frame
 from .semantic_map import draw_semantic_map
 from .texture import face_coordinates, render_texture, texture_coordinates
 
