@@ -17,7 +17,7 @@ from deid_diffusion.replacement import replace_faces
 from .fake_gate import FAIL, PASS, FakeGate
 
 FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
-OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.9, "given")
 CORE = (slice(90, 170), slice(190, 250))
 
 
