@@ -39,6 +39,7 @@ _EYES = {"eyes_open": 0.07}
 _REST = {"smile": 0.05, "mouth_open": 0.0}
 _PARTED, _WIDE, _TOO_WIDE = 0.06, 0.24, 0.36  # `measures.FaceMeasures.mouth_open` from which something is seen between
 # the lips, that of the donors of wider ones, and from which what is carried to the mean mesh is a tongue and no lip
+_LEAST_WHITE = -0.5  # `IdentityModel.eye_whites` down to which eyes cost nothing
 _LOPSIDED = 0.85  # `IdentityModel.asymmetry` that costs nothing
 _DARK, _BRIGHTER, _BRIGHTNESS = -0.8, 6.0, (-1.2, -0.15)  # `IdentityModel.teeth` at rest, more in smiles, and its range
 _SUITS = 0.3  # difference from that which is no flaw
@@ -213,7 +214,7 @@ def draw_donors(
     lids = _differences(model, shown, _EYES) + _NEVER * (_column(model, "eyes_open") < _CLOSED) * steady
     skin = _draw(costs + lids + _differences(model, lips, _MOUTH), _SKIN, rng, wider)
     near = costs + 0.5 * _distances(model, skin)
-    eyes = skin if glasses else _draw(near + lids + _lopsided(model, "eyes"), _FEATURES, rng, wider)
+    eyes = skin if glasses else _draw(near + lids + _lopsided(model, "eyes") + _dark_eyes(model), _FEATURES, rng, wider)
     nose = skin if glasses else _draw(near, _FEATURES, rng, wider)
     unfit = _lopsided(model, "mouth") + np.where(_column(model, "mouth_open") > _TOO_WIDE, _NEVER, 0)
     mouth = _draw(near + 5 * _differences(model, lips, _MOUTH) + unfit, _MOUTHS, rng, wider)
@@ -245,6 +246,11 @@ def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: 
 def _lopsided(model: IdentityModel, region: str) -> np.ndarray:
     """Return (N,) costs of eyes or mouths whose sides differ, by light from one side, a glance aside or a hand."""
     return _ODD * (model.asymmetry(region) - _LOPSIDED).clip(0)
+
+
+def _dark_eyes(model: IdentityModel) -> np.ndarray:
+    """Return (N,) costs of eyes that show no white: narrow ones, which would be black when drawn wide open."""
+    return _ODD * (_LEAST_WHITE - model.eye_whites).clip(0)
 
 
 def _smile_of_donors(smile: float) -> float:

@@ -8,6 +8,7 @@ joined by soft masks. The training people do not exist.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -173,12 +174,22 @@ class IdentityModel(ModelMixin, ConfigMixin):
     @cached_property
     def teeth(self) -> np.ndarray:
         """Brightness of what is between the lips, (N,) float32, as in textures: -1 is dark, 0 bright."""
+        return self._values_within([MESH_MOUTH]).mean(1)
+
+    @cached_property
+    def eye_whites(self) -> np.ndarray:
+        """Brightness of the brightest eighth of what is between the lids, (N,) float32, as in textures."""
+        return np.quantile(self._values_within(MESH_EYES), 7 / 8, axis=1).astype(np.float32)
+
+    def _values_within(self, outlines: Sequence[Sequence[int]]) -> np.ndarray:
+        """(N, n) luminances of the texels within outlines on the mesh."""
         side = int(self.config.texels)
         opening = np.zeros((side, side), np.uint8)
-        cv2.fillPoly(opening, [np.round(texture_mesh(side)[list(MESH_MOUTH)]).astype(np.int32)], (1,))
+        for outline in outlines:
+            cv2.fillPoly(opening, [np.round(texture_mesh(side)[list(outline)]).astype(np.int32)], (1,))
         texels = torch.from_numpy(np.flatnonzero(opening[self._light]))
-        modes = self.modes[:, texels].float().mean(1).cpu()
-        return (self.mean[texels].float().mean().cpu() + self.codes.float().cpu() @ modes).numpy()
+        modes = self.modes[:, texels].float().cpu()
+        return (self.mean[texels].float().cpu() + self.codes.float().cpu() @ modes).numpy()
 
     def asymmetry(self, region: str) -> np.ndarray:
         """Return how much the sides of a region differ, (N,) float32: 0 where they are alike, about 1.4 at random.

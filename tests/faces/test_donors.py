@@ -174,3 +174,9 @@ def test_mouths_that_are_wide_open_or_lopsided_are_not_drawn(people: IdentityMod
     assert {person.mouth for person in drawn} | {person.inner for person in drawn} <= set(range(20, 40))
     assert np.mean([person.mouth >= 30 for person in drawn]) < 0.15
     assert np.mean([person.eyes >= 30 for person in drawn]) < 0.15
+
+
+def test_eyes_without_white_are_rarely_drawn(people: IdentityModel) -> None:
+    people.eye_whites = np.where(np.arange(len(people)) < 20, -0.7, -0.2).astype(np.float32)
+    drawn = [draw_donors(people, np.zeros(40), REST, seed, glasses=False, steady=False).eyes for seed in range(40)]
+    assert np.mean(np.array(drawn) < 20) < 0.15

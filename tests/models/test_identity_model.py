@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from deid_diffusion.faces.landmarks import MESH_EYES
+from deid_diffusion.faces.texture import texture_mesh
 from deid_diffusion.models.identity_model import Donors, IdentityModel, region_weight
 from tests.conftest import make_tiny_people
 
@@ -89,3 +91,14 @@ def test_asymmetry_is_nothing_in_symmetrical_regions(people: IdentityModel) -> N
         people._asymmetries = {}
         assert (people.asymmetry("eyes") >= low).all()
         assert (people.asymmetry("eyes") <= high).all()
+
+
+def test_brightness_is_read_between_lips_and_lids(people: IdentityModel) -> None:
+    texture = np.full((32, 32, 3), -0.3, np.float32)
+    mesh = texture_mesh(32)
+    (left, top), (right, bottom) = mesh[list(MESH_EYES[0])].min(0), mesh[list(MESH_EYES[0])].max(0)
+    texture[int(top) : int(bottom) + 2, int(left) : int(right) + 2] = 0.2
+    people.mean.copy_(torch.from_numpy(people.pack(texture)))
+    people.codes.zero_()
+    assert people.eye_whites == pytest.approx(0.2, abs=0.02)
+    assert people.teeth == pytest.approx(-0.3, abs=0.02)
