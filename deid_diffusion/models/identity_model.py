@@ -8,7 +8,7 @@ joined by soft masks. The training people do not exist.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,10 @@ class IdentityModel(ModelMixin, ConfigMixin):
         save_pretrained: Any
         from_pretrained: Any
 
+    #: Points of shapes and years of ages need more digits than half precision has, and nothing is multiplied here that
+    #: half precision would make faster.
+    _keep_in_fp32_modules = ["mean", "codes", "shapes", "features", "measures"]
+
     mean: torch.Tensor
     modes: torch.Tensor
     codes: torch.Tensor
@@ -126,6 +130,10 @@ class IdentityModel(ModelMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> IdentityModel:
+        """Move the buffers, as `torch.nn.Module.to` does, but leave their types."""
+        return super()._apply(lambda buffer: buffer.to(fn(buffer).device), recurse)
 
     def pack(self, texture: np.ndarray) -> np.ndarray:
         """Return the numbers, (P,) float32, that stand for a (T, T, 3) light-free texture: luminance, then colours."""

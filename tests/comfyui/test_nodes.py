@@ -9,10 +9,12 @@ import pytest
 import torch
 from workflows import essence
 
+from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.comfyui import nodes_faces
 from deid_diffusion.errors import UsageError
 from deid_diffusion.faces.blend import FILL
 from tests.fake_gate import FakeGate
+from tests.test_golden import OPTIONS, differences, picture
 
 SNAPSHOT = json.loads(Path(__file__).with_name("object_info.json").read_text())
 CORE = (slice(100, 160), slice(200, 240))  # inside the astronaut's face, whatever the mask
@@ -48,6 +50,13 @@ def test_one_click_replaces_faces_and_says_so(comfy: SimpleNamespace, image: tor
     assert values == sorted(values)
     assert values[-1] == comfy.utils.shown[-1][1]
     assert sum(preview is not None for _, _, preview in comfy.utils.shown) == 2
+
+
+def test_one_click_gives_what_a_call_gives(comfy: SimpleNamespace, anonymizer: Anonymizer) -> None:
+    expected = np.asarray(anonymizer(picture(), OPTIONS).image)
+    image = torch.from_numpy(picture().copy())[None].float() / 255
+    result = comfy.nodes["DeidDeidentifyFaces"].execute(image, **{**WISHES, "seed": OPTIONS.seed}).args[0]
+    assert differences((result[0] * 255).round().numpy(), expected).max() <= 1
 
 
 def test_one_click_takes_other_methods_and_given_faces(

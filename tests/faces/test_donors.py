@@ -178,6 +178,7 @@ def test_mouths_that_are_wide_open_or_lopsided_are_not_drawn(people: IdentityMod
 
 def test_eyes_without_white_are_rarely_drawn(people: IdentityModel) -> None:
     people.measures[:, [0, 1]] = torch.tensor([1.0, 30.0])
+    people._asymmetries = {"eyes": np.zeros(40), "mouth": np.zeros(40)}
     people.eye_whites = np.where(np.arange(len(people)) < 20, -0.7, -0.2).astype(np.float32)
     drawn = [draw_donors(people, np.zeros(40), REST, seed, glasses=False, steady=False).eyes for seed in range(40)]
     assert np.mean(np.array(drawn) < 20) < 0.15
