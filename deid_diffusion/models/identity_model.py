@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -96,7 +96,7 @@ class IdentityModel(ModelMixin, ConfigMixin):
 
     #: Points of shapes and years of ages need more digits than half precision has, and nothing is multiplied here that
     #: half precision would make faster.
-    _keep_in_fp32_modules = ["mean", "codes", "shapes", "features", "measures"]
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["mean", "codes", "shapes", "features", "measures"]
 
     mean: torch.Tensor
     modes: torch.Tensor
