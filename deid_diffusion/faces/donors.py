@@ -230,7 +230,8 @@ def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: 
     if shown.mouth_open < _PARTED:
         return replace(donors, inner=donors.mouth)
     wanted = np.clip(_DARK + _BRIGHTER * shown.smile, *_BRIGHTNESS)
-    costs = ((model.teeth - wanted) / _SUITS) ** 2
+    away = (model.teeth - wanted) / _SUITS
+    costs = np.where(away < 0, 2 * away, away) ** 2  # dark teeth are seen, bright ones are not
     gaps = _column(model, "mouth_open")
     if gaps[donors.mouth] >= _PARTED and costs[donors.mouth] < 1:
         return replace(donors, inner=donors.mouth)

@@ -28,7 +28,8 @@ _ABOVE = 0.05  # height above the brows over which it begins to go on anyway, an
 _FARTHEST = 0.07  # distance to the silhouette up to which it goes on
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 _TEETH, _SMILING_TEETH = 0.13, 1.4  # height of visible teeth, in mouth widths, of a resting mouth, and more in smiles
-_DEEP, _INTO = 0.45, 0.25  # brightness of an open mouth's depth beside the lips', and share of the gap to get there
+_FLESH = np.array((1.15, 0.75, 0.75), np.float32)  # its tint beside the lips'
+_DEEP, _INTO = 0.4, 0.25  # brightness of an open mouth's depth beside the lips', and share of the gap to get there
 _FINE = 1 / 110  # standard deviation that parts fine detail from the rest, as a share of the crop's side
 _GAIN = 1.12  # detail that resampling into the photo takes away again
 _SHARPEN, _BLUR = 0.7, 0.02  # most sharpening, and standard deviation of the most blur as a share of the crop's side
@@ -135,7 +136,7 @@ def darken_mouth(face: np.ndarray, mesh: np.ndarray) -> None:
     share = ((depth - teeth) / _INTO).clip(0, 1) * opening
     share = cv2.GaussianBlur(share.astype(np.float32), (0, 0), max(0.5, _EDGE * len(face) / 2))[..., None]
     places = np.round(mesh[list(MESH_LIPS)]).astype(int).clip(0, len(face) - 1)
-    deep = _DEEP * np.median(face[places[:, 1], places[:, 0]], axis=0)
+    deep = _DEEP * _FLESH * np.median(face[places[:, 1], places[:, 0]], axis=0)
     window = face[low[1] : high[1], low[0] : high[0]]
     window += share * (np.minimum(window, deep) - window)
 

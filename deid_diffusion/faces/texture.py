@@ -15,6 +15,8 @@ from .mesh_warp import POINTS, places_on
 from .semantic_map import mean_mesh
 
 _FOLD = 0.05  # side of the largest hole in a silhouette that is a fold of lids or lips, as a share of the square's side
+_EVEN, _UNEVEN = 0.4, 0.2  # texels of a pixel along one direction beside the other, from which a texture is stretched
+_STREAK = 1 / 64  # standard deviation over which it is smoothed there, as detail would be streaks, in sides
 _IRIS = 1.4  # radii of an iris over which its displacement fades out towards the eye's corners
 
 
@@ -96,8 +98,29 @@ def render_texture(texture: np.ndarray, mesh: np.ndarray, size: int) -> tuple[np
     frame = texture_mesh(len(texture))
     places = fill_folds(places_on(frame, mesh, size))
     inside = places[..., 0] >= 0
-    coordinates = follow_gaze(places, frame, mesh)
-    return cv2.remap(texture, *_maps(coordinates), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), inside
+    maps = _maps(follow_gaze(places, frame, mesh))
+    face = cv2.remap(texture, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    stretched = _stretch(places, inside)
+    if stretched.any():
+        smooth = cv2.GaussianBlur(texture, (0, 0), _STREAK * len(texture))
+        smooth = cv2.remap(smooth, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        face += stretched[..., None] * (smooth - face)
+    return face, inside
+
+
+def _stretch(places: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return how far, (S, S) float32 in 0..1, a texture is stretched along one direction: in profiles, next to the ear.
+
+    Args:
+        places: (S, S, 2) texels; -1 outside.
+        inside: (S, S) bool, the silhouette.
+    """
+    across, down = (np.linalg.norm(np.gradient(places, axis=axis), axis=2) for axis in (1, 0))
+    steps = np.minimum(across, down) / np.maximum(np.maximum(across, down), 1e-6)
+    within = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # at the edge steps are jumps
+    amount = np.where(within, ((_EVEN - steps) / (_EVEN - _UNEVEN)).clip(0, 1), 0).astype(np.float32)
+    soft = cv2.GaussianBlur(amount, (0, 0), len(places) / 60)
+    return soft if float(soft.max(initial=0)) > 0.05 else np.zeros_like(soft)
 
 
 def silhouette(mesh: np.ndarray, size: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from deid_diffusion.faces.landmarks import MESH_IRISES
 from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
@@ -61,3 +62,14 @@ def test_mirrored_points_are_their_own_inverse() -> None:
     points = mirrored_points()
     assert (points[points] == np.arange(478)).mean() > 0.95
     assert points[33] == 263
+
+
+def test_detail_that_a_profile_stretches_is_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
+    stripes = np.broadcast_to(np.arange(64)[:, None, None] // 2 % 2, (64, 64, 3)).astype(np.float32)
+    smooth = [render_texture(stripes, mean_faces()[yaw] * 256, 256)[0] for yaw in (0, 6)]
+    monkeypatch.setattr("deid_diffusion.faces.texture._EVEN", -1.0)
+    monkeypatch.setattr("deid_diffusion.faces.texture._UNEVEN", -2.0)
+    raw = [render_texture(stripes, mean_faces()[yaw] * 256, 256) for yaw in (0, 6)]
+    changed = [np.abs(ours - face)[inside].mean() for ours, (face, inside) in zip(smooth, raw, strict=True)]
+    assert changed[0] > 0.03
+    assert changed[1] < 0.01
