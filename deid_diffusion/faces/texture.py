@@ -104,7 +104,7 @@ def render_texture(texture: np.ndarray, mesh: np.ndarray, size: int) -> tuple[np
     if stretched.any():
         smooth = cv2.GaussianBlur(texture, (0, 0), _STREAK * len(texture))
         smooth = cv2.remap(smooth, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        face += stretched[..., None] * (smooth - face)
+        face = face + stretched[..., None] * (smooth - face)
     return face, inside
 
 

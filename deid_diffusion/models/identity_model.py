@@ -131,6 +131,10 @@ class IdentityModel(ModelMixin, ConfigMixin):
     def __len__(self) -> int:
         return len(self.codes)
 
+    def to(self, *args: Any, **kwargs: Any) -> IdentityModel:
+        """Move the model to a device; the types of its buffers stay, without diffusers' warning that they do."""
+        return torch.nn.Module.to(self, *args, **kwargs)
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> IdentityModel:
         """Move the buffers, as `torch.nn.Module.to` does, but leave their types."""
         return super()._apply(lambda buffer: buffer.to(fn(buffer).device), recurse)
