@@ -26,7 +26,8 @@ from deid_diffusion.planning import make_plan
 
 GOLDEN = Path(__file__).with_name("golden")
 SHEET = Path(__file__).resolve().parents[1] / "docs" / "synthetic.jpg"
-OPTIONS = Options(seed=12)
+#: With these seeds no similarity is near the threshold, where another processor might decide otherwise.
+OPTIONS, CLIP_OPTIONS = Options(seed=12), Options(seed=22)
 FRAMES = 5
 SMALL = 8  # pixels of a clip's frame to one of what is kept of it
 
@@ -46,7 +47,7 @@ def anonymize_frames(anonymizer: Anonymizer, folder: Path) -> np.ndarray:
     frames = [np.ascontiguousarray(np.pad(face, ((32, 32), (64, 64), (0, 0)), "edge")) for _ in range(FRAMES)]
     frames = [np.roll(frame, 2 * k, axis=1) for k, frame in enumerate(frames)]
     source = write(folder / "clip.mp4", frames)
-    anonymize_clip(anonymizer, open_clip(source), folder / "result.mp4", OPTIONS)
+    anonymize_clip(anonymizer, open_clip(source), folder / "result.mp4", CLIP_OPTIONS)
     shrunk = [cv2.resize(frame.astype(np.float32), None, fx=1 / SMALL, fy=1 / SMALL, interpolation=cv2.INTER_AREA)
               for frame in read(folder / "result.mp4")]  # fmt: skip
     return np.stack(shrunk)
