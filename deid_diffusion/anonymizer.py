@@ -195,8 +195,7 @@ class Anonymizer:
         kept |= {k: "a person to keep" for k, one in originals.items() if _consents(faces[k], one, options)}
         shape = (photo.shape[0], photo.shape[1])
         whole = [_mask(k, face, faces, kept, shape) for k, face in enumerate(detected)]
-        # what the detector sees best is in front of what overlaps it, so it is pasted last
-        behind = sorted(faces, key=lambda k: detected[k].score)
+        behind = sorted(faces, key=lambda k: detected[k].score)  # what is seen best is in front: it is pasted last
         ready = {k: _spare(photo, faces[k], options) for k in behind if k not in kept and k not in problems}
         masks = [ready[k].mask if k in ready else mask for k, mask in enumerate(whole)]
         canvas, gone = Canvas(photo, masks, options.fill_colour), touched(shape, masks)

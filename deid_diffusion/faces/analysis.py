@@ -115,7 +115,7 @@ def _mirrored_mesh(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker
 
 
 def _is_cut(box: tuple[float, float, float, float], photo: np.ndarray) -> bool:
-    """Whether the photo's edge cuts a face off."""
+    """Return whether the photo's edge cuts a face off."""
     height, width = photo.shape[:2]
     x0, y0, x1, y1 = box
     return x0 <= AT_EDGE or y0 <= AT_EDGE or x1 >= width - AT_EDGE or y1 >= height - AT_EDGE
@@ -140,6 +140,6 @@ def _doubtful_mesh(photo: np.ndarray, face: DetectedFace, landmarker: FaceMesh) 
 
 
 def _overlap(mesh: np.ndarray, box: tuple[float, float, float, float], photo: np.ndarray) -> float:
-    """Overlap of a mesh's box, (478, 2) photo pixels, as far as the photo shows it, and another, over their union."""
+    """Return the overlap over the union of a mesh's box, (478, 2) photo pixels, clipped to the photo, and another."""
     corners = np.concatenate([mesh.min(0), mesh.max(0)]).clip(0, (photo.shape[1], photo.shape[0]) * 2)
     return float(overlaps(corners, np.array([box]))[0][0])

@@ -112,7 +112,7 @@ def extract(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 
 
 def extract_mirrored(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """The crop as of `extract`; past its edge the photo goes on as its mirror image, which completes a half face."""
+    """Extract a crop as `extract` does, of a photo that goes on past its edge as its mirror image."""
     square = np.array([(0, 0), (size, 0), (0, size), (size, size)], np.float32)
     corners = transform(square, invert(matrix))
     low, high = np.floor(corners.min(0)).astype(int) - 4, np.ceil(corners.max(0)).astype(int) + 4
@@ -124,7 +124,7 @@ def extract_mirrored(image: np.ndarray, matrix: np.ndarray, size: int) -> np.nda
 
 
 def _mirrored(places: np.ndarray, side: int) -> np.ndarray:
-    """Places along a side that goes on as its mirror image, as places 0 to side - 1."""
+    """Map places along a side that goes on as its mirror image to places 0 to side - 1."""
     return np.where((folded := places % (2 * side)) < side, folded, 2 * side - 1 - folded)
 
 

@@ -216,8 +216,8 @@ def draw_donors(
     near = costs + 0.5 * _distances(model, skin)
     eyes = skin if glasses else _draw(near + lids + _lopsided(model, "eyes") + _dark_eyes(model), _FEATURES, rng, wider)
     nose = skin if glasses else _draw(near, _FEATURES, rng, wider)
-    unfit = _lopsided(model, "mouth") + np.where(_column(model, "mouth_open") > _TOO_WIDE, _NEVER, 0)
-    mouth = _draw(near + 5 * _differences(model, lips, _MOUTH) + unfit, _MOUTHS, rng, wider)
+    penalties = _lopsided(model, "mouth") + np.where(_column(model, "mouth_open") > _TOO_WIDE, _NEVER, 0)
+    mouth = _draw(near + 5 * _differences(model, lips, _MOUTH) + penalties, _MOUTHS, rng, wider)
     emphasis = _EMPHASIS + min(_MORE * attempt, _MOST)
     return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth, emphasis), shown, seed)
 

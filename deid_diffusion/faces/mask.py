@@ -164,7 +164,7 @@ def limit_mask(
 
 
 def _rounded(box: tuple[float, float, float, float], matrix: np.ndarray) -> np.ndarray:
-    """(96, 2) superellipse, crop pixels, that passes near the corners of a box in photo pixels."""
+    """Return a (96, 2) superellipse, crop pixels, that passes near the corners of a box in photo pixels."""
     x0, y0, x1, y1 = box
     turn = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     across, down = (np.sign(part) * np.sqrt(np.abs(part)) for part in (np.cos(turn), np.sin(turn)))

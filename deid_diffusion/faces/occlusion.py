@@ -102,7 +102,7 @@ def _down(mesh: np.ndarray) -> np.ndarray:
 def _reaching(
     other: np.ndarray, inside: np.ndarray, crop: np.ndarray, above: np.ndarray, bare: np.ndarray
 ) -> np.ndarray | None:
-    """The pieces, large enough, that touch the silhouette's edge, grown past it; None without any or with too many.
+    """Return the pieces, large enough, that touch the silhouette's edge, grown past it; None without any or too many.
 
     Args:
         other: (S, S) bool, what is not skin, without gaps.

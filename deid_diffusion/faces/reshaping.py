@@ -133,7 +133,7 @@ def _stretched(mesh: np.ndarray) -> float:
 
 @cache
 def _around_mouth() -> np.ndarray:
-    """(478,) 1 on the mouth, falling to 0 with the distance to it."""
+    """Return (478,) weights: 1 on the mouth, falling to 0 with the distance to it."""
     mean = mean_mesh(1)
     distance = np.linalg.norm(mean[:, None] - mean[None, list(MOUTH)], axis=2).min(1)
     return np.exp(-0.5 * (distance / _AROUND_MOUTH) ** 2)

@@ -190,11 +190,11 @@ class IdentityModel(ModelMixin, ConfigMixin):
 
     @cached_property
     def eye_whites(self) -> np.ndarray:
-        """Brightness of the brightest eighth of what is between the lids, (N,) float32, as in textures."""
+        """Return the brightness of the brightest eighth of what is between the lids, (N,) float32, as in textures."""
         return np.quantile(self._values_within(MESH_EYES), 7 / 8, axis=1).astype(np.float32)
 
     def _values_within(self, outlines: Sequence[Sequence[int]]) -> np.ndarray:
-        """(N, n) luminances of the texels within outlines on the mesh."""
+        """Return (N, n) luminances of the texels within outlines on the mesh."""
         side = int(self.config.texels)
         opening = np.zeros((side, side), np.uint8)
         for outline in outlines:
