@@ -25,21 +25,20 @@ from typing import Any
 import cv2
 import folder as judges
 import numpy as np
+from leakage import attribute_tokens, measure_leakage
 
-from deid_diffusion import images
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.attributes.choice import AttributeChoice, choose, parse_keep
-from deid_diffusion.cli_attack import judge
+from deid_diffusion.attributes.selection import AttributeChoice, choose, parse_keep
+from deid_diffusion.cli.evaluate import judge
 from deid_diffusion.errors import DeidError, one_line
 from deid_diffusion.evaluation.attacks import embed_pairs
-from deid_diffusion.evaluation.leakage import attribute_tokens, measure_leakage
-from deid_diffusion.evaluation.pairing import Pair, match_people
-from deid_diffusion.evaluation.same_place import largest
+from deid_diffusion.evaluation.pairing import Pair, largest, match_people
 from deid_diffusion.faces.analysis import analyse_face
-from deid_diffusion.faces.detected_face import DetectedFace
-from deid_diffusion.faces.mask import touched
+from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.masks import touched
 from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map
 from deid_diffusion.generation import read_conditions
+from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
 KINDS = ("attribute tokens", "semantic map", "mesh", "light")

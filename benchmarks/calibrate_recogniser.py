@@ -13,7 +13,7 @@ With --groups, a table with the columns ``file`` and ``age_group`` of photograph
 often strangers of one group match at the recogniser's threshold, and at one that their likeness to the cohort raises.
 
 With --cohort it writes the embeddings of the synthetic people in a cache of faces, made by ``deid-diffusion
-prepare``, once each; see `deid_diffusion.identity.cohort`.
+prepare``, once each; see `deid_diffusion.identity.recognition`.
 
 The pairs are not independent and a folder has its own mix of people: false matches are more frequent among people who
 are alike in age, sex and descent than among strangers drawn from all.
@@ -29,13 +29,18 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion import images
+from deid_diffusion.faces.alignment import invert, transform
 from deid_diffusion.faces.analysis import analyse_face
-from deid_diffusion.faces.crop import invert, transform
 from deid_diffusion.faces.detection import UnionDetector
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
-from deid_diffusion.identity.cohort import SAME_MARGIN, dlib_cohort, similarity_of_strangers
-from deid_diffusion.identity.recognition import DlibRecogniser, face_chip
+from deid_diffusion.identity.recognition import (
+    SAME_MARGIN,
+    DlibRecogniser,
+    dlib_cohort,
+    face_chip,
+    similarity_of_strangers,
+)
+from deid_diffusion.io import images
 from deid_diffusion.training.data import FaceCache
 
 RATES = (1e-1, 5e-2, 1e-2, 1e-3, 1e-4)

@@ -12,9 +12,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from deid_diffusion.outcomes import Outcome
-from deid_diffusion.planning import Job
-from deid_diffusion.report import FaceRecord, ImageReport, append
+from deid_diffusion.batch.planning import Job
+from deid_diffusion.results import FaceRecord, ImageReport, Outcome, append
 
 
 def deface(jobs: tuple[Job, ...], report_file: Path) -> Iterator[Outcome]:

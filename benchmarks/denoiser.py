@@ -19,13 +19,13 @@ from attacks import Detector, Recogniser
 from benchmark_page import machine, put
 from openvino_judges import AgeGender
 
-from deid_diffusion import images
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.evaluation.kept import age_error, same_sex
-from deid_diffusion.evaluation.look import Judges, PhotoLook, look
+from deid_diffusion.evaluation.measure import Judges, PhotoLook, look
 from deid_diffusion.evaluation.pairing import Pair
 from deid_diffusion.evaluation.perceptual import PerceptualMeter
+from deid_diffusion.evaluation.utility import age_error, same_sex
 from deid_diffusion.faces.landmarks import FaceMesh
+from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
 SEED = 7

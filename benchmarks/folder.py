@@ -19,10 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from deid_diffusion import images
 from deid_diffusion.anonymizer import AnonymizedImage, Anonymizer
 from deid_diffusion.faces.analysis import FaceAnalysis
-from deid_diffusion.faces.mask import box_mask, touched
+from deid_diffusion.faces.masks import box_mask, touched
+from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
 #: Where the recogniser wants eyes, nose and mouth corners, as shares of its 128 px input (Open Model Zoo's reid-0095).

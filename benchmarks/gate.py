@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion import images
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.faces.analysis import FaceAnalysis
-from deid_diffusion.identity.verify import Reference, Verdict
+from deid_diffusion.identity.verification import Reference, Verdict
+from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.report import FaceRecord
+from deid_diffusion.results import FaceRecord
 
 GROUP = 8  # photos
 

@@ -29,11 +29,11 @@ from benchmark_page import machine, put
 from memory import peaks
 from stock import Work, by_ours, by_stock, floor, stock_pipeline, work
 
-from deid_diffusion import images
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import DeidError, one_line
-from deid_diffusion.evaluation.onnx_judges import face_square
-from deid_diffusion.evaluation.same_place import largest
+from deid_diffusion.evaluation.onnx import face_square
+from deid_diffusion.evaluation.pairing import largest
+from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
 MARK, BUILTIN = "growth", "builtin"

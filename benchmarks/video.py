@@ -27,11 +27,11 @@ from pathlib import Path
 import folder as judges
 import numpy as np
 
-from deid_diffusion.faces.centerface import CenterFaceDetector
-from deid_diffusion.faces.detected_face import DetectedFace, FaceDetector
+from deid_diffusion.faces.boxes import DetectedFace, FaceDetector
 from deid_diffusion.faces.detection import UnionDetector
+from deid_diffusion.faces.detectors import CenterFaceDetector
 from deid_diffusion.identity.recognition import DlibRecogniser
-from deid_diffusion.video.reading import open_clip
+from deid_diffusion.io.video_reader import open_clip
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.video.clips import FACE, Actor, Scene, bare, number_of, packets, read, scene, write
@@ -58,7 +58,7 @@ def work(source: Path, target: Path, frames: int, model: str, device: str) -> di
     """De-identify a clip in this process: records, seconds, and GB of memory at most."""
     from deid_diffusion.anonymizer import Anonymizer
     from deid_diffusion.options import Options
-    from deid_diffusion.video.anonymize_clip import anonymize_clip
+    from deid_diffusion.video.anonymize import anonymize_clip
 
     anonymizer = Anonymizer.from_pretrained(model, device=device)
     anonymizer.detector = Blinking(UnionDetector(), range(frames // 2, frames // 2 + DROP_OUT))

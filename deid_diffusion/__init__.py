@@ -8,7 +8,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .anonymizer import AnonymizedImage, Anonymizer
-    from .faces.semantic_detector import SemanticFaceDetector
+    from .faces.annotator import SemanticFaceDetector
     from .models.attribute_adapter import AttributeAdapter
     from .options import Options
     from .pipelines.face_deid import FaceDeidPipeline
@@ -29,7 +29,7 @@ _HOMES = {
     "AttributeAdapter": ".models.attribute_adapter",
     "FaceDeidPipeline": ".pipelines.face_deid",
     "Options": ".options",
-    "SemanticFaceDetector": ".faces.semantic_detector",
+    "SemanticFaceDetector": ".faces.annotator",
 }
 
 

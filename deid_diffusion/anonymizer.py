@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .attributes.choice import MAP_BORNE, AttributeChoice
-from .attributes.letting_through import check_words
-from .devices import fastest_dtype, pick_device
-from .errors import DeidError, UsageError
+from .attributes.selection import MAP_BORNE, AttributeChoice, check_words
+from .errors import DeidError, ImageError, UsageError
 from .faces.analysis import FaceAnalysis, analyse_face
-from .faces.blend import Canvas
-from .faces.detected_face import DetectedFace, FaceDetector, check_image
+from .faces.boxes import DetectedFace, FaceDetector, check_image
+from .faces.compositing import Canvas, simple_patch
 from .faces.detection import Found, UnionDetector
-from .faces.keep_region import keep_regions
 from .faces.landmarks import FaceMesh, Landmarker
-from .faces.mask import PasteMask, box_mask, no_mask, touched
-from .faces.methods import simple_patch
+from .faces.masks import PasteMask, box_mask, keep_regions, no_mask, touched
 from .faces.occlusion import find_occluders, spare_occluders
-from .identity.verify import Gate, Reference, Verifier, shows_one_face_there
-from .loading import load_pipeline, short_name
+from .faces.residual_scan import missed_faces, search, seen_through
+from .faces.selection import select_faces
+from .generation import Replacement, Replacer, Scene, replace_faces
+from .identity.verification import Gate, Reference, Verifier, shows_one_face_there
+from .io.annotations import FaceWish, match_wishes
 from .models.identity_model import Donors
 from .options import Options
-from .progress import OnStep, watched
-from .replacement import Replacement, Replacer, Scene, replace_faces
-from .report import Action, FaceRecord
-from .second_look import missed_faces, search
-from .selection import select_faces
-from .wishes import FaceWish, match_wishes
+from .pipelines.loading import fastest_dtype, load_pipeline, pick_device, short_name
+from .results import Action, FaceRecord
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .identity.pseudonyms import Person
+    from .io.images import Photo
     from .pipelines.face_deid import FaceDeidPipeline
+
 
 _DEFAULTS = Options()
 _CHOSEN: Mapping[str, Action] = {"fill": "filled", "blur": "blurred", "pixelate": "pixelated"}
@@ -398,3 +398,103 @@ def _as_array(image: Image.Image | np.ndarray) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
     check_image(image)
     return image
+
+
+def deidentify(
+    model: Anonymizer,
+    photo: Photo,
+    name: str | Path,
+    options: Options,
+    *,
+    require_face: bool,
+    boxes: Sequence[DetectedFace] | None = None,
+    only: Sequence[DetectedFace] | None = None,
+    wishes: Sequence[FaceWish] = (),
+    on_step: OnStep | None = None,
+) -> AnonymizedImage:
+    """Replace the faces of a photo, and make sure that its transparency shows none that its colours do not.
+
+    Args:
+        model, options, boxes, only, wishes, on_step: see `Anonymizer`.
+        photo: as `images.read` gives it.
+        name: what errors call it.
+        require_face: refuse a photo in which no face is found.
+
+    Raises:
+        ImageError: there is no face, or one in the transparency alone: nothing of the photo may be written.
+        DeidError: as `Anonymizer` does.
+    """
+    result = model(photo.pixels, options, boxes=boxes, only=only, wishes=wishes, on_step=on_step)
+    check_result(model, photo, name, result, options, require_face=require_face, only=only)
+    return result
+
+
+def check_result(
+    model: Anonymizer,
+    photo: Photo,
+    name: str | Path,
+    result: AnonymizedImage,
+    options: Options,
+    *,
+    require_face: bool,
+    only: Sequence[DetectedFace] | None,
+) -> None:
+    """Raise ImageError where nothing of a photo may be written; arguments are those of `deidentify`."""
+    if require_face and not result.faces:
+        raise ImageError(f"{name}: no face found, and --require-face asks for one: nothing written")
+    known = [face.box for face in result.faces]
+    if photo.alpha is not None and seen_through(
+        model.detector, np.asarray(result.image), photo.alpha, known, min_face=options.min_face, only=only
+    ):
+        raise ImageError(f"{name}: its transparency shows a face that its colours do not: flatten it first")
+
+
+def edited(result: AnonymizedImage) -> bool:
+    """Whether generative AI made a part of it, which the file's mark has to say."""
+    return any(face.action == "replaced" for face in result.faces)
+
+
+OnStep = Callable[[int, int], None]
+"""Called after each denoising step with the steps done and the steps of this run; what it raises ends the call."""
+
+
+class _Ended(BaseException):
+    """Carries what a watcher raised past ``except Exception``, which would only cover a face and go on."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _Watched:
+    """A pipeline whose calls tell a watcher of each step; all else is the pipeline's own."""
+
+    def __init__(self, pipeline: FaceDeidPipeline, on_step: OnStep) -> None:
+        self._pipeline, self._on_step = pipeline, on_step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self._pipeline(**inputs, callback_on_step_end=self._tell)
+
+    def _tell(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        try:
+            self._on_step(step + 1, pipeline.num_timesteps)
+        except Exception as error:
+            raise _Ended(error) from error
+        return tensors
+
+
+@contextmanager
+def watched(pipeline: FaceDeidPipeline, on_step: OnStep | None) -> Iterator[FaceDeidPipeline]:
+    """The pipeline, watched; what the watcher raises leaves the ``with`` block as it was raised. None: unwatched.
+
+    A pipeline object is shared by threads, so the watcher is not put on it.
+    """
+    if on_step is None:
+        yield pipeline
+        return
+    try:
+        yield cast("FaceDeidPipeline", _Watched(pipeline, on_step))
+    except _Ended as ended:
+        raise ended.error from None

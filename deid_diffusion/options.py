@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
-from .attributes.choice import AttributeChoice, choose
+from .attributes.selection import AttributeChoice, choose
 from .errors import UsageError
-from .faces.blend import COVER_COLOURS, CoverColour
-from .faces.labels import REGIONS
-from .faces.methods import METHODS, Method
+from .faces.compositing import COVER_COLOURS, METHODS, CoverColour, Method
+from .faces.semantic_map import REGIONS
 
 if TYPE_CHECKING:
-    from .identity.people import KnownPeople
+    from .identity.known_people import KnownPeople
     from .identity.pseudonyms import Pseudonyms
 
 
@@ -82,3 +82,21 @@ class Options:
     def choice(self) -> AttributeChoice:
         """What is kept and changed, checked."""
         return choose(self.keep, self.change)
+
+
+def plain_options(options: Options) -> dict[str, Any]:
+    """Values for JSON that differ where results may differ. They hold no key and no embedding, only digests of them."""
+    plain: dict[str, Any] = {one.name: getattr(options, one.name) for one in fields(options)}
+    people, pseudonyms = plain.pop("keep_people"), plain.pop("pseudonyms")
+    plain = {name: _plain(value) for name, value in plain.items()}
+    if people is not None:
+        plain["keep_people"] = [hashlib.sha256(people.embeddings.tobytes()).hexdigest(), people.threshold]
+    if pseudonyms is not None:
+        plain["pseudonyms"] = [pseudonyms.key.fingerprint, pseudonyms.store.name]
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return dict(value) if isinstance(value, Mapping) else value

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deid_diffusion.faces import detection, landmarks
-from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.boxes import DetectedFace
 from deid_diffusion.identity import recognition
 
 PEOPLE = {"ada": (200, 90, 80), "bob": (80, 210, 110), "eve": (110, 80, 220)}

@@ -61,7 +61,7 @@ def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
     from deid_diffusion.models.attribute_adapter import AttributeAdapter
     from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
     from deid_diffusion.training.attribute_encoder import train_tokenizer
-    from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
+    from deid_diffusion.training.components import make_controlnet, make_scheduler, make_unet
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["photo of a person"], folder / "tok", vocab_size=600, model_max_length=24)
@@ -143,11 +143,11 @@ def call(monkeypatch, capsys):
     """Run `deid-diffusion` with arguments: exit code, lines on standard output, lines on standard error."""
 
     def run(*arguments: str) -> tuple[int, list[str], list[str]]:
-        from deid_diffusion import cli
+        from deid_diffusion.cli import main
 
         monkeypatch.setattr(sys, "argv", ["deid-diffusion", *arguments])
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main.main()
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err or "--debug" in arguments
         return caught.value.code or 0, out.splitlines(), err.splitlines()

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from deid_diffusion.faces.analysis import FaceAnalysis
-from deid_diffusion.faces.detected_face import DetectedFace
-from deid_diffusion.faces.mask import box_mask
-from deid_diffusion.report import FaceRecord
+from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.masks import box_mask
+from deid_diffusion.results import FaceRecord
 
 REPLACED = FaceRecord((0.0, 0.0, 8.0, 8.0), "fake", 0.9, "replaced", 1, True)
 COVERED = FaceRecord((0.0, 0.0, 8.0, 8.0), "fake", 0.9, "covered", None, False, "too similar")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from deid_diffusion.faces.analysis import FaceAnalysis
-from deid_diffusion.identity.verify import Reference, Verdict
+from deid_diffusion.identity.verification import Reference, Verdict
 
 PASS, FAIL = Verdict(0.1, None), Verdict(0.99, "too like the original (cosine 0.990)")
 

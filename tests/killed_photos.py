@@ -17,10 +17,9 @@ import torch
 from PIL import Image
 
 from deid_diffusion.anonymizer import Anonymizer
-
-from .conftest import make_tiny_pipeline
-from .fake_gate import FakeGate
-from .test_fail_closed import FACE, OTHER, leaks, process
+from tests.conftest import make_tiny_pipeline
+from tests.fake_gate import FakeGate
+from tests.test_fail_closed import FACE, OTHER, leaks, process
 
 
 def detect(image: np.ndarray) -> list:

@@ -6,19 +6,18 @@ import torch
 from PIL import Image
 
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.attributes.choice import choose
+from deid_diffusion.attributes.selection import choose
 from deid_diffusion.errors import DeidError, UsageError
-from deid_diffusion.faces.blend import FILL
-from deid_diffusion.faces.detected_face import DetectedFace
-from deid_diffusion.faces.measures import measure
+from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.compositing import FILL
+from deid_diffusion.faces.landmarks import measure
 from deid_diffusion.identity.keys import Key
-from deid_diffusion.identity.people import KnownPeople
+from deid_diffusion.identity.known_people import KnownPeople
 from deid_diffusion.identity.pseudonyms import Pseudonyms
-from deid_diffusion.identity.verify import Reference, Verdict
+from deid_diffusion.identity.verification import Reference, Verdict
+from deid_diffusion.io.annotations import FaceWish
 from deid_diffusion.options import Options
-from deid_diffusion.wishes import FaceWish
-
-from .fake_gate import FakeGate
+from tests.fake_gate import FakeGate
 
 FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion import batch
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.faces.blend import FILL
-from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.batch import photos
+from deid_diffusion.batch.planning import make_plan
+from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.compositing import FILL
 from deid_diffusion.options import Options
-from deid_diffusion.planning import make_plan
-
-from .fake_gate import FakeGate
+from tests.fake_gate import FakeGate
 
 FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
@@ -33,9 +32,9 @@ STATIONS = (
     "deid_diffusion.anonymizer.replace_faces",
     "deid_diffusion.anonymizer.missed_faces",
     "deid_diffusion.anonymizer.Canvas",
-    "deid_diffusion.replacement.read_conditions",
-    "deid_diffusion.replacement.draw_people",
-    "deid_diffusion.replacement.generate",
+    "deid_diffusion.generation.read_conditions",
+    "deid_diffusion.generation.draw_people",
+    "deid_diffusion.generation.generate",
     "deid_diffusion.generation.attribute_costs",
     "deid_diffusion.generation.draw_donors",
     "deid_diffusion.generation.reshape_mesh",
@@ -50,16 +49,16 @@ STATIONS = (
     "deid_diffusion.generation.let_through",
     "deid_diffusion.generation.draw_control",
     "deid_diffusion.generation.keep_tint",
-    "deid_diffusion.faces.blend.warp",
-    "deid_diffusion.faces.blend.Canvas.paste",
-    "deid_diffusion.faces.blend.Canvas.paste_patch",
+    "deid_diffusion.faces.compositing.warp",
+    "deid_diffusion.faces.compositing.Canvas.paste",
+    "deid_diffusion.faces.compositing.Canvas.paste_patch",
     "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.__call__",
     "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.encode_attributes",
     "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.subspace",
     "deid_diffusion.pipelines.face_deid.FaceDeidPipeline._tokens",
-    "deid_diffusion.images.write",
-    "deid_diffusion.images.check_target",
-    "deid_diffusion.files.os.fsync",
+    "deid_diffusion.io.images.write",
+    "deid_diffusion.io.images.check_target",
+    "deid_diffusion.io.files.os.fsync",
 )
 REACHED: list[Exception] = []  # what was really raised: a station that no photo passes would prove nothing
 ERRORS = (RuntimeError("out of luck"), MemoryError(), ValueError("NaN"), OSError(28, "no space"), KeyError("x"))
@@ -80,9 +79,9 @@ def photo(astronaut: np.ndarray, tmp_path: Path) -> Path:
     return path
 
 
-def process(photo: Path, model: Anonymizer, options: Options | None = None) -> list[batch.Outcome]:
+def process(photo: Path, model: Anonymizer, options: Options | None = None) -> list[photos.Outcome]:
     plan = make_plan([photo.parent], photo.parent.parent / "out", overwrite=True)
-    return list(batch.run(plan, lambda: model, batch.Settings(options or Options(fill_colour="grey", batch_size=1))))
+    return list(photos.run(plan, lambda: model, photos.Settings(options or Options(fill_colour="grey", batch_size=1))))
 
 
 def leaks(photo: Path, original: np.ndarray) -> list[str]:

@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from deid_diffusion import batch, images
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.datasets.run import Run
-from deid_diffusion.datasets.working import here
-from deid_diffusion.datasets.workplace import Workplace
-from deid_diffusion.datasets.workshop import Recipe
+from deid_diffusion.batch import photos
+from deid_diffusion.batch.dataset import Run, here
+from deid_diffusion.batch.journal import Workplace
+from deid_diffusion.batch.planning import make_plan
+from deid_diffusion.batch.tasks import Recipe
+from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.planning import make_plan
 
 GOLDEN = Path(__file__).with_name("golden")
 SHEET = Path(__file__).resolve().parents[1] / "docs" / "synthetic.jpg"
@@ -39,8 +39,8 @@ def picture() -> np.ndarray:
 
 def anonymize_frames(anonymizer: Anonymizer, folder: Path) -> np.ndarray:
     """De-identify a clip of one face that moves: (F, H / 8, W / 8, 3) float32, means of the result's pixels."""
-    from deid_diffusion.video.anonymize_clip import anonymize_clip
-    from deid_diffusion.video.reading import open_clip
+    from deid_diffusion.io.video_reader import open_clip
+    from deid_diffusion.video.anonymize import anonymize_clip
     from tests.video.clips import read, write
 
     face = picture()[:, :192]
@@ -90,7 +90,7 @@ def test_batch_gives_what_a_call_gives(anonymizer: Anonymizer, direct: np.ndarra
     for name in "ab":
         (tmp_path / "photos" / f"{name}.png").write_bytes(png(picture()))
     plan = make_plan([tmp_path / "photos"], tmp_path / "out")
-    outcomes = list(batch.run(plan, lambda: anonymizer, batch.Settings(OPTIONS)))
+    outcomes = list(photos.run(plan, lambda: anonymizer, photos.Settings(OPTIONS)))
     assert [outcome.report.status for outcome in outcomes] == ["done", "done"]
     for name in "ab":
         assert differences(images.read(tmp_path / "out" / f"{name}.png").pixels, direct).max() <= 1
@@ -114,9 +114,9 @@ def test_data_set_gives_what_a_call_gives(
 
 def test_service_gives_what_a_call_gives(anonymizer: Anonymizer, direct: np.ndarray) -> None:
     pytest.importorskip("fastapi", reason="the service needs deid-diffusion[service]")
-    from deid_diffusion.service.app import make_app
-    from deid_diffusion.service.limits import Limits
-    from tests.service.servers import ask, serving
+    from deid_diffusion.serving.http import make_app
+    from deid_diffusion.serving.queue import Limits
+    from tests.serving.servers import ask, serving
 
     with serving(make_app(anonymizer, Limits())) as port:
         answer = ask(port, "POST", "/v1/anonymize?seed=12&format=png", png(picture()))

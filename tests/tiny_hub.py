@@ -58,7 +58,7 @@ def make_hub(folder: Path) -> dict[str, Path]:
     from diffusers import PNDMScheduler
     from transformers import CLIPImageProcessor
 
-    from deid_diffusion.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
+    from deid_diffusion.pipelines.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
     from deid_diffusion.training.attribute_encoder import train_tokenizer
 
     tokenizer = train_tokenizer(["photo of a person"], folder / "tok", vocab_size=600, model_max_length=24)
@@ -123,7 +123,7 @@ def add_to_cache(cache: Path, name: str, folder: Path, revision: str = "0" * 40)
 
 def fill_cache(cache: Path, hub: dict[str, Path]) -> None:
     """A cache that holds every repository of the presets at its pinned commit."""
-    from deid_diffusion.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
+    from deid_diffusion.pipelines.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
 
     for one in (INPAINTING, FACE_LINES, CLIP, LCM_LORA):
         assert one.revision is not None

@@ -8,7 +8,7 @@ python training/assemble.py --generator OUT --pretrained_model_name_or_path SD-I
 import argparse
 from pathlib import Path
 
-from deid_diffusion.training.assembly import assemble_embedded, assemble_pretrained
+from deid_diffusion.training.components import assemble_embedded, assemble_pretrained
 from deid_diffusion.training.config import run_script
 
 

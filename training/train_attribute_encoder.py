@@ -14,7 +14,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from deid_diffusion.attributes.phrases import tokenize
+from deid_diffusion.attributes.encoding import tokenize
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.training.attribute_encoder import (
     AttributeEncoderObjective,

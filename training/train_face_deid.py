@@ -15,24 +15,16 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from deid_diffusion.attributes.phrases import tokenize
+from deid_diffusion.attributes.encoding import tokenize
 from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.models.identity_model import IdentityModel
-from deid_diffusion.pipelines.building import BUILTIN_IDENTITY
+from deid_diffusion.pipelines.presets import BUILTIN_IDENTITY
 from deid_diffusion.training.attribute_encoder import all_facts
-from deid_diffusion.training.components import (
-    Components,
-    embedded_components,
-    pretrained_components,
-    warm_start,
-)
+from deid_diffusion.training.components import Components, embedded_components, pretrained_components, warm_start
 from deid_diffusion.training.config import TrainConfig, parse, run_script
-from deid_diffusion.training.data import FaceCache
-from deid_diffusion.training.erasure import teach_adapter
-from deid_diffusion.training.face_deid import FaceDeidObjective
-from deid_diffusion.training.identity import IdentityRepulsion
-from deid_diffusion.training.latents import LatentFaces, encode_cache, is_encoded
+from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache, is_encoded
+from deid_diffusion.training.generator import FaceDeidObjective, IdentityRepulsion, teach_adapter
 from deid_diffusion.training.loop import train
 from deid_diffusion.training.validation import sample_items
 

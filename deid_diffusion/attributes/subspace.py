@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..faces.labels import REGIONS
+from ..faces.semantic_map import REGIONS
 from .vocabulary import SEEN_IN, sentence
 
 FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)

@@ -11,18 +11,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..attributes.choice import AttributeChoice
-from ..attributes.encoder import encode_attributes, labels_tensor, pool_patches
-from ..attributes.letting_through import check_words, let_through
-from ..attributes.phrases import embed_phrases
+from ..attributes.encoding import embed_phrases, encode_attributes, labels_tensor, pool_patches
+from ..attributes.selection import AttributeChoice, check_words, let_through
 from ..attributes.subspace import AttributeSubspace
 from ..attributes.vocabulary import VOCABULARY
 from ..errors import DeidError, UsageError
 from ..generation import to_tensor
-from ..models.attribute_tokens import AttributeTokens
-from ..models.face_network import FaceNetwork
-from ..models.plain import load_plain
-from .found_faces import FaceCrops
+from ..models.attribute_adapter import AttributeTokens
+from ..models.face_encoder import FaceNetwork, load_plain
+from .faces import FaceCrops
 
 
 class LoadedAdapter:

@@ -1,4 +1,4 @@
-"""FID, KID and LPIPS through torchmetrics, where it and its weights lie on this machine. Nothing is downloaded."""
+"""FID, KID and LPIPS of face crops, where their weights are at hand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """Where torch-fidelity keeps the Inception of published FIDs, in the folder of `torch.hub`'s checkpoints."""
+
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 """Likewise torchvision's AlexNet, on which LPIPS rests."""
 
+
 FACE_SIDE = 299
 """Side of the face crops that are compared, in pixels."""
+
 
 _SUBSETS = 50  # of KID
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .crop import extract, extract_mirrored, frame_from_box, frame_from_mesh, invert, transform
-from .detected_face import DetectedFace
+from .alignment import extract, extract_mirrored, frame_from_box, frame_from_mesh, invert, transform
+from .boxes import DetectedFace, overlaps
 from .landmarks import FaceMesh, Landmarker, five_points
-from .mask import AT_EDGE, DILATION, PasteMask, box_outline, face_outline, limit_mask, paste_mask
-from .merge import overlaps
+from .masks import AT_EDGE, DILATION, PasteMask, box_outline, face_outline, limit_mask, paste_mask
 from .semantic_map import draw_semantic_map, mean_mesh
 
 _LOOK = 320  # side of the crop in which the mesh is sought, in pixels

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..attributes.encoding import SHARPNESS
 from ..attributes.subspace import FEATURE_NAMES
 from ..attributes.vocabulary import SEEN_IN, VOCABULARY, YEARS
-from ..attributes.zero_shot import SHARPNESS
 from ..models.identity_model import MEASURES, Donors, IdentityModel
-from .measures import FaceMeasures
+from .landmarks import FaceMeasures
 
 if TYPE_CHECKING:
     from ..attributes.subspace import AttributeSubspace

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..attributes.choice import AttributeChoice
+    from ..attributes.selection import AttributeChoice
 
 COEFFICIENTS = 6
 """Numbers per colour channel: 1, u, v, u², v², uv."""

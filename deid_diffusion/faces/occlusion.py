@@ -7,13 +7,12 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from .crop import extract, invert, resized, warp
-from .inpainting import fill_from_surroundings
-from .labels import LABEL
+from .alignment import extract, invert, resized, warp
+from .compositing import fill_from_surroundings
 from .landmarks import MESH_BROWS
 from .lighting import fit_light, to_log
-from .mask import PasteMask
-from .semantic_map import draw_semantic_map
+from .masks import PasteMask
+from .semantic_map import LABEL, draw_semantic_map
 from .texture import face_coordinates
 
 _SIZE = 192  # side of the crop that is searched, in pixels

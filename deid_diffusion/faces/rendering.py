@@ -8,13 +8,11 @@ from functools import cache
 import cv2
 import numpy as np
 
-from .inpainting import blur
-from .labels import LABEL
-from .landmarks import MESH_BROWS, MESH_LIPS, MESH_MOUTH
+from .compositing import blur
+from .landmarks import MESH_BROWS, MESH_LIPS, MESH_MOUTH, measure
 from .lighting import COEFFICIENTS, FaceLight, bend_highlights, fit_light, from_log, polynomial, to_log
-from .measures import measure
-from .resting_face import EYE_CORNERS, MOUTH_CORNERS, frame
-from .semantic_map import draw_semantic_map
+from .mesh_editing import EYE_CORNERS, MOUTH_CORNERS, frame
+from .semantic_map import LABEL, draw_semantic_map
 from .texture import face_coordinates, render_texture, texture_coordinates
 
 _EDGE = 0.008  # standard deviation of the face's soft edge, as a share of the crop's side

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DeidError, UsageError, one_line
-from ..files import refusal
+from ..io.files import refusal
 
 KEY_BYTES = 32
 """Smallest key, and the size of new ones: the output of SHA-256, as RFC 2104 section 3 advises."""

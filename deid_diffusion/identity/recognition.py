@@ -7,6 +7,7 @@ are in the public domain and come inside the face_recognition_models package. No
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import DeidError, one_line
-from ..faces.crop import extract
+from ..faces.alignment import extract
 
 CHIP_SIZE = 150
 """Side of the aligned face that the network reads, in pixels."""
@@ -84,7 +85,7 @@ class DlibRecogniser:
 
     def __init__(self) -> None:
         """Load the network. Raises DeidError when the package with its file is missing or the file cannot be read."""
-        from .dlib_network import load
+        from ..models.dlib_resnet import load
 
         path = model_file()
         try:
@@ -163,3 +164,34 @@ def model_file() -> Path:
         if (path := Path(folder) / _MODEL).is_file():
             return path
     raise DeidError(f"face_recognition_models is not installed: {_INSTALL}")
+
+
+NEAREST = 10
+"""Strangers whose mean similarity counts."""
+
+SAME_MARGIN, ALIKE_MARGIN = 0.005, -0.03
+"""What is added to that similarity for a threshold like `recognition.SAME_PERSON` and one like `recognition.ALIKE`. On
+180 FairFace photos strangers of one age group then match at 0 to 1.1 %, and at 0 to 22 % without (``python
+benchmarks/calibrate_recogniser.py FOLDER --groups labels.csv``)."""
+
+_FILE = Path(__file__).with_name("cohort.npy")
+
+
+@cache
+def dlib_cohort() -> np.ndarray:
+    """Return (N, 128) float32 unit embeddings of synthetic people by `recognition.DlibRecogniser`.
+
+    Written by ``benchmarks/calibrate_recogniser.py --cohort``.
+    """
+    return np.load(_FILE).astype(np.float32)
+
+
+def similarity_of_strangers(embedding: np.ndarray, cohort: np.ndarray) -> float:
+    """Return the mean cosine of a face and the `NEAREST` most similar people of a cohort.
+
+    Args:
+        embedding: (D,) unit vector.
+        cohort: (N, D) unit vectors, N at least `NEAREST`.
+    """
+    cosines = cohort @ embedding
+    return float(np.partition(cosines, -NEAREST)[-NEAREST:].mean())

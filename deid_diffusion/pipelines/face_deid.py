@@ -1,6 +1,6 @@
 """FaceDeidPipeline: inpaint face crops from semantic maps and attribute tokens, and from nothing else."""
 
-# No `from __future__ import annotations` here: diffusers before 0.37 reads the types of __init__ as they stand.
+from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionControlNetInpaintPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_output import StableDiffusionPipelineOutput
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -23,23 +24,68 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ..attributes.encoder import encode_attributes, labels_tensor
-from ..attributes.phrases import embed_phrases
+from ..attributes.encoding import embed_phrases, encode_attributes, labels_tensor, zero_shot_tokens
 from ..attributes.subspace import AttributeSubspace
 from ..attributes.vocabulary import VOCABULARY
-from ..attributes.zero_shot import zero_shot_tokens
 from ..errors import DeidError
-from ..faces.controls import CONTROLS
+from ..faces.semantic_map import CONTROLS
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel
-from ..report import FaceRecord
-from .batches import check_counts, check_positive, join, resize_area, texts_for
-from .portable import write_portable
+from ..results import FaceRecord
+from .publishing import write_portable
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
     from ..options import Options
+
+
+def resize_area(pictures: torch.Tensor, size: int) -> torch.Tensor:
+    """Return (B, C, size, size) of (B, C, H, W), without aliasing."""
+    if pictures.shape[-2:] == (size, size):
+        return pictures
+    return F.interpolate(pictures.float(), (size, size), mode="area").to(pictures)
+
+
+def join(composite: torch.Tensor, denoised: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Add to composites what denoising changed of them at the generator's resolution.
+
+    Args:
+        composite: (B, 3, H, W) in 0..1.
+        denoised: (B, 3, S, S) in 0..1.
+        mask: (B, 1, S, S), what was denoised.
+
+    Returns:
+        (B, 3, H, W) in 0..1.
+    """
+    change = (denoised.to(composite) - resize_area(composite, denoised.shape[-1])) * (mask >= 0.5)
+    change = F.interpolate(change, composite.shape[-2:], mode="bilinear", align_corners=False)
+    return (composite + change).clamp(0, 1)
+
+
+def texts_for(text: str | list[str] | None, embeds: torch.Tensor | None, batch: int) -> list[str] | None:
+    """A text for each crop, empty where none was given; None where there are embeddings instead."""
+    if embeds is not None:
+        return None
+    return list(text) if isinstance(text, (list, tuple)) else [text or ""] * batch
+
+
+def check_positive(**given: int) -> None:
+    """Raise ValueError for a number under 1."""
+    for name, value in given.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected 1 or more, got {value}")
+
+
+def check_counts(**given: torch.Tensor | list[str] | None) -> None:
+    """Raise ValueError where there are not as many of one as of another."""
+    counts = {name: len(value) for name, value in given.items() if value is not None}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"expected as many of each, got {', '.join(f'{v} {k}' for k, v in counts.items())}")
+
+
+# No `from __future__ import annotations` here: diffusers before 0.37 reads the types of __init__ as they stand.
+
 
 ERASED = 0.5
 """What the generator sees in a face's place, in 0..1: mid-grey, as SD's inpainting models were trained with."""
@@ -114,7 +160,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: "str | os.PathLike[str]", **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Load a pipeline as diffusers does; "builtin" is the embedded model.
 
         A local folder that ``save_pretrained`` wrote is read without running the code in it.
@@ -123,7 +169,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             pretrained_model_name_or_path: "builtin", a folder or a hub id.
             kwargs: as in diffusers; ``dtype`` (or ``torch_dtype``) alone for the embedded model and such folders.
         """
-        from ..loading import BUILTIN, load_pipeline
+        from .loading import BUILTIN, load_pipeline
 
         source = str(pretrained_model_name_or_path)
         folder = BUILTIN if source == "builtin" else Path(source)
@@ -249,7 +295,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         attribute_features: torch.Tensor | None = None,
         attribute_names: Sequence[str] | None = None,
         start_image: torch.Tensor | None = None,
-        options: "Options | None" = None,
+        options: Options | None = None,
     ) -> FaceDeidPipelineOutput | StableDiffusionPipelineOutput | tuple[Any, Any]:
         """Replace the faces of photos or, with masks and control images, generate a face in every crop.
 
@@ -393,7 +439,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     def _replace_faces(
         self,
         photos: Any,
-        options: "Options | None",
+        options: Options | None,
         prompt: str | list[str] | None,
         steps: int | None,
         generator: torch.Generator | list[torch.Generator] | None,

@@ -14,16 +14,12 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ..attributes.encoder import encode_attributes
-from ..attributes.phrases import embed_ids, tokenize
+from ..attributes.encoding import embed_ids, encode_attributes, tokenize
 from ..faces.semantic_map import draw_semantic_map
 from ..models.face_encoder import FaceEncoder
-from .augment import random_look, random_mesh, random_view
-from .balance import SEX, Balance
-from .captions import ATTRIBUTES, FACTS, agree, choose, codes, facts, greyed, phrase
-from .data import FaceCache, FaceDataset, to_tensor
-from .glasses import label_glasses
-from .objective import Objective
+from .captions import ATTRIBUTES, FACTS, agree, choose, codes, facts, greyed, label_glasses, phrase
+from .data import SEX, Balance, FaceCache, FaceDataset, random_look, random_mesh, random_view, to_tensor
+from .generator import Objective
 
 _KEEP = (0.15, 0.4, 0.8)  # share of the known facts that a caption says: some say one thing, some nearly all
 _GREY = 0.5  # share of the crops whose colour is taken out: few portraits have the colours of the world's cameras

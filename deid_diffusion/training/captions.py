@@ -4,16 +4,114 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from ..faces.labels import LABEL
-from ..faces.measures import measure
-from ..faces.semantic_map import draw_semantic_map
-from .glasses import glasses_word
+from ..attributes.subspace import AttributeSubspace
+from ..faces.landmarks import MESH_BROWS, measure
+from ..faces.semantic_map import LABEL, draw_semantic_map
+from ..faces.texture import texture_mesh, unwrap_face
+from ..models.attribute_adapter import AttributeAdapter
+
+#: Share of faces of which everything is kept, of those of which nothing is, and of attributes kept of the others.
+_ALL, _NONE, _KEPT = 0.4, 0.08, 0.6
+_SPOKEN = 0.2  # share of known attributes whose word takes the place of what the encoder read
+_CHANGED = 0.3  # share of the faces that may be changed to which that happens
+#: Attribute -> the fact whose phrases are its words.
+_TAUGHT = {"gender": "person", "age": "age", "expression": "expression", "skin": "skin"}
+_CHANGEABLE = ("gender", "age")
+
+
+@dataclass(frozen=True, eq=False)
+class Wishes:
+    """Wishes for B faces.
+
+    Attributes:
+        features: (B, N, D), what is kept of them, changes made.
+        kept: (B, N, D), the same less the centre: 0 where nothing is kept.
+        facts: (B, F) codes, those that were changed or no longer hold included.
+        changed: (B,) bool.
+    """
+
+    features: torch.Tensor
+    kept: torch.Tensor
+    facts: torch.Tensor
+    changed: torch.Tensor
+
+
+class RandomWishes:
+    """Draws for each face which attributes are kept, which are told in words, and which are changed."""
+
+    def __init__(self, subspace: AttributeSubspace) -> None:
+        self.subspace = subspace
+        self.codes = {
+            name: torch.tensor([zlib.crc32(word.encode()) for word in subspace.words[name]]) for name in _TAUGHT
+        }
+
+    def __call__(
+        self, features: torch.Tensor, facts: torch.Tensor, free: torch.Tensor, adapter: AttributeAdapter
+    ) -> Wishes:
+        """Wishes for B faces.
+
+        Args:
+            features: (B, N, D).
+            facts: (B, F) codes of what is known of each face.
+            free: (B,) bool, faces that are painted from noise alone and so may be changed.
+            adapter: whose centre and scale of phrases count.
+        """
+        drawn = [self._of_one(*row, adapter) for row in zip(features, facts, free.tolist(), strict=True)]
+        made, codes, changed = (list(column) for column in zip(*drawn, strict=True))
+        wished = torch.stack(made)
+        device = features.device
+        return Wishes(wished, wished - adapter.centre, torch.stack(codes), torch.tensor(changed, device=device))
+
+    def _of_one(
+        self, feature: torch.Tensor, facts: torch.Tensor, free: bool, adapter: AttributeAdapter
+    ) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        names = tuple(self.subspace.words)
+        kind, draw = torch.rand(2 + len(names)).split([2, len(names)])
+        keep = [name for name, share in zip(names, draw.tolist(), strict=True) if kind[0] < _ALL or share < _KEPT]
+        if _ALL <= float(kind[0]) < _ALL + _NONE:
+            keep = []
+        scale = float(adapter.phrase_scale)
+        made = self.subspace.project(feature, keep, adapter.centre, self.subspace.grain(scale))
+        told, facts = self._told(keep, facts), facts.clone()
+        changes: Mapping[str, str] = {}
+        if free and kind[1] < _CHANGED:
+            changes = self._changes([name for name in _CHANGEABLE if name in told], facts)
+        for name, word in {**told, **changes}.items():
+            if name in changes or torch.rand(()) < _SPOKEN:
+                made = self.subspace.change(made, name, word, adapter.centre, scale)
+        return made, facts, bool(changes)
+
+    def _told(self, keep: list[str], facts: torch.Tensor) -> dict[str, str]:
+        """Attribute -> the word that is true of a face, for those that are kept and known."""
+        told = {}
+        for name in _TAUGHT:
+            true = (self.codes[name] == facts[FACTS.index(_TAUGHT[name])].cpu()).nonzero()
+            if name in keep and len(true):
+                told[name] = self.subspace.words[name][int(true[0])]
+        return told
+
+    def _changes(self, names: list[str], facts: torch.Tensor) -> Mapping[str, str]:
+        """Another word for one of the attributes; the facts are changed with it."""
+        if not names:
+            return {}
+        name = names[int(torch.randint(len(names), ()))]
+        words, codes = self.subspace.words[name], self.codes[name]
+        others = [k for k, code in enumerate(codes.tolist()) if code != int(facts[FACTS.index(_TAUGHT[name])])]
+        chosen = others[int(torch.randint(len(others), ()))]
+        facts[FACTS.index(_TAUGHT[name])] = codes[chosen]
+        for other in ("years", "text") if name == "age" else ("text",):
+            facts[FACTS.index(other)] = 0
+        return {name: words[chosen]}
+
 
 _CHILD = re.compile(r"toddler|child|baby|infant|kid\b|little (girl|boy)|(?<!\d)(\d{1,2}(\.\d)?) ?-?year")
 #: What can be known of a face.
@@ -108,3 +206,118 @@ def agree(facts: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
 def codes(said: Mapping[str, str]) -> torch.Tensor:
     """(F,) int64, a checksum of the phrase for each of ``FACTS``, 0 where there is none."""
     return torch.tensor([zlib.crc32(said[name].encode()) if name in said else 0 for name in FACTS])
+
+
+SURE = 0.75
+"""Probability from which somebody counts as wearing glasses."""
+
+
+SURELY_NOT = 0.03
+"""Probability under which somebody counts as wearing none."""
+
+
+_TEXELS = 128  # side of the texture that the strip over the eyes is cut from
+
+
+_STRIP = (128, 64)  # width and height, in pixels
+
+
+_LEAST = 8  # pictures with glasses, and without
+
+
+def eye_strip(picture: np.ndarray, mesh: np.ndarray) -> np.ndarray:
+    """Unwrap a face from its brows to the tip of its nose.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        mesh: (478, 2) its pixels.
+
+    Returns:
+        (64, 128) float32, luminance in 0..1.
+    """
+    top, bottom = _rows()
+    texture, _ = unwrap_face(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), mesh, _TEXELS)
+    return cv2.resize(texture[top:bottom].astype(np.float32) / 255, _STRIP, interpolation=cv2.INTER_AREA)
+
+
+def is_told(row: Mapping[str, Any]) -> bool:
+    """Return whether the text of a manifest's row says that somebody wears glasses."""
+    text = row.get("text", "").lower()
+    return _GLASSES in text and _NO_GLASSES not in text
+
+
+def glasses_word(row: Mapping[str, Any]) -> str | None:
+    """Return what a row says of glasses, a word of the vocabulary; None where nothing is known.
+
+    Args:
+        row: of a manifest, with the ``glasses_probability`` that `label_glasses` adds.
+    """
+    probability = row.get("glasses_probability", 1.0 if is_told(row) else None)
+    if probability is None or SURELY_NOT <= probability <= SURE:
+        return None
+    if probability < SURELY_NOT:
+        return "no glasses"
+    return "sunglasses" if "sunglasses" in row.get("text", "").lower() else "reading glasses"
+
+
+def label_glasses(
+    rows: Sequence[Mapping[str, Any]], pictures: Sequence[np.ndarray], meshes: Sequence[np.ndarray]
+) -> list[dict[str, Any]]:
+    """Return N rows with a ``glasses_probability`` each; as they were where too few texts speak of glasses.
+
+    Args:
+        rows: of a manifest; of those of one ``file`` the first is looked at.
+        pictures: N of (H, W, 3) uint8 RGB.
+        meshes: N of (478, 2), their pixels.
+    """
+    first = {row["file"]: index for index, row in reversed(list(enumerate(rows)))}
+    told = np.array([is_told(rows[index]) for index in first.values()])
+    if min(told.sum(), (~told).sum()) < _LEAST:
+        return [dict(row) for row in rows]
+    strips = [eye_strip(pictures[index], meshes[index]) for index in first.values()]
+    of_file = dict(zip(first, glasses_probability(strips, told).tolist(), strict=True))
+    return [{**row, "glasses_probability": of_file[row["file"]]} for row in rows]
+
+
+def glasses_probability(strips: Sequence[np.ndarray], told: np.ndarray) -> np.ndarray:
+    """Return (N,) probabilities that people wear glasses; 1 for those who are told where too few are, 0 for others.
+
+    A logistic regression on histograms of oriented gradients (Dalal & Triggs, CVPR 2005). Texts name glasses on few of
+    the pictures that show them: what is very likely counts as told in the next round.
+
+    Args:
+        strips: N of `eye_strip`.
+        told: (N,) bool, whose text says so.
+    """
+    if told.sum() < _LEAST or (~told).sum() < _LEAST:
+        return told.astype(float)
+    from skimage.feature import hog
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+
+    edges = np.stack([hog(strip, 8, (8, 8), (2, 2)) for strip in strips])
+    numbers = PCA(min(_COMPONENTS, len(edges) - 1), random_state=0).fit_transform(edges)
+    positive, probability = told.copy(), told.astype(float)
+    for _ in range(_ROUNDS):
+        classifier = LogisticRegression(C=3.0, class_weight="balanced", max_iter=500)
+        probability = cross_val_predict(classifier, numbers, positive, cv=_FOLDS, method="predict_proba")[:, 1]
+        positive = told | (probability > SURE)
+    return np.maximum(probability, told)
+
+
+_GLASSES, _NO_GLASSES = "glasses", "no glasses"
+
+
+_COMPONENTS, _FOLDS, _ROUNDS = 150, 8, 4
+
+
+@cache
+def _rows() -> tuple[int, int]:
+    """First row of the strip, and the one after its last."""
+    frame = texture_mesh(_TEXELS)
+    top = int(frame[[brow[2] for brow in MESH_BROWS], 1].min()) - _ABOVE
+    return max(0, top), int(frame[1, 1]) + _BELOW
+
+
+_ABOVE, _BELOW = 3, 5  # texels above the brows and below the tip of the nose

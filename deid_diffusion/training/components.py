@@ -9,19 +9,86 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
 from torch import nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
 
-from ..attributes.phrases import embed_phrases
+from ..attributes.encoding import embed_phrases
 from ..attributes.subspace import FEATURE_NAMES
 from ..errors import DeidError
 from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
-from ..pipelines.building import load_image_encoder
-from .builtin import make_controlnet, make_scheduler, make_unet
+from ..models.identity_model import IdentityModel
+from ..pipelines.face_deid import FaceDeidPipeline
+from ..pipelines.presets import CLIP, INPAINTING, build_trained, distilled_sampler, load_image_encoder
+from ..pipelines.repositories import fetch, load_part
+
+
+def make_scheduler() -> DDIMScheduler:
+    """Velocity prediction from zero terminal SNR (Lin et al., WACV 2024): sampling starts from pure noise."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )
+
+
+def make_unet(widths: tuple[int, ...], *, sample_size: int, cross_attention_dim: int) -> UNet2DConditionModel:
+    """A 9-channel inpainting UNet with cross-attention at the bottom level only, where it is cheap."""
+    count = len(widths)
+    return UNet2DConditionModel(
+        sample_size=sample_size,
+        in_channels=9,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D",) * (count - 1) + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (count - 1),
+        cross_attention_dim=cross_attention_dim,
+        attention_head_dim=8,
+        norm_num_groups=16,
+    )
+
+
+def make_controlnet(unet: UNet2DConditionModel, vae_scale_factor: int) -> ControlNetModel:
+    """A ControlNet of the UNet's own shape for 4-channel latents; its map branch shrinks as much as the VAE does.
+
+    Its zero convolutions, which protect a trained UNet, are drawn like any other layer: here both start together.
+    """
+    levels = vae_scale_factor.bit_length()
+    controlnet = ControlNetModel(
+        in_channels=4,
+        conditioning_channels=3,
+        layers_per_block=unet.config.layers_per_block,
+        block_out_channels=unet.config.block_out_channels,
+        down_block_types=unet.config.down_block_types,
+        cross_attention_dim=unet.config.cross_attention_dim,
+        attention_head_dim=unet.config.attention_head_dim,
+        norm_num_groups=unet.config.norm_num_groups,
+        conditioning_embedding_out_channels=tuple(16 * 2**i for i in range(levels)),
+    )
+    zeroed = (
+        *controlnet.controlnet_down_blocks,
+        controlnet.controlnet_mid_block,
+        controlnet.controlnet_cond_embedding.conv_out,
+    )
+    for layer in zeroed:
+        layer.reset_parameters()
+    return controlnet
 
 
 @dataclass(frozen=True)
@@ -161,3 +228,50 @@ def _make_adapter(
     image_encoder: CLIPVisionModelWithProjection | FaceEncoder, width: int, bottleneck_dim: int
 ) -> AttributeAdapter:
     return AttributeAdapter(image_encoder.config.projection_dim, len(FEATURE_NAMES), bottleneck_dim, width)
+
+
+def assemble_embedded(
+    vae: Path, clip: Path, generator: Path, identity_model: Path, *, steps: int, guidance: float, strength: float
+) -> FaceDeidPipeline:
+    """A float16 pipeline of the output folders of the three trainings of an embedded model.
+
+    Args:
+        vae, clip, generator: output folders of train_vae, train_attribute_encoder and train_face_deid.
+        identity_model: output folder of fit_identity_model.
+        steps: the pipeline's default number of denoising steps.
+        guidance: its default guidance scale.
+        strength: its default share of the steps that are done from a composite, 0 to 1.
+    """
+    half = torch.float16
+    return FaceDeidPipeline(
+        vae=load_part(AutoencoderKL, vae, half),
+        text_encoder=load_part(CLIPTextModel, clip / "text_encoder", half),
+        tokenizer=CLIPTokenizer.from_pretrained(clip / "tokenizer"),
+        unet=load_part(UNet2DConditionModel, generator / "unet", half),
+        controlnet=load_part(ControlNetModel, generator / "controlnet", half),
+        scheduler=distilled_sampler(generator) or make_scheduler(),
+        safety_checker=None,
+        feature_extractor=CLIPImageProcessor(),
+        image_encoder=load_image_encoder(clip / "image_encoder", half),
+        attribute_adapter=load_part(AttributeAdapter, generator / "attribute_adapter", half),
+        phrase_encoder=None,
+        identity_model=load_part(IdentityModel, identity_model, half),
+        default_steps=steps,
+        default_guidance=guidance,
+        default_strength=strength,
+    )
+
+
+def assemble_pretrained(
+    model: str | Path, image_encoder: str | Path, generator: Path, *, steps: int, guidance: float
+) -> FaceDeidPipeline:
+    """A float16 pipeline of a Stable Diffusion inpainting checkpoint and the output folder of train_face_deid.
+
+    Args:
+        model, image_encoder: as that training was given them.
+        generator: its output folder.
+        steps: the pipeline's default number of denoising steps.
+        guidance: its default guidance scale.
+    """
+    base, clip = fetch(INPAINTING.at(str(model))), fetch(CLIP.at(str(image_encoder)))
+    return build_trained(base, clip, generator, steps, guidance, torch.float16)

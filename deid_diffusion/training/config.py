@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,3 +168,13 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     except (OSError, ValueError, DeidError) as error:
         sys.exit(f"error: {one_line(error)}" if os.environ.get("DEID_DEBUG") is None else traceback.format_exc())
     sys.exit(0)
+
+
+def read(folder: Path) -> Iterator[dict[str, float]]:
+    """The rows of a folder's ``log.jsonl``, but for a last one that a crash cut off."""
+    log = folder / "log.jsonl"
+    for line in log.read_text().splitlines() if log.is_file() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return

@@ -12,19 +12,17 @@ import cv2
 import numpy as np
 import torch
 
-from ..attributes.encoder import encode_attributes
+from ..attributes.encoding import encode_attributes
 from ..errors import DeidError, ImageError, UsageError
-from ..faces.crop import extract, frame_from_mesh, transform
-from ..faces.labels import LABEL
-from ..faces.landmarks import MESH_BROWS, MESH_EYES, MESH_LIPS, MESH_MOUTH, MESH_NOSE, FaceMesh
+from ..faces.alignment import extract, frame_from_mesh, transform
+from ..faces.landmarks import MESH_BROWS, MESH_EYES, MESH_LIPS, MESH_MOUTH, MESH_NOSE, FaceMesh, measure
 from ..faces.lighting import fit_light, to_log
-from ..faces.measures import measure
-from ..faces.semantic_map import draw_semantic_map, mean_mesh
+from ..faces.semantic_map import LABEL, draw_semantic_map, mean_mesh
 from ..faces.texture import face_coordinates, mirrored_points, texture_mesh, unwrap_face
-from ..images import read
+from ..io.images import read
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel, region_weight
-from .glasses import SURE, eye_strip, glasses_probability, is_told
+from .captions import SURE, eye_strip, glasses_probability, is_told
 
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
 _FACE = 300.0  # height of a face, in pixels, to which smaller ones are enlarged before they are unwrapped

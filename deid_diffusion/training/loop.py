@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType, skip_first_batches
 from accelerate.utils import (
@@ -20,16 +25,145 @@ from accelerate.utils import (
 )
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from . import checkpoints, hub
-from .config import TrainConfig
+from . import hub
+from .config import TrainConfig, read
 from .data import FaceDataset
-from .model_card import model_card
-from .objective import Objective
-from .tracking import RunLog
+from .generator import Objective
+from .hub import model_card
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def complete(folder: Path) -> dict[int, Path]:
+    """The finished checkpoints of an output folder by their step, oldest first."""
+    found = {int(match[1]): path for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
+    return dict(sorted(found.items()))
+
+
+def resume(accelerator: Accelerator, config: TrainConfig) -> int:
+    """Load the checkpoint to go on from, if there is one, and clear away what a killed run left half-written.
+
+    Returns:
+        The step it was written at, 0 to start from the beginning.
+
+    Raises:
+        FileNotFoundError: when a named checkpoint does not exist.
+        ValueError: when the output folder holds checkpoints of later steps, which this run would get mixed up with.
+    """
+    step, folder = _chosen(config)
+    later = [path.name for at, path in complete(config.output_dir).items() if at > step]
+    if later:
+        raise ValueError(
+            f"{config.output_dir} holds {later[-1]}, and this run starts at step {step}: pass "
+            f"--resume_from_checkpoint latest or another --output_dir, or remove it"
+        )
+    if folder is not None:
+        accelerator.load_state(str(folder))
+    if accelerator.is_main_process:
+        for partial in config.output_dir.glob("partial-*"):
+            shutil.rmtree(partial)
+    return step
+
+
+def _chosen(config: TrainConfig) -> tuple[int, Path | None]:
+    if config.resume_from_checkpoint is None:
+        return 0, None
+    if config.resume_from_checkpoint == "latest":
+        found = complete(config.output_dir)
+        return list(found.items())[-1] if found else (0, None)
+    folder = Path(config.resume_from_checkpoint)
+    if not folder.is_dir():
+        folder = config.output_dir / folder.name
+    match = _NAME.fullmatch(folder.name)
+    if match is None or not folder.is_dir():
+        raise FileNotFoundError(
+            f"--resume_from_checkpoint: there is no checkpoint folder {config.resume_from_checkpoint}"
+        )
+    return int(match[1]), folder
+
+
+def save(accelerator: Accelerator, config: TrainConfig, step: int) -> None:
+    """Write a checkpoint and drop the oldest; a name without "partial" is a checkpoint that is whole."""
+    partial = config.output_dir / f"partial-{step}"
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()  # each process writes its own random state
+    if accelerator.is_main_process:
+        partial.rename(config.output_dir / f"checkpoint-{step}")
+        for old in list(complete(config.output_dir).values())[: -config.checkpoints_total_limit]:
+            shutil.rmtree(old.rename(old.with_name(f"partial-{old.name}")))
+
+
+@contextmanager
+def finished(
+    accelerator: Accelerator, wrapped: nn.Module, objective: Objective, ema: EMAModel | None, whole: Objective | None
+) -> Iterator[Objective]:
+    """Lend, on the main process, the objective with the weights to show: averaged, or gathered from their shards.
+
+    Args:
+        wrapped: the prepared objective; all processes must enter here when it is sharded.
+        ema: of the first turn's weights.
+        whole: an unsharded copy of the objective to gather into, only for sharded training.
+    """
+    if whole is not None:
+        state = accelerator.get_state_dict(wrapped)
+        if accelerator.is_main_process:
+            whole.load_state_dict(state)
+            whole.eval().to(accelerator.device)
+        yield whole
+        whole.cpu()
+        return
+    parameters = list(objective.trained(objective.turns[0]).parameters())
+    if ema is not None:
+        ema.store(parameters)
+        ema.copy_to(parameters)
+    objective.eval()
+    yield objective
+    objective.train()
+    if ema is not None:
+        ema.restore(parameters)
+
+
+_ONE_IMAGE = ("aim", "clearml")  # the other trackers' ``log_images`` take a list
+
+
+class RunLog:
+    """The main process's record of a run, going on after ``step``."""
+
+    def __init__(self, accelerator: Accelerator, config: TrainConfig, step: int) -> None:
+        self.accelerator, self.folder = accelerator, config.output_dir
+        if not accelerator.is_main_process:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # the lines of steps that are about to be done again go
+        kept = "".join(json.dumps(row) + "\n" for row in read(self.folder) if row["step"] <= step)
+        (self.folder / "log.jsonl.new").write_text(kept)
+        (self.folder / "log.jsonl.new").replace(self.folder / "log.jsonl")
+        if config.report_to is not None:
+            accelerator.init_trackers(self.folder.resolve().name, config.shown())
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Note one step's figures."""
+        if self.accelerator.is_main_process:
+            row = {"step": step} | {name: round(value, 6) for name, value in figures.items()}
+            with (self.folder / "log.jsonl").open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+            self.accelerator.log(dict(figures), step=step)
+
+    def show(self, step: int, sheet: np.ndarray) -> None:
+        """Keep a contact sheet, (H, W, 3) uint8, as ``validation/step-000500.png`` and in trackers that take images."""
+        path = self.folder / "validation" / f"step-{step:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(sheet).save(path)
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                shown = sheet if tracker.name in _ONE_IMAGE else sheet[None]
+                tracker.log_images({"validation": shown}, step=step, **layout)
 
 
 def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> None:
@@ -79,7 +213,7 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
         ema = EMAModel(objective.trained(objective.turns[0]).parameters(), decay=config.ema_decay)
         accelerator.register_for_checkpointing(ema)
 
-    step = checkpoints.resume(accelerator, config)
+    step = resume(accelerator, config)
     if ema is not None:
         ema.to(accelerator.device)  # a checkpoint's average is loaded onto the CPU
     log = RunLog(accelerator, config, step)
@@ -106,17 +240,17 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
             bar.set_postfix(losses, refresh=False)
             bar.update()
             if config.validation_steps and step % config.validation_steps == 0:
-                with checkpoints.finished(accelerator, wrapped, objective, ema, whole) as shown:
+                with finished(accelerator, wrapped, objective, ema, whole) as shown:
                     _validate(accelerator, shown, log, step)
             if step % config.checkpointing_steps == 0 and step < last:
-                checkpoints.save(accelerator, config, step)
-                with checkpoints.finished(accelerator, wrapped, objective, ema, whole) as shown:
+                save(accelerator, config, step)
+                with finished(accelerator, wrapped, objective, ema, whole) as shown:
                     _write(accelerator, shown, config)
             if step == last:
-                checkpoints.save(accelerator, config, step)
+                save(accelerator, config, step)
                 break
     bar.close()
-    with checkpoints.finished(accelerator, wrapped, objective, ema, whole) as shown:
+    with finished(accelerator, wrapped, objective, ema, whole) as shown:
         _write(accelerator, shown, config)
         if accelerator.is_main_process and config.push_to_hub:
             hub.push(config)

@@ -4,20 +4,207 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import cv2
 import numpy as np
 
 from ..errors import DeidError, ImageError, UsageError, one_line
+from ..faces.alignment import extract, frame_from_mesh, similarity, transform
 from ..faces.landmarks import FaceMesh
-from ..files import prepare_folder, refusal, write_atomic
-from .crops import face_crops, is_grey
-from .parts import CROPS, MESHES, ROWS, SKIPPED, Faces, Parts
+from ..io.files import prepare_folder, refusal, write_atomic
 from .sources import Photograph, Photographs
+
+CROPS, MESHES, ROWS, SKIPPED = "crops.npy", "meshes.npy", "rows.jsonl", "skipped.jsonl"
+_FOLDER, _UNFINISHED = "prepared.parts", "unfinished"
+_MESH = (478, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """What one photograph gave.
+
+    Attributes:
+        crops: (S, S, 3) uint8 RGB each.
+        meshes: (478, 2) float32 crop pixels each, as many as crops.
+        row: what is known of the photograph, the same for all its crops.
+        skipped: what is wrong with it; None if it gave crops.
+    """
+
+    crops: Sequence[np.ndarray] = ()
+    meshes: Sequence[np.ndarray] = ()
+    row: Mapping[str, Any] | None = None
+    skipped: Mapping[str, Any] | None = None
+
+
+class Parts:
+    """The parts of one cache on disk. Its methods raise OSError when the system refuses to write."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache, self._folder = cache, cache / _FOLDER
+
+    def done(self) -> int:
+        """The number of photographs in the parts there are; what a killed run left unfinished is removed."""
+        shutil.rmtree(self._folder / _UNFINISHED, ignore_errors=True)
+        return max((int(part.name.partition("-")[2]) for part in self._finished()), default=0)
+
+    def save(self, first: int, faces: Sequence[Faces], size: int) -> None:
+        """Keep what the photographs from number `first` on gave, in crops of `size` pixels: all of it or nothing."""
+        part = self._begin()
+        crops = [crop for one in faces for crop in one.crops]
+        meshes = [mesh for one in faces for mesh in one.meshes]
+        _write_array(part / CROPS, np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8))
+        _write_array(part / MESHES, np.stack(meshes) if meshes else np.zeros((0, *_MESH), np.float32))
+        _write_lines(part / ROWS, (one.row for one in faces for _ in one.crops))
+        _write_lines(part / SKIPPED, (one.skipped for one in faces if one.skipped is not None))
+        part.rename(self._folder / f"{first:09}-{first + len(faces):09}")
+
+    def merge(self, size: int) -> int:
+        """Put the parts together, one in memory at a time, and return the number of crops; `publish` makes it valid."""
+        parts, target = self._finished(), self._begin()
+        counts = [len(np.load(part / CROPS, mmap_mode="r")) for part in parts]
+        for name, shape, kind in ((CROPS, (size, size, 3), np.uint8), (MESHES, _MESH, np.float32)):
+            whole = np.lib.format.open_memmap(target / name, "w+", kind, (sum(counts), *shape))
+            first = 0
+            for part, count in zip(parts, counts, strict=True):
+                whole[first : first + count] = np.load(part / name)
+                first += count
+            whole.flush()
+        for name in (ROWS, SKIPPED):
+            with (target / name).open("wb") as stream:
+                for part in parts:
+                    with (part / name).open("rb") as lines:
+                        shutil.copyfileobj(lines, stream)
+                _flush(stream)
+        return sum(counts)
+
+    def skipped(self) -> Iterator[dict[str, str]]:
+        """What is wrong with the photographs that gave nothing, as merged."""
+        with (self._folder / _UNFINISHED / SKIPPED).open() as lines:
+            yield from map(json.loads, lines)
+
+    def publish(self, names: Sequence[str]) -> None:
+        """Move these merged files into the cache, in this order, and drop the parts."""
+        for name in names:
+            (self._folder / _UNFINISHED / name).replace(self._cache / name)
+        self.drop()
+
+    def drop(self) -> None:
+        """Remove all parts."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _finished(self) -> list[Path]:
+        return sorted(self._folder.glob("*-*"))
+
+    def _begin(self) -> Path:
+        folder = self._folder / _UNFINISHED
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, array)
+        _flush(stream)
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any] | None]) -> None:
+    with path.open("wb") as stream:
+        stream.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+        _flush(stream)
+
+
+def _flush(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+_UPRIGHT_SIDE = 448  # the mesh is measured at one scale, whatever the photograph's
+
+
+def face_crops(
+    image: np.ndarray, landmarker: FaceMesh, *, size: int, variants: int, rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Crops of the largest face, and their meshes; none if no face is found in the picture and in its mirror image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        landmarker: finds the faces.
+        size: of a crop, in pixels.
+        variants: number of crops; the first is plain, the others are mirrored, jittered and relit. A picture without
+            colour gives half as many.
+        rng: of the jitter.
+
+    Returns:
+        (size, size, 3) uint8 RGB and (478, 2) float32 crop pixels, as many of one as of the other.
+    """
+    sides = _both_sides(image, landmarker)
+    crops, meshes = [], []
+    grey = is_grey(image)
+    for k in range((max(1, variants // 2) if grey else variants) if sides else 0):
+        picture, mesh = sides[k % 2]
+        frame = frame_from_mesh(mesh, size)
+        frame = frame if k == 0 else jitter_frame(frame, size, rng)
+        crop = extract(picture, frame, size)
+        crops.append(crop if k == 0 else jitter_colour(crop, grey, rng))
+        meshes.append(transform(mesh, frame))
+    return crops, meshes
+
+
+def jitter_frame(frame: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A crop matrix turned, scaled and shifted a little, as a detector's own uncertainty would do."""
+    centre = (size - 1) / 2 + rng.normal(0, 0.02, 2) * size
+    side = size / float(np.exp(rng.normal(0, 0.06)))
+    move = similarity((float(centre[0]), float(centre[1])), side, float(rng.normal(0, 0.07)), size)
+    return np.vstack([move, [0, 0, 1]])[:2].astype(np.float32) @ np.vstack([frame, [0, 0, 1]]).astype(np.float32)
+
+
+def jitter_colour(crop: np.ndarray, grey: bool, rng: np.random.Generator) -> np.ndarray:
+    """Another light: exposure, gamma, contrast and, for colour photographs, a tint. (H, W, 3) uint8 in and out.
+
+    Portraits are lit well; the world's photographs are darker, by a third in the mean.
+    """
+    values = crop.astype(np.float32) / 255
+    values = np.minimum(values * float(np.exp(rng.normal(-0.2, 0.3))), 1)
+    values = values ** float(np.exp(rng.normal(0, 0.2)))
+    values = (values - 0.5) * float(np.exp(rng.normal(0, 0.12))) + 0.5
+    if not grey:
+        values = values * np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
+    return np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether a (H, W, 3) uint8 picture has (nearly) no colour."""
+    spread = image.max(2).astype(int) - image.min(2)
+    return bool(spread.mean() < 6)
+
+
+def _both_sides(image: np.ndarray, landmarker: FaceMesh) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The picture and its mirror image at one scale, each with the mesh of the same face; empty if one has none."""
+    height, width = image.shape[:2]
+    k = _UPRIGHT_SIDE / max(height, width)
+    if min(height, width) * k < 1:
+        return []
+    upright = cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_CUBIC if k > 1 else cv2.INTER_AREA)
+    mirrored = np.ascontiguousarray(upright[:, ::-1])
+    meshes, others = (
+        [mesh for mesh in landmarker.meshes(picture) if np.isfinite(mesh).all()] for picture in (upright, mirrored)
+    )
+    if not meshes or not others:
+        return []
+    largest = max(meshes, key=lambda mesh: float(np.ptp(mesh, axis=0).max()))
+    x, y = largest.mean(0)
+    expected = np.array([upright.shape[1] - 1 - x, y])
+    same = min(others, key=lambda mesh: float(np.linalg.norm(mesh.mean(0) - expected)))
+    return [(upright, largest), (mirrored, same)]
+
 
 _RECORD = "prepared.json"  # what was asked for, of which photographs, and what came of it
 _NO_FACE = "no face found"

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from ..errors import DeidError
-from .objective import Objective
+from .generator import Objective
 from .validation import reconstruction_sheet
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.comfyui import found_faces
-from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.comfyui import faces
+from deid_diffusion.faces.boxes import DetectedFace
 
 HERE = Path(__file__).parent
 FACES = (
@@ -29,7 +29,8 @@ def comfy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
     modules = {name.split(".")[-1]: importlib.import_module(name) for name in names}
     monkeypatch.setattr(modules["folder_paths"], "models_dir", str(tmp_path))
     monkeypatch.setattr(modules["folder_paths"], "folder_names_and_paths", {})
-    from deid_diffusion.comfyui import extension, generator
+    from deid_diffusion.comfyui import nodes as extension
+    from deid_diffusion.comfyui import runtime
 
     loop = importlib.import_module("asyncio")
 
@@ -39,7 +40,7 @@ def comfy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
     nodes = {node.define_schema().node_id: node for node in loop.run(load())}
     for held in (modules["model_management"].loads, modules["utils"].shown, modules["utils"].hooks):
         held.clear()
-    yield SimpleNamespace(**modules, nodes=nodes, generator=generator)
+    yield SimpleNamespace(**modules, nodes=nodes, generator=runtime)
     modules["model_management"].unload_all_models()
     modules["model_management"].interrupt_current_processing(False)
 
@@ -53,5 +54,5 @@ def image(astronaut: np.ndarray) -> torch.Tensor:
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two faces in every photo, without a mesh."""
-    monkeypatch.setattr(found_faces, "shared_detector", lambda: lambda photo: list(FACES))
-    monkeypatch.setattr(found_faces, "shared_landmarker", lambda: lambda crop: None)
+    monkeypatch.setattr(faces, "shared_detector", lambda: lambda photo: list(FACES))
+    monkeypatch.setattr(faces, "shared_landmarker", lambda: lambda crop: None)

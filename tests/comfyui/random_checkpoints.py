@@ -81,8 +81,8 @@ def save_adapter(folder: Path) -> None:
     """What Load Attribute Adapter takes of a model's folder, with a small text side of that CLIP."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    from deid_diffusion.loading import BUILTIN
     from deid_diffusion.models.attribute_adapter import AttributeAdapter
+    from deid_diffusion.pipelines.loading import BUILTIN
 
     AttributeAdapter(feature_dim=_WIDTH, cross_attention_dim=_WIDTH).save_pretrained(folder / "attribute_adapter")
     shutil.copytree(BUILTIN / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)

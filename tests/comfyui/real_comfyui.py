@@ -217,7 +217,7 @@ class Trial:
 def make_wide_model(folder: Path) -> None:
     """The embedded model with a UNet that paints noise and weighs 0.6 GB."""
     from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
-    from deid_diffusion.training.builtin import make_controlnet, make_unet
+    from deid_diffusion.training.components import make_controlnet, make_unet
 
     pipeline = FaceDeidPipeline.from_pretrained(PACK.parent / "deid_diffusion" / "builtin", trust_remote_code=True)
     unet = make_unet((256, 512, 768), sample_size=32, cross_attention_dim=192)

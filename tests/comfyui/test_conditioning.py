@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.attributes.choice import AttributeChoice, choose
-from deid_diffusion.attributes.encoder import encode_attributes, labels_tensor
+from deid_diffusion.attributes.encoding import encode_attributes, labels_tensor
+from deid_diffusion.attributes.selection import AttributeChoice, choose
 from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.comfyui.conditioning import (
     LoadedAdapter,
@@ -19,7 +19,7 @@ from deid_diffusion.comfyui.conditioning import (
     encoder_features,
     make_tokens,
 )
-from deid_diffusion.comfyui.found_faces import FaceCrops, cut_faces, find_faces
+from deid_diffusion.comfyui.faces import FaceCrops, cut_faces, find_faces
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.generation import to_tensor
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
@@ -51,7 +51,7 @@ def adapter_alone(tmp_path: Path) -> LoadedAdapter:
 
 def seen_by(pipeline, crops: FaceCrops) -> SimpleNamespace:
     """A CLIP_VISION_OUTPUT of the crops, as ComfyUI's CLIP Vision Encode makes it."""
-    from deid_diffusion.attributes.encoder import clip_pixels
+    from deid_diffusion.attributes.encoding import clip_pixels
 
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()]) * 2 - 1
     encoder = pipeline.image_encoder

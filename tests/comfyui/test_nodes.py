@@ -1,5 +1,7 @@
 """Our nodes as ComfyUI sees and runs them; `real_comfyui.py` shows that the stand-in tells the truth."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from workflows import essence
 
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.comfyui import nodes_faces
+from deid_diffusion.comfyui import nodes
 from deid_diffusion.errors import UsageError
-from deid_diffusion.faces.blend import FILL
+from deid_diffusion.faces.compositing import FILL
+from tests.comfyui.workflows import essence
 from tests.fake_gate import FakeGate
 from tests.test_golden import OPTIONS, differences, picture
 
@@ -126,7 +128,7 @@ def test_what_breaks_stops_the_workflow(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("broken on purpose")
 
-    home = {"UnionDetector": "detection", "Canvas": "blend"}[broken.split(".")[0]]
+    home = {"UnionDetector": "detection", "Canvas": "compositing"}[broken.split(".")[0]]
     monkeypatch.setattr(f"deid_diffusion.faces.{home}.{broken}", fail)
     with pytest.raises(RuntimeError, match="on purpose"):
         comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES)
@@ -157,8 +159,8 @@ def test_face_nodes_in_line(
     )
     shapes = [tuple(one.shape) for one in pictures]
     assert shapes == [(4, 96, 96, 3), (4, 96, 96, 3), (4, 96, 96), (4, 96, 96, 3)]
-    monkeypatch.setattr(nodes_faces, "shared_gate", FakeGate)
-    monkeypatch.setattr(nodes_faces, "shared_detector", lambda: lambda picture: [])
+    monkeypatch.setattr(nodes, "shared_gate", FakeGate)
+    monkeypatch.setattr(nodes, "shared_detector", lambda: lambda picture: [])
     made, mask, record = comfy.nodes["DeidStitchFaces"].execute(crops, torch.rand(4, 96, 96, 3)).args
     assert made.shape == image.shape
     outside = mask == 0

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from workflows import to_prompt
 
 from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
+from tests.comfyui.workflows import to_prompt
 
 PACK = Path(__file__).parents[2] / "comfyui"
 EXAMPLES = PACK / "example_workflows"

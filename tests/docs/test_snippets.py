@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
-from deid_diffusion.presets import CLIP, FACE_LINES, INPAINTING, SD15
-from deid_diffusion.publishing import write_publication
-from deid_diffusion.repositories import fetch
+from deid_diffusion.pipelines.presets import CLIP, FACE_LINES, INPAINTING, SD15
+from deid_diffusion.pipelines.publishing import write_publication
+from deid_diffusion.pipelines.repositories import fetch
 from tests.tiny_hub import add_to_cache, fill_cache, ip_adapter_repository, parser_repository
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -28,7 +28,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.fixture(scope="module")
 def downloaded(hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """All repositories that the pages name, in the cache that every library reads."""
-    from deid_diffusion.loading import BUILTIN
+    from deid_diffusion.pipelines.loading import BUILTIN
 
     made = tmp_path_factory.mktemp("made")
     write_publication(BUILTIN, made / "face-deid", license="apache-2.0")
@@ -122,7 +122,7 @@ def test_what_is_to_be_downloaded_for_sd15_is_all_that_it_needs(hub: dict[str, P
 
 
 def test_commits_are_those_that_are_loaded() -> None:
-    from deid_diffusion.presets import PRESETS
+    from deid_diffusion.pipelines.presets import PRESETS
 
     text = (DOCS / "models.md").read_text()
     for preset in PRESETS.values():

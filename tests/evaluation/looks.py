@@ -7,12 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from deid_diffusion.evaluation.changes import Outside
-from deid_diffusion.evaluation.look import FaceLook, Judges, PhotoLook
-from deid_diffusion.evaluation.mesh_errors import FaceState, HeadPose, MeshErrors
-from deid_diffusion.evaluation.onnx_judges import Reading
+from deid_diffusion.evaluation.measure import FaceLook, FaceState, HeadPose, Judges, MeshErrors, Outside, PhotoLook
+from deid_diffusion.evaluation.onnx import Reading
 from deid_diffusion.evaluation.pairing import Pair
-from deid_diffusion.faces.measures import FaceMeasures
+from deid_diffusion.faces.landmarks import FaceMeasures
 
 NO_METER = SimpleNamespace(
     missing=dict.fromkeys(("FID", "KID", "LPIPS"), "not here"), fid=lambda: None, kid=lambda: None

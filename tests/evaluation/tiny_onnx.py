@@ -6,7 +6,7 @@ input 11, output 12; NodeProto input 1, output 2, op_type 4, attribute 5; Attrib
 
 from pathlib import Path
 
-from deid_diffusion.faces.onnx_shapes import bytes_field, integer_field, value_info
+from deid_diffusion.faces.detectors import bytes_field, integer_field, value_info
 
 
 def write_mean_colour(path: Path, size: int | str) -> None:

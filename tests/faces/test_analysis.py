@@ -1,8 +1,8 @@
 import numpy as np
 
+from deid_diffusion.faces.alignment import frame_from_box, invert, transform
 from deid_diffusion.faces.analysis import analyse_face
-from deid_diffusion.faces.crop import frame_from_box, invert, transform
-from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.boxes import DetectedFace
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.faces.semantic_map import mean_mesh
 

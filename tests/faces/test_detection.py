@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
 from skimage.data import astronaut, brick
 
+from deid_diffusion.faces.boxes import DetectedFace
 from deid_diffusion.faces.detection import (
+    FACE as FACE_SCORE,
+)
+from deid_diffusion.faces.detection import (
+    HINT,
+    OVERLAP,
+    TILE,
     CenterFaceDetector,
-    DetectedFace,
     MediapipeDetector,
     UnionDetector,
+    View,
     add_cut,
     add_turned,
+    confirm,
+    framed,
+    mirrored,
+    pyramid,
+    turned,
 )
+from deid_diffusion.faces.landmarks import FaceMesh
 
 FACE = (180, 70, 270, 180)  # of the astronaut, by eye
 EYES_NOSE_MOUTH = np.array([[203, 103], [247, 105], [223, 126], [204, 143], [242, 144]])
@@ -185,3 +200,124 @@ def test_a_cut_face_joins_where_nothing_is_found():
     new = DetectedFace((0, 200, 40, 280), 0.6, "own")
     assert add_cut([found], [again, new, unsure]) == [found, new]
     assert add_cut([], [new]) == [new]
+
+
+WHERE = (180.0, 70.0, 270.0, 180.0)  # the astronaut's face, by eye
+
+
+def hint(*box: float) -> DetectedFace:
+    return DetectedFace(box, 0.2, "centerface")
+
+
+@pytest.fixture(scope="module")
+def landmarker() -> FaceMesh:
+    return FaceMesh()
+
+
+def nothing(box: tuple[float, float, float, float]) -> bool:
+    return False
+
+
+def test_a_hint_at_a_face_is_confirmed_and_holds_the_mesh(astronaut: np.ndarray, landmarker: FaceMesh) -> None:
+    face = confirm(astronaut, hint(205, 90, 255, 150), landmarker, nothing)
+    assert face is not None
+    assert face.detector == "centerface+mesh"
+    assert np.abs(np.array(face.box) - WHERE).max() < 25
+
+
+@pytest.mark.parametrize("cut", [225, 240])
+def test_half_a_face_at_the_edge_is_completed_by_its_mirror_image(
+    astronaut: np.ndarray, landmarker: FaceMesh, cut: int
+) -> None:
+    part = np.ascontiguousarray(astronaut[:, cut:])
+    face = confirm(part, hint(0, 75, 268 - cut, 175), landmarker, nothing)
+    assert face is not None
+    x0, y0, x1, y1 = face.box
+    assert 0 <= x0 < x1 <= part.shape[1]
+    assert 0 <= y0 < y1 <= part.shape[0]
+
+
+def test_where_no_mesh_fits_there_is_no_face(astronaut: np.ndarray, landmarker: FaceMesh) -> None:
+    assert confirm(astronaut, hint(20, 20, 80, 90), landmarker, nothing) is None
+
+
+def test_few_looks_tell_that_there_is_none(astronaut: np.ndarray) -> None:
+    looks: list[np.ndarray] = []
+    assert confirm(astronaut, hint(20, 20, 80, 90), looks.append, nothing) is None
+    assert len(looks) == 4
+
+
+def test_the_mesh_of_a_face_that_is_dealt_with_confirms_nothing(astronaut: np.ndarray, landmarker: FaceMesh) -> None:
+    assert confirm(astronaut, hint(205, 90, 255, 150), landmarker, lambda box: True) is None
+    assert confirm(astronaut, hint(275, 100, 330, 170), landmarker, nothing) is None  # beside the face
+
+
+@pytest.mark.parametrize("box", [(10.0, 10.0, 24.0, 24.0), (10.0, 10.0, 13.0, 90.0), (10.0, 10.0, 10.0, 10.0)])
+def test_specks_are_not_looked_at(astronaut: np.ndarray, box: tuple[float, float, float, float]) -> None:
+    def never(look: np.ndarray) -> np.ndarray:
+        raise AssertionError("looked")
+
+    assert confirm(astronaut, hint(*box), never, nothing) is None
+
+
+def test_hints_are_fainter_than_faces_and_apart_from_them(astronaut: np.ndarray) -> None:
+    detector = UnionDetector()
+    found = detector.search(astronaut)
+    assert [face.box for face in found.faces] == [face.box for face in detector(astronaut)]
+    assert all(face.score > FACE_SCORE for face in found.faces)
+    assert found.hints
+    assert all(HINT < one.score <= FACE_SCORE for one in found.hints)
+
+
+def test_detectors_of_ones_own_give_no_hints(astronaut: np.ndarray) -> None:
+    faint = DetectedFace((20.0, 20.0, 80.0, 90.0), 0.05, "mine")
+    found = UnionDetector([lambda image: [faint]]).search(np.zeros((200, 200, 3), np.uint8))
+    assert found.faces  # what they find is a face, however faint
+    assert found.hints == []
+
+
+@pytest.mark.parametrize("size", [(448, 448), (3000, 4000), (700, 12000), (8, 9), (1025, 683)])
+def test_tiles_cover_the_photo_and_overlap(size):
+    height, width = size
+    views = list(pyramid(height, width))
+    for scale in {round(view.width / (view.x1 - view.x0), 2) for view in views}:
+        level = [view for view in views if round(view.width / (view.x1 - view.x0), 2) == scale]
+        seen = np.zeros(size, bool)
+        for view in level:
+            assert max(view.width, view.height) <= TILE
+            assert 0 <= view.x0 < view.x1 <= width
+            assert 0 <= view.y0 < view.y1 <= height
+            seen[view.y0 : view.y1, view.x0 : view.x1] = True
+        assert seen.all()
+        columns = sorted({(view.x0, view.x1) for view in level})
+        assert all(a[1] - b[0] >= OVERLAP / scale - 2 for a, b in pairwise(columns))
+    assert (views[-1].x0, views[-1].y0, views[-1].x1, views[-1].y1) == (0, 0, width, height)
+
+
+@pytest.mark.parametrize("view", [*turned(30, 50), framed(30, 50), mirrored(30, 50), View(10, 5, 40, 25, 60, 40)])
+def test_what_is_found_in_a_view_lies_there_in_the_photo(view):
+    photo = np.zeros((30, 50, 3), np.uint8)
+    photo[12:18, 20:30] = 255
+    rows, columns = np.nonzero(view.take(photo)[..., 0] > 127)  # the frame's mirror image does not reach so far in
+    box = float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
+    points = np.array([[box[0], box[1]], [box[2], box[3]]] * 2 + [[box[0], box[1]]], np.float32)
+    face = view.back(DetectedFace(box, 0.5, "own", points))
+    assert face.box == pytest.approx((20, 12, 30, 18), abs=0.6)
+    assert face.points.dtype == np.float32
+    assert sorted(face.points[0] + face.points[1]) == pytest.approx([30, 50], abs=0.9)
+
+
+def test_boxes_are_clipped_to_the_view():
+    face = framed(100, 100).back(DetectedFace((0.0, 0.0, 160.0, 160.0), 0.5, "own"))
+    assert face.box == (0, 0, 100, 100)
+    assert face.points is None
+
+
+def test_mirrored_edges():
+    view = mirrored(60, 30)
+    photo = np.arange(60 * 30 * 3, dtype=np.uint32).astype(np.uint8).reshape(60, 30, 3)
+    picture = view.take(photo)
+    assert (picture[10:70, 10:40] == photo).all()
+    assert (picture[10:70, :10] == photo[:, 9::-1]).all()
+    assert view.share_inside(DetectedFace((0.0, 20.0, 20.0, 40.0), 0.5, "own")) == 0.5
+    assert view.share_inside(DetectedFace((0.0, 20.0, 8.0, 40.0), 0.5, "own")) == 0

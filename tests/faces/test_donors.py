@@ -7,7 +7,7 @@ import torch
 
 from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.faces.donors import attribute_costs, draw_donors, glasses_fit, show_teeth, wears_glasses
-from deid_diffusion.faces.measures import FaceMeasures
+from deid_diffusion.faces.landmarks import FaceMeasures
 from deid_diffusion.models.identity_model import MEASURES, Donors, IdentityModel
 from tests.conftest import make_tiny_people
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deid_diffusion.attributes.choice import choose
+from deid_diffusion.attributes.selection import choose
 from deid_diffusion.faces.lighting import (
     FaceLight,
     bend_highlights,

@@ -1,7 +1,7 @@
 import numpy as np
 
-from deid_diffusion.faces.crop import similarity
-from deid_diffusion.faces.mask import face_outline, paste_mask
+from deid_diffusion.faces.alignment import similarity
+from deid_diffusion.faces.masks import face_outline, paste_mask
 from deid_diffusion.faces.occlusion import find_occluders, spare_occluders
 from deid_diffusion.faces.semantic_map import mean_mesh
 
@@ -46,7 +46,7 @@ def test_a_dark_beard_is_no_thing() -> None:
 
 
 def test_a_mask_of_nothing_stays_as_it_is() -> None:
-    from deid_diffusion.faces.mask import no_mask
+    from deid_diffusion.faces.masks import no_mask
 
     empty = no_mask(SHAPE)
     assert spare_occluders(empty, np.zeros((192, 192), bool), MATRIX, SIZE) is empty

@@ -1,5 +1,7 @@
 """The recogniser knows a face again after what photos go through, and not after it was replaced."""
 
+from __future__ import annotations
+
 import io
 import sys
 from pathlib import Path
@@ -10,16 +12,19 @@ import pytest
 from PIL import Image
 
 from deid_diffusion.errors import DeidError
-from deid_diffusion.faces.crop import transform
+from deid_diffusion.faces.alignment import transform
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.identity import recognition
 from deid_diffusion.identity.recognition import (
     CHIP_POINTS,
     CHIP_SIZE,
+    NEAREST,
     DlibRecogniser,
     Recogniser,
+    dlib_cohort,
     face_chip,
     fit_similarity,
+    similarity_of_strangers,
 )
 from deid_diffusion.options import Options
 
@@ -137,3 +142,17 @@ def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(DeidError, match="face_recognition_models is not installed") as caught:
         DlibRecogniser()
     assert "\n" not in str(caught.value)
+
+
+def test_the_nearest_strangers_count() -> None:
+    face = np.array([1, 0], np.float32)
+    cosines = np.concatenate([np.full(50, 0.1), np.linspace(0.5, 0.95, NEAREST)])
+    cohort = np.column_stack([cosines, np.sqrt(1 - cosines**2)]).astype(np.float32)
+    assert similarity_of_strangers(face, cohort) == pytest.approx(0.725, abs=1e-6)
+
+
+def test_the_embedded_cohort_is_of_unit_vectors() -> None:
+    cohort = dlib_cohort()
+    assert cohort.shape[1] == 128
+    assert cohort.dtype == np.float32
+    assert np.allclose(np.linalg.norm(cohort, axis=1), 1, atol=1e-2)

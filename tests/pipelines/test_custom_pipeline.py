@@ -10,8 +10,8 @@ import torch
 from diffusers import DiffusionPipeline
 from packaging.version import Version
 
-from deid_diffusion.loading import load_pipeline
 from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
+from deid_diffusion.pipelines.loading import load_pipeline
 from tests.loopback_hub import loopback_hub
 from tests.pipelines.faces import inputs, run
 from tests.tiny_hub import add_to_cache
@@ -79,7 +79,7 @@ def test_what_was_downloaded_is_loaded_without_a_network_and_without_its_code(
 def test_over_a_plain_checkpoint_with_our_parts(
     form: str, hub: dict[str, Path], taken: list[str], tiny_pipeline: FaceDeidPipeline
 ) -> None:
-    from deid_diffusion.presets import INPAINTING
+    from deid_diffusion.pipelines.presets import INPAINTING
 
     names = ("controlnet", "image_encoder", "attribute_adapter", "phrase_encoder")
     ours = {name: getattr(tiny_pipeline, name) for name in names}

@@ -1,14 +1,22 @@
+"""The pipeline alone: photos in, photos and records out."""
+
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from deid_diffusion import Anonymizer, Options
 from deid_diffusion.errors import DeidError
+from deid_diffusion.models.attribute_adapter import AttributeAdapter
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
 from tests.pipelines.faces import generators, inputs, run
+from tests.tiny_hub import fill_cache
 
 
 def test_no_masked_pixel_has_any_influence(tiny_pipeline: FaceDeidPipeline) -> None:
@@ -93,3 +101,121 @@ def test_a_pipeline_without_adapter_works_and_says_so(tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "model")
     again = FaceDeidPipeline.from_pretrained(tmp_path / "model", trust_remote_code=True)
     assert again.attribute_adapter is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_photo_alone_is_the_whole_line(astronaut: np.ndarray, dtype: torch.dtype) -> None:
+    pipeline = FaceDeidPipeline.from_pretrained("builtin", torch_dtype=dtype)
+    photo = Image.fromarray(astronaut)
+    output = pipeline(image=photo, generator=torch.Generator().manual_seed(7))
+    ((face,),) = output.records
+    expected = Anonymizer(pipeline)(photo, Options(seed=7))
+    assert (face.action, face.seed) == ("replaced", expected.faces[0].seed)
+    assert np.array_equal(np.asarray(output.images[0]), np.asarray(expected.image))
+    assert (np.asarray(output.images[0]) != astronaut).any()
+
+
+def test_several_photos_and_options(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
+    photos = [Image.fromarray(astronaut), Image.fromarray(np.zeros((64, 64, 3), np.uint8))]
+    images, records = anonymizer.pipeline(image=photos, options=Options(keep=("pose",)), return_dict=False)
+    assert [image.size for image in images] == [(512, 512), (64, 64)]
+    assert records[0][0].kept_attributes == ("pose",)
+    assert records[1] == ()
+
+
+def test_arrays_without_masks_are_refused(anonymizer: Anonymizer) -> None:
+    with pytest.raises(ValueError, match="expected PIL photos, or crops together with mask_image and control_image"):
+        anonymizer.pipeline(image=torch.rand(1, 3, 128, 128))
+
+
+SCRIPT = """
+import torch
+from diffusers import ControlNetModel
+from diffusers import DDIMScheduler
+from diffusers import StableDiffusionControlNetInpaintPipeline
+from diffusers.utils import load_image
+
+controlnet = ControlNetModel.from_pretrained("CrucibleAI/ControlNetMediaPipeFace", subfolder="diffusion_sd15")
+pipe = StableDiffusionControlNetInpaintPipeline.from_pretrained(
+    "stable-diffusion-v1-5/stable-diffusion-inpainting", controlnet=controlnet, variant="fp16", safety_checker=None
+)
+pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+images = pipe(
+    "a handsome man with ray-ban sunglasses",
+    num_inference_steps=2,
+    generator=torch.Generator(device="cpu").manual_seed(1),
+    eta=1.0,
+    image=load_image("init.png"),
+    mask_image=load_image("mask.png"),
+    control_image=load_image("control.png"),
+    strength=1.0,
+    guidance_scale=7.5,
+    negative_prompt="deformed, low quality",
+    num_images_per_prompt=2,
+    controlnet_conditioning_scale=0.5,
+).images
+"""
+OURS = {
+    "from diffusers import StableDiffusionControlNetInpaintPipeline": "from deid_diffusion import FaceDeidPipeline",
+    "StableDiffusionControlNetInpaintPipeline": "FaceDeidPipeline",
+}
+ARGUMENT = {"controlnet=controlnet,": "controlnet=controlnet, attribute_adapter=adapter,"}
+CUSTOM = {
+    "StableDiffusionControlNetInpaintPipeline": "DiffusionPipeline",
+    "controlnet=controlnet,": f"controlnet=controlnet, custom_pipeline={str(Path(__file__).parents[2])!r}"
+    "'/pipelines/face_deid', trust_remote_code=True,",
+}
+
+
+@pytest.fixture
+def work(hub: dict[str, Path], hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the script's pictures, and the models that it names."""
+    fill_cache(hub_cache, hub)
+    draw = np.random.default_rng(0)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:24, 8:24] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    for name in ("init", "control"):
+        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def adapter() -> AttributeAdapter:
+    """What a user has trained."""
+    return AttributeAdapter(16, 6, 4, 16).eval()
+
+
+def result(changes: dict[str, str], adapter: AttributeAdapter | None = None) -> tuple[object, np.ndarray]:
+    """The pipeline that a changed script leaves, and its (2, 32, 32, 3) pictures."""
+    script = SCRIPT
+    for old, new in changes.items():
+        assert old in script
+        script = script.replace(old, new)
+    names = {"adapter": adapter}
+    exec(script, names)
+    return names["pipe"], np.stack([np.asarray(one) for one in names["images"]])
+
+
+@pytest.mark.parametrize("changes", [OURS, OURS | ARGUMENT, CUSTOM], ids=["class", "class and argument", "custom"])
+def test_the_script_runs_and_what_is_masked_has_no_influence(
+    work: Path, adapter: AttributeAdapter, changes: dict[str, str]
+) -> None:
+    pipe, pictures = result(changes, adapter)
+    assert type(pipe).__name__ == "FaceDeidPipeline"
+    assert pictures.shape == (2, 32, 32, 3)
+    assert (pipe.attribute_adapter is not None) == (changes == OURS | ARGUMENT)
+    init = np.array(Image.open(work / "init.png"))
+    init[8:24, 8:24] = 255 - init[8:24, 8:24]
+    Image.fromarray(init).save(work / "init.png")
+    assert np.array_equal(result(changes, adapter)[1], pictures)
+    init[0, 0] = 255 - init[0, 0]
+    Image.fromarray(init).save(work / "init.png")
+    assert not np.array_equal(result(changes, adapter)[1], pictures)
+
+
+def test_the_users_own_script_runs(work: Path) -> None:
+    pipe, pictures = result({})
+    assert type(pipe).__name__ == "StableDiffusionControlNetInpaintPipeline"
+    assert pictures.shape == (2, 32, 32, 3)

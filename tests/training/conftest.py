@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.attributes.phrases import embed_phrases, tokenize
+from deid_diffusion.attributes.encoding import embed_phrases, tokenize
 from deid_diffusion.attributes.subspace import FEATURE_NAMES, AttributeSubspace
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
 from deid_diffusion.training.attribute_encoder import all_facts
-from deid_diffusion.training.builtin import make_controlnet, make_scheduler, make_unet
-from deid_diffusion.training.data import FaceCache
-from deid_diffusion.training.latents import LatentFaces, encode_cache
+from deid_diffusion.training.components import make_controlnet, make_scheduler, make_unet
+from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from torch import nn
 
 from deid_diffusion.training.config import TrainConfig
 from deid_diffusion.training.data import FaceDataset
+from deid_diffusion.training.generator import Objective
 from deid_diffusion.training.loop import train
-from deid_diffusion.training.objective import Objective
 
 
 class Points(FaceDataset):

@@ -12,14 +12,14 @@ from diffusers import (
 )
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPVisionModelWithProjection
 
-from deid_diffusion.attributes.phrases import tokenize
+from deid_diffusion.attributes.encoding import tokenize
 from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.errors import DeidError
 from deid_diffusion.models.face_encoder import FaceEncoder
-from deid_diffusion.training.assembly import assemble_pretrained
 from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.components import (
+    assemble_pretrained,
     controlnet_from_inpainting,
     embedded_components,
     load_image_encoder,
@@ -27,9 +27,8 @@ from deid_diffusion.training.components import (
     warm_start,
 )
 from deid_diffusion.training.config import TrainConfig
-from deid_diffusion.training.data import FaceCache
-from deid_diffusion.training.face_deid import FaceDeidObjective
-from deid_diffusion.training.latents import LatentFaces, encode_cache
+from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache
+from deid_diffusion.training.generator import FaceDeidObjective
 from deid_diffusion.training.loop import train
 from deid_diffusion.training.validation import sample_items
 

@@ -7,9 +7,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from line import run
 
 from deid_diffusion.training.config import TrainConfig, parse, run_script
+from tests.training.line import run
 
 REQUIRED = ["--train_data_dir", "a", "--output_dir", "b"]
 

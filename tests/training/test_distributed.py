@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from line import Line, rows, run, weights
+
+from tests.training.line import Line, rows, run, weights
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ from PIL import Image
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.training import prepare as module
-from deid_diffusion.training.crops import face_crops
 from deid_diffusion.training.data import FaceCache
-from deid_diffusion.training.prepare import Prepared, prepare
+from deid_diffusion.training.prepare import Prepared, face_crops, prepare
 
 FILES = ("crops.npy", "meshes.npy", "rows.jsonl", "skipped.jsonl", "prepared.json")
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from line import Points
 
 from deid_diffusion.training.validation import generation_sheet, reconstruction_sheet, sample_items, tile
+from tests.training.line import Points
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ pytest.importorskip("supervision", reason="clips need the extra: pip install 'de
 
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.faces.semantic_map import mean_mesh
-from deid_diffusion.video import workplace
+from deid_diffusion.video import checkpoint
 from tests.fake_gate import FakeGate
 from tests.video.oracle import Painter, let_paint
 
 
 @pytest.fixture(autouse=True)
 def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workplace, "STRETCH", 20)
+    monkeypatch.setattr(checkpoint, "STRETCH", 20)
 
 
 @pytest.fixture

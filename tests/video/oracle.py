@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 
-from deid_diffusion.faces.detected_face import DetectedFace
+from deid_diffusion.faces.boxes import DetectedFace
 from tests.video.clips import FACE, Scene, number_of, shows
 
 
@@ -36,8 +36,8 @@ class Oracle:
 
 def let_paint(monkeypatch: pytest.MonkeyPatch, painter: Painter) -> None:
     """Have a painter stand in for the generator, in frames and where a track's face is chosen."""
-    monkeypatch.setattr("deid_diffusion.video.replacing.generate", painter)
-    monkeypatch.setattr("deid_diffusion.replacement.generate", painter)
+    monkeypatch.setattr("deid_diffusion.video.identities.generate", painter)
+    monkeypatch.setattr("deid_diffusion.generation.generate", painter)
 
 
 class Painter:

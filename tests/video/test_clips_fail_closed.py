@@ -4,29 +4,29 @@ from pathlib import Path
 
 import pytest
 
+from deid_diffusion.io.video_reader import open_clip
 from deid_diffusion.options import Options
-from deid_diffusion.video.anonymize_clip import anonymize_clip
-from deid_diffusion.video.reading import open_clip
+from deid_diffusion.video.anonymize import anonymize_clip
 from tests.test_fail_closed import ERRORS, REACHED, breaking, resolve
 from tests.video.clips import Actor, bare, read, scene, write
 from tests.video.oracle import Oracle
 
 #: What a clip passes once, or rarely: it fails from the first call on.
 ONCE = (
-    "deid_diffusion.replacement.generate",
-    "deid_diffusion.replacement.draw_people",
-    "deid_diffusion.replacement.read_conditions",
-    "deid_diffusion.files.os.fsync",
-    "deid_diffusion.files.publish_new",
-    "deid_diffusion.video.anonymize_clip.follow",
-    "deid_diffusion.video.anonymize_clip.make_tracks",
-    "deid_diffusion.video.anonymize_clip.cast",
-    "deid_diffusion.video.anonymize_clip.join",
-    "deid_diffusion.video.anonymize_clip.track_record",
-    "deid_diffusion.video.found.Found.of",
-    "deid_diffusion.video.roles.read_conditions",
-    "deid_diffusion.video.roles.replace_faces",
-    "deid_diffusion.video.tallies.Tallies.save",
+    "deid_diffusion.generation.generate",
+    "deid_diffusion.generation.draw_people",
+    "deid_diffusion.generation.read_conditions",
+    "deid_diffusion.io.files.os.fsync",
+    "deid_diffusion.io.files.publish_new",
+    "deid_diffusion.video.anonymize.follow",
+    "deid_diffusion.video.anonymize.make_tracks",
+    "deid_diffusion.video.anonymize.cast",
+    "deid_diffusion.video.anonymize.join",
+    "deid_diffusion.video.anonymize.track_record",
+    "deid_diffusion.video.tracking.Found.of",
+    "deid_diffusion.video.identities.read_conditions",
+    "deid_diffusion.video.identities.replace_faces",
+    "deid_diffusion.video.checkpoint.Tallies.save",
 )
 #: What every frame passes: it fails from the third call on.
 OFTEN = (
@@ -37,18 +37,18 @@ OFTEN = (
     "deid_diffusion.anonymizer.Canvas",
     "deid_diffusion.generation.extract",
     "deid_diffusion.generation.erase",
-    "deid_diffusion.faces.blend.warp",
-    "deid_diffusion.faces.blend.Canvas.paste",
+    "deid_diffusion.faces.compositing.warp",
+    "deid_diffusion.faces.compositing.Canvas.paste",
     "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.encode_attributes",
-    "deid_diffusion.video.anonymize_clip.changed",
-    "deid_diffusion.video.pixels._samples",
-    "deid_diffusion.video.reading.to_rgb",
-    "deid_diffusion.video.replacing.Cast.in_frame",
-    "deid_diffusion.video.replacing.generate",
-    "deid_diffusion.video.replacing.read_conditions",
-    "deid_diffusion.video.replacing.steady_colour",
-    "deid_diffusion.video.tracks.Track.at",
-    "deid_diffusion.video.writing.SegmentWriter.add",
+    "deid_diffusion.video.anonymize.changed",
+    "deid_diffusion.io.video_reader._samples",
+    "deid_diffusion.io.video_reader.to_rgb",
+    "deid_diffusion.video.identities.Cast.in_frame",
+    "deid_diffusion.video.identities.generate",
+    "deid_diffusion.video.identities.read_conditions",
+    "deid_diffusion.video.identities.steady_colour",
+    "deid_diffusion.video.tracking.Track.at",
+    "deid_diffusion.io.video_writer.SegmentWriter.add",
 )
 PARTS = ("detector", "landmarker", "gate.look", "gate.judge")  # of the anonymizer, likewise
 

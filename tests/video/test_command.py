@@ -1,13 +1,15 @@
 """Clips on the command line: beside photos in a folder, alone, in place, resumed; what cannot be done is one line."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from deid_diffusion import cli_anonymize
-from deid_diffusion.video import packages
+from deid_diffusion import errors
+from deid_diffusion.cli import anonymize
 from tests.video.clips import Scene, bare, read, scene, write
 from tests.video.oracle import Oracle
 
@@ -23,7 +25,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny) -> Scene:
     write(Path("in/b.mp4"), made.frames)
     Path("in/note.txt").write_text("x")
     tiny.detector = Oracle(made)
-    monkeypatch.setattr(cli_anonymize, "load_anonymizer", lambda model, device: tiny)
+    monkeypatch.setattr(anonymize, "load_anonymizer", lambda model, device: tiny)
     return made
 
 
@@ -94,7 +96,7 @@ def test_a_missing_package_is_one_line(made: Scene, call, monkeypatch: pytest.Mo
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(packages, "import_module", missing)
+    monkeypatch.setattr(errors, "import_module", missing)
     code, out, err = call("anonymize", "in", "-o", "out")
     assert code == 2
     assert "2 files: 1 de-identified, 1 failed" in out[0]

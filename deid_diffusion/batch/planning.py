@@ -1,0 +1,237 @@
+"""Which photo or clip goes where: inputs and options become jobs, and every refusal comes before the first one."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from stat import S_ISREG
+
+from ..errors import UsageError, one_line
+from ..io import video_reader as clips
+from ..io.images import READABLE, WRITABLE
+
+FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+"""Name of an output format to the suffix its files get."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo, or one clip, to process.
+
+    Attributes:
+        source: the photo.
+        target: where the result goes.
+        input_name: the photo's name for people and reports: as given, but never an absolute path.
+        output_name: the result's, likewise.
+        replace: whether a file at `target` may be replaced.
+        holds_original: the file at `target` is a byte-for-byte copy of the photo, to be removed before the run.
+    """
+
+    source: Path
+    target: Path
+    input_name: str
+    output_name: str
+    replace: bool
+    holds_original: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do.
+
+    Attributes:
+        jobs: the photos and clips to process, in order.
+        done: number of those whose finished result exists.
+        skipped: number of files in input folders that no suffix marks as photos or clips.
+        names: of all photos and clips for people and reports, those whose result exists included.
+    """
+
+    jobs: tuple[Job, ...]
+    done: int
+    skipped: int
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A photo or clip: its path, its place below the output folder, and its name for people."""
+
+    path: Path
+    place: Path
+    name: str
+
+
+def make_plan(
+    inputs: Sequence[Path],
+    out: Path | None,
+    *,
+    file_format: str | None = None,
+    overwrite: bool = False,
+    in_place: bool = False,
+    recursive: bool = False,
+) -> Plan:
+    """Match inputs with outputs. Reads names and file sizes, and no photo (but one that equals its result in size).
+
+    Args:
+        inputs: files, tried as photos whatever their suffix unless it is a clip's, and folders, searched for the
+            suffixes of photos and clips.
+        out: output folder, or output file if there is one input file and `out` has a photo's or clip's suffix.
+        file_format: of photos, a key of `FORMATS`; None is "png", or what the suffix of `out` says.
+        overwrite: process photos whose result exists, too.
+        in_place: replace the photos themselves; `out` and `file_format` must be None.
+        recursive: search the folders below input folders.
+
+    Raises:
+        UsageError: inputs, `out` and options do not fit together, two results would have one name, a result would
+            replace an input, or there is no photo at all.
+    """
+    _check_options(out, file_format, overwrite, in_place)
+    found, skipped = _find(inputs, recursive, out)
+    if not found:
+        hint = "" if recursive else " (folders below it are searched with --recursive)"
+        raise UsageError(f"{', '.join(map(str, inputs))}: no photo or clip found{hint}")
+    if in_place:
+        jobs = [Job(photo.path, Path(os.path.realpath(photo.path)), photo.name, photo.name, True) for photo in found]
+        _refuse_shared_names(jobs)
+        return Plan(tuple(jobs), 0, skipped, tuple(job.input_name for job in jobs))
+    assert out is not None  # _check_options
+    if _is_output_file(inputs, out, file_format):
+        jobs = [Job(found[0].path, out, found[0].name, shown(out), overwrite)]
+    else:
+        suffix = FORMATS[file_format or "png"]
+        base = Path(shown(out))
+        places = [
+            one.place.with_suffix(clips.result_suffix(one.place) if clips.is_clip(one.place) else suffix)
+            for one in found
+        ]
+        jobs = [
+            Job(photo.path, out / place, photo.name, (base / place).as_posix(), overwrite)
+            for photo, place in zip(found, places, strict=True)
+        ]
+    _refuse_shared_names(jobs)
+    _refuse_inputs_as_targets(jobs)
+    unfinished = [job for job in map(_look_at_target, jobs) if job is not None]
+    names = tuple(job.input_name for job in jobs)
+    return Plan(tuple(unfinished), len(jobs) - len(unfinished), skipped, names)
+
+
+def shown(path: Path) -> str:
+    """The name for people and reports: `path` as given, or its last part if it is absolute."""
+    return path.name if path.is_absolute() else path.as_posix()
+
+
+def _check_options(out: Path | None, file_format: str | None, overwrite: bool, in_place: bool) -> None:
+    if in_place and (out is not None or file_format is not None or overwrite):
+        raise UsageError("--in-place replaces each photo in its own format: leave out -o, --format and --overwrite")
+    if not in_place and out is None:
+        raise UsageError("no output: name a folder with -o, or pass --in-place to replace the photos themselves")
+
+
+def _find(inputs: Sequence[Path], recursive: bool, out: Path | None) -> tuple[list[_Found], int]:
+    """All photos in the order given, folders sorted by name, and the number of other files in the folders."""
+    found: list[_Found] = []
+    skipped = 0
+    for given in inputs:
+        if not given.is_dir():
+            found.append(_Found(given, Path(given.name), shown(given)))
+            continue
+        if out is not None and _same_file(given, out):
+            raise UsageError(f"{given}: is both input and output: choose another output folder, or pass --in-place")
+        base = Path(shown(given))
+        for path, place in _files(given, recursive, out):
+            if path.suffix.lower() in READABLE or clips.is_clip(path):
+                found.append(_Found(path, place, (base / place).as_posix()))
+            else:
+                skipped += 1
+    return found, skipped
+
+
+def _files(folder: Path, recursive: bool, out: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Visible files in `folder`, sorted: path, and place in `folder`. Hidden folders and `out` are not entered."""
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{error.filename}: cannot be listed ({one_line(error.strerror)})")
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        here = Path(parent)
+        below = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        folders[:] = [name for name in below if out is None or not _same_file(here / name, out)]
+        place = here.relative_to(folder)
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield here / name, place / name
+
+
+def _is_output_file(inputs: Sequence[Path], out: Path, file_format: str | None) -> bool:
+    """Whether `out` names a file rather than a folder. Raises UsageError if it cannot be what it has to be."""
+    looks_like_file = (out.suffix.lower() in READABLE or clips.is_clip(out)) and not out.is_dir()
+    if looks_like_file and len(inputs) == 1 and not inputs[0].is_dir():
+        writable = clips.WRITABLE if clips.is_clip(inputs[0]) else WRITABLE
+        kind = writable.get(out.suffix.lower())
+        if kind is None:
+            raise UsageError(f"{out}: {out.suffix} cannot be written: use one of {', '.join(writable)}")
+        if file_format is not None and kind != file_format.upper():
+            raise UsageError(f"{out}: its suffix and --format {file_format} disagree: leave one of them out")
+        return True
+    if looks_like_file or (out.exists() and not out.is_dir()):
+        raise UsageError(f"{out}: is a file's name, but this input needs an output folder")
+    return False
+
+
+def _refuse_shared_names(jobs: Sequence[Job]) -> None:
+    owners: dict[str, Job] = {}
+    for job in jobs:
+        owner = owners.setdefault(os.path.normcase(job.target), job)
+        if owner is not job:
+            both = f"{owner.source} and {job.source}"
+            raise UsageError(f"{both} would both become {job.target}: rename one, or run them apart")
+
+
+def _refuse_inputs_as_targets(jobs: Sequence[Job]) -> None:
+    """Raise UsageError if a target is one of the photos, also by a link or another case of its letters."""
+    owners = {(stat.st_dev, stat.st_ino): job.source for job in jobs if (stat := _stat(job.source))}
+    for job in jobs:
+        stat = _stat(job.target)
+        owner = owners.get((stat.st_dev, stat.st_ino)) if stat else None
+        if owner is not None:
+            raise UsageError(f"{job.target}: is the input {owner} itself: choose another output, or pass --in-place")
+
+
+def _look_at_target(job: Job) -> Job | None:
+    """The job in the light of what is at its target; None if that is its finished result.
+
+    An empty file is a claim that a crash left behind. A copy of the photo is no result either: it is removed first.
+    """
+    stat = _stat(job.target)
+    if stat is None or not S_ISREG(stat.st_mode):
+        return job
+    if stat.st_size == 0:
+        return replace(job, replace=True)
+    if _same_bytes(job.source, job.target, stat.st_size):
+        return replace(job, replace=True, holds_original=True)
+    return job if job.replace else None
+
+
+def _same_bytes(source: Path, target: Path, target_size: int) -> bool:
+    stat = _stat(source)
+    if stat is None or stat.st_size != target_size:
+        return False
+    try:
+        return filecmp.cmp(source, target, shallow=False)
+    except OSError:  # unreadable: reading the photo will say so
+        return False
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (OSError, ValueError):  # missing or unreadable: reading it will say so
+        return None
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    first, second = _stat(one), _stat(other)
+    return first is not None and second is not None and os.path.samestat(first, second)

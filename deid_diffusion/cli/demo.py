@@ -1,0 +1,93 @@
+"""The demonstration: one well-known photo, its result, the two side by side with the map, and the record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import results
+from ..errors import DeidError
+from ..evaluation.inspection import draw_maps, side_by_side
+from ..io import images
+from ..io.files import prepare_folder, write_atomic
+from ..options import Options
+from ..results import ImageReport
+
+if TYPE_CHECKING:
+    from ..anonymizer import Anonymizer
+
+
+NAMES = ("demo.png", "astronaut.png", "demo.json")
+"""The three files: original, map and result side by side; the result; the record."""
+
+
+_INPUT = "skimage.data.astronaut()"
+_SEED = 0  # everybody sees the same demonstration; the record says so
+
+
+def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
+    """De-identify scikit-image's astronaut photo (NASA, public domain), (512, 512, 3) uint8 RGB, without network.
+
+    Args:
+        anonymizer: with its model loaded.
+        folder: gets the files of `NAMES`, which replace those of an earlier demo.
+
+    Returns:
+        The record. Its input hash is of the pixels' bytes, as there is no input file.
+
+    Raises:
+        DeidError: scikit-image is missing, or the folder cannot be written or holds other files of those names.
+    """
+    prepare_folder(folder)
+    _check_names(folder)
+    start = time.perf_counter()
+    pixels = _astronaut()
+    result = anonymizer(pixels, Options(seed=_SEED))
+    edited = np.asarray(result.image)
+    panels = [("original", pixels), ("semantic map", draw_maps(pixels, anonymizer.analyse(pixels))), ("result", edited)]
+    picture, photo, record_file = (folder / name for name in NAMES)
+    digest = images.write(photo, edited, overwrite=True)
+    images.write(picture, side_by_side(panels), overwrite=True)
+    record = ImageReport(
+        input=_INPUT,
+        output=photo.name,
+        status="done" if result.faces else "no_face",
+        input_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        output_sha256=digest,
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        faces=result.faces,
+        model=anonymizer.model_name,
+        gate=anonymizer.gate.description,
+        versions=results.versions(),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+    text = json.dumps(json.loads(record.to_json()), indent=2) + "\n"
+    write_atomic(record_file, text.encode(), overwrite=True)
+    return record
+
+
+def _check_names(folder: Path) -> None:
+    """Refuse to replace files that no demo wrote. Raises DeidError."""
+    there = [folder / name for name in NAMES if (folder / name).exists()]
+    if not there:
+        return
+    try:
+        ours = ImageReport.from_json((folder / NAMES[2]).read_text()).input == _INPUT
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise DeidError(f"{there[0]}: exists already, and not from a demo: choose another folder with -o")
+
+
+def _astronaut() -> np.ndarray:
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise DeidError("the demo's photo is in scikit-image: pip install scikit-image") from error
+    return np.ascontiguousarray(data.astronaut())

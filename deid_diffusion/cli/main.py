@@ -1,0 +1,206 @@
+"""The command line: options in, lines and an exit code out. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from ..errors import DeidError, UsageError, one_line
+from .anonymize import anonymize, load_anonymizer
+from .dataset import dataset
+from .evaluate import attack, evaluate
+from .inspect import attributes
+from .keys import keys_app
+from .options import errors_as_exit_codes
+from .serve import serve, web
+
+
+def publish(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder written by save_pretrained, or builtin.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="New folder of the publication.")],
+    license: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of the weights, as the hub calls it; if MODEL has no README.md.")
+    ] = None,
+    repo_id: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository, with your stored login.")
+    ] = None,
+) -> None:
+    """Write MODEL as a folder for the hub: its parts, the shims that load it anywhere, and a model card.
+
+    No weights in pickles go in. Read the card and complete it before others do.
+    """
+    with errors_as_exit_codes(context):
+        from ..pipelines.loading import BUILTIN
+        from ..pipelines.publishing import write_publication
+
+        if repo_id is not None:
+            _check_name(repo_id)
+        folder = BUILTIN if model == "builtin" else Path(model)
+        write_publication(folder, out, license=license, name=repo_id)
+        typer.echo(str(out))
+        if repo_id is not None:
+            from ..training.hub import reason, upload
+
+            try:
+                typer.echo(f"uploaded to {upload(out, repo_id, 'A deid-diffusion pipeline')}")
+            except Exception as error:  # of the hub's client, of the network below it, of the name
+                raise DeidError(
+                    f"{out} is complete, but was not uploaded ({reason(error)}): hf upload {repo_id} {out}"
+                ) from error
+
+
+def _check_name(repo_id: str) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(
+            f"--repo-id {one_line(repo_id)}: expected OWNER/NAME, of letters, digits, -, _ and ."
+        ) from error
+
+
+app = typer.Typer(
+    help="Replace every face in photos and clips by a different, realistic face.",
+    epilog="Exit codes: 0 every face replaced, 3 some faces covered instead, 2 bad usage or an "
+    "unreadable photo, 1 internal error, 130 interrupted.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(keys_app, name="keys")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"deid-diffusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", envvar="DEID_DEBUG", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    context.obj = debug
+
+
+app.command()(anonymize)
+app.command()(dataset)
+app.command()(attack)
+app.command()(evaluate)
+app.command()(attributes)
+app.command()(publish)
+app.command()(serve)
+app.command()(web)
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Gets three files.")] = Path("demo_output"),
+) -> None:
+    """De-identify a well-known photo: a side-by-side picture, the result, and its record. Needs no network."""
+    with errors_as_exit_codes(context):
+        from ..results import Outcome, Tally
+        from .console import faces
+        from .demo import NAMES, run_demo
+
+        record = run_demo(load_anonymizer("builtin", "auto"), out)
+        tally = Tally().add(Outcome(record))
+        typer.echo(f"{faces(tally)} in {record.seconds:.1f} s")
+        for name in NAMES:
+            typer.echo(str(out / name))
+    raise typer.Exit(tally.exit_code)
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.png")] = Path("inspect.png"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.png if it exists.")] = False,
+) -> None:
+    """Draw what is found in PHOTO: boxes, meshes, semantic maps and masks. The picture shows the original faces."""
+    with errors_as_exit_codes(context):
+        from ..evaluation.inspection import inspection
+        from ..io import images
+
+        images.output_format(out)
+        if out.exists() and (not overwrite or (photo.exists() and out.samefile(photo))):
+            raise UsageError(f"{out}: exists already: choose another name with -o, or pass --overwrite")
+        pixels = images.read(photo).pixels
+        found = load_anonymizer("builtin", "auto").analyse(pixels)
+        images.write(out, inspection(pixels, found), overwrite=overwrite, ai_edited=False)
+        typer.echo(f"{len(found)} face{'' if len(found) == 1 else 's'} drawn: {out}")
+
+
+@app.command()
+def prepare(
+    context: typer.Context,
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Image folders, tar files or WebDataset shards, folders saved by `datasets`, or names of data sets "
+            "(NAME, or NAME:SPLIT).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="CACHE", help="Folder of the crops and meshes.")],
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="More columns for photos, by their name in column `file`.")
+    ] = None,
+    caption_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of the captions.", show_default="text, or the .txt sidecar"),
+    ] = None,
+    resolution: Annotated[int, typer.Option(min=32, help="Side of a crop, in pixels.")] = 128,
+    variants: Annotated[int, typer.Option(min=1, help="Crops of a photo: the first is plain, the others vary.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the variation.")] = 0,
+) -> None:
+    """Find, align and mesh the largest face of each photo in DATA: the cache that the training scripts read.
+
+    An interrupted run is resumed by the same command. Photos that are broken or without a face are listed in
+    CACHE/skipped.jsonl.
+    """
+    with errors_as_exit_codes(context):
+        from ..training.prepare import prepare as make_cache
+        from .console import Bar, prepared
+
+        with Bar() as bar:
+            done = make_cache(
+                data,
+                out,
+                size=resolution,
+                variants=variants,
+                manifest=manifest,
+                caption_column=caption_column,
+                seed=seed,
+                progress=bar.show,
+            )
+        typer.echo(prepared(done, out))
+
+
+def main() -> None:
+    """The entry point `deid-diffusion`: a usage error is one line, like every other error."""
+    try:
+        code = app(sys.argv[1:] or ["--help"], prog_name="deid-diffusion", standalone_mode=False)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        message = getattr(
+            error, "format_message", None
+        )  # the mark of click's errors, which typer carries its own copy of
+        if message is None:
+            raise
+        said = one_line(message()).replace("Value error, ", "")  # pydantic's way to begin
+        typer.echo(f"error: {said} (deid-diffusion --help, or COMMAND --help, lists what there is)", err=True)
+        sys.exit(2)
+    sys.exit(code)

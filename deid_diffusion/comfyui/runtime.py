@@ -1,0 +1,193 @@
+"""The one-click node's model under ComfyUI's memory manager: loaded once, moved and emptied when ComfyUI says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+import numpy as np
+import torch
+from comfy.patcher_extension import CallbacksMP
+from torch import nn
+
+from ..anonymizer import AnonymizedImage, Anonymizer
+from ..errors import UsageError
+from ..pipelines.loading import BUILTIN
+from ..results import ImageReport, versions
+
+Kind = Literal["deid_diffusion", "attribute_adapters"]
+
+EMBEDDED = "embedded"
+"""The name of the model that comes with the library."""
+
+
+def register() -> None:
+    """Tell ComfyUI of the two kinds of folders; those that extra_model_paths.yaml adds are kept."""
+    for kind in ("deid_diffusion", "attribute_adapters"):
+        folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / kind))
+        paths, _ = folder_paths.folder_names_and_paths[kind]
+        folder_paths.folder_names_and_paths[kind] = (paths, {".safetensors"})  # or its lists would show every file
+
+
+def names(kind: Kind) -> list[str]:
+    """The embedded model, then the folders that hold a model of this kind, by name."""
+    return [EMBEDDED, *sorted(_found(kind))]
+
+
+def place(kind: Kind, name: str) -> Path:
+    """The folder of a name that `names` gave.
+
+    Raises:
+        FileNotFoundError: when it is gone.
+    """
+    if name == EMBEDDED:
+        return BUILTIN
+    found = _found(kind)
+    if name not in found:
+        raise FileNotFoundError(f"{name}: no such model in models/{kind}: there are {', '.join(names(kind))}")
+    return found[name]
+
+
+def _found(kind: Kind) -> dict[str, Path]:
+    """Name -> folder of the models; adapters are looked for in both kinds' folders, since whole models have them."""
+    kinds = (kind, "deid_diffusion") if kind == "attribute_adapters" else (kind,)
+    part = "attribute_adapter/config.json" if kind == "attribute_adapters" else "model_index.json"
+    folders: dict[str, Path] = {}
+    for root in (Path(root) for one in kinds for root in folder_paths.get_folder_paths(one)):
+        for folder in root.iterdir() if root.is_dir() else ():
+            if folder.name != EMBEDDED and (folder / part).is_file():
+                folders.setdefault(folder.name, folder)
+    return folders
+
+
+def to_photos(image: torch.Tensor) -> list[np.ndarray]:
+    """IMAGE, (B, H, W, 3) in 0..1 -> B arrays (H, W, 3) uint8, each value rounded.
+
+    Raises:
+        UsageError: for another shape, as of a picture with transparency, or values that are no numbers.
+    """
+    if image.ndim != 4 or image.shape[-1] != 3 or not image.numel():
+        raise UsageError(
+            f"image: expected a batch of RGB pictures, (B, H, W, 3), got {tuple(image.shape)}: "
+            "take transparency off first (node Split Image with Alpha)"
+        )
+    if not torch.isfinite(image).all():
+        raise UsageError("image: holds values that are no numbers (NaN or infinity): look at the node that made it")
+    values = (image.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return list(values.numpy())
+
+
+def to_image(pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    """B arrays (H, W, 3) uint8, of one size -> IMAGE, (B, H, W, 3) float32 in 0..1."""
+    return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
+
+
+def to_mask(masks: Sequence[np.ndarray]) -> torch.Tensor:
+    """B arrays (H, W), bool or float in 0..1 -> MASK, (B, H, W) float32."""
+    return torch.from_numpy(np.stack(masks).astype(np.float32))
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(H, W) bool, True where two (H, W, 3) pictures differ."""
+    return (before != after).any(-1)
+
+
+def record_lines(results: Sequence[AnonymizedImage], *, model: str | None, gate: str, seconds: Sequence[float]) -> str:
+    """JSON lines of `ImageReport`, in the batch's order; a photo's name is its place in the batch.
+
+    Args:
+        results: of each photo.
+        model: the generator's name; None where somebody else generated.
+        gate: what judged the results.
+        seconds: that each photo took.
+    """
+    package_versions = versions()
+    lines = [
+        ImageReport(
+            input=f"image {k}",
+            output=f"image {k}",
+            status="done" if one.faces else "no_face",
+            width=one.image.width,
+            height=one.image.height,
+            faces=one.faces,
+            model=model,
+            gate=gate,
+            versions=package_versions,
+            seconds=round(took, 3),
+        ).to_json()
+        for k, (one, took) in enumerate(zip(results, seconds, strict=True))
+    ]
+    return "\n".join(lines)
+
+
+_WORKING_MEMORY = 2**28  # bytes for a face of 512 x 512 pixels while it is generated, a guess on the safe side
+
+
+class FaceDeidModel(nn.ModuleDict):
+    """A pipeline's networks as one module; its name is what ComfyUI's log shows."""
+
+    def empty(self) -> None:
+        """Let go of all weights."""
+        self.to("meta")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the weights are gone."""
+        return any(weight.is_meta for weight in self.parameters())
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    anonymizer: Anonymizer
+    model: FaceDeidModel
+    patcher: Any  # a ModelPatcher; ComfyUI itself refers to it weakly only
+
+
+_held: dict[str, _Held] = {}
+
+
+def ready(name: str, batch_size: int) -> Anonymizer:
+    """An anonymizer whose networks are on ComfyUI's device.
+
+    It is kept for the next run until ComfyUI unloads it, be it on a user's wish or to make room; then its weights are
+    gone from all memory, and the next run reads them again.
+
+    Args:
+        name: of `folders.names("deid_diffusion")`.
+        batch_size: faces that are generated together, for which ComfyUI makes room.
+
+    Raises:
+        DeidError: when the folder holds no model that can be loaded.
+    """
+    if name not in _held or _held[name].model.is_empty:
+        _held[name] = _load(name)
+    held = _held[name]
+    room = round(_WORKING_MEMORY * batch_size * (held.anonymizer.pipeline.crop_size / 512) ** 2)
+    # these networks cannot run with a part of their weights elsewhere, as ComfyUI's own can
+    comfy.model_management.load_models_gpu([held.patcher], memory_required=room, force_full_load=True)
+    return held.anonymizer
+
+
+def _load(name: str) -> _Held:
+    device = comfy.model_management.get_torch_device()
+    source = "builtin" if name == EMBEDDED else str(place("deid_diffusion", name))
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    with torch.inference_mode(False):  # nodes run in that mode, and what is made in it cannot be moved outside it
+        anonymizer = Anonymizer.from_pretrained(source, device="cpu", dtype=dtype)
+        parts = {k: part for k, part in anonymizer.pipeline.components.items() if isinstance(part, nn.Module)}
+        model = FaceDeidModel(parts).requires_grad_(False)
+    offload = comfy.model_management.unet_offload_device()
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    patcher.add_callback(CallbacksMP.ON_DETACH, _let_go)
+    return _Held(anonymizer, model, patcher)
+
+
+def _let_go(patcher: Any, unpatch_all: bool) -> None:
+    """Empty a model that ComfyUI unloads. The object must live on: ComfyUI is still counting its models."""
+    if unpatch_all:  # else it is only listed anew
+        patcher.model.empty()

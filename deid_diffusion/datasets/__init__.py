@@ -1,1 +1,0 @@
-"""Data sets: folders of millions of names, tar shards, parquet and Arrow tables; many workers, and restarts."""

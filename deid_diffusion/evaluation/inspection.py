@@ -1,0 +1,248 @@
+"""Pictures for people: what was found in a photo (boxes, meshes, maps, masks), and panels side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ..attributes.encoding import SHARPNESS
+from ..errors import UsageError
+from ..faces.alignment import extract
+from ..faces.analysis import FaceAnalysis
+from ..faces.semantic_map import control_image, map_in_photo
+from ..generation import to_tensor
+from ..models.face_encoder import FaceEncoder
+from ..options import Options
+from ..results import Action
+
+if TYPE_CHECKING:
+    from ..anonymizer import Anonymizer
+    from ..pipelines.face_deid import FaceDeidPipeline
+
+
+_SMALL_SHARPNESS = 20.0  # of the embedded encoder, whose cosines are larger than CLIP's
+_SIDE = 256  # of a drawn face, in pixels
+_LINE = 20
+_INK, _BAR, _PAPER = (32, 32, 32), (120, 170, 255), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class AttributeReading:
+    """What the encoder says of one face.
+
+    Attributes:
+        scores: attribute -> word -> 0 to 1; the words of an attribute sum to 1, a phrase alone has a score of its own.
+    """
+
+    scores: Mapping[str, Mapping[str, float]]
+
+    def best(self, name: str) -> tuple[str, float]:
+        """The word of an attribute that suits best, and its score."""
+        word = max(self.scores[name], key=self.scores[name].__getitem__)
+        return word, self.scores[name][word]
+
+
+@dataclass(frozen=True, eq=False)
+class ReadFace:
+    """One face of a photo, before and after.
+
+    Attributes:
+        action: what was done to it.
+        crops: (S, S, 3) uint8 RGB, the original and what stands in its place.
+        before: what the encoder says of the original.
+        after: and of the new face; None where there is none.
+    """
+
+    action: Action
+    crops: tuple[np.ndarray, np.ndarray]
+    before: AttributeReading
+    after: AttributeReading | None
+
+
+@torch.no_grad()
+def read_faces(
+    pipeline: FaceDeidPipeline, photo: np.ndarray, faces: Sequence[FaceAnalysis], phrases: Sequence[str] = ()
+) -> list[AttributeReading]:
+    """Read the attributes of a photo's faces.
+
+    Args:
+        pipeline: whose encoders read.
+        photo: (H, W, 3) uint8 RGB.
+        faces: B faces of it, from `Anonymizer.analyse`; or, for a result, of the photo that it was made from.
+        phrases: to be scored beside the built-in attributes.
+
+    Raises:
+        UsageError: when the pipeline has no image encoder.
+        DeidError: when it reads no words.
+    """
+    if not faces:
+        return []
+    pixels = torch.stack([to_tensor(extract(photo, face.matrix, pipeline.crop_size)) for face in faces])
+    features = pipeline.encode_attributes(pixels, [face.semantic_map for face in faces], [face.drawn for face in faces])
+    if features is None:
+        raise UsageError("this model reads no attributes: load it with image_encoder= and phrase_encoder=")
+    subspace, adapter = pipeline.subspace(phrases), pipeline.attribute_adapter
+    whole = features[:, 0] if adapter is None else features[:, 0] - adapter.centre[0].to(features)
+    sharpness = _SMALL_SHARPNESS if isinstance(pipeline.image_encoder, FaceEncoder) else SHARPNESS
+    scores = {name: subspace.scores(whole, name, sharpness).tolist() for name in subspace.words}
+    return [
+        AttributeReading(
+            {name: dict(zip(words, scores[name][k], strict=True)) for name, words in subspace.words.items()}
+        )
+        for k in range(len(faces))
+    ]
+
+
+def compare(anonymizer: Anonymizer, photo: np.ndarray, options: Options) -> list[ReadFace]:
+    """Read the faces of a photo, replace them, and read the new ones.
+
+    Args:
+        anonymizer: whose model reads and replaces.
+        photo: (H, W, 3) uint8 RGB, upright.
+        options: what to keep and change; phrases in it are scored as well.
+
+    Returns:
+        The faces that can be measured, in the detector's order.
+
+    Raises:
+        DeidError: as `read_faces` and `Anonymizer` do.
+    """
+    faces, pipeline = anonymizer.analyse(photo), anonymizer.pipeline
+    before = read_faces(pipeline, photo, faces, options.choice.phrases)
+    result = anonymizer(photo, options, boxes=[face.face for face in faces])
+    changed = np.asarray(result.image)
+    after = read_faces(pipeline, changed, faces, options.choice.phrases)
+    size, found = pipeline.crop_size, []
+    # Records of faces that only the second look found come last: they have no reading.
+    for face, old, new, record in zip(faces, before, after, result.faces, strict=False):
+        crops = extract(photo, face.matrix, size), extract(changed, face.matrix, size)
+        found.append(ReadFace(record.action, crops, old, new if record.action == "replaced" else None))
+    return found
+
+
+def table(before: AttributeReading, after: AttributeReading | None) -> list[str]:
+    """Lines of text: attribute, word and score before, and after; None for a face that was not replaced."""
+    lines = [f"{'attribute':<14}{'before':<26}{'after' if after else ''}".rstrip()]
+    for name in before.scores:
+        cells = [f"{word} {score:.2f}" for word, score in (one.best(name) for one in (before, after) if one)]
+        lines.append(f"{name:<14}{cells[0]:<26}{cells[1] if after else ''}".rstrip())
+    return lines
+
+
+def draw_readings(faces: Sequence[ReadFace]) -> np.ndarray:
+    """A row for each face, at least one, before and after: the crop, and a bar for each attribute's best word.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+    """
+    height = max(_SIDE, _LINE * max(len(face.before.scores) for face in faces))
+    sheet = Image.new("RGB", (4 * _SIDE, len(faces) * height), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_LINE * 0.6)
+    for row, face in enumerate(faces):
+        for column, (crop, reading) in enumerate(zip(face.crops, (face.before, face.after), strict=True)):
+            left, top = 2 * column * _SIDE, row * height
+            sheet.paste(Image.fromarray(crop).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), (left, top))
+            best = [] if reading is None else [(name, *reading.best(name)) for name in reading.scores]
+            for line, (name, word, score) in enumerate(best):
+                x, y = left + _SIDE, top + line * _LINE
+                draw.rectangle((x, y + 2, x + score * (_SIDE - 8), y + _LINE - 2), fill=_BAR)
+                draw.text((x + 4, y + _LINE / 2), f"{name}: {word} {score:.2f}", fill=_INK, font=font, anchor="lm")
+    return np.array(sheet)
+
+
+MAX_SIDE = 1_600
+"""Panels are scaled down so that no side is longer, in pixels."""
+
+_BOX = (255, 196, 0)
+_MESH = (0, 230, 255)
+_MASK = (255, 0, 110)
+_GAP = 8
+
+
+def inspection(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
+    """Three panels: boxes and meshes, semantic maps, masks.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        faces: what `Anonymizer.analyse` found in it.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+    """
+    return side_by_side(
+        [
+            (f"{len(faces)} face{'' if len(faces) == 1 else 's'}", draw_faces(pixels, faces)),
+            ("semantic map", draw_maps(pixels, faces)),
+            ("mask", draw_masks(pixels, faces)),
+        ]
+    )
+
+
+def draw_faces(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
+    """The photo, (H, W, 3) uint8 RGB, with each face's box, detector, score and mesh points, or five points."""
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    line = max(1, round(max(pixels.shape[:2]) / 400))
+    font = ImageFont.load_default(12 + 2 * line)
+    for analysis in faces:
+        x0, y0, x1, y1 = analysis.face.box
+        draw.rectangle((x0, y0, x1, y1), outline=_BOX, width=line)
+        label = f"{analysis.face.detector} {analysis.face.score:.2f}{'' if analysis.mesh is not None else ', no mesh'}"
+        draw.text((x0, y0 - line), label, fill=_BOX, font=font, anchor="lb", stroke_width=1, stroke_fill=(0, 0, 0))
+        points = analysis.face.points
+        radius = float(line)
+        if analysis.mesh is not None:
+            inverse = cv2.invertAffineTransform(analysis.matrix)
+            points = analysis.mesh @ inverse[:, :2].T + inverse[:, 2]
+            radius = line / 2
+        for x, y in [] if points is None else points.tolist():
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_MESH)
+    return np.array(image)
+
+
+def draw_maps(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
+    """The photo, (H, W, 3) uint8 RGB, with the coloured semantic map of each face laid over it, in its place."""
+    canvas = (pixels // 3).astype(np.uint8)
+    for analysis in faces:
+        labels = map_in_photo(analysis.semantic_map, analysis.matrix, (pixels.shape[0], pixels.shape[1]))
+        canvas = np.where(labels[..., None] > 0, control_image(labels), canvas)
+    return canvas
+
+
+def draw_masks(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
+    """The photo, (H, W, 3) uint8 RGB, tinted where a paste would change it, by how much it would."""
+    canvas = pixels.astype(np.float32)
+    for analysis in faces:
+        window, weight = analysis.mask.window, 0.6 * analysis.mask.alpha[..., None]
+        canvas[window] = canvas[window] * (1 - weight) + weight * np.array(_MASK, np.float32)
+    return np.rint(canvas).astype(np.uint8)
+
+
+def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Captioned panels in one row.
+
+    Args:
+        panels: caption and (H, W, 3) uint8 RGB, all of one size, at least one.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+    """
+    height, width = panels[0][1].shape[:2]
+    scale = min(1.0, MAX_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    strip = max(16, size[1] // 16)
+    row = Image.new("RGB", (len(panels) * (size[0] + _GAP) - _GAP, size[1] + strip), (255, 255, 255))
+    draw = ImageDraw.Draw(row)
+    font = ImageFont.load_default(strip * 0.6)
+    for index, (caption, picture) in enumerate(panels):
+        left = index * (size[0] + _GAP)
+        panel = Image.fromarray(picture)
+        row.paste(panel if panel.size == size else panel.resize(size, Image.Resampling.LANCZOS), (left, strip))
+        draw.text((left + size[0] / 2, strip / 2), caption, fill=(32, 32, 32), font=font, anchor="mm")
+    return np.array(row)

@@ -1,0 +1,211 @@
+"""The gate: a face gets out only if a face recogniser says that it is another person's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from ..faces.alignment import extract, invert, resized, transform
+from ..faces.analysis import FaceAnalysis
+from ..faces.boxes import DetectedFace, FaceDetector
+from ..faces.compositing import fill_from_surroundings
+from ..faces.detectors import CenterFaceDetector
+from ..faces.landmarks import five_points
+from .recognition import (
+    ALIKE,
+    ALIKE_MARGIN,
+    FALSE_MATCH_RATE,
+    SAME_MARGIN,
+    DlibRecogniser,
+    Recogniser,
+    dlib_cohort,
+    similarity_of_strangers,
+)
+
+_VIEW = 192  # side of the picture around a face in which the gate looks, in pixels
+_RESAMPLED = 7  # pixels of the view, across, that one of the photo's may reach
+_BARE = 0.985  # similarity to the original from which a picture without its face is the original
+_SHIFT, _GROWTH = 0.35, 1.8  # how far a face may move, in its widths, and grow or shrink, before its place is wrong
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the gate knows of an original face.
+
+    Attributes:
+        embedding: (D,) unit vector, or None where it is not known where its eyes, nose and mouth are.
+        points: (5, 2) in the gate's view, or None likewise.
+        box: x0, y0, x1, y1 in the view, or None when the gate's detector does not see the face.
+        faces: number of faces that lie in its mask.
+        strangers: how like the face strangers are, a cosine; -1 where that is not known.
+        empty: (V, V, 3) uint8, the view without the face, its mask filled from around it; None where it is not known.
+    """
+
+    embedding: np.ndarray | None
+    points: np.ndarray | None
+    box: tuple[float, float, float, float] | None
+    faces: int
+    strangers: float = -1.0
+    empty: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a result.
+
+    Attributes:
+        similarity: cosine of the two faces' embeddings; None if there was nothing to compare.
+        reason: why the result must not get out; None if it may.
+        alike: whether it may get out, but another candidate should be tried, because few strangers are so like the
+            original, or because of ``seen``.
+        seen: whether a face is found in it where one was in the original.
+    """
+
+    similarity: float | None
+    reason: str | None
+    alike: bool = False
+    seen: bool = True
+
+
+class Verifier(Protocol):
+    """Anything that judges results. Attributes: one line for the record that says by what and how strictly."""
+
+    description: str
+
+    def look(self, photo: np.ndarray, face: FaceAnalysis) -> Reference:
+        """What there is to know of an original face of a photo, (H, W, 3) uint8 RGB."""
+        ...
+
+    def judge(self, picture: np.ndarray, face: FaceAnalysis, original: Reference) -> Verdict:
+        """The verdict on what stands in the face's place in a picture, (H, W, 3) uint8 RGB."""
+        ...
+
+
+class Gate:
+    """Compares what stands in a face's place with the original, in the picture as it would be written.
+
+    A result fails when the recogniser takes it for the original's person, or when it shows two faces. Where no face is
+    found in the original's place, the original's five points say where to compare, beside any that is found. For faces
+    that the recogniser hardly tells from strangers' the thresholds rise, see `cohort`. Nor does it fail where the
+    recogniser says the same of the picture without any face there: of a face cut by the photo's edge, say, it sees
+    mostly what is around it.
+    """
+
+    def __init__(
+        self,
+        recogniser: Recogniser | None = None,
+        detector: FaceDetector | None = None,
+        alike: float | None = None,
+    ) -> None:
+        """Takes networks other than dlib's and CenterFace.
+
+        Args:
+            recogniser: had no part in generation.
+            detector: gives five points.
+            alike: cosine over which a result is `Verdict.alike`; None is `recognition.ALIKE` for dlib's recogniser and,
+                for another one, its threshold, so that none is.
+        """
+        self._cohort = dlib_cohort() if recogniser is None else None
+        self.recogniser = recogniser or DlibRecogniser()
+        self.detector = detector or CenterFaceDetector()
+        default = ALIKE if recogniser is None else self.recogniser.threshold
+        self.alike = default if alike is None else alike
+        rate = f" (FMR {FALSE_MATCH_RATE:g})" if recogniser is None else ""
+        self.description = f"{self.recogniser.name}: cosine at most {self.recogniser.threshold:g}{rate}"
+
+    def look(self, photo: np.ndarray, face: FaceAnalysis) -> Reference:
+        view, found = self._see(photo, face)
+        best = _nearest(found)
+        points = _points_in_view(face) if best is None or best.points is None else best.points
+        embedding = None if points is None else self.recogniser(view, points)
+        strangers = -1.0
+        if embedding is not None and self._cohort is not None:
+            strangers = similarity_of_strangers(embedding, self._cohort)
+        mask = extract(face.mask.full(), _view_matrix(face), _VIEW) > 0
+        mask = cv2.dilate(mask.astype(np.uint8), np.ones((_RESAMPLED, _RESAMPLED), np.uint8)) > 0
+        empty = fill_from_surroundings(view.astype(np.float32) / 255, mask)
+        box = None if best is None else best.box
+        return Reference(embedding, points, box, len(found), strangers, np.round(empty * 255).astype(np.uint8))
+
+    def judge(self, picture: np.ndarray, face: FaceAnalysis, original: Reference) -> Verdict:
+        view, found = self._see(picture, face)
+        best = _nearest(found)
+        if len(found) > max(1, original.faces):
+            return Verdict(None, "the result shows two faces")
+        there = best is not None and (original.box is None or _same_place(best.box, original.box))
+        own = None if best is None else best.points
+        places = [own] if there and own is not None else [part for part in (own, original.points) if part is not None]
+        if original.embedding is None or not places:
+            return Verdict(None, None)
+        similarity = float(np.max([original.embedding @ self.recogniser(view, points) for points in places]))
+        same = max(self.recogniser.threshold, original.strangers + SAME_MARGIN)
+        alike = max(self.alike, original.strangers + ALIKE_MARGIN)
+        if not similarity <= max(same, self._without_face(original, same, similarity)):  # NaN fails, too
+            return Verdict(similarity, f"too like the original (cosine {similarity:.3f})")
+        seen = there or original.box is None
+        return Verdict(similarity, None, not seen or similarity > alike, seen)
+
+    def _without_face(self, original: Reference, same: float, similarity: float) -> float:
+        """Similarity of a face's place without it, where that may excuse the result; else -1.
+
+        What still shows a face, or is nearly the original, tells of a mask that left the face bare: no excuse.
+        """
+        if not similarity > same or original.empty is None or original.embedding is None or original.points is None:
+            return -1.0
+        if self.detector(original.empty):
+            return -1.0
+        without = float(original.embedding @ self.recogniser(original.empty, original.points))
+        return without if without <= _BARE else -1.0
+
+    def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[DetectedFace]]:
+        """The view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""
+        matrix = _view_matrix(face)
+        view = extract(picture, matrix, _VIEW)
+        found = self.detector(view)
+        centres = np.array([((f.box[0] + f.box[2]) / 2, (f.box[1] + f.box[3]) / 2) for f in found]).reshape(-1, 2)
+        x, y = (transform(centres, invert(matrix)) - (face.mask.left, face.mask.top)).round().astype(int).T
+        height, width = face.mask.alpha.shape
+        inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+        return view, [f for f, a, b, yes in zip(found, x, y, inside, strict=True) if yes and face.mask.alpha[b, a] > 0]
+
+
+def shows_one_face_there(face: FaceAnalysis, original: Reference) -> bool:
+    """Whether what the gate knows of an original is surely of that face, and not of another one that overlaps it."""
+    if original.faces > 1:
+        return False
+    if original.box is None:
+        return True
+    x0, y0, x1, y1 = face.face.box
+    corners = transform(np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)], np.float32), _view_matrix(face))
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    return _same_place(original.box, (left, top, right, bottom))
+
+
+def _view_matrix(face: FaceAnalysis) -> np.ndarray:
+    """(2, 3) photo to view: the face crop at another size."""
+    return resized(face.matrix, _VIEW / len(face.semantic_map))
+
+
+def _points_in_view(face: FaceAnalysis) -> np.ndarray | None:
+    """(5, 2) of the mesh or, without one, of the detector."""
+    to_view = _view_matrix(face)
+    if face.mesh is not None:
+        return transform(transform(five_points(face.mesh), invert(face.matrix)), to_view)
+    return None if face.face.points is None else transform(face.face.points, to_view)
+
+
+def _nearest(found: list[DetectedFace]) -> DetectedFace | None:
+    """The face nearest to the view's centre."""
+    return min(found, key=lambda f: np.hypot(f.box[0] + f.box[2] - _VIEW, f.box[1] + f.box[3] - _VIEW), default=None)
+
+
+def _same_place(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    a, b = np.array(one), np.array(other)
+    sides_a, sides_b = a[2:] - a[:2], b[2:] - b[:2]
+    width = float(np.sqrt(sides_b.prod()))
+    growth = float(np.sqrt(sides_a.prod())) / max(width, 1e-6)
+    shift = np.hypot(*((a[:2] + a[2:] - b[:2] - b[2:]) / 2))
+    return bool(shift <= _SHIFT * width and 1 / _GROWTH <= growth <= _GROWTH)

@@ -1,0 +1,283 @@
+"""Photos in and out: read upright RGB from any common file, write a file that carries nothing of its source."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+from ..errors import ImageError, one_line
+from .files import write_atomic
+
+MAX_PIXELS = 200_000_000
+"""Default limit of width x height: above the largest phone cameras (16,320 x 12,240), below decompression bombs."""
+
+READABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif", ".gif"})
+"""Suffixes, in lower case, by which photos are recognised in a folder."""
+
+WRITABLE = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
+"""Suffix, in lower case, to the format that `write` gives the file. All are lossless but JPEG."""
+
+AI_TERM = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's term for pictures that generative AI has inpainted."""
+
+AI_MARK = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+    " Iptc4xmpExt:DigitalSourceType="
+    f'"{AI_TERM}"/>'
+    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+"""XMP packet with that term."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF")
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+_XMP_TAG = 700  # TIFF's tag for an XMP packet
+_pillow_limit = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo as the rest of the package sees it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright.
+        alpha: (H, W) uint8, 0 transparent to 255 opaque, upright; None if the file has no transparency.
+        icc_profile: the file's colour profile if it describes RGB, else None.
+        sha256: hex digest of the file's bytes.
+        format: "JPEG", "PNG", "WEBP", "TIFF", "HEIF" or "GIF".
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    icc_profile: bytes | None
+    sha256: str
+    format: str
+
+
+def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Read one still photo: JPEG, PNG, WebP, TIFF, GIF, and HEIC if pillow-heif is installed.
+
+    The orientation tag is applied. 16-bit, 1-bit, grey, palette and CMYK pictures become 8-bit RGB.
+
+    Args:
+        path: the file.
+        max_pixels: limit of width x height, judged from the header before anything is decoded.
+
+    Raises:
+        ImageError: missing, empty, truncated, animated, too large, or not a photo at all. One line, with the name.
+    """
+    path = Path(path)
+    return decode(file_bytes(path), path, max_pixels=max_pixels)
+
+
+def decode(data: bytes, name: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """What `read` does, for a file's bytes; `name` is what errors call it. Raises ImageError."""
+    if not data:
+        raise ImageError(f"{name}: is empty (0 bytes): get a complete copy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF blocks, which are dropped anyway
+        image = _open(name, data)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                f"{name}: {width} x {height} pixels are over the limit of {max_pixels}: scale the photo down first"
+            )
+        kind = "JPEG" if image.format == "MPO" else str(image.format)  # a phone's JPEG with a preview or depth map
+        try:
+            # MPO is no animation: its first picture is the photo
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                raise ImageError(f"{name}: holds several pictures (animation or pages): extract them to single files")
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            pixels, alpha = _rgb_and_alpha(name, image)
+        except ImageError:
+            raise
+        except MemoryError as error:
+            raise ImageError(f"{name}: not enough memory for {width} x {height} pixels: scale it down first") from error
+        except Exception as error:  # decoders raise OSError, ValueError, SyntaxError and more on damaged data
+            raise ImageError(f"{name}: is truncated or damaged ({one_line(error)}): get a complete copy") from error
+    profile = image.info.get("icc_profile")
+    keep = isinstance(profile, bytes) and profile[16:20] == b"RGB " and image.mode != "CMYK"
+    return Photo(pixels, alpha, profile if keep else None, hashlib.sha256(data).hexdigest(), kind)
+
+
+def write(
+    path: str | Path,
+    pixels: np.ndarray,
+    *,
+    alpha: np.ndarray | None = None,
+    icc_profile: bytes | None = None,
+    overwrite: bool = False,
+    ai_edited: bool = True,
+) -> str:
+    """Write a photo atomically, in the format of the suffix, with no metadata but the profile and the AI mark.
+
+    Args:
+        path: .png, .webp, .tif, .tiff (lossless) or .jpg, .jpeg (quality 95, no chroma subsampling).
+        pixels: (H, W, 3) uint8 RGB.
+        alpha: (H, W) uint8, 0 transparent to 255 opaque. JPEG takes it only if it is opaque everywhere.
+        icc_profile: colour profile of `pixels`.
+        overwrite: replace an existing file.
+        ai_edited: mark the file as edited by generative AI (IPTC digital source type, in XMP).
+
+    Returns:
+        SHA-256 of the bytes written, in hex.
+
+    Raises:
+        ImageError: the suffix, the arrays or the file system do not allow it. Nothing is left behind.
+    """
+    data = encode(path, pixels, alpha=alpha, icc_profile=icc_profile, ai_edited=ai_edited)
+    write_atomic(Path(path), data, overwrite=overwrite)
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode(
+    name: str | Path,
+    pixels: np.ndarray,
+    *,
+    alpha: np.ndarray | None = None,
+    icc_profile: bytes | None = None,
+    ai_edited: bool = True,
+) -> bytes:
+    """The bytes that `write` gives a file of this name, with the same arguments. Raises ImageError."""
+    path = Path(name)
+    _check_array("pixels", pixels, 3)
+    if alpha is not None:
+        _check_array("alpha", alpha, 2)
+        if alpha.shape != pixels.shape[:2]:
+            raise ImageError(f"alpha: {alpha.shape}, expected {pixels.shape[:2]}, the size of pixels")
+    check_target(path, (pixels.shape[0], pixels.shape[1]), alpha)
+    kind = output_format(path)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if alpha is not None and kind != "JPEG":
+        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
+    options = _save_options(kind, AI_MARK.encode() if ai_edited else None)
+    if icc_profile:
+        options["icc_profile"] = icc_profile
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, kind, **options)
+    except (OSError, ValueError, MemoryError) as error:
+        raise ImageError(f"{path}: cannot be encoded as {kind} ({one_line(error)}): choose another format") from error
+    return buffer.getvalue()
+
+
+def output_format(path: Path) -> str:
+    """The format that `write` gives `path`: "PNG", "WEBP", "TIFF" or "JPEG". Raises ImageError for other suffixes."""
+    kind = WRITABLE.get(path.suffix.lower())
+    if kind is None:
+        raise ImageError(f"{path}: {path.suffix or 'no suffix'} cannot be written: use one of {', '.join(WRITABLE)}")
+    return kind
+
+
+def check_target(path: Path, size: tuple[int, int], alpha: np.ndarray | None) -> None:
+    """Raise ImageError if the format of `path` cannot hold a photo of this (height, width) and alpha (H, W) uint8."""
+    kind = output_format(path)
+    if kind == "JPEG" and alpha is not None and alpha.size and alpha.min() < 255:
+        raise ImageError(f"{path}: JPEG cannot hold the photo's transparency: write .png or .webp instead")
+    limit = _MAX_SIDE.get(kind)
+    if limit is not None and max(size) > limit:
+        raise ImageError(f"{path}: {kind} holds at most {limit} pixels a side, not {max(size)}: write .png instead")
+
+
+def _save_options(kind: str, xmp: bytes | None) -> dict[str, Any]:
+    """Pillow's `save` arguments for a format, with the XMP packet where that format keeps it."""
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        if xmp:
+            info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        return {"pnginfo": info}
+    if kind == "TIFF":
+        return {"compression": "tiff_deflate", "tiffinfo": {_XMP_TAG: xmp} if xmp else {}}
+    quality = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True, "exact": True}
+    return {**quality, "xmp": xmp} if xmp else quality
+
+
+def file_bytes(path: Path) -> bytes:
+    """The content of a regular file. Raises ImageError."""
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path}: is a folder where a photo is needed: name a photo in it")
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path}: is not a regular file: name a photo")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file: check the name") from error
+    except PermissionError as error:
+        raise ImageError(f"{path}: reading it is not allowed: change its permissions") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise ImageError(f"{path}: cannot be read ({one_line(error)}): check the name and the disk") from error
+
+
+def _open(name: str | Path, data: bytes) -> Image.Image:
+    """Parse the header, decode nothing. Raises ImageError."""
+    formats: tuple[str, ...] = _FORMATS
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        try:
+            import pillow_heif
+        except ImportError as error:
+            raise ImageError(f"{name}: is HEIC, which needs one more package: pip install pillow-heif") from error
+        pillow_heif.register_heif_opener()
+        formats = ("HEIF",)
+    with _pillow_limit:  # Pillow's own limit is lower than large phone photos; read() judges the size right after
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=formats)
+        except Image.UnidentifiedImageError as error:
+            raise ImageError(
+                f"{name}: is not a photo, or its header is damaged: give JPEG, PNG, WebP, TIFF or HEIC"
+            ) from error
+        except Exception as error:  # see read()
+            raise ImageError(f"{name}: is truncated or damaged ({one_line(error)}): get a complete copy") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _rgb_and_alpha(name: str | Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """A decoded picture of any mode as (H, W, 3) uint8 RGB and (H, W) uint8 alpha or None."""
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint32)
+        grey = ((values * 255 + 32_767) // 65_535).astype(np.uint8)
+        clear = image.info.get("transparency")
+        alpha = None if clear is None else np.where(values == clear, 0, 255).astype(np.uint8)
+        return np.stack([grey, grey, grey], axis=2), alpha
+    if image.mode in ("I", "F"):
+        raise ImageError(f"{name}: has 32-bit samples of unknown range: convert it to 8 or 16 bits a sample")
+    if image.mode == "CMYK":
+        return np.array(_cmyk_to_srgb(image)), None
+    if image.has_transparency_data:
+        rgba = np.array(image.convert("RGBA"))
+        return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
+    return np.array(image.convert("RGB")), None
+
+
+def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
+    """Convert through the embedded CMYK profile if there is a usable one, else by the plain formula."""
+    profile = image.info.get("icc_profile")
+    if profile and profile[16:20] == b"CMYK":
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a damaged profile says nothing about the colours
+        else:
+            if converted is not None:
+                return converted
+    return image.convert("RGB")
+
+
+def _check_array(name: str, array: np.ndarray, dimensions: int) -> None:
+    shape_ok = array.ndim == dimensions and (dimensions == 2 or array.shape[2] == 3) and array.size > 0
+    if array.dtype != np.uint8 or not shape_ok:
+        expected = "(H, W, 3)" if dimensions == 3 else "(H, W)"
+        raise ImageError(f"{name}: {array.shape} {array.dtype}, expected {expected} uint8 with at least one pixel")

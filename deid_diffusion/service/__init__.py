@@ -1,1 +1,0 @@
-"""deid-diffusion behind HTTP: what the service and the web page share, and the service itself."""

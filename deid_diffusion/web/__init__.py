@@ -1,1 +1,0 @@
-"""The page to try it on, in a browser."""

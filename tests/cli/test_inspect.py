@@ -1,0 +1,63 @@
+"""`deid-diffusion attributes`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.cli import inspect
+from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.io import images
+from tests.fake_gate import FakeGate
+
+FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+
+
+@pytest.fixture(autouse=True)
+def photo(tmp_path: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(astronaut).save("a.png")
+
+
+@pytest.fixture
+def faces(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[DetectedFace]:
+    found = [FACE]
+    model = Anonymizer(tiny_pipeline, detector=lambda image: found, landmarker=lambda crop: None, gate=FakeGate())
+    monkeypatch.setattr(inspect, "load_anonymizer", lambda model_name, device: model)
+    return found
+
+
+def test_a_table_and_a_picture(call, faces: list[DetectedFace]) -> None:
+    code, out, err = call("attributes", "a.png", "-o", "seen.png", "--keep", "age,freckles", "--change", "gender=man")
+    assert (code, err) == (0, [])
+    assert out[0] == "face 1 of 1: replaced"
+    assert [line.split()[0] for line in out[1:4]] == ["attribute", "expression", "age"]
+    assert out[-2].split()[0] == "freckles"
+    assert out[-1] == "seen.png"
+    assert images.read("seen.png").pixels.shape[1] == 1024
+    code, _, err = call("attributes", "a.png", "-o", "seen.png")
+    assert (code, "exists already" in err[0]) == (2, True)
+    before = Path("a.png").read_bytes()
+    for more in ([], ["--overwrite"]):
+        code, _, err = call("attributes", "a.png", "-o", "a.png", *more)
+        assert (code, err) == (2, ["error: a.png: is the photo itself: choose another name with -o"])
+    assert Path("a.png").read_bytes() == before
+
+
+def test_no_face(call, faces: list[DetectedFace]) -> None:
+    faces.clear()
+    assert call("attributes", "a.png", "-o", "seen.png") == (0, ["no face found"], [])
+    assert not Path("seen.png").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [["none.png"], ["a.png", "--keep", "gendr"], ["a.png", "--change", "age"], ["a.png", "-o", "x.txt"]]
+)
+def test_bad_usage_is_one_line(call, faces: list[DetectedFace], wrong: list[str]) -> None:
+    code, out, err = call("attributes", *wrong)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert err[0].startswith("error: ")

@@ -1,0 +1,118 @@
+"""The model under ComfyUI's memory manager."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from deid_diffusion.comfyui.runtime import changed, to_image, to_mask, to_photos
+from deid_diffusion.errors import DeidError, UsageError
+
+
+@pytest.fixture
+def models(comfy: SimpleNamespace, tmp_path: Path) -> Path:
+    for name in ("deid_diffusion/whole", "attribute_adapters/adapter", "deid_diffusion/embedded"):
+        (tmp_path / name / "attribute_adapter").mkdir(parents=True)
+        (tmp_path / name / "model_index.json").write_text("{}")
+        (tmp_path / name / "attribute_adapter" / "config.json").write_text("{}")
+    for name in ("deid_diffusion/no_adapter", "attribute_adapters/no_adapter"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_index.json").write_text("{}")
+    (tmp_path / "deid_diffusion" / "no_model").mkdir()
+    (tmp_path / "deid_diffusion" / "a_file.txt").write_text("")
+    return tmp_path
+
+
+def test_folders_that_hold_a_model_are_listed(models: Path) -> None:
+    from deid_diffusion.comfyui import runtime
+
+    assert runtime.names("deid_diffusion") == ["embedded", "no_adapter", "whole"]
+    assert runtime.names("attribute_adapters") == ["embedded", "adapter", "whole"]
+    assert runtime.place("attribute_adapters", "whole") == models / "deid_diffusion" / "whole"
+    assert runtime.place("deid_diffusion", "embedded").name == "builtin"
+
+
+@pytest.mark.parametrize("name", ["gone", "../attribute_adapters/adapter", ""])
+def test_no_other_name_leads_anywhere(models: Path, name: str) -> None:
+    from deid_diffusion.comfyui import runtime
+
+    with pytest.raises(FileNotFoundError, match="there are embedded, no_adapter, whole"):
+        runtime.place("deid_diffusion", name)
+
+
+def test_without_any_folder_the_embedded_model_is_there(comfy: SimpleNamespace) -> None:
+    from deid_diffusion.comfyui import runtime
+
+    assert runtime.names("attribute_adapters") == ["embedded"]
+
+
+def test_eight_bits_come_back_as_they_were() -> None:
+    """Through ComfyUI's own way to a file, which rounds down."""
+    picture = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    image = to_image([picture])
+    assert image.dtype == torch.float32
+    assert np.array_equal(to_photos(image)[0], picture)
+    assert np.array_equal(np.clip(255.0 * image[0].numpy(), 0, 255).astype(np.uint8), picture)
+
+
+def test_values_outside_are_clipped_and_between_are_rounded() -> None:
+    image = torch.tensor([-1.0, 0.4999 / 255, 0.5001 / 255, 2.0]).view(1, 2, 2, 1).expand(1, 2, 2, 3)
+    assert to_photos(image)[0][..., 0].ravel().tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 4), (4, 4, 3), (0, 4, 4, 3), (1, 3, 4, 4)])
+def test_what_is_no_batch_of_rgb_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="expected a batch of RGB pictures"):
+        to_photos(torch.zeros(shape))
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(UsageError, match="no numbers"):
+        to_photos(torch.full((1, 2, 2, 3), float("nan")))
+
+
+def test_masks() -> None:
+    before = np.zeros((2, 3, 3), np.uint8)
+    after = before.copy()
+    after[1, 2, 1] = 9
+    mask = to_mask([changed(before, after)])
+    assert mask.shape == (1, 2, 3)
+    assert mask.sum() == mask[0, 1, 2] == 1
+
+
+def test_a_second_run_loads_nothing(comfy: SimpleNamespace) -> None:
+    first = comfy.generator.ready("embedded", 8)
+    assert comfy.generator.ready("embedded", 8) is first
+    assert comfy.model_management.loads == ["FaceDeidModel"]
+
+
+def test_what_comfyui_unloads_has_no_weights_left_and_comes_again(comfy: SimpleNamespace) -> None:
+    first = comfy.generator.ready("embedded", 8)
+    networks = [one for one in first.pipeline.components.values() if isinstance(one, torch.nn.Module)]
+    comfy.model_management.unload_all_models()
+    assert all(weight.is_meta for one in networks for weight in one.parameters())
+    again = comfy.generator.ready("embedded", 8)
+    assert again is not first
+    assert not again.pipeline.unet.conv_in.weight.is_meta
+    assert comfy.model_management.loads == ["FaceDeidModel"] * 2
+
+
+def test_weights_that_nodes_load_can_be_moved_outside_of_them(comfy: SimpleNamespace) -> None:
+    """Nodes run in inference mode, and ComfyUI's memory manager does not."""
+    with torch.inference_mode():
+        pipeline = comfy.generator.ready("embedded", 8).pipeline
+    assert not pipeline.unet.conv_in.weight.is_inference()
+    assert not pipeline.unet.conv_in.weight.requires_grad
+
+
+def test_a_folder_without_a_model_is_one_line(comfy: SimpleNamespace, tmp_path) -> None:
+    (tmp_path / "deid_diffusion" / "broken").mkdir(parents=True)
+    (tmp_path / "deid_diffusion" / "broken" / "model_index.json").write_text(
+        '{"_class_name": ["pipeline", "FaceDeidPipeline"]}'
+    )
+    with pytest.raises(DeidError):
+        comfy.generator.ready("broken", 8)

@@ -1,0 +1,114 @@
+"""What the encoder sees, in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.attributes.vocabulary import VOCABULARY
+from deid_diffusion.errors import UsageError
+from deid_diffusion.evaluation import inspection
+from deid_diffusion.evaluation.inspection import AttributeReading, ReadFace, compare, draw_readings, read_faces, table
+from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.semantic_map import control_image
+from deid_diffusion.options import Options
+from tests.fake_anonymizer import analysis
+from tests.fake_gate import FAIL, FakeGate
+
+FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+YOUNG = AttributeReading({"age": {"young": 0.75, "elderly": 0.25}})
+OLD = AttributeReading({"age": {"young": 0.2, "elderly": 0.8}})
+
+
+@pytest.fixture
+def tiny(tiny_pipeline) -> Anonymizer:
+    return Anonymizer(
+        tiny_pipeline, detector=lambda image: [FACE, OTHER], landmarker=lambda crop: None, gate=FakeGate()
+    )
+
+
+def test_every_word_has_a_score_and_an_attributes_scores_are_shares(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    faces = tiny.analyse(astronaut)
+    readings = read_faces(tiny.pipeline, astronaut, faces, ["freckles"])
+    assert len(readings) == 2
+    for reading in readings:
+        assert {name: tuple(scores) for name, scores in reading.scores.items()} == {
+            **VOCABULARY,
+            "freckles": ("freckles",),
+        }
+        assert all(sum(scores.values()) == pytest.approx(1) for n, scores in reading.scores.items() if n != "freckles")
+    assert read_faces(tiny.pipeline, astronaut, ()) == []
+
+
+def test_before_and_after(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    found = compare(tiny, astronaut, Options(seed=1, keep=("age", "freckles")))
+    assert [face.action for face in found] == ["replaced", "replaced"]
+    assert all("freckles" in face.before.scores and face.after is not None for face in found)
+    assert not np.array_equal(*found[0].crops)
+
+
+def test_a_face_that_was_covered_has_no_after(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    tiny.gate = FakeGate(lambda n: FAIL)
+    assert [face.after for face in compare(tiny, astronaut, Options(attempts=1))] == [None, None]
+
+
+def test_a_model_without_encoder_says_so(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    pipeline = type(tiny.pipeline)(**{**tiny.pipeline.components, "image_encoder": None})
+    with pytest.raises(UsageError, match="reads no attributes"):
+        read_faces(pipeline, astronaut, tiny.analyse(astronaut))
+
+
+def test_the_table_names_the_best_words() -> None:
+    assert table(YOUNG, OLD) == [
+        "attribute     before                    after",
+        "age           young 0.75                elderly 0.80",
+    ]
+    assert table(YOUNG, None)[1] == "age           young 0.75"
+
+
+def test_the_drawing_has_a_row_for_each_face() -> None:
+    crops = np.full((32, 32, 3), 200, np.uint8), np.full((32, 32, 3), 60, np.uint8)
+    drawn = draw_readings([ReadFace("replaced", crops, YOUNG, OLD), ReadFace("covered", crops, OLD, None)])
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (2 * 256, 4 * 256, 3)
+    assert (drawn[300:500, 800:1000] == 255).all()  # nothing to say of a fill
+
+
+PIXELS = np.full((80, 100, 3), 90, np.uint8)
+
+
+def test_maps_lie_where_the_faces_are():
+    drawn = inspection.draw_maps(PIXELS, [analysis(PIXELS)])
+    skin = control_image(np.array([[1]], np.uint8))[0, 0]
+    coloured = np.argwhere((drawn == skin).all(axis=2))
+    assert np.abs(coloured.min(axis=0) - [28, 18]).max() <= 1  # y, x
+    assert np.abs(coloured.max(axis=0) - [43, 33]).max() <= 1
+    assert (drawn[0] == 30).all()
+
+
+def test_masks_tint_what_they_cover():
+    drawn = inspection.draw_masks(PIXELS, [analysis(PIXELS)])
+    changed = (drawn != PIXELS).any(axis=2)
+    np.testing.assert_array_equal(changed, analysis(PIXELS).mask.full() > 0)
+
+
+def test_boxes_meshes_and_points():
+    with_mesh = inspection.draw_faces(PIXELS, [analysis(PIXELS)])
+    without = inspection.draw_faces(PIXELS, [analysis(PIXELS, mesh=False)])
+    assert (with_mesh[52, 20] != 90).any()  # the box
+    assert (with_mesh[36, 26] != 90).any()  # the mesh: crop (32, 32) is photo (26, 36)
+    assert (without[30, 20] != 90).any()  # one of the five points
+    assert (inspection.draw_faces(PIXELS, []) == PIXELS).all()
+
+
+def test_panels_are_one_row_of_bounded_size():
+    row = inspection.inspection(PIXELS, [analysis(PIXELS)])
+    assert row.dtype == np.uint8
+    assert row.shape[0] >= 80
+    assert 3 * 100 <= row.shape[1] <= 3 * 100 + 40
+    large = inspection.side_by_side([("one", np.zeros((50, 3_200, 3), np.uint8))])
+    assert large.shape[1] == inspection.MAX_SIDE
+    tiny = inspection.inspection(PIXELS[:1, :1], [])
+    assert tiny.shape[0] >= 1

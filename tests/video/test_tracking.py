@@ -1,0 +1,105 @@
+"""Tracks have no holes between two sightings, and reach a little further than them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deid_diffusion.faces.boxes import DetectedFace, overlaps
+from deid_diffusion.video.tracking import GUESS, Found, Stretch, Track, follow, make_tracks
+
+SIZE = (240, 320)
+
+
+def sightings(*paths: tuple[range, tuple[float, float], tuple[float, float]], but: tuple[int, ...] = ()) -> Found:
+    """Faces of 40 pixels: frames, (x, y) in frame 0, and speed; no sighting in the frames ``but``."""
+    rows = sorted(((frame, path) for path in paths for frame in path[0] if frame not in but), key=lambda row: row[0])
+    faces = []
+    for frame, (_, (x, y), (dx, dy)) in rows:
+        left, top = x + frame * dx, y + frame * dy
+        points = np.array([(left + 10, top + 10)] * 5, np.float32)
+        faces.append(DetectedFace((left, top, left + 40, top + 40), 0.3, "cf", points))
+    return Found.of([frame for frame, _ in rows], faces)
+
+
+def tracks(found: Found, frames: int, rate: float = 25) -> list[Track]:
+    groups = follow(found, frames, round(rate))
+    assert sorted(row for group in groups for row in group) == list(range(len(found.frames)))
+    return make_tracks(found, groups, frames, rate, SIZE)
+
+
+def test_gaps_are_filled_with_places_on_the_way() -> None:
+    (track,) = tracks(sightings((range(50), (10, 50), (2, 1)), but=(0, 20, 21, 22)), 50)
+    assert track.places.frames.tolist() == list(range(50))
+    assert track.sighted == (1, 49)
+    np.testing.assert_allclose(track.at(21).box, (52, 71, 92, 111), atol=1e-3)
+    np.testing.assert_allclose(track.at(21).points[0], (62, 81), atol=1e-3)
+    assert (track.at(21).detector, track.at(21).score, track.seen_at(21)) == (GUESS, 0.0, False)
+    assert (track.at(20).detector, track.at(23).detector) == (GUESS, "cf")
+
+
+def test_ends_grow_along_the_way() -> None:
+    (track,) = tracks(sightings((range(10, 30), (100, 80), (2, 0))), 60)
+    assert track.places.frames.tolist() == list(range(7, 33))
+    assert track.at(8).box == pytest.approx((116, 80, 160, 120))  # from where it would have been to where it was seen
+    assert track.at(31).box == pytest.approx((158, 80, 202, 120))
+    assert track.at(31).points is None
+    (track,) = tracks(sightings((range(10, 30), (100, 80), (2, 0))), 60, rate=60)
+    assert len(track.places.frames) == 20 + 2 * 6
+
+
+def test_two_people_are_two_tracks_and_a_single_sighting_is_one() -> None:
+    found = sightings(
+        (range(30), (10, 10), (1, 0)), (range(5, 25), (200, 100), (0, -1)), (range(12, 13), (280, 190), (0, 0))
+    )
+    made = tracks(found, 30)
+    assert [int(one.seen.sum()) for one in made] == [30, 20, 1]
+    assert [one.sighted for one in made] == [(0, 29), (5, 24), (12, 12)]
+
+
+def test_nobody_is_waited_for_longer_than_a_second() -> None:
+    gone = tuple(range(10, 40))
+    assert len(tracks(sightings((range(50), (100, 50), (0, 0)), but=gone), 50)) == 2
+    assert len(tracks(sightings((range(50), (100, 50), (0, 0)), but=gone[:20]), 50)) == 1
+
+
+def test_every_sighting_is_in_a_track_however_fast_a_face_is() -> None:
+    made = tracks(sightings((range(8), (0, 50), (39, 0))), 8)
+    seen = sorted(frame for one in made for frame in one.places.frames[one.seen].tolist())
+    assert seen == list(range(8))
+
+
+def test_a_guess_where_another_face_was_seen_is_left_to_that_one() -> None:
+    found = sightings((range(20), (100, 50), (0, 0)), (range(5, 10), (101, 50), (0, 0)))
+    groups = [[row for row in range(len(found.frames)) if found.boxes[row, 0] == x] for x in (100, 101)]
+    _, second = make_tracks(found, groups, 20, 25, SIZE)
+    assert second.places.frames.tolist() == list(range(5, 10))
+
+
+def test_the_best_frame_is_one_in_which_it_was_seen() -> None:
+    found = sightings((range(20), (100, 50), (0, 0)), but=(8,))
+    found.scores[11] = 0.9
+    (track,) = tracks(found, 20)
+    assert track.best() == 12
+
+
+def test_guesses_lie_in_the_picture() -> None:
+    (track,) = tracks(sightings((range(10, 20), (-30, 100), (6, 0))), 30)
+    boxes = track.places.boxes[~track.seen]
+    assert (boxes[:, 0] >= 0).all()
+    assert (boxes[:, 2] > boxes[:, 0]).all()
+
+
+def test_what_was_found_survives_on_the_disk(tmp_path) -> None:
+    found = sightings((range(4), (10, 10), (1, 0)))
+    found.points[2] = np.nan
+    whole = Stretch(found, np.array([0, np.nan, 2.0]), np.array([3]))
+    whole.save(tmp_path / "a.npz")
+    again = Stretch.load(tmp_path / "a.npz")
+    assert [again.found.face(k).box for k in range(4)] == [found.face(k).box for k in range(4)]
+    assert again.found.face(2).points is None
+    np.testing.assert_array_equal(again.times, whole.times)
+    assert again.unsearched.tolist() == [3]
+    joined = Found.joined([found, again.found])
+    assert len(joined.frames) == 8
+    assert overlaps(joined.boxes[0], joined.boxes[4:5])[0] == pytest.approx(1)
