@@ -28,16 +28,16 @@ import numpy as np
 from leakage import attribute_tokens, measure_leakage
 
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.attributes.selection import AttributeChoice, choose, parse_keep
+from deid_diffusion.attributes.selection import AttributeSelection, make_selection, parse_keep
 from deid_diffusion.cli.evaluate import judge
 from deid_diffusion.errors import DeidError, one_line
 from deid_diffusion.evaluation.attacks import embed_pairs
 from deid_diffusion.evaluation.pairing import Pair, largest, match_people
 from deid_diffusion.faces.analysis import analyse_face
-from deid_diffusion.faces.boxes import DetectedFace
-from deid_diffusion.faces.masks import touched
+from deid_diffusion.faces.boxes import Detection
+from deid_diffusion.faces.masks import union_mask
 from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map
-from deid_diffusion.generation import read_conditions
+from deid_diffusion.generation import prepare_inputs
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
@@ -51,9 +51,9 @@ class Detector:
     def __init__(self, path: Path) -> None:
         self._detector = judges.Detector(path)
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         return [
-            DetectedFace((x, y, x + w, y + h), score, "yunet", np.array(points, np.float32).reshape(5, 2))
+            Detection((x, y, x + w, y + h), score, "yunet", np.array(points, np.float32).reshape(5, 2))
             for x, y, w, h, *points, score in self._detector(image).tolist()
         ]
 
@@ -71,15 +71,15 @@ def read(pairs: Sequence[Pair]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def conditioning(
-    anonymizer: Anonymizer, photo: np.ndarray, choices: Sequence[AttributeChoice]
+    anonymizer: Anonymizer, photo: np.ndarray, choices: Sequence[AttributeSelection]
 ) -> list[tuple[np.ndarray, ...]] | None:
     """What each choice tells of a photo's largest face, one row of numbers for each of `KINDS`; None without a mesh."""
     pipeline, face = anonymizer.pipeline, largest(anonymizer.detector(photo))
     seen = None if face is None else analyse_face(photo, face, anonymizer.landmarker, pipeline.crop_size)
     if seen is None or seen.mesh is None:
         return None
-    gone = touched((photo.shape[0], photo.shape[1]), [seen.mask])
-    found = read_conditions(pipeline, *([one] * len(choices) for one in (photo, gone, seen)), choices)
+    gone = union_mask((photo.shape[0], photo.shape[1]), [seen.mask])
+    found = prepare_inputs(pipeline, *([one] * len(choices) for one in (photo, gone, seen)), choices)
     tokens = attribute_tokens(pipeline.attribute_adapter, found.features)
     maps = [control_image(draw_semantic_map(mesh, pipeline.crop_size)) for mesh in found.meshes]
     small = [cv2.resize(one, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA).reshape(-1) / 255 for one in maps]
@@ -93,7 +93,7 @@ def conditioning(
 
 def leakage(model: str, device: str, pairs: Sequence[Pair], keep: Sequence[str]) -> dict[str, Any]:
     """The figures of each of `KINDS`, for each of some texts that say what is kept."""
-    choices = [choose(parse_keep([text])) for text in keep]
+    choices = [make_selection(parse_keep([text])) for text in keep]
     anonymizer = Anonymizer.from_pretrained(model, device=device)
     if anonymizer.pipeline.attribute_adapter is None or not anonymizer.pipeline.reads_attributes:
         raise DeidError(f"model {model}: makes no tokens: --leakage takes one with image_encoder and attribute_adapter")

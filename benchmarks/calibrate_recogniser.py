@@ -31,7 +31,7 @@ import numpy as np
 
 from deid_diffusion.faces.alignment import invert, transform
 from deid_diffusion.faces.analysis import analyse_face
-from deid_diffusion.faces.detection import UnionDetector
+from deid_diffusion.faces.detection import EnsembleDetector
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.identity.recognition import (
     SAME_MARGIN,
@@ -53,7 +53,7 @@ def photographs(folder: Path) -> list[tuple[str, Path]]:
     return [(path.parent.name if path.parent != folder else path.stem.rpartition("_")[0], path) for path in files]
 
 
-def largest_face(photo: np.ndarray, detector: UnionDetector, landmarker: FaceMesh) -> np.ndarray | None:
+def largest_face(photo: np.ndarray, detector: EnsembleDetector, landmarker: FaceMesh) -> np.ndarray | None:
     """(5, 2) photo pixels: the points of the largest face, from its mesh, else the detector's; None without either."""
     faces = detector(photo)
     if not faces:
@@ -122,7 +122,7 @@ def main() -> None:
         return
     if args.folder is None:
         parser.error("name a folder of photographs, or --cohort")
-    detector, landmarker, recogniser = UnionDetector(), FaceMesh(), DlibRecogniser()
+    detector, landmarker, recogniser = EnsembleDetector(), FaceMesh(), DlibRecogniser()
     vectors, people, files, without, seconds = [], [], [], [], []
     for person, path in photographs(args.folder):
         photo = images.read(path).pixels

@@ -13,10 +13,10 @@ from unittest.mock import patch
 import numpy as np
 
 from deid_diffusion.batch.planning import Job
-from deid_diffusion.results import FaceRecord, ImageReport, Outcome, append
+from deid_diffusion.results import FaceRecord, ImageRecord, JobResult, append
 
 
-def deface(jobs: tuple[Job, ...], report_file: Path) -> Iterator[Outcome]:
+def deface(jobs: tuple[Job, ...], report_file: Path) -> Iterator[JobResult]:
     """What the command `deface PHOTO -o RESULT` does, photo after photo, with the network loaded once.
 
     Results are PNG, as ours are, so that nothing but the faces differs. A photo that it cannot process raises.
@@ -58,9 +58,9 @@ def deface(jobs: tuple[Job, ...], report_file: Path) -> Iterator[Outcome]:
             for *box, score in network.faces.tolist()
         )
         status = "done" if faces else "no_face"
-        record = ImageReport(job.input_name, job.output_name, status, faces=faces, versions=versions, seconds=seconds)
+        record = ImageRecord(job.input_name, job.output_name, status, faces=faces, versions=versions, seconds=seconds)
         append(report_file, record)
-        yield Outcome(record)
+        yield JobResult(record)
 
 
 def _defaults() -> Namespace:

@@ -20,7 +20,7 @@ from benchmark_page import machine, put
 from openvino_judges import AgeGender
 
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.evaluation.measure import Judges, PhotoLook, look
+from deid_diffusion.evaluation.measure import Evaluators, PairMeasurement, measure_pair
 from deid_diffusion.evaluation.pairing import Pair
 from deid_diffusion.evaluation.perceptual import PerceptualMeter
 from deid_diffusion.evaluation.utility import age_error, same_sex
@@ -41,7 +41,7 @@ def mean(values: Iterable[float | None]) -> float:
     return float(np.mean(there)) if there else float("nan")
 
 
-def row(strength: float, looks: list[PhotoLook], seconds: float) -> list[str]:
+def row(strength: float, looks: list[PairMeasurement], seconds: float) -> list[str]:
     """Format one line of the table, from the photos in which a face is found before and after."""
     faces = [photo.face for photo in looks if photo.face is not None and photo.face.found]
     pairs = [face.embeddings[0] for face in faces]
@@ -73,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
 
     recognisers = (Recogniser(args.recogniser),)
-    judges = Judges(Detector(args.detector), FaceMesh(), recognisers, AgeGender(args.attributes), PerceptualMeter())
+    judges = Evaluators(Detector(args.detector), FaceMesh(), recognisers, AgeGender(args.attributes), PerceptualMeter())
     anonymizer = Anonymizer.from_pretrained(args.model, device=args.device)
     paths = sorted(path for path in args.photos.iterdir() if path.suffix.lower() in images.READABLE)
     paths = paths[:: max(1, len(paths) // args.limit)][: args.limit]
@@ -85,7 +85,7 @@ def main() -> None:
             photo, start = images.read(path).pixels, time.perf_counter()
             result = np.asarray(anonymizer(photo, Options(seed=SEED)).image)
             seconds += time.perf_counter() - start
-            looks.append(look(Pair(path.stem, path.stem, path, path), photo, result, judges))
+            looks.append(measure_pair(Pair(path.stem, path.stem, path, path), photo, result, judges))
         rows.append(row(strength, looks, seconds / len(paths)))
         print(" | ".join(rows[-1]), flush=True)
     lines = [

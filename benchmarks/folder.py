@@ -21,7 +21,7 @@ import numpy as np
 
 from deid_diffusion.anonymizer import AnonymizedImage, Anonymizer
 from deid_diffusion.faces.analysis import FaceAnalysis
-from deid_diffusion.faces.masks import box_mask, touched
+from deid_diffusion.faces.masks import box_mask, union_mask
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
@@ -79,7 +79,7 @@ def outside_difference(
     shape = (photo.shape[0], photo.shape[1])
     known = [face.face.box for face in faces]
     late = [box_mask(face.box, shape) for face in made.faces if face.box not in known]
-    outside = ~touched(shape, [*(face.mask for face in faces), *late])
+    outside = ~union_mask(shape, [*(face.mask for face in faces), *late])
     return int(np.abs(photo.astype(int) - result)[outside].max(initial=0))
 
 
@@ -125,7 +125,7 @@ def main() -> None:
     for path in sorted(p for p in args.photos.iterdir() if p.suffix.lower() in images.READABLE):
         photo = images.read(path).pixels
         begun = time.perf_counter()
-        made = anonymizer(photo, Options(seed=args.seed, steps=args.steps, attempts=args.attempts))
+        made = anonymizer(photo, Options(seed=args.seed, num_inference_steps=args.steps, num_candidates=args.attempts))
         result = np.asarray(made.image)
         if made.faces and not first:
             first = time.perf_counter() - started

@@ -19,7 +19,7 @@ import numpy as np
 
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.faces.analysis import FaceAnalysis
-from deid_diffusion.identity.verification import Reference, Verdict
+from deid_diffusion.identity.verification import FaceReference, VerificationResult
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 from deid_diffusion.results import FaceRecord
@@ -32,11 +32,11 @@ class OpenGate:
 
     description = "none"
 
-    def look(self, photo: np.ndarray, face: FaceAnalysis) -> Reference:
-        return Reference(None, None, None, 0)
+    def reference(self, photo: np.ndarray, face: FaceAnalysis) -> FaceReference:
+        return FaceReference(None, None, None, 0)
 
-    def judge(self, picture: np.ndarray, face: FaceAnalysis, original: Reference) -> Verdict:
-        return Verdict(None, None)
+    def verify(self, picture: np.ndarray, face: FaceAnalysis, original: FaceReference) -> VerificationResult:
+        return VerificationResult(None, None)
 
 
 def anonymize(model: Anonymizer, photos: Sequence[np.ndarray], options: Options) -> list[FaceRecord]:
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=60)
     args = parser.parse_args()
     guarded = Anonymizer.from_pretrained(args.model)
-    parts = {"detector": guarded.detector, "landmarker": guarded.landmarker, "gate": OpenGate()}
+    parts = {"detector": guarded.detector, "landmarker": guarded.landmarker, "verifier": OpenGate()}
     models = {"with": guarded, "without": Anonymizer(guarded.pipeline, **parts)}
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     faces = tried = 0

@@ -95,7 +95,7 @@ class Bench:
 
     def whole(self, photo: np.ndarray, batch: int = BATCH) -> int:
         """De-identify a photo; how many faces were found."""
-        return len(self.anonymizer(photo, Options(attempts=1, batch_size=batch)).faces)
+        return len(self.anonymizer(photo, Options(num_candidates=1, batch_size=batch)).faces)
 
     def batches(self, count: int, batch: int = BATCH) -> list[Work]:
         sizes = [batch] * (count // batch) + ([count % batch] if count % batch else [])

@@ -31,10 +31,10 @@ from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import DeidError, one_line
 from deid_diffusion.evaluation.attacks import NAIVE
 from deid_diffusion.evaluation.evaluate import Evaluation
-from deid_diffusion.evaluation.measure import FaceLook, Judges, look
+from deid_diffusion.evaluation.measure import Evaluators, FaceMeasurement, measure_pair
 from deid_diffusion.evaluation.pairing import Pair, match_folders
 from deid_diffusion.evaluation.perceptual import PerceptualMeter
-from deid_diffusion.evaluation.statistics import bootstrap_interval, shown, shown_interval
+from deid_diffusion.evaluation.statistics import bootstrap_interval, format_interval, format_value
 from deid_diffusion.evaluation.utility import age_error, kept, same_sex
 from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.io import images
@@ -49,12 +49,12 @@ ROWS = (
     Tool("and age", Options(seed=SEED, keep=("expression", "pose", "age"))),
     Tool("and gender", Options(seed=SEED, keep=("expression", "pose", "age", "gender"))),
     Tool("all", Options(seed=SEED)),
-    Tool("all but the map", Options(seed=SEED, map_privacy=1.0)),
+    Tool("all but the map", Options(seed=SEED, map_blend=1.0)),
 )
 CHANGES = (("gender", "man", "woman"), ("age", "70", "8"))
 """Attribute, and two words; the reading under the first should be the more male, the older."""
 
-Value = Callable[[FaceLook], float | None]
+Value = Callable[[FaceMeasurement], float | None]
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Column:
     unit: str = ""
 
 
-def _expression(face: FaceLook) -> float | None:
+def _expression(face: FaceMeasurement) -> float | None:
     verdicts = kept(face, read=False)
     parts = [verdicts[name] for name in ("smile", "mouth_open", "eyes_open") if name in verdicts]
     return float(all(parts)) if parts else None
 
 
-def _sex(face: FaceLook) -> float | None:
+def _sex(face: FaceMeasurement) -> float | None:
     return None if face.readings is None or face.readings[0].age < 18 else float(same_sex(*face.readings))
 
 
@@ -89,9 +89,11 @@ COLUMNS = (
 YAW = "yaw error, degrees"
 
 
-def measured(pairs: Sequence[Pair], judges: Judges, pose: HeadPose) -> dict[str, np.ndarray]:
+def measured(pairs: Sequence[Pair], judges: Evaluators, pose: HeadPose) -> dict[str, np.ndarray]:
     """Name of each column to N numbers, NaN where a photo has none."""
-    looks = [look(pair, images.read(pair.original).pixels, images.read(pair.result).pixels, judges) for pair in pairs]
+    looks = [
+        measure_pair(pair, images.read(pair.original).pixels, images.read(pair.result).pixels, judges) for pair in pairs
+    ]
     found: dict[str, Sequence[float | None]] = {
         column.name: [None if one.face is None else column.value(one.face) for one in looks] for column in COLUMNS
     }
@@ -105,8 +107,8 @@ def cell(values: np.ndarray, base: np.ndarray, people: np.ndarray) -> str:
     difference = values[both] - base[both]
     low, high = bootstrap_interval(difference, people[both]) if np.ptp(difference) > 0 else (0.0, 0.0)
     mark = " *" if low > 0 or high < 0 else ""
-    shown = f"{np.nanmean(values):.3g}"
-    return shown if values is base else f"{shown} ({difference.mean():+.2g}; {low:+.2g} to {high:+.2g}){mark}"
+    text = f"{np.nanmean(values):.3g}"
+    return text if values is base else f"{text} ({difference.mean():+.2g}; {low:+.2g} to {high:+.2g}){mark}"
 
 
 def table(rows: Mapping[str, Mapping[str, np.ndarray]], people: np.ndarray, tpr: Mapping[str, str]) -> str:
@@ -119,7 +121,7 @@ def table(rows: Mapping[str, Mapping[str, np.ndarray]], people: np.ndarray, tpr:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def changed(photos: Sequence[Path], out: Path, load: Callable[[str], Anonymizer], judges: Judges) -> list[str]:
+def changed(photos: Sequence[Path], out: Path, load: Callable[[str], Anonymizer], judges: Evaluators) -> list[str]:
     """One line for each of `CHANGES`: in how many faces the judge's reading moved in the asked direction."""
     lines = []
     for name, *words in CHANGES:
@@ -135,11 +137,11 @@ def changed(photos: Sequence[Path], out: Path, load: Callable[[str], Anonymizer]
     return lines
 
 
-def readings_of(photos: Sequence[Path], results: Path, judges: Judges, name: str) -> list[float | None]:
+def readings_of(photos: Sequence[Path], results: Path, judges: Evaluators, name: str) -> list[float | None]:
     """What the judge reads of each result's largest face: years, or how male it looks."""
     found: list[float | None] = []
     for pair in pairs_of(photos, results):
-        face = look(pair, images.read(pair.original).pixels, images.read(pair.result).pixels, judges).face
+        face = measure_pair(pair, images.read(pair.original).pixels, images.read(pair.result).pixels, judges).face
         reading = None if face is None or face.readings is None else face.readings[1]
         found.append(None if reading is None else reading.age if name == "age" else 1 - reading.female)
     return found
@@ -155,7 +157,7 @@ def naive(found: Evaluation) -> str:
     """The share of results that match another original of their person, at the strictest rate that was measured."""
     every = [one for section in found.sections for one in section.figures if one.name == NAIVE]
     figure = [one for one in every if one.column.startswith("TPR") and one.value is not None][-1]
-    return f"{shown(figure)} ({shown_interval(figure)}) at {figure.column.removeprefix('TPR at ')}"
+    return f"{format_value(figure)} ({format_interval(figure)}) at {figure.column.removeprefix('TPR at ')}"
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -167,8 +169,8 @@ def measure(args: argparse.Namespace) -> None:
     for folder, photos in sets.items():
         make(ROWS, photos, args.out / folder.name, load)
     detector, pose = Detector(args.detector), HeadPose(args.pose)
-    judges = Judges(detector, FaceMesh(), (), AgeGender(args.attributes), PerceptualMeter())
-    attackers = Judges(detector, NoMesh(), (Recogniser(args.recogniser),), None, PerceptualMeter())
+    judges = Evaluators(detector, FaceMesh(), (), AgeGender(args.attributes), PerceptualMeter())
+    attackers = Evaluators(detector, NoMesh(), (Recogniser(args.recogniser),), None, PerceptualMeter())
     rows, tpr, people = {}, {}, np.zeros(0)
     for row in ROWS:
         of_people, of_photos = (place(args.out / folder.name, row) for folder in sets)

@@ -73,7 +73,7 @@ def make_photos(source: Path, folder: Path, count: int, rng: random.Random) -> N
 class StandIn:
     """Takes the middle of every picture for a face and fills it."""
 
-    model_name, gate = "stand-in", SimpleNamespace(description="none")
+    model_name, verifier = "stand-in", SimpleNamespace(description="none")
 
     def check(self, options: object) -> None:
         """Everything can be done."""

@@ -43,14 +43,14 @@ from deid_diffusion.batch.planning import make_plan
 from deid_diffusion.cli.console import Bar
 from deid_diffusion.errors import DeidError, one_line
 from deid_diffusion.evaluation.evaluate import Evaluation, evaluate, read_reports
-from deid_diffusion.evaluation.measure import Judges
+from deid_diffusion.evaluation.measure import Evaluators
 from deid_diffusion.evaluation.pairing import Matching, match_folders, with_people
 from deid_diffusion.evaluation.perceptual import PerceptualMeter
 from deid_diffusion.evaluation.statistics import mean_of
 from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.results import Outcome
+from deid_diffusion.results import JobResult
 
 FEW = 3  # photos of a pipeline of which only the speed is of interest
 BUILTIN = str(Path(house.__file__).with_name("builtin"))
@@ -97,7 +97,7 @@ def digest(model: str) -> str:
 
 def place(out: Path, tool: Tool) -> Path:
     """Where a tool's results of a set are."""
-    made_by_weights = tool.options is not None and tool.options.method == "synth"
+    made_by_weights = tool.options is not None and tool.options.method == "generate"
     name = tool.name.replace(", ", "-").replace(" ", "-")
     return out / (f"{name}-{digest(tool.model)}" if made_by_weights else name)
 
@@ -108,7 +108,7 @@ def record(out: Path, tool: Tool) -> Path:
     return folder.with_name(f"{folder.name}.jsonl")
 
 
-def work(tool: Tool, photos: Sequence[Path], out: Path, load: Callable[[str], Anonymizer]) -> Iterator[Outcome]:
+def work(tool: Tool, photos: Sequence[Path], out: Path, load: Callable[[str], Anonymizer]) -> Iterator[JobResult]:
     """A tool's way through the photos that have no result yet."""
     plan, report = make_plan(photos, place(out, tool)), record(out, tool)
     if tool.options is None:
@@ -136,7 +136,7 @@ def seconds(out: Path, tool: Tool, photos: Sequence[Path]) -> float:
     return median(one.seconds / len(one.faces) for one in reports.values() if one.faces)
 
 
-def judged(photos: Sequence[Path], results: Path, judges: Judges) -> tuple[Matching, Evaluation]:
+def judged(photos: Sequence[Path], results: Path, judges: Evaluators) -> tuple[Matching, Evaluation]:
     """What the judges say of all photos of a set."""
     wanted = {photo.stem for photo in photos}
     found = match_folders(photos[0].parent, results)
@@ -195,8 +195,8 @@ def measure(args: argparse.Namespace) -> None:
 
     detector, recognisers = Detector(args.detector), (Recogniser(args.recogniser),)
     reader, pose = AgeGender(args.attributes), HeadPose(args.pose)
-    identity = Judges(detector, NoMesh(), recognisers, None, PerceptualMeter())
-    attributes = Judges(detector, FaceMesh(), recognisers, reader, PerceptualMeter())
+    identity = Evaluators(detector, NoMesh(), recognisers, None, PerceptualMeter())
+    attributes = Evaluators(detector, FaceMesh(), recognisers, reader, PerceptualMeter())
     rows = []
     for tool in tools:
         of_people, of_photos = (args.out / folder.name for folder in sets)
@@ -208,7 +208,7 @@ def measure(args: argparse.Namespace) -> None:
     ours = next(row for row in rows if row.name == OURS.name)
     rows.insert(0, untouched(who))
     if mine and args.speed_only:
-        quick, few = replace(mine, options=Options(attempts=1)), sets[args.photos][:FEW]
+        quick, few = replace(mine, options=Options(num_candidates=1)), sets[args.photos][:FEW]
         make([quick], few, args.out / "speed", load)
         rows.append(
             Compared(f"{mine.name} (random weights: speed only)", seconds=seconds(args.out / "speed", quick, few))

@@ -73,8 +73,8 @@ def watched(anonymizer: Anonymizer) -> Iterator[Stopwatch]:
     inside = [
         (anonymizer, "detector", "detectors, both looks"),
         (anonymizer, "landmarker", "face mesh"),
-        (anonymizer.gate, "look", "gate"),
-        (anonymizer.gate, "judge", "gate"),
+        (anonymizer.verifier, "reference", "verifier"),
+        (anonymizer.verifier, "verify", "verifier"),
         (pipeline, "encode_attributes", "attribute encoder"),
         (pipeline.unet, "forward", DENOISER),
         (pipeline.controlnet, "forward", DENOISER),

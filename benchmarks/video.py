@@ -27,8 +27,8 @@ from pathlib import Path
 import folder as judges
 import numpy as np
 
-from deid_diffusion.faces.boxes import DetectedFace, FaceDetector
-from deid_diffusion.faces.detection import UnionDetector
+from deid_diffusion.faces.boxes import Detection, FaceDetector
+from deid_diffusion.faces.detection import EnsembleDetector
 from deid_diffusion.faces.detectors import CenterFaceDetector
 from deid_diffusion.identity.recognition import DlibRecogniser
 from deid_diffusion.io.video_reader import open_clip
@@ -50,7 +50,7 @@ class Blinking:
     def __init__(self, detector: FaceDetector, blind: range) -> None:
         self.detector, self.blind = detector, blind
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         return [] if number_of(image) in self.blind else self.detector(image)
 
 
@@ -61,7 +61,7 @@ def work(source: Path, target: Path, frames: int, model: str, device: str) -> di
     from deid_diffusion.video.anonymize import anonymize_clip
 
     anonymizer = Anonymizer.from_pretrained(model, device=device)
-    anonymizer.detector = Blinking(UnionDetector(), range(frames // 2, frames // 2 + DROP_OUT))
+    anonymizer.detector = Blinking(EnsembleDetector(), range(frames // 2, frames // 2 + DROP_OUT))
     start = time.perf_counter()
     made = anonymize_clip(anonymizer, open_clip(source), target, Options(), overwrite=True)
     return {
@@ -113,7 +113,7 @@ def measure(made: Scene, source: Path, target: Path, recognise: Recognise) -> di
     }
 
 
-def _row(face: DetectedFace) -> list[float]:
+def _row(face: Detection) -> list[float]:
     """x, y, width, height, five points: as `folder.near` wants them."""
     x0, y0, x1, y1 = face.box
     points = np.zeros(10) if face.points is None else face.points.reshape(-1)

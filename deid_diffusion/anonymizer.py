@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .attributes.selection import MAP_BORNE, AttributeChoice, check_words
+from .attributes.selection import MAP_ATTRIBUTES, AttributeSelection, validate_selection
 from .errors import DeidError, ImageError, UsageError
 from .faces.analysis import FaceAnalysis, analyse_face
-from .faces.boxes import DetectedFace, FaceDetector, check_image
-from .faces.compositing import Canvas, simple_patch
-from .faces.detection import Found, UnionDetector
+from .faces.boxes import Detection, FaceDetector, check_image
+from .faces.compositing import Canvas, apply_method
+from .faces.detection import DetectionResult, EnsembleDetector
 from .faces.landmarks import FaceMesh, Landmarker
-from .faces.masks import PasteMask, box_mask, keep_regions, no_mask, touched
+from .faces.masks import PasteMask, box_mask, empty_mask, keep_regions, union_mask
 from .faces.occlusion import find_occluders, spare_occluders
-from .faces.residual_scan import missed_faces, search, seen_through
+from .faces.residual_scan import cover_residual_faces, detect, shows_face_through_alpha
 from .faces.selection import select_faces
 from .generation import Replacement, Replacer, Scene, replace_faces
-from .identity.verification import Gate, Reference, Verifier, shows_one_face_there
-from .io.annotations import FaceWish, match_wishes
+from .identity.verification import FaceReference, FaceVerifier, Verifier, shows_one_face_there
+from .io.annotations import FaceOverride, match_overrides
 from .models.identity_model import Donors
 from .options import Options
 from .pipelines.loading import fastest_dtype, load_pipeline, pick_device, short_name
@@ -69,7 +69,7 @@ class Begun:
         options: the user's wishes.
     """
 
-    detected: Sequence[DetectedFace]
+    detected: Sequence[Detection]
     scene: Scene
     options: Options
     faces: Mapping[int, FaceAnalysis]
@@ -77,9 +77,9 @@ class Begun:
     problems: Mapping[int, str]
     people: Mapping[int, Person]
     whole: Sequence[PasteMask]
-    choices: Sequence[AttributeChoice]
-    only: Sequence[DetectedFace] | None
-    seen: Found | None
+    choices: Sequence[AttributeSelection]
+    only: Sequence[Detection] | None
+    seen: DetectionResult | None
 
 
 class Anonymizer:
@@ -96,14 +96,14 @@ class Anonymizer:
         *,
         detector: FaceDetector | None = None,
         landmarker: Landmarker | None = None,
-        gate: Verifier | None = None,
+        verifier: Verifier | None = None,
         model_name: str = "custom",
     ) -> None:
         """Takes a loaded pipeline and, instead of the defaults, any detector, landmarker and gate."""
         self.pipeline = pipeline
-        self.detector = detector or UnionDetector()
+        self.detector = detector or EnsembleDetector()
         self.landmarker = landmarker or FaceMesh()
-        self.gate = gate or Gate()
+        self.verifier = verifier or FaceVerifier()
         self.model_name = model_name
 
     @classmethod
@@ -134,9 +134,9 @@ class Anonymizer:
         image: Image.Image | np.ndarray,
         options: Options = _DEFAULTS,
         *,
-        boxes: Sequence[DetectedFace] | None = None,
-        only: Sequence[DetectedFace] | None = None,
-        wishes: Sequence[FaceWish] = (),
+        boxes: Sequence[Detection] | None = None,
+        only: Sequence[Detection] | None = None,
+        wishes: Sequence[FaceOverride] = (),
         on_step: OnStep | None = None,
         replacer: Replacer | None = None,
     ) -> AnonymizedImage:
@@ -164,9 +164,9 @@ class Anonymizer:
         begun = self.begin(image, options, boxes=boxes, only=only, wishes=wishes)
         with watched(self.pipeline, on_step) as pipeline:
             if replacer is None:
-                (made,) = replace_faces(pipeline, self.gate, [begun.scene], options)
+                (made,) = replace_faces(pipeline, self.verifier, [begun.scene], options)
             else:
-                made = replacer(pipeline, self.gate, begun.scene, options)
+                made = replacer(pipeline, self.verifier, begun.scene, options)
         return self.finish(begun, made)
 
     def begin(
@@ -174,9 +174,9 @@ class Anonymizer:
         image: Image.Image | np.ndarray,
         options: Options = _DEFAULTS,
         *,
-        boxes: Sequence[DetectedFace] | None = None,
-        only: Sequence[DetectedFace] | None = None,
-        wishes: Sequence[FaceWish] = (),
+        boxes: Sequence[Detection] | None = None,
+        only: Sequence[Detection] | None = None,
+        wishes: Sequence[FaceOverride] = (),
     ) -> Begun:
         """The first part of a call, up to where faces are generated, for callers who do that for many photos at once.
 
@@ -184,11 +184,11 @@ class Anonymizer:
         of a call.
         """
         photo = _as_array(image)
-        if options.method == "synth":
+        if options.method == "generate":
             self.check(options, [wish.choice for wish in wishes])
-        seen = search(self.detector, photo) if boxes is None else None
+        seen = detect(self.detector, photo) if boxes is None else None
         detected = list(boxes or ()) if seen is None else seen.faces
-        chosen = match_wishes(detected, wishes, options.choice)
+        chosen = match_overrides(detected, wishes, options.choice)
         kept = select_faces(detected, min_face=options.min_face, only=only).kept
         faces, problems = self._analyse_all(photo, {k: f for k, f in enumerate(detected) if k not in kept})
         originals = self._look_at_all(photo, faces, options, problems)
@@ -198,11 +198,11 @@ class Anonymizer:
         behind = sorted(faces, key=lambda k: detected[k].score)  # what is seen best is in front: it is pasted last
         ready = {k: _spare(photo, faces[k], options) for k in behind if k not in kept and k not in problems}
         masks = [ready[k].mask if k in ready else mask for k, mask in enumerate(whole)]
-        canvas, gone = Canvas(photo, masks, options.fill_colour), touched(shape, masks)
+        canvas, gone = Canvas(photo, masks, options.fill_colour), union_mask(shape, masks)
         people = _people(ready, originals, options)
-        if options.method != "synth":
+        if options.method != "generate":
             for k, one in ready.items():
-                canvas.paste_patch(k, simple_patch(photo, one.mask, options.method))
+                canvas.paste_patch(k, apply_method(photo, one.mask, options.method))
             ready = {}
         known = {k: Donors.from_bytes(person.donors) for k, person in people.items() if person.donors}
         seeds = _seeds(people, options)
@@ -212,7 +212,9 @@ class Anonymizer:
 
     def replace(self, begun: Sequence[Begun]) -> list[dict[int, Replacement]]:
         """The second part, for photos that were begun with the same options: faces of several photos share batches."""
-        return replace_faces(self.pipeline, self.gate, [one.scene for one in begun], begun[0].options) if begun else []
+        return (
+            replace_faces(self.pipeline, self.verifier, [one.scene for one in begun], begun[0].options) if begun else []
+        )
 
     def finish(self, begun: Begun, made: Mapping[int, Replacement]) -> AnonymizedImage:
         """The last part: what could not be replaced is covered, and the picture is searched once more.
@@ -226,16 +228,16 @@ class Anonymizer:
         problems = {**begun.problems, **{k: one.reason for k, one in made.items() if one.reason is not None}}
         for k in problems:
             canvas.fill(begun.whole[k], k)  # the parts that were to be kept included
-        told = begun.choices if self.pipeline.reads_attributes else [one.of_map() for one in begun.choices]
+        told = begun.choices if self.pipeline.reads_attributes else [one.restrict_to_map() for one in begun.choices]
         faces, people = begun.faces, begun.people
         records = [
             _record(face, faces.get(k), kept.get(k), problems.get(k), made.get(k), people.get(k), options, told[k])
             for k, face in enumerate(detected)
         ]
-        records += missed_faces(
+        records += cover_residual_faces(
             self.detector,
             canvas,
-            touched(shape, begun.whole),  # with the parts that were to be kept: they are no face that was missed
+            union_mask(shape, begun.whole),  # with the parts that were to be kept: they are no face that was missed
             [face for k, face in enumerate(detected) if k in kept],
             landmarker=self.landmarker,
             min_face=options.min_face,
@@ -245,18 +247,18 @@ class Anonymizer:
         )
         return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
 
-    def check(self, options: Options, choices: Sequence[AttributeChoice] = ()) -> None:
+    def check(self, options: Options, choices: Sequence[AttributeSelection] = ()) -> None:
         """Raise UsageError where the model cannot do what the options, or choices for single faces, ask for.
 
         Raises DeidError where it reads attributes but no words, and so cannot keep them apart.
         """
         for choice in (options.choice, *choices):
             if self.pipeline.reads_attributes:
-                check_words(self.pipeline, choice)
-            elif asked := choice.beyond_map():
+                validate_selection(self.pipeline, choice)
+            elif asked := choice.requires_encoder():
                 raise UsageError(
-                    f"{asked[0]}: this model reads no attributes: only {', '.join(MAP_BORNE)}, which the semantic map "
-                    "brings, can be chosen; load it with image_encoder= and attribute_adapter= for the others"
+                    f"{asked[0]}: this model has no attribute encoder: only {', '.join(MAP_ATTRIBUTES)}, which the "
+                    "semantic map carries, can be selected; load it with image_encoder= and attribute_adapter="
                 )
 
     def analyse(self, image: Image.Image | np.ndarray) -> tuple[FaceAnalysis, ...]:
@@ -265,7 +267,7 @@ class Anonymizer:
         return tuple(self._analyse_all(photo, dict(enumerate(self.detector(photo))))[0].values())
 
     def _analyse_all(
-        self, photo: np.ndarray, detected: Mapping[int, DetectedFace]
+        self, photo: np.ndarray, detected: Mapping[int, Detection]
     ) -> tuple[dict[int, FaceAnalysis], dict[int, str]]:
         """The faces that can be measured, and why the others cannot."""
         analysed: dict[int, FaceAnalysis] = {}
@@ -281,20 +283,20 @@ class Anonymizer:
 
     def _look_at_all(
         self, photo: np.ndarray, faces: Mapping[int, FaceAnalysis], options: Options, problems: dict[int, str]
-    ) -> dict[int, Reference]:
+    ) -> dict[int, FaceReference]:
         """What the gate knows of the originals, where that is needed; adds what goes wrong to ``problems``."""
-        originals: dict[int, Reference] = {}
-        if options.method != "synth" and options.keep_people is None:
+        originals: dict[int, FaceReference] = {}
+        if options.method != "generate" and options.keep_people is None:
             return originals
         for k, face in faces.items():
             try:
-                originals[k] = self.gate.look(photo, face)
+                originals[k] = self.verifier.reference(photo, face)
             except Exception as error:  # what cannot be compared cannot be verified
                 problems[k] = f"recognition failed: {type(error).__name__}"
         return originals
 
 
-def _consents(face: FaceAnalysis, original: Reference, options: Options) -> bool:
+def _consents(face: FaceAnalysis, original: FaceReference, options: Options) -> bool:
     """Whether a face is a person's to keep; where the embedding may be of another face nearby, it is not."""
     if options.keep_people is None or original.embedding is None or not shows_one_face_there(face, original):
         return False
@@ -309,7 +311,7 @@ def _spare(photo: np.ndarray, face: FaceAnalysis, options: Options) -> FaceAnaly
     if face.mesh is None:
         return face
     size, mask = len(face.semantic_map), face.mask
-    if options.method == "synth":
+    if options.method == "generate":
         occluders = find_occluders(photo, face.mesh, face.matrix, size)
         mask = mask if occluders is None else spare_occluders(mask, occluders, face.matrix, size)
     if options.keep_regions:
@@ -318,7 +320,7 @@ def _spare(photo: np.ndarray, face: FaceAnalysis, options: Options) -> FaceAnaly
 
 
 def _people(
-    faces: Mapping[int, FaceAnalysis], originals: Mapping[int, Reference], options: Options
+    faces: Mapping[int, FaceAnalysis], originals: Mapping[int, FaceReference], options: Options
 ) -> dict[int, Person]:
     """With a key, the person of each face that is large enough to tell, and not mixed up with another one."""
     if options.pseudonyms is None:
@@ -356,25 +358,25 @@ def _settle(people: Mapping[int, Person], options: Options, index: int, donors: 
 
 def _mask(
     k: int,
-    face: DetectedFace,
+    face: Detection,
     faces: Mapping[int, FaceAnalysis],
     kept: Mapping[int, str],
     shape: tuple[int, int],
 ) -> PasteMask:
     if k in kept:
-        return no_mask(shape)
+        return empty_mask(shape)
     return faces[k].mask if k in faces else box_mask(face.box, shape)
 
 
 def _record(
-    face: DetectedFace,
+    face: Detection,
     analysed: FaceAnalysis | None,
     kept: str | None,
     problem: str | None,
     made: Replacement | None,
     person: Person | None,
     options: Options,
-    choice: AttributeChoice,
+    choice: AttributeSelection,
 ) -> FaceRecord:
     action: Action = "kept" if kept else "covered" if problem else _CHOSEN.get(options.method, "replaced")
     return FaceRecord(
@@ -407,9 +409,9 @@ def deidentify(
     options: Options,
     *,
     require_face: bool,
-    boxes: Sequence[DetectedFace] | None = None,
-    only: Sequence[DetectedFace] | None = None,
-    wishes: Sequence[FaceWish] = (),
+    boxes: Sequence[Detection] | None = None,
+    only: Sequence[Detection] | None = None,
+    wishes: Sequence[FaceOverride] = (),
     on_step: OnStep | None = None,
 ) -> AnonymizedImage:
     """Replace the faces of a photo, and make sure that its transparency shows none that its colours do not.
@@ -437,13 +439,13 @@ def check_result(
     options: Options,
     *,
     require_face: bool,
-    only: Sequence[DetectedFace] | None,
+    only: Sequence[Detection] | None,
 ) -> None:
     """Raise ImageError where nothing of a photo may be written; arguments are those of `deidentify`."""
     if require_face and not result.faces:
         raise ImageError(f"{name}: no face found, and --require-face asks for one: nothing written")
     known = [face.box for face in result.faces]
-    if photo.alpha is not None and seen_through(
+    if photo.alpha is not None and shows_face_through_alpha(
         model.detector, np.asarray(result.image), photo.alpha, known, min_face=options.min_face, only=only
     ):
         raise ImageError(f"{name}: its transparency shows a face that its colours do not: flatten it first")

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 import torch
 
-from .attributes.selection import AttributeChoice, let_through
+from .attributes.selection import AttributeSelection, filter_features
 from .errors import DeidError
 from .faces.alignment import extract, resized
 from .faces.analysis import FaceAnalysis
 from .faces.compositing import Canvas, erase, fill_from_surroundings
 from .faces.donors import attribute_costs, draw_donors, glasses_fit, show_teeth, shows_glasses, wears_glasses
 from .faces.landmarks import measure
-from .faces.lighting import FaceLight, chosen_light
-from .faces.mesh_editing import chosen_mesh, reshape_mesh
+from .faces.lighting import FaceLight, select_light
+from .faces.mesh_editing import neutralize_mesh, reshape_mesh
 from .faces.rendering import Camera, keep_tint, light_texture, match_camera, read_camera, read_light, render_person
 from .faces.semantic_map import draw_control
-from .identity.verification import Reference, Verdict, Verifier
+from .identity.verification import FaceReference, VerificationResult, Verifier
 from .options import Options
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _LEAST_DETAIL = 0.01  # standard deviation in the mask, 0..1, under which a crop
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
+class GeneratorInputs:
     """What the generator gets of B faces, and all that it gets.
 
     Attributes:
@@ -58,26 +58,28 @@ class Conditions:
     grounds: tuple[np.ndarray, ...]
     meshes: tuple[np.ndarray, ...]
     features: torch.Tensor | None
-    choices: tuple[AttributeChoice, ...]
+    choices: tuple[AttributeSelection, ...]
     lights: tuple[FaceLight, ...]
     cameras: tuple[Camera | None, ...]
     people: tuple[Donors | None, ...]
 
-    def rows(self, indices: Sequence[int]) -> Conditions:
+    def rows(self, indices: Sequence[int]) -> GeneratorInputs:
         """Select some of the faces, in any order, repeats allowed."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "features"}
         features = None if self.features is None else self.features[list(indices)]
-        return Conditions(features=features, **{name: tuple(part[k] for k in indices) for name, part in values.items()})
+        return GeneratorInputs(
+            features=features, **{name: tuple(part[k] for k in indices) for name, part in values.items()}
+        )
 
 
-def read_conditions(
+def prepare_inputs(
     pipeline: FaceDeidPipeline,
     photos: Sequence[np.ndarray],
     gone: Sequence[np.ndarray],
     faces: Sequence[FaceAnalysis],
-    choices: Sequence[AttributeChoice],
+    choices: Sequence[AttributeSelection],
     map_privacy: float = 0.0,
-) -> Conditions:
+) -> GeneratorInputs:
     """Read the conditions of B faces.
 
     Args:
@@ -98,14 +100,14 @@ def read_conditions(
         picture, mask = erased[id(photo)]
         contexts.append(extract(picture, matrix, detail * size))
         masks.append(extract(mask, matrix, detail * size) > 1e-3)
-        meshes.append(chosen_mesh(face.drawn, choice.keep, choice.change, map_privacy))
+        meshes.append(neutralize_mesh(face.drawn, choice.keep, choice.change, map_privacy))
         crop = extract(photo, resized(face.matrix, _READ / size), _READ)
         crops.append(crop)
-        lights.append(chosen_light(read_light(crop, face.drawn * (_READ / size)), contexts[-1], masks[-1], choice))
+        lights.append(select_light(read_light(crop, face.drawn * (_READ / size)), contexts[-1], masks[-1], choice))
         fine = extract(photo, matrix, detail * size)
         cameras.append(read_camera(fine, face.drawn * detail) if "light" in choice.keep else None)
     features = read_attributes(pipeline, crops, faces, choices)
-    return Conditions(
+    return GeneratorInputs(
         tuple(contexts),
         tuple(masks),
         tuple(
@@ -125,7 +127,7 @@ def read_attributes(
     pipeline: FaceDeidPipeline,
     crops: Sequence[np.ndarray],
     faces: Sequence[FaceAnalysis],
-    choices: Sequence[AttributeChoice],
+    choices: Sequence[AttributeSelection],
 ) -> torch.Tensor | None:
     """Read what B choices let through of B crops' attributes.
 
@@ -141,11 +143,11 @@ def read_attributes(
     pixels = torch.stack([to_tensor(crop) for crop in crops])
     meshes = [face.drawn * (len(crop) / len(face.semantic_map)) for face, crop in zip(faces, crops, strict=True)]
     features = pipeline.encode_attributes(pixels, [face.semantic_map for face in faces], meshes)
-    return None if features is None else let_through(pipeline, features, choices)
+    return None if features is None else filter_features(pipeline, features, choices)
 
 
 def generate(
-    pipeline: FaceDeidPipeline, conditions: Conditions, seeds: Sequence[int], options: Options
+    pipeline: FaceDeidPipeline, conditions: GeneratorInputs, seeds: Sequence[int], options: Options
 ) -> list[np.ndarray | None]:
     """Generate new faces.
 
@@ -172,7 +174,7 @@ def generate(
 
 def draw_people(
     pipeline: FaceDeidPipeline,
-    conditions: Conditions,
+    conditions: GeneratorInputs,
     seeds: Sequence[int],
     *,
     steady: bool = False,
@@ -212,7 +214,7 @@ def draw_people(
 
 
 def compose(
-    pipeline: FaceDeidPipeline, conditions: Conditions, seeds: Sequence[int]
+    pipeline: FaceDeidPipeline, conditions: GeneratorInputs, seeds: Sequence[int]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Lay each seed's person on the photo without the face.
 
@@ -241,7 +243,7 @@ def compose(
 
 def denoise(
     pipeline: FaceDeidPipeline,
-    conditions: Conditions,
+    conditions: GeneratorInputs,
     composites: Sequence[np.ndarray],
     seeds: Sequence[int],
     options: Options,
@@ -260,7 +262,7 @@ def denoise(
             attribute_features=rows.features,
             attribute_names=tuple(dict.fromkeys(name for choice in rows.choices for name in choice.named)),
             prompt=options.prompt,
-            num_inference_steps=options.steps or pipeline.config.default_steps,
+            num_inference_steps=options.num_inference_steps or pipeline.config.default_steps,
             generator=[torch.Generator("cpu").manual_seed(seeds[k]) for k in indices],
             output_type="np",
             return_dict=False,
@@ -301,7 +303,7 @@ class Replacement:
 class _Candidate:
     crop: np.ndarray
     seed: int
-    verdict: Verdict
+    verdict: VerificationResult
     donors: Donors
 
 
@@ -326,8 +328,8 @@ class Scene:
     canvas: Canvas
     gone: np.ndarray
     faces: Mapping[int, FaceAnalysis]
-    originals: Mapping[int, Reference]
-    choices: Mapping[int, AttributeChoice]
+    originals: Mapping[int, FaceReference]
+    choices: Mapping[int, AttributeSelection]
     seed_of: Callable[[int, int], int]
     people: Mapping[int, Donors] = field(default_factory=dict)
     settle: Callable[[int, Donors], Donors] = lambda index, donors: donors
@@ -337,7 +339,7 @@ class Replacer(Protocol):
     """Puts a verified face in each face's place on a scene's canvas, and leaves those without one opaque."""
 
     def __call__(
-        self, pipeline: FaceDeidPipeline, gate: Verifier, scene: Scene, options: Options
+        self, pipeline: FaceDeidPipeline, verifier: Verifier, scene: Scene, options: Options
     ) -> dict[int, Replacement]:
         """What became of each of the scene's faces, by its index."""
         ...
@@ -355,7 +357,7 @@ class _Place:
         return self.scene.faces[self.index]
 
     @property
-    def choice(self) -> AttributeChoice:
+    def choice(self) -> AttributeSelection:
         return self.scene.choices[self.index]
 
     def put(self, crop: np.ndarray, replacement: Replacement) -> Replacement:
@@ -371,12 +373,12 @@ class _Place:
         self.scene.canvas.cover(self.index)
         return Replacement(f"generation failed: {type(error).__name__}")
 
-    def judged(self, gate: Verifier, crop: np.ndarray | None, seed: int, donors: Donors) -> _Candidate:
+    def judged(self, verifier: Verifier, crop: np.ndarray | None, seed: int, donors: Donors) -> _Candidate:
         """A candidate, judged on the canvas but not left there."""
         if crop is None:
-            return _Candidate(np.empty(0), seed, Verdict(None, "generation gave no picture"), donors)
-        with self.scene.canvas.trial(self.index, crop, self._matrix_of(crop)) as picture:
-            verdict = gate.judge(picture, self.face, self.scene.originals[self.index])
+            return _Candidate(np.empty(0), seed, VerificationResult(None, "generation gave no picture"), donors)
+        with self.scene.canvas.preview(self.index, crop, self._matrix_of(crop)) as picture:
+            verdict = verifier.verify(picture, self.face, self.scene.originals[self.index])
         return _Candidate(crop, seed, verdict, donors)
 
     def _matrix_of(self, crop: np.ndarray) -> np.ndarray:
@@ -385,7 +387,7 @@ class _Place:
 
 
 def replace_faces(
-    pipeline: FaceDeidPipeline, gate: Verifier, scenes: Sequence[Scene], options: Options, *, steady: bool = False
+    pipeline: FaceDeidPipeline, verifier: Verifier, scenes: Sequence[Scene], options: Options, *, steady: bool = False
 ) -> list[dict[int, Replacement]]:
     """Put a verified face in each face's place on its canvas; those without one are left as opaque as they were.
 
@@ -411,24 +413,24 @@ def replace_faces(
     places = [_Place(scene, index) for scene in scenes for index in scene.faces]
     for _, alike in groupby(places, key=lambda place: place.choice.named):  # one text for a batch
         for rows in _chunks(list(alike), options.batch_size):
-            for place, made in zip(rows, _replace_rows(pipeline, gate, rows, options, steady), strict=True):
+            for place, made in zip(rows, _replace_rows(pipeline, verifier, rows, options, steady), strict=True):
                 of_scene[id(place.scene)][place.index] = made
     return results
 
 
 def _replace_rows(
-    pipeline: FaceDeidPipeline, gate: Verifier, rows: Sequence[_Place], options: Options, steady: bool
+    pipeline: FaceDeidPipeline, verifier: Verifier, rows: Sequence[_Place], options: Options, steady: bool
 ) -> list[Replacement]:
     """What became of the faces of one batch; if it fails, each photo's faces are tried apart from other photos'."""
     try:
-        made = _choose(pipeline, gate, rows, options, steady)
+        made = _choose(pipeline, verifier, rows, options, steady)
     except DeidError:  # the store of pseudonyms cannot be used: no other face would fare better
         raise
     except Exception as error:  # whatever it was, the faces are covered and the record says why
         apart = [list(group) for _, group in groupby(rows, key=lambda place: id(place.scene))]
         if len(apart) == 1:
             return [place.failed(error) for place in rows]
-        return [one for part in apart for one in _replace_rows(pipeline, gate, part, options, steady)]
+        return [one for part in apart for one in _replace_rows(pipeline, verifier, part, options, steady)]
     return [
         replacement if crop is None else place.put(crop, replacement)
         for place, (replacement, crop) in zip(rows, made, strict=True)
@@ -436,16 +438,16 @@ def _replace_rows(
 
 
 def _choose(
-    pipeline: FaceDeidPipeline, gate: Verifier, rows: Sequence[_Place], options: Options, steady: bool
+    pipeline: FaceDeidPipeline, verifier: Verifier, rows: Sequence[_Place], options: Options, steady: bool
 ) -> list[tuple[Replacement, np.ndarray | None]]:
     """What becomes of each face, and the crop to paste."""
-    conditions = read_conditions(
+    conditions = prepare_inputs(
         pipeline,
         [place.scene.photo for place in rows],
         [place.scene.gone for place in rows],
         [place.face for place in rows],
         [place.choice for place in rows],
-        options.map_privacy,
+        options.map_blend,
     )
 
     def seeds_of(wanted: Sequence[tuple[int, int]]) -> list[int]:
@@ -459,11 +461,11 @@ def _choose(
         people = draw_people(pipeline, some, seeds, steady=lasting, attempts=attempts)
         crops = generate(pipeline, replace(some, people=tuple(people)), seeds, options)
         each = zip(wanted, crops, seeds, people, strict=True)
-        return [rows[row].judged(gate, crop, seed, donors) for (row, _), crop, seed, donors in each]
+        return [rows[row].judged(verifier, crop, seed, donors) for (row, _), crop, seed, donors in each]
 
     known = [place.scene.people.get(place.index) for place in rows]
     tried = [[candidate] for candidate in judged([(row, 0) for row in range(len(rows))], known)]
-    for attempt in range(1, options.attempts):  # most faces need one candidate, few need them all
+    for attempt in range(1, options.num_candidates):  # most faces need one candidate, few need them all
         again = [row for row, candidates in enumerate(tried) if _another(candidates, attempt, options, steady)]
         drawn = judged([(row, attempt) for row in again], [None] * len(again)) if again else []
         for candidate, row in zip(drawn, again, strict=True):
@@ -483,7 +485,7 @@ def _choose(
 def _best(candidates: Sequence[_Candidate]) -> _Candidate | None:
     """Choose the first candidate that passed and is not alike; if all are, the one least alike; None if none passed."""
     passed = [candidate for candidate in candidates if candidate.verdict.reason is None]
-    unlike = [candidate for candidate in passed if not candidate.verdict.alike]
+    unlike = [candidate for candidate in passed if not candidate.verdict.ambiguous]
     return unlike[0] if unlike else min(passed, key=_last_choice, default=None)
 
 
@@ -503,7 +505,7 @@ def _another(candidates: Sequence[_Candidate], attempt: int, options: Options, s
     """
     if not any(candidate.verdict.reason is None for candidate in candidates):
         return True
-    unlike = any(candidate.verdict.reason is None and not candidate.verdict.alike for candidate in candidates)
+    unlike = any(candidate.verdict.reason is None and not candidate.verdict.ambiguous for candidate in candidates)
     return not unlike and options.pseudonyms is None and (steady or attempt < _ALIKE_ATTEMPTS)
 
 

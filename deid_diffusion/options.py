@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from .attributes.selection import AttributeChoice, choose
+from .attributes.selection import AttributeSelection, make_selection
 from .errors import UsageError
 from .faces.compositing import COVER_COLOURS, METHODS, CoverColour, Method
 from .faces.semantic_map import REGIONS
 
 if TYPE_CHECKING:
-    from .identity.known_people import KnownPeople
+    from .identity.known_people import ConsentList
     from .identity.pseudonyms import Pseudonyms
 
 
@@ -22,41 +22,41 @@ class Options:
     """How the faces of a photo are treated.
 
     Attributes:
-        method: "synth" generates other faces; "fill", "blur" and "pixelate" are the simple methods. Blurred and
+        method: "generate" generates other faces; "fill", "blur" and "pixelate" are the simple methods. Blurred and
             pixelated faces can be recognised again.
-        steps: denoising steps; None is the model's own number.
+        num_inference_steps: denoising steps; None is the model's own number.
         seed: makes results repeatable, and faces therefore linkable; None is fresh randomness for each face.
         batch_size: faces generated together.
-        attempts: candidates for each face, at most; a face of which none passes the gate is covered.
+        num_candidates: candidates for each face, at most; a face of which none passes the gate is covered.
         min_face: faces whose box has a shorter side under so many pixels are left untouched.
         fill_colour: of covers: the colours around them, or "grey".
         keep: attributes that the new face has of the old one: names of `attributes.vocabulary.VOCABULARY`, and phrases
             of your own; () keeps none, None keeps all of that vocabulary but what is changed. See `docs/attributes.md`.
         change: attribute of that vocabulary -> one of its words, or for "age" a number of years.
         prompt: text that steers the new faces, for models that were trained with prompts.
-        map_privacy: how far the semantic map goes towards the mean face's, 0 (not) to 1 (all the way).
+        map_blend: how far the semantic map goes towards the mean face's, 0 (not) to 1 (all the way).
         keep_regions: names of `labels.REGIONS` that keep their original pixels, at a cost in privacy.
         keep_people: people who consented to be shown; their faces are left untouched.
         pseudonyms: gives all faces of one person one pseudonym, which makes them linkable on purpose.
     """
 
-    method: Method = "synth"
-    steps: int | None = None
+    method: Method = "generate"
+    num_inference_steps: int | None = None
     seed: int | None = None
     batch_size: int = 8
-    attempts: int = 6
+    num_candidates: int = 6
     min_face: int = 0
     fill_colour: CoverColour = "surroundings"
     keep: tuple[str, ...] | None = None
     change: Mapping[str, str] = field(default_factory=dict)
     prompt: str = ""
-    map_privacy: float = 0.0
+    map_blend: float = 0.0
     keep_regions: frozenset[str] = frozenset()
-    keep_people: KnownPeople | None = None
+    keep_people: ConsentList | None = None
     pseudonyms: Pseudonyms | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "attempts"):
+        for name in ("num_inference_steps", "batch_size", "num_candidates"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -68,23 +68,23 @@ class Options:
             raise ValueError(f"keep_regions: no region {', '.join(unknown)}; there are {', '.join(REGIONS)}")
         if self.keep_regions == set(REGIONS):
             raise ValueError("keep_regions: all regions together are the whole face: leave one out")
-        if not 0 <= self.map_privacy <= 1:
-            raise UsageError(f"map_privacy: expected 0 to 1, got {self.map_privacy:g}")
-        told = self.choice != choose() or self.prompt or self.map_privacy
-        if told and self.method != "synth":
+        if not 0 <= self.map_blend <= 1:
+            raise UsageError(f"map_blend: expected 0 to 1, got {self.map_blend:g}")
+        told = self.choice != make_selection() or self.prompt or self.map_blend
+        if told and self.method != "generate":
             raise UsageError(
-                f"method {self.method}: keeps and changes no attribute: leave out keep, change, prompt and map_privacy"
+                f"method {self.method}: keeps and changes no attribute: leave out keep, change, prompt and map_blend"
             )
         if self.seed is not None and self.pseudonyms is not None:
             raise ValueError("seed and pseudonyms both say which face a person gets: give one of them")
 
     @property
-    def choice(self) -> AttributeChoice:
+    def choice(self) -> AttributeSelection:
         """What is kept and changed, checked."""
-        return choose(self.keep, self.change)
+        return make_selection(self.keep, self.change)
 
 
-def plain_options(options: Options) -> dict[str, Any]:
+def options_digest(options: Options) -> dict[str, Any]:
     """Values for JSON that differ where results may differ. They hold no key and no embedding, only digests of them."""
     plain: dict[str, Any] = {one.name: getattr(options, one.name) for one in fields(options)}
     people, pseudonyms = plain.pop("keep_people"), plain.pop("pseudonyms")

@@ -60,7 +60,7 @@ class FaceRecord:
 
 
 @dataclass(frozen=True)
-class Report:
+class Record:
     """What is said of a photo and of a clip alike.
 
     Attributes:
@@ -97,7 +97,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class ImageReport(Report):
+class ImageRecord(Record):
     """What was done to one photo.
 
     Attributes:
@@ -107,7 +107,7 @@ class ImageReport(Report):
     faces: tuple[FaceRecord, ...] = ()
 
     @classmethod
-    def from_json(cls, line: str) -> ImageReport:
+    def from_json(cls, line: str) -> ImageRecord:
         """The report that `to_json` wrote. Raises ValueError for anything else, a clip's report among it."""
         try:
             values: dict[str, Any] = json.loads(line)
@@ -208,7 +208,7 @@ class TrackRecord:
 
 
 @dataclass(frozen=True)
-class ClipReport(Report):
+class VideoRecord(Record):
     """What was done to one clip.
 
     Attributes:
@@ -229,11 +229,11 @@ class ClipReport(Report):
         return self.tracks
 
 
-_Report = TypeVar("_Report", ImageReport, ClipReport)
+_Report = TypeVar("_Report", ImageRecord, VideoRecord)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """What became of one job.
 
     Attributes:
@@ -242,13 +242,13 @@ class Outcome:
         unexpected: the exception behind the failure if it was none that a user can act on.
     """
 
-    report: ImageReport | ClipReport
+    report: ImageRecord | VideoRecord
     message: str | None = None
     unexpected: Exception | None = None
 
 
 @dataclass(frozen=True)
-class Tally:
+class RunStats:
     """Counts of a run: photos and clips by what became of them, and faces by what was done to them.
 
     A clip's track counts as one face; `partly` are those replaced in some frames and covered in others, and
@@ -266,12 +266,12 @@ class Tally:
     partly: int = 0
     other_covers: int = 0
 
-    def add(self, outcome: Outcome) -> Tally:
+    def add(self, outcome: JobResult) -> RunStats:
         """The counts with one more photo."""
         status = outcome.report.status
         actions = [face.action for face in outcome.report.faces]
         replaced, covered, kept = (actions.count(one) for one in ("replaced", "covered", "kept"))
-        clip = outcome.report if isinstance(outcome.report, ClipReport) else None
+        clip = outcome.report if isinstance(outcome.report, VideoRecord) else None
         tracks, other_covers = (clip.tracks, clip.filled + clip.missed) if clip else ((), 0)
         return replace(
             self,
@@ -311,29 +311,29 @@ def finished(done: _Report, job: Job) -> _Report:
 
 
 def failure(
-    job: Job, failed: ImageReport | ClipReport, start: float, error: DeidError, options: Options | None = None
-) -> Outcome:
+    job: Job, failed: ImageRecord | VideoRecord, start: float, error: DeidError, options: Options | None = None
+) -> JobResult:
     """The record has no absolute path, not even where the message has one."""
     public = str(error).replace(str(job.target), job.output_name).replace(str(job.source), job.input_name)
     if job.target.is_absolute():
         public = public.replace(str(job.target.parent), str(PurePosixPath(job.output_name).parent))
     if options is not None and options.pseudonyms is not None:
         public = public.replace(str(options.pseudonyms.store), options.pseudonyms.store.name)
-    return Outcome(replace(failed, error=one_line(public), seconds=since(start)), one_line(error))
+    return JobResult(replace(failed, error=one_line(public), seconds=elapsed(start)), one_line(error))
 
 
-def unexpected(job: Job, failed: ImageReport | ClipReport, start: float, error: Exception) -> Outcome:
+def unexpected(job: Job, failed: ImageRecord | VideoRecord, start: float, error: Exception) -> JobResult:
     """The record names the kind of error only: the text of a foreign exception may hold paths of this machine."""
-    return internal(replace(failed, seconds=since(start)), job.source, error)
+    return internal(replace(failed, seconds=elapsed(start)), job.source, error)
 
 
-def internal(failed: ImageReport | ClipReport, name: str | Path, error: Exception) -> Outcome:
+def internal(failed: ImageRecord | VideoRecord, name: str | Path, error: Exception) -> JobResult:
     """What becomes of a photo or clip, as errors call it, that an unexpected exception stopped."""
     kind = f"internal error: {type(error).__name__}"
     message = one_line(f"{name}: {kind}: {error} (please report; DEID_DEBUG=1 shows more)")
-    return Outcome(replace(failed, error=kind), message, error)
+    return JobResult(replace(failed, error=kind), message, error)
 
 
-def since(start: float) -> float:
+def elapsed(start: float) -> float:
     """Seconds since a value of `time.perf_counter`, to the millisecond."""
     return round(time.perf_counter() - start, 3)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deid_diffusion.faces import detection, landmarks
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.identity import recognition
 
 PEOPLE = {"ada": (200, 90, 80), "bob": (80, 210, 110), "eve": (110, 80, 220)}
@@ -25,7 +25,7 @@ class OneFace:
     """Every photo that is not black shows one face."""
 
     def __call__(self, image):
-        return [DetectedFace(_BOX, 0.9, "fake", _POINTS)] if image.any() else []
+        return [Detection(_BOX, 0.9, "fake", _POINTS)] if image.any() else []
 
 
 class Colour:
@@ -38,7 +38,7 @@ class Colour:
 
 def replace_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put them in the place of the networks that commands load."""
-    monkeypatch.setattr(detection, "UnionDetector", OneFace)
+    monkeypatch.setattr(detection, "EnsembleDetector", OneFace)
     monkeypatch.setattr(landmarks, "FaceMesh", lambda: lambda crop: None)
     monkeypatch.setattr(recognition, "DlibRecogniser", Colour)
 

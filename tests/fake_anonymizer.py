@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from deid_diffusion.faces.analysis import FaceAnalysis
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.masks import box_mask
 from deid_diffusion.results import FaceRecord
 
@@ -27,7 +27,7 @@ class FakeAnonymizer:
     model_name: str = "fake"
     calls: list[dict[str, object]] = field(default_factory=list)
 
-    gate = SimpleNamespace(description="fake gate")
+    verifier = SimpleNamespace(description="fake gate")
 
     def detector(self, image):
         return []
@@ -66,7 +66,7 @@ def analysis(pixels: np.ndarray, mesh: bool = True) -> FaceAnalysis:
     labels[16:48, 16:48] = 1
     points = np.array([[20, 30], [32, 30], [26, 36], [21, 42], [31, 42]], np.float32)
     return FaceAnalysis(
-        face=DetectedFace((10.0, 20.0, 42.0, 52.0), 0.9, "fake", points),
+        face=Detection((10.0, 20.0, 42.0, 52.0), 0.9, "fake", points),
         matrix=np.array([[2, 0, -20], [0, 2, -40]], np.float32),
         mesh=np.full((478, 2), 32, np.float32) if mesh else None,
         drawn=np.full((478, 2), 32, np.float32),

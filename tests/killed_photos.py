@@ -18,7 +18,7 @@ from PIL import Image
 
 from deid_diffusion.anonymizer import Anonymizer
 from tests.conftest import make_tiny_pipeline
-from tests.fake_gate import FakeGate
+from tests.fake_verifier import FakeVerifier
 from tests.test_fail_closed import FACE, OTHER, leaks, process
 
 
@@ -31,7 +31,7 @@ def main(photo: Path, runs: int = 20) -> None:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     with tempfile.TemporaryDirectory() as folder:
         pipeline = make_tiny_pipeline(Path(folder))
-        model = Anonymizer(pipeline, detector=detect, landmarker=lambda crop: None, gate=FakeGate())
+        model = Anonymizer(pipeline, detector=detect, landmarker=lambda crop: None, verifier=FakeVerifier())
         original = np.asarray(Image.open(photo).convert("RGB"))
         rng, start = random.Random(0), time.monotonic()
         process(photo, model)

@@ -6,31 +6,31 @@ import torch
 from PIL import Image
 
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.attributes.selection import choose
+from deid_diffusion.attributes.selection import make_selection
 from deid_diffusion.errors import DeidError, UsageError
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.compositing import FILL
 from deid_diffusion.faces.landmarks import measure
 from deid_diffusion.identity.keys import Key
-from deid_diffusion.identity.known_people import KnownPeople
+from deid_diffusion.identity.known_people import ConsentList
 from deid_diffusion.identity.pseudonyms import Pseudonyms
-from deid_diffusion.identity.verification import Reference, Verdict
-from deid_diffusion.io.annotations import FaceWish
+from deid_diffusion.identity.verification import FaceReference, VerificationResult
+from deid_diffusion.io.annotations import FaceOverride
 from deid_diffusion.options import Options
-from tests.fake_gate import FakeGate
+from tests.fake_verifier import FakeVerifier
 
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
-OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+OTHER = Detection((300.0, 300.0, 360.0, 380.0), 0.8, "given")
 CORE = (slice(90, 170), slice(190, 250))  # inside FACE whatever the mask's exact shape
 
 
 class Given:
     """A detector that knows the answer."""
 
-    def __init__(self, *faces: DetectedFace) -> None:
+    def __init__(self, *faces: Detection) -> None:
         self.faces = list(faces)
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         return self.faces
 
 
@@ -44,7 +44,7 @@ def failing(*args: object, **kwargs: object) -> None:
 
 @pytest.fixture
 def tiny(tiny_pipeline) -> Anonymizer:
-    return Anonymizer(tiny_pipeline, detector=Given(FACE, OTHER), landmarker=no_mesh, gate=FakeGate())
+    return Anonymizer(tiny_pipeline, detector=Given(FACE, OTHER), landmarker=no_mesh, verifier=FakeVerifier())
 
 
 def test_every_face_is_replaced_and_the_rest_is_bit_identical(tiny: Anonymizer, astronaut: np.ndarray) -> None:
@@ -57,7 +57,7 @@ def test_every_face_is_replaced_and_the_rest_is_bit_identical(tiny: Anonymizer, 
 
 
 def test_a_photo_without_faces_comes_back_as_it_was(tiny_pipeline, astronaut: np.ndarray) -> None:
-    result = Anonymizer(tiny_pipeline, detector=Given(), landmarker=no_mesh, gate=FakeGate())(astronaut)
+    result = Anonymizer(tiny_pipeline, detector=Given(), landmarker=no_mesh, verifier=FakeVerifier())(astronaut)
     assert result.faces == ()
     assert np.array_equal(np.asarray(result.image), astronaut)
 
@@ -130,7 +130,7 @@ def test_choices_reach_the_faces_and_their_records(tiny: Anonymizer, astronaut: 
     plain = tiny(astronaut, options)
     assert plain.faces[1].kept_attributes == ("expression", "age")
     assert plain.faces[1].changed_attributes == {"gender": "man"}
-    wished = tiny(astronaut, options, wishes=[FaceWish(FACE, choose((), {"gender": "woman"}))])
+    wished = tiny(astronaut, options, wishes=[FaceOverride(FACE, make_selection((), {"gender": "woman"}))])
     first, second = wished.faces
     assert (first.kept_attributes, first.changed_attributes) == ((), {"gender": "woman"})
     assert second == plain.faces[1]
@@ -162,7 +162,7 @@ def test_a_phrase_that_says_nothing_to_the_encoder_is_one_line(
 
 
 def test_a_wish_where_no_face_is_gives_no_picture(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    wish = FaceWish(DetectedFace((0.0, 0.0, 9.0, 9.0), 1.0, "boxes"), choose(()))
+    wish = FaceOverride(Detection((0.0, 0.0, 9.0, 9.0), 1.0, "boxes"), make_selection(()))
     with pytest.raises(UsageError, match="no face is at"):
         tiny(astronaut, wishes=[wish])
 
@@ -179,7 +179,7 @@ def test_simple_methods_keep_and_change_nothing(wrong: dict[str, object]) -> Non
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_a_maps_privacy_is_a_share(value: float) -> None:
     with pytest.raises(UsageError, match="0 to 1"):
-        Options(map_privacy=value)
+        Options(map_blend=value)
 
 
 def test_a_failing_detector_gives_no_picture_at_all(tiny: Anonymizer, astronaut: np.ndarray) -> None:
@@ -196,7 +196,7 @@ def test_what_is_no_photo_is_refused_by_name(tiny: Anonymizer, image: object) ->
 
 def test_bad_numbers_are_refused(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Options(steps=0)
+        Options(num_inference_steps=0)
 
 
 @pytest.mark.parametrize(("model", "device"), [("no/such/folder/anywhere", "cpu"), ("builtin", "warp")])
@@ -227,10 +227,10 @@ def test_the_embedded_model_handles_a_face_at_the_border_and_a_tiny_one(
 ) -> None:
     cut = astronaut[:, 215:]  # half of the face is outside
     anonymizer_result = Anonymizer(
-        anonymizer.pipeline, detector=Given(DetectedFace((0.0, 60.0, 55.0, 190.0), 0.9, "given"))
+        anonymizer.pipeline, detector=Given(Detection((0.0, 60.0, 55.0, 190.0), 0.9, "given"))
     )
     assert anonymizer_result(cut, Options(seed=1)).faces[0].action == "replaced"
-    tiny_face = DetectedFace((200.0, 100.0, 210.0, 112.0), 0.9, "given")
+    tiny_face = Detection((200.0, 100.0, 210.0, 112.0), 0.9, "given")
     assert (
         Anonymizer(anonymizer.pipeline, detector=Given(tiny_face))(astronaut, Options(seed=1)).faces[0].action
         == "replaced"
@@ -243,8 +243,8 @@ def test_a_record_tells_neither_the_seed_of_a_pseudonym_nor_what_is_no_number(
     """The seed follows from the key: with it anybody could give other photos that pseudonym's face."""
     embedding = np.array([1.0, 0.0], np.float32)
     people = Pseudonyms(Key(bytes(range(32))), tmp_path / "s", recogniser="fake", dimension=2, threshold=0.9)
-    gate = FakeGate(lambda n: Verdict(float("nan"), None), embedding)
-    model = Anonymizer(tiny_pipeline, detector=Given(FACE), landmarker=no_mesh, gate=gate)
+    verifier = FakeVerifier(lambda n: VerificationResult(float("nan"), None), embedding)
+    model = Anonymizer(tiny_pipeline, detector=Given(FACE), landmarker=no_mesh, verifier=verifier)
     (face,) = model(astronaut, Options(pseudonyms=people)).faces
     assert (face.action, face.seed, face.similarity) == ("replaced", None, None)
     assert face.pseudonym == people.people()[0][0]
@@ -255,10 +255,10 @@ def test_where_two_faces_overlap_nobody_is_taken_for_a_person_to_keep(
     tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: int, action: str
 ) -> None:
     embedding = np.array([1.0, 0.0], np.float32)
-    gate = FakeGate()
-    monkeypatch.setattr(gate, "look", lambda photo, face: Reference(embedding, None, None, faces))
-    model = Anonymizer(tiny_pipeline, detector=Given(FACE), landmarker=no_mesh, gate=gate)
-    result = model(astronaut, Options(keep_people=KnownPeople(embedding[None], 0.95)))
+    verifier = FakeVerifier()
+    monkeypatch.setattr(verifier, "reference", lambda photo, face: FaceReference(embedding, None, None, faces))
+    model = Anonymizer(tiny_pipeline, detector=Given(FACE), landmarker=no_mesh, verifier=verifier)
+    result = model(astronaut, Options(keep_people=ConsentList(embedding[None], 0.95)))
     assert [face.action for face in result.faces] == [action]
 
 

@@ -15,7 +15,7 @@ from deid_diffusion import errors
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import DeidError
 from deid_diffusion.faces import detectors
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.landmarks import FaceMesh
 
 INSTALL = r"pip install 'mediapipe>=0\.10\.14,<0\.10\.30'$"
@@ -62,7 +62,7 @@ def test_the_mesh_and_the_detector_say_what_to_install(blocked) -> None:
 
 
 def test_no_face_is_blamed_for_it(blocked, tiny_pipeline, astronaut: np.ndarray) -> None:
-    faces = [DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")]
+    faces = [Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")]
     with pytest.raises(DeidError, match=INSTALL):
         Anonymizer(tiny_pipeline, detector=lambda image: faces)(astronaut)
 

@@ -14,25 +14,25 @@ from PIL import Image
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.batch import photos
 from deid_diffusion.batch.planning import make_plan
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.compositing import FILL
 from deid_diffusion.options import Options
-from tests.fake_gate import FakeGate
+from tests.fake_verifier import FakeVerifier
 
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
-OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+OTHER = Detection((300.0, 300.0, 360.0, 380.0), 0.8, "given")
 CORES = ((slice(90, 170), slice(190, 250)), (slice(315, 365), slice(312, 348)))  # inside the two, whatever the masks
 
 #: Everything that a photo passes on its way, as (module, name) or a method of the pipeline's class.
 STATIONS = (
     "deid_diffusion.anonymizer.analyse_face",
     "deid_diffusion.anonymizer.select_faces",
-    "deid_diffusion.anonymizer.touched",
-    "deid_diffusion.anonymizer.match_wishes",
+    "deid_diffusion.anonymizer.union_mask",
+    "deid_diffusion.anonymizer.match_overrides",
     "deid_diffusion.anonymizer.replace_faces",
-    "deid_diffusion.anonymizer.missed_faces",
+    "deid_diffusion.anonymizer.cover_residual_faces",
     "deid_diffusion.anonymizer.Canvas",
-    "deid_diffusion.generation.read_conditions",
+    "deid_diffusion.generation.prepare_inputs",
     "deid_diffusion.generation.draw_people",
     "deid_diffusion.generation.generate",
     "deid_diffusion.generation.attribute_costs",
@@ -42,11 +42,11 @@ STATIONS = (
     "deid_diffusion.generation.render_person",
     "deid_diffusion.generation.match_camera",
     "deid_diffusion.generation.read_light",
-    "deid_diffusion.generation.chosen_light",
+    "deid_diffusion.generation.select_light",
     "deid_diffusion.generation.extract",
     "deid_diffusion.generation.erase",
-    "deid_diffusion.generation.chosen_mesh",
-    "deid_diffusion.generation.let_through",
+    "deid_diffusion.generation.neutralize_mesh",
+    "deid_diffusion.generation.filter_features",
     "deid_diffusion.generation.draw_control",
     "deid_diffusion.generation.keep_tint",
     "deid_diffusion.faces.compositing.warp",
@@ -68,7 +68,7 @@ ERRORS = (RuntimeError("out of luck"), MemoryError(), ValueError("NaN"), OSError
 def tiny(tiny_pipeline) -> Anonymizer:
     """Two faces, each in a batch of its own, so that every station of a face is passed twice."""
     detect = lambda image: [FACE, OTHER]  # noqa: E731
-    return Anonymizer(tiny_pipeline, detector=detect, landmarker=lambda crop: None, gate=FakeGate())
+    return Anonymizer(tiny_pipeline, detector=detect, landmarker=lambda crop: None, verifier=FakeVerifier())
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def photo(astronaut: np.ndarray, tmp_path: Path) -> Path:
     return path
 
 
-def process(photo: Path, model: Anonymizer, options: Options | None = None) -> list[photos.Outcome]:
+def process(photo: Path, model: Anonymizer, options: Options | None = None) -> list[photos.JobResult]:
     plan = make_plan([photo.parent], photo.parent.parent / "out", overwrite=True)
     return list(photos.run(plan, lambda: model, photos.Settings(options or Options(fill_colour="grey", batch_size=1))))
 
@@ -144,9 +144,9 @@ def resolve(dotted: str) -> object:
     raise AssertionError(dotted)
 
 
-@pytest.mark.parametrize("part", ["look", "judge"])
+@pytest.mark.parametrize("part", ["reference", "verify"])
 def test_a_gate_that_breaks_lets_nothing_pass(part: str, tiny: Anonymizer, photo: Path, astronaut: np.ndarray) -> None:
-    setattr(tiny.gate, part, breaking(RuntimeError("no weights"), getattr(tiny.gate, part), 0))
+    setattr(tiny.verifier, part, breaking(RuntimeError("no weights"), getattr(tiny.verifier, part), 0))
     (outcome,) = process(photo, tiny)
     assert [face.action for face in outcome.report.faces] == ["covered", "covered"]
     assert leaks(photo, astronaut) == []
@@ -174,7 +174,7 @@ def test_the_simple_methods_fail_closed_too(
     pixels = np.asarray(Image.open(photo.parent.parent / "out" / "a.png"))
     assert all((pixels[core] != astronaut[core]).any(-1).mean() > 0.8 for core in CORES)
     (photo.parent.parent / "out" / "a.png").unlink()
-    monkeypatch.setattr("deid_diffusion.anonymizer.simple_patch", breaking(MemoryError(), lambda: None, 0))
+    monkeypatch.setattr("deid_diffusion.anonymizer.apply_method", breaking(MemoryError(), lambda: None, 0))
     (outcome,) = process(photo, tiny, Options(method=method))
     assert outcome.report.status == "failed"
     assert not list((photo.parent.parent / "out").rglob("*.png"))

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from deid_diffusion.anonymizer import _NEXT_ATTEMPT, Anonymizer
-from deid_diffusion.attributes.selection import choose
+from deid_diffusion.attributes.selection import make_selection
 from deid_diffusion.faces.analysis import FaceAnalysis
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.compositing import FILL
 from deid_diffusion.faces.semantic_map import mean_faces
-from deid_diffusion.generation import compose, denoise, draw_people, generate, read_conditions, replace_faces
+from deid_diffusion.generation import compose, denoise, draw_people, generate, prepare_inputs, replace_faces
 from deid_diffusion.identity.keys import Key
 from deid_diffusion.identity.pseudonyms import Pseudonyms
-from deid_diffusion.identity.verification import Verdict
+from deid_diffusion.identity.verification import VerificationResult
 from deid_diffusion.options import Options
-from tests.fake_gate import FAIL, PASS, FakeGate
+from tests.fake_verifier import FAIL, PASS, FakeVerifier
 
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def face(tiny_pipeline, astronaut: np.ndarray) -> FaceAnalysis:
     """A face that is turned to one side."""
     mesh = mean_faces()[8] * 200 + np.array([120, 20], np.float32)
     frame = lambda crop: mesh_in(crop, mesh)  # noqa: E731
-    model = Anonymizer(tiny_pipeline, detector=lambda image: [FACE], landmarker=frame, gate=FakeGate())
+    model = Anonymizer(tiny_pipeline, detector=lambda image: [FACE], landmarker=frame, verifier=FakeVerifier())
     return model.analyse(astronaut)[0]
 
 
@@ -40,7 +40,7 @@ def mesh_in(crop: np.ndarray, mesh: np.ndarray) -> np.ndarray:
 
 def conditions(pipeline, photo: np.ndarray, face: FaceAnalysis, *keep: str):
     gone = face.mask.full() > 0
-    return read_conditions(pipeline, [photo], [gone], [face], [choose(keep)])
+    return prepare_inputs(pipeline, [photo], [gone], [face], [make_selection(keep)])
 
 
 def other_face(photo: np.ndarray, face: FaceAnalysis) -> np.ndarray:
@@ -89,9 +89,11 @@ def test_what_is_not_kept_is_in_no_condition(tiny_pipeline, astronaut: np.ndarra
 
 def test_rows_keep_choices_beside_their_faces(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
     gone = face.mask.full() > 0
-    both = read_conditions(tiny_pipeline, [astronaut] * 2, [gone] * 2, [face] * 2, [choose(["age"]), choose(())])
+    both = prepare_inputs(
+        tiny_pipeline, [astronaut] * 2, [gone] * 2, [face] * 2, [make_selection(["age"]), make_selection(())]
+    )
     swapped = both.rows([1, 0, 1])
-    assert swapped.choices == (choose(()), choose(["age"]), choose(()))
+    assert swapped.choices == (make_selection(()), make_selection(["age"]), make_selection(()))
     assert torch.equal(swapped.features[1], both.features[0])
     assert swapped.lights == (both.lights[1], both.lights[0], both.lights[1])
 
@@ -141,12 +143,14 @@ def test_a_picture_of_nothing_is_no_face(
     assert generate(tiny_pipeline, given, [1], Options()) == [None]
 
 
-OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.9, "given")
+OTHER = Detection((300.0, 300.0, 360.0, 380.0), 0.9, "given")
 CORE = (slice(90, 170), slice(190, 250))
 
 
-def make(tiny_pipeline, gate: FakeGate, *faces: DetectedFace) -> Anonymizer:
-    return Anonymizer(tiny_pipeline, detector=lambda image: list(faces), landmarker=lambda crop: None, gate=gate)
+def make(tiny_pipeline, verifier: FakeVerifier, *faces: Detection) -> Anonymizer:
+    return Anonymizer(
+        tiny_pipeline, detector=lambda image: list(faces), landmarker=lambda crop: None, verifier=verifier
+    )
 
 
 def painted(pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -166,8 +170,8 @@ def test_only_faces_that_fail_get_further_candidates(
     tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = painted(tiny_pipeline, monkeypatch)
-    gate = FakeGate(lambda n: FAIL if n in (0, 2) else PASS)  # the first face twice
-    first, second = make(tiny_pipeline, gate, FACE, OTHER)(astronaut, Options(seed=3, attempts=4)).faces
+    verifier = FakeVerifier(lambda n: FAIL if n in (0, 2) else PASS)  # the first face twice
+    first, second = make(tiny_pipeline, verifier, FACE, OTHER)(astronaut, Options(seed=3, num_candidates=4)).faces
     assert sum(sizes) == 4
     assert (first.action, first.attempts, second.action, second.attempts) == ("replaced", 3, "replaced", 1)
     assert first.seed == (3 + 2 * _NEXT_ATTEMPT) % 2**63
@@ -175,17 +179,17 @@ def test_only_faces_that_fail_get_further_candidates(
 
 
 def test_the_candidate_that_passed_is_what_stands_in_the_picture(tiny_pipeline, astronaut: np.ndarray) -> None:
-    gate = FakeGate(lambda n: FAIL if n == 0 else PASS)
-    model = make(tiny_pipeline, gate, FACE)
-    result = model(astronaut, Options(seed=3, attempts=4))
+    verifier = FakeVerifier(lambda n: FAIL if n == 0 else PASS)
+    model = make(tiny_pipeline, verifier, FACE)
+    result = model(astronaut, Options(seed=3, num_candidates=4))
     window = model.analyse(astronaut)[0].mask.window
-    assert np.array_equal(np.asarray(result.image)[window], gate.seen[1])
-    assert not np.array_equal(gate.seen[0], gate.seen[1])
+    assert np.array_equal(np.asarray(result.image)[window], verifier.seen[1])
+    assert not np.array_equal(verifier.seen[0], verifier.seen[1])
 
 
 def test_a_face_of_which_no_candidate_passes_is_opaque_and_says_why(tiny_pipeline, astronaut: np.ndarray) -> None:
-    model = make(tiny_pipeline, FakeGate(lambda n: FAIL), FACE)
-    result = model(astronaut, Options(attempts=2, fill_colour="grey"))
+    model = make(tiny_pipeline, FakeVerifier(lambda n: FAIL), FACE)
+    result = model(astronaut, Options(num_candidates=2, fill_colour="grey"))
     (face,) = result.faces
     assert (face.action, face.seed, face.attempts, face.similarity) == ("covered", None, 2, 0.99)
     assert face.reason == FAIL.reason
@@ -194,39 +198,39 @@ def test_a_face_of_which_no_candidate_passes_is_opaque_and_says_why(tiny_pipelin
 
 
 def test_one_attempt_is_one(tiny_pipeline, astronaut: np.ndarray) -> None:
-    gate = FakeGate(lambda n: FAIL)
-    make(tiny_pipeline, gate, FACE)(astronaut, Options(attempts=1))
-    assert len(gate.seen) == 1
+    verifier = FakeVerifier(lambda n: FAIL)
+    make(tiny_pipeline, verifier, FACE)(astronaut, Options(num_candidates=1))
+    assert len(verifier.seen) == 1
 
 
 def test_the_gate_sees_the_picture_as_it_will_be(tiny_pipeline, astronaut: np.ndarray) -> None:
-    gate = FakeGate()
-    model = make(tiny_pipeline, gate, FACE)
+    verifier = FakeVerifier()
+    model = make(tiny_pipeline, verifier, FACE)
     result = np.asarray(model(astronaut).image)
-    assert np.array_equal(gate.seen[0], result[model.analyse(astronaut)[0].mask.window])
+    assert np.array_equal(verifier.seen[0], result[model.analyse(astronaut)[0].mask.window])
 
 
-LIKE = Verdict(0.92, None, alike=True)
+LIKE = VerificationResult(0.92, None, ambiguous=True)
 
 
 def test_a_face_that_passes_but_is_alike_gets_other_candidates(tiny_pipeline, astronaut: np.ndarray) -> None:
-    gate = FakeGate(lambda n: PASS if n == 2 else LIKE)
-    (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(seed=3)).faces
+    verifier = FakeVerifier(lambda n: PASS if n == 2 else LIKE)
+    (face,) = make(tiny_pipeline, verifier, FACE)(astronaut, Options(seed=3)).faces
     assert (face.action, face.attempts, face.similarity) == ("replaced", 3, PASS.similarity)
     assert face.seed == (3 + 2 * _NEXT_ATTEMPT) % 2**63
 
 
 def test_of_faces_that_are_all_alike_the_least_alike_is_taken(tiny_pipeline, astronaut: np.ndarray) -> None:
-    gate = FakeGate(lambda n: Verdict((0.92, 0.91, 0.93)[n], None, alike=True))
-    (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(seed=3)).faces
+    verifier = FakeVerifier(lambda n: VerificationResult((0.92, 0.91, 0.93)[n], None, ambiguous=True))
+    (face,) = make(tiny_pipeline, verifier, FACE)(astronaut, Options(seed=3)).faces
     assert (face.action, face.similarity) == ("replaced", 0.91)
 
 
 def test_a_person_for_many_frames_is_sought_with_all_attempts(tiny_pipeline, astronaut: np.ndarray) -> None:
-    gate = FakeGate(lambda n: PASS if n == 4 else LIKE)
-    model = make(tiny_pipeline, gate, FACE)
-    begun = model.begin(astronaut, Options(seed=3, attempts=6))
-    (made,) = replace_faces(tiny_pipeline, gate, [begun.scene], Options(seed=3, attempts=6), steady=True)
+    verifier = FakeVerifier(lambda n: PASS if n == 4 else LIKE)
+    model = make(tiny_pipeline, verifier, FACE)
+    begun = model.begin(astronaut, Options(seed=3, num_candidates=6))
+    (made,) = replace_faces(tiny_pipeline, verifier, [begun.scene], Options(seed=3, num_candidates=6), steady=True)
     assert made[0].attempts == 5
 
 
@@ -236,8 +240,8 @@ def test_a_pseudonym_is_the_same_person_with_other_attributes(tiny_pipeline, ast
     known = {"dimension": 8, "threshold": 0.9, "recogniser": "fake"}
     drawn = []
     for keep in (("gender", "age"), ("glasses",), ()):
-        gate = FakeGate(lambda n: PASS, np.eye(8, dtype=np.float32)[0])
-        model = make(tiny_pipeline, gate, FACE)
+        verifier = FakeVerifier(lambda n: PASS, np.eye(8, dtype=np.float32)[0])
+        model = make(tiny_pipeline, verifier, FACE)
         model(astronaut, Options(pseudonyms=Pseudonyms(*place, **known), keep=keep))
         drawn.append(Pseudonyms(*place, **known).person(np.eye(8)[0]).donors)
     assert len(drawn[0]) == 12
@@ -247,7 +251,7 @@ def test_a_pseudonym_is_the_same_person_with_other_attributes(tiny_pipeline, ast
 def test_photos_of_one_batch_show_one_person_for_a_pseudonym(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
     """Photos are begun before the first of them has chosen who stands in the person's place."""
     key = Pseudonyms(Key(bytes(range(32))), tmp_path / "people", dimension=8, threshold=0.9, recogniser="fake")
-    model = make(tiny_pipeline, FakeGate(lambda n: PASS, np.eye(8, dtype=np.float32)[0]), FACE)
+    model = make(tiny_pipeline, FakeVerifier(lambda n: PASS, np.eye(8, dtype=np.float32)[0]), FACE)
     kept = (("gender", "age"), ("glasses",), (), ("expression",))
     begun = [model.begin(astronaut, Options(pseudonyms=key, keep=keep)) for keep in kept]
     assert not any(photo.scene.people for photo in begun)
@@ -257,8 +261,8 @@ def test_photos_of_one_batch_show_one_person_for_a_pseudonym(tiny_pipeline, astr
 
 def test_a_pseudonym_is_not_drawn_again_because_it_is_alike(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
     key = Pseudonyms(Key(bytes(range(32))), tmp_path / "people", dimension=8, threshold=0.9, recogniser="fake")
-    gate = FakeGate(lambda n: LIKE, np.eye(8, dtype=np.float32)[0])
-    (face,) = make(tiny_pipeline, gate, FACE)(astronaut, Options(pseudonyms=key)).faces
+    verifier = FakeVerifier(lambda n: LIKE, np.eye(8, dtype=np.float32)[0])
+    (face,) = make(tiny_pipeline, verifier, FACE)(astronaut, Options(pseudonyms=key)).faces
     assert (face.action, face.attempts) == ("replaced", 1)
 
 
@@ -268,16 +272,22 @@ class Stop(Exception):
 
 @pytest.fixture
 def tiny(tiny_pipeline) -> Anonymizer:
-    return Anonymizer(tiny_pipeline, detector=lambda image: [FACE], landmarker=lambda crop: None, gate=FakeGate())
+    return Anonymizer(
+        tiny_pipeline, detector=lambda image: [FACE], landmarker=lambda crop: None, verifier=FakeVerifier()
+    )
 
 
 def test_each_step_of_each_run_is_told(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     told: list[tuple[int, int]] = []
-    tiny(astronaut, Options(seed=1, steps=5), on_step=lambda done, steps: told.append((done, steps)))
+    tiny(astronaut, Options(seed=1, num_inference_steps=5), on_step=lambda done, steps: told.append((done, steps)))
     assert told == [(1, 3), (2, 3), (3, 3)]
     told.clear()
-    tiny.gate = FakeGate(lambda n: FAIL)
-    tiny(astronaut, Options(seed=1, steps=4, attempts=3), on_step=lambda done, steps: told.append((done, steps)))
+    tiny.verifier = FakeVerifier(lambda n: FAIL)
+    tiny(
+        astronaut,
+        Options(seed=1, num_inference_steps=4, num_candidates=3),
+        on_step=lambda done, steps: told.append((done, steps)),
+    )
     assert told == [(1, 2), (2, 2)] * 3
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.batch import photos
-from deid_diffusion.batch.dataset import Run, here
-from deid_diffusion.batch.journal import Workplace
+from deid_diffusion.batch.dataset import DatasetRun, run_in_process
+from deid_diffusion.batch.journal import RunDirectory
 from deid_diffusion.batch.planning import make_plan
-from deid_diffusion.batch.tasks import Recipe
+from deid_diffusion.batch.tasks import JobConfig
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
@@ -102,10 +102,10 @@ def test_data_set_gives_what_a_call_gives(
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     Path("in", "a.png").write_bytes(png(picture()))
-    recipe = Recipe(lambda model, device: anonymizer, options=OPTIONS)
-    place = Workplace.open(Path("out"), recipe)
+    recipe = JobConfig(lambda model, device: anonymizer, options=OPTIONS)
+    place = RunDirectory.open(Path("out"), recipe)
     try:
-        outcomes = list(Run([Path("in")], place, recipe, partial(here, recipe)))
+        outcomes = list(DatasetRun([Path("in")], place, recipe, partial(run_in_process, recipe)))
     finally:
         place.close()
     assert [outcome.report.status for outcome in outcomes] == ["done"]

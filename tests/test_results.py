@@ -11,16 +11,16 @@ import pytest
 
 from deid_diffusion import results
 from deid_diffusion.errors import DeidError
-from deid_diffusion.results import FaceRecord, ImageReport
+from deid_diffusion.results import FaceRecord, ImageRecord
 
 REPLACED = FaceRecord((1.5, 2.0, 30.25, 40.0), "centerface", 0.98, "replaced", 7, True)
 COVERED = FaceRecord((0.0, 0.0, 3.0, 4.0), "mediapipe", 0.4, "covered", None, False, "no mesh")
 WISHED = replace(REPLACED, kept_attributes=("age", "freckles"), changed_attributes={"gender": "man"})
-REPORT = ImageReport(
+REPORT = ImageRecord(
     "photos/ä\udcff\n.jpg", "out/a.png", "done", "ab" * 32, "cd" * 32, 640, 480, "builtin",
     versions={"python": "3.11.0"}, seconds=1.25, faces=(REPLACED, WISHED, COVERED),
 )  # fmt: skip
-FAILED = ImageReport("a.jpg", None, "failed", error="a.jpg: is empty (0 bytes): get a complete copy")
+FAILED = ImageRecord("a.jpg", None, "failed", error="a.jpg: is empty (0 bytes): get a complete copy")
 
 
 @pytest.mark.parametrize("record", [REPORT, FAILED])
@@ -28,7 +28,7 @@ def test_round_trip(record):
     line = record.to_json()
     assert line.isascii()
     assert "\n" not in line
-    assert ImageReport.from_json(line) == record
+    assert ImageRecord.from_json(line) == record
 
 
 def test_not_a_number_is_no_json():
@@ -39,14 +39,14 @@ def test_not_a_number_is_no_json():
 @pytest.mark.parametrize("line", ["", "{}", "[]", '{"faces": [], "colour": 1}', '{"faces": [{}]}', "null"])
 def test_other_lines_are_refused(line):
     with pytest.raises(ValueError, match=r"line|Expecting"):
-        ImageReport.from_json(line)
+        ImageRecord.from_json(line)
 
 
 def test_append(tmp_path):
     path = tmp_path / "report.jsonl"
     results.append(path, REPORT)
     results.append(path, FAILED)
-    assert [ImageReport.from_json(line) for line in path.read_text().splitlines()] == [REPORT, FAILED]
+    assert [ImageRecord.from_json(line) for line in path.read_text().splitlines()] == [REPORT, FAILED]
 
 
 def test_a_torn_line_stays_alone(tmp_path):
@@ -55,7 +55,7 @@ def test_a_torn_line_stays_alone(tmp_path):
     results.append(path, REPORT)
     torn, line = path.read_text().splitlines()
     assert torn == '{"input": "a'
-    assert ImageReport.from_json(line) == REPORT
+    assert ImageRecord.from_json(line) == REPORT
 
 
 def test_full_disk(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from ..faces.semantic_map import LABEL, REGIONS
 from ..models.face_encoder import FaceNetwork
-from .subspace import ANYBODY, AttributeSubspace
+from .subspace import MEAN_PHRASE, AttributeSubspace
 from .vocabulary import sentence
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def zero_shot_tokens(
         weights = subspace.scores(features[:, 0], name, SHARPNESS)
         captions = [sentence(word) for word in words]
         if len(words) == 1:
-            weights, captions = torch.cat([weights, 1 - weights], -1), [*captions, ANYBODY]
+            weights, captions = torch.cat([weights, 1 - weights], -1), [*captions, MEAN_PHRASE]
         embedded, length = embed(captions)
         embedded = embedded[:, 1:length].to(weights)  # the prompt has brought the start's embedding
         told.append(torch.einsum("bk,ktw->btw", weights, embedded))

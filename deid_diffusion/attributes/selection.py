@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 #: What the semantic map and the light bring of a face, whether or not there is an encoder that reads attributes.
-MAP_BORNE: tuple[str, ...] = ("pose", "gaze", "expression", "light")
+MAP_ATTRIBUTES: tuple[str, ...] = ("pose", "gaze", "expression", "light")
 _ALL, _NONE = "all", "none"
 _NEAR = 0.8  # likeness, 0 to 1, over which a word is a built-in name with a typing error
 _OTHER_NAMES: Mapping[str, str] = {
@@ -35,8 +35,8 @@ _AGES = ((3, "toddler"), (13, "child"), (20, "teenager"), (35, "young"), (55, "m
 
 
 @dataclass(frozen=True)
-class AttributeChoice:
-    """What is kept of a face, and what is changed. Made by `choose`, which checks it.
+class AttributeSelection:
+    """What is kept of a face, and what is changed. Made by `make_selection`, which checks it.
 
     Attributes:
         keep: names of `VOCABULARY` and phrases of the user's own; no other attribute is let through.
@@ -56,20 +56,23 @@ class AttributeChoice:
         """All that the new face is told: what is kept, then what is changed."""
         return (*self.keep, *self.change)
 
-    def beyond_map(self) -> list[str]:
+    def requires_encoder(self) -> list[str]:
         """What is asked for that no semantic map brings; all of `VOCABULARY` was not asked for, it is the default."""
-        by_default = VOCABULARY if set(VOCABULARY) <= set(self.named) else MAP_BORNE
-        return [*(one for one in self.change if one not in MAP_BORNE), *(k for k in self.keep if k not in by_default)]
+        by_default = VOCABULARY if set(VOCABULARY) <= set(self.named) else MAP_ATTRIBUTES
+        return [
+            *(one for one in self.change if one not in MAP_ATTRIBUTES),
+            *(k for k in self.keep if k not in by_default),
+        ]
 
-    def of_map(self) -> AttributeChoice:
+    def restrict_to_map(self) -> AttributeSelection:
         """The part of it that a semantic map can carry out, for a model that reads no attributes."""
-        return AttributeChoice(
-            tuple(name for name in self.keep if name in MAP_BORNE),
-            {name: word for name, word in self.change.items() if name in MAP_BORNE},
+        return AttributeSelection(
+            tuple(name for name in self.keep if name in MAP_ATTRIBUTES),
+            {name: word for name, word in self.change.items() if name in MAP_ATTRIBUTES},
         )
 
 
-def choose(keep: Iterable[str] | None = None, change: Mapping[str, object] | None = None) -> AttributeChoice:
+def make_selection(keep: Iterable[str] | None = None, change: Mapping[str, object] | None = None) -> AttributeSelection:
     """The choice that a user's words make.
 
     >>> choose(["expression", "freckles"], {"age": "70"})
@@ -88,11 +91,11 @@ def choose(keep: Iterable[str] | None = None, change: Mapping[str, object] | Non
     words = {_name(name): one for name, one in (change or {}).items()}
     changed = {name: _word(name, one) for name, one in words.items()}
     if keep is None:
-        return AttributeChoice(tuple(name for name in VOCABULARY if name not in changed), changed)
+        return AttributeSelection(tuple(name for name in VOCABULARY if name not in changed), changed)
     kept = tuple(dict.fromkeys(_kept(one) for one in keep))
     if both := [name for name in kept if name in changed]:
         raise UsageError(f"{', '.join(both)}: cannot be kept and changed at once: leave it out of one of the two")
-    return AttributeChoice(kept, changed)
+    return AttributeSelection(kept, changed)
 
 
 def parse_keep(texts: Sequence[str]) -> tuple[str, ...] | None:
@@ -163,7 +166,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-class ReadsWords(Protocol):
+class TextConditioned(Protocol):
     """What knows an adapter and the words of attributes, as `FaceDeidPipeline` does."""
 
     attribute_adapter: AttributeTokens | None
@@ -173,7 +176,7 @@ class ReadsWords(Protocol):
         ...
 
 
-def check_words(model: ReadsWords, choice: AttributeChoice) -> None:
+def validate_selection(model: TextConditioned, choice: AttributeSelection) -> None:
     """See that a model's text encoder understands the words of a choice.
 
     Raises:
@@ -185,14 +188,16 @@ def check_words(model: ReadsWords, choice: AttributeChoice) -> None:
     except ValueError as error:
         raise UsageError(f"keep: {error}: use other words") from error
     for name, word in choice.change.items():
-        if name not in MAP_BORNE and (same := subspace.same_as(name, word)):
+        if name not in MAP_ATTRIBUTES and (same := subspace.same_as(name, word)):
             raise UsageError(
                 f"change: {name}={word}: this model does not tell {word} from {', '.join(same)}: leave it out, or use "
                 "a model whose text encoder does"
             )
 
 
-def let_through(pipeline: ReadsWords, features: torch.Tensor, choices: Sequence[AttributeChoice]) -> torch.Tensor:
+def filter_features(
+    pipeline: TextConditioned, features: torch.Tensor, choices: Sequence[AttributeSelection]
+) -> torch.Tensor:
     """Features of which nothing is left but what each face's choice names.
 
     Args:

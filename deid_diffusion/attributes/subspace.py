@@ -16,7 +16,7 @@ FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)
 _NEGLIGIBLE = 1e-3  # singular values under this share of the largest are no direction of their own
 _GRAIN = 2**-12  # the least: what is left out shows in none of the last digits of the numbers that pass
 _FINENESS = 0.25  # years lie between the words for ages
-ANYBODY = "photo of a person"
+MEAN_PHRASE = "photo of a person"
 """What a single phrase stands against: nothing said."""
 
 
@@ -64,7 +64,7 @@ class AttributeSubspace:
                 raise ValueError(f"{name}: an attribute needs words, and none may be empty")
             texts = [sentence(word) for word in given]
             if len(texts) == 1:
-                directions[name] = embed(texts) - embed([ANYBODY])
+                directions[name] = embed(texts) - embed([MEAN_PHRASE])
             else:
                 found = embed(texts)
                 directions[name] = found - found.mean(0)

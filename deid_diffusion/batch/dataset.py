@@ -13,13 +13,26 @@ from pathlib import Path
 
 from ..errors import DeidError, ImageError, one_line
 from ..io.files import prepare_folder, publish, refusal, refused, sha256_of
-from ..results import Outcome
+from ..results import JobResult
 from . import shards, tables
-from .journal import JOINED, Journal, Workplace
+from .journal import JOINED, Journal, RunDirectory
 from .shards import PIECE, ShardFormat, passing_name
-from .tasks import Done, Engine, FileRecord, Found, Kind, Recipe, Task, Workshop, kind_of, left_out, result_name, walk
+from .tasks import (
+    Engine,
+    FileRecord,
+    ImageWorker,
+    JobConfig,
+    Kind,
+    SourceFile,
+    Task,
+    TaskResult,
+    iter_files,
+    kind_of,
+    result_name,
+    skip,
+)
 
-_WAYS: dict[Kind, Callable[[Task, Workshop], Done]] = {
+_WAYS: dict[Kind, Callable[[Task, ImageWorker], TaskResult]] = {
     "photo": shards.photo,
     "label": shards.label,
     "tar": shards.FORMAT.piece,
@@ -27,23 +40,23 @@ _WAYS: dict[Kind, Callable[[Task, Workshop], Done]] = {
 }
 
 
-def carry_out(task: Task, workshop: Workshop) -> Done:
+def execute(task: Task, workshop: ImageWorker) -> TaskResult:
     """Do a task. What keeps every task from being done, such as a full disk, comes back as the reason to stop."""
     try:
         return _WAYS[task.kind](task, workshop)
     except ImageError as error:  # of a shard: what is wrong with a picture is no exception here
-        return left_out(task, one_line(error))
+        return skip(task, one_line(error))
     except DeidError as error:
-        return Done(task, stop=one_line(error))
+        return TaskResult(task, stop=one_line(error))
     except OSError as error:
-        return Done(task, stop=refusal(task.scratch, error))
+        return TaskResult(task, stop=refusal(task.scratch, error))
 
 
-def here(recipe: Recipe, tasks: Iterator[Task]) -> Iterator[Done]:
+def run_in_process(recipe: JobConfig, tasks: Iterator[Task]) -> Iterator[TaskResult]:
     """The simplest engine: one worker, in this process."""
-    workshop = Workshop(recipe)
+    workshop = ImageWorker(recipe)
     for task in tasks:
-        yield carry_out(task, workshop)
+        yield execute(task, workshop)
 
 
 SHARDS: dict[Kind, ShardFormat] = {"tar": shards.FORMAT, "table": tables.FORMAT}
@@ -53,7 +66,7 @@ FILE: dict[Kind, int] = {"photo": 0, "label": 0, "tar": JOINED, "table": JOINED}
 """The `first` of the row that says that a file is finished, or cannot be."""
 
 
-class Run:
+class DatasetRun:
     """One run over a data set; an iterator over what became of its pictures.
 
     Attributes:
@@ -64,10 +77,10 @@ class Run:
     def __init__(
         self,
         inputs: Sequence[Path],
-        place: Workplace,
-        recipe: Recipe,
+        place: RunDirectory,
+        recipe: JobConfig,
         engine: Engine,
-        mine: Callable[[Found], bool] = lambda found: True,
+        mine: Callable[[SourceFile], bool] = lambda found: True,
     ) -> None:
         """Prepare a run.
 
@@ -82,11 +95,11 @@ class Run:
         self._journal: Journal = place.journal
         self._outputs: set[str] = set()  # of the tasks in work
         self._open: dict[str, int] = {}  # shards by name -> items that are not finished
-        self._early: list[Outcome] = []  # of what failed before it could become a task
+        self._early: list[JobResult] = []  # of what failed before it could become a task
         self.skipped = 0
         self.known = self._journal.pictures()
 
-    def __iter__(self) -> Iterator[Outcome]:
+    def __iter__(self) -> Iterator[JobResult]:
         """Raises DeidError: what befalls every picture, a full disk, or inputs that cannot be processed."""
         for done in self._engine(self._tasks()):
             yield from self._take_early()
@@ -96,13 +109,13 @@ class Run:
             yield from done.outcomes
         yield from self._take_early()
 
-    def _take_early(self) -> Iterator[Outcome]:
+    def _take_early(self) -> Iterator[JobResult]:
         while self._early:
             yield self._early.pop(0)
 
     def _tasks(self) -> Iterator[Task]:
         """What is left to do."""
-        for found in walk(self._inputs, self._place.out):
+        for found in iter_files(self._inputs, self._place.out):
             if not self._mine(found):
                 continue
             kind = kind_of(found.path.name, self._recipe.copied)
@@ -133,7 +146,7 @@ class Run:
 
     def _leave_out(self, task: Task, error: str) -> None:
         """Report a file that cannot become a task; the next run tries it again."""
-        done = left_out(task, error)
+        done = skip(task, error)
         self._journal.add(replace(done, task=replace(task, first=FILE[task.kind])), None)
         self._early += done.outcomes
 
@@ -157,7 +170,7 @@ class Run:
             for first in range(start, stop, PIECE):
                 yield replace(task, first=first, count=min(PIECE, stop - first))
 
-    def _settle(self, done: Done) -> None:
+    def _settle(self, done: TaskResult) -> None:
         """Write the row of what was made, and give it its name. Raises DeidError."""
         task = done.task
         if task.kind in SHARDS:

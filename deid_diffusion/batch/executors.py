@@ -27,16 +27,16 @@ import numpy as np
 
 from ..errors import DeidError, UsageError, needed_for, one_line
 from ..identity.pseudonyms import Person, Pseudonyms
-from .dataset import carry_out, here
-from .journal import Workplace
-from .tasks import DEATHS, Done, Engine, Found, Recipe, Task, Workshop, died_at
+from .dataset import execute, run_in_process
+from .journal import RunDirectory
+from .tasks import DEATHS, Engine, ImageWorker, JobConfig, SourceFile, Task, TaskResult, mark_poisoned
 
 PATIENCE = timedelta(days=30)
 """How long a process that is done waits for the others; torch's own limit is ten minutes."""
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkShare:
     """What this process is of a run.
 
     Attributes:
@@ -55,12 +55,12 @@ class Share:
         """Whether it does what only one may do."""
         return self.number == 0
 
-    def has(self, found: Found) -> bool:
+    def has(self, found: SourceFile) -> bool:
         """Whether a file is this process's; a shard is one file. It depends on the file's place alone."""
         return zlib.crc32(os.fsencode(found.place)) % self.of == self.number
 
     @contextmanager
-    def in_turn(self, opened: Callable[[bool], Workplace]) -> Iterator[Workplace]:
+    def in_turn(self, opened: Callable[[bool], RunDirectory]) -> Iterator[RunDirectory]:
         """An open workplace, which the leading process opens first."""
         if not self.leads:
             self.wait()
@@ -70,20 +70,20 @@ class Share:
             yield place
 
 
-def share_of_this_process(workers: int | None, engine: str, device: str) -> Share:
+def share_of_this_process(workers: int | None, engine: str, device: str) -> WorkShare:
     """The share of the process that calls: all of it, unless `accelerate launch` began it as one of several.
 
     Raises UsageError where it is one of several, and is to have workers of its own.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Share(0, 1, device, lambda: None)
+        return WorkShare(0, 1, device, lambda: None)
     if workers is not None or engine != "local":
         raise UsageError("--workers and --engine: accelerate launch begins the processes: leave them out")
     from accelerate import PartialState
 
     state = PartialState(timeout=PATIENCE)
     own = str(state.device) if device == "auto" else device
-    return Share(state.process_index, state.num_processes, own, state.wait_for_everyone)
+    return WorkShare(state.process_index, state.num_processes, own, state.wait_for_everyone)
 
 
 class RemotePseudonyms:
@@ -107,13 +107,15 @@ class RemotePseudonyms:
         return found
 
 
-def keep(pseudonyms: Pseudonyms) -> RemotePseudonyms:
+def remote_store(pseudonyms: Pseudonyms) -> RemotePseudonyms:
     """Have a store kept by an actor on this machine, which is begun again if it dies."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(Pseudonyms).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(Pseudonyms).options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=this_node
+    )
     keeper = actor.remote(
         pseudonyms.key,
         pseudonyms.store.absolute(),
@@ -143,7 +145,7 @@ class _Worker:
         self.process.join()
 
 
-def processes(recipe: Recipe, workers: int, tasks: Iterator[Task]) -> Iterator[Done]:
+def processes(recipe: JobConfig, workers: int, tasks: Iterator[Task]) -> Iterator[TaskResult]:
     """Have tasks done by worker processes.
 
     Raises:
@@ -174,7 +176,7 @@ def processes(recipe: Recipe, workers: int, tasks: Iterator[Task]) -> Iterator[D
                     yield from _bury(worker, again, deaths)
                     crew[worker.number] = None
                     continue
-                if isinstance(message, Done):
+                if isinstance(message, TaskResult):
                     worker.task = None
                     yield message
                 elif message is None:
@@ -189,7 +191,7 @@ def processes(recipe: Recipe, workers: int, tasks: Iterator[Task]) -> Iterator[D
                 worker.end()
 
 
-def _begin(recipe: Recipe, number: int, workers: int) -> _Worker:
+def _begin(recipe: JobConfig, number: int, workers: int) -> _Worker:
     ours, theirs = _START.Pipe()
     process = _START.Process(target=_work, args=(theirs, recipe, number, workers), daemon=True)
     process.start()
@@ -197,7 +199,7 @@ def _begin(recipe: Recipe, number: int, workers: int) -> _Worker:
     return _Worker(number, process, ours)
 
 
-def _bury(worker: _Worker, again: deque[Task], deaths: Counter[Task]) -> Iterator[Done]:
+def _bury(worker: _Worker, again: deque[Task], deaths: Counter[Task]) -> Iterator[TaskResult]:
     """What is to be done about a dead worker's task."""
     worker.end()
     task = worker.task
@@ -213,22 +215,22 @@ def _bury(worker: _Worker, again: deque[Task], deaths: Counter[Task]) -> Iterato
     elif deaths[task] < DEATHS:
         again.append(task)
     else:
-        yield died_at(task)
+        yield mark_poisoned(task)
 
 
-def _work(pipe: Connection, recipe: Recipe, number: int, workers: int) -> None:
+def _work(pipe: Connection, recipe: JobConfig, number: int, workers: int) -> None:
     """A worker's life: it ends with its pipe, whose other end dies with the run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    from .dataset import carry_out
-    from .tasks import Workshop
+    from .dataset import execute
+    from .tasks import ImageWorker
 
     try:
-        workshop = Workshop(replace(recipe, device=_device(recipe.device, number)))
+        workshop = ImageWorker(replace(recipe, device=_device(recipe.device, number)))
         workshop.load()
         pipe.send(None)
         while True:
-            pipe.send(carry_out(pipe.recv(), workshop))
+            pipe.send(execute(pipe.recv(), workshop))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except DeidError as error:
@@ -263,8 +265,8 @@ _MEMORY = 256 * 2**20  # of the object store of a cluster that is begun here: on
 class _Actor:
     """A worker. Its model is loaded with the first picture."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._workshop = Workshop(recipe)
+    def __init__(self, recipe: JobConfig) -> None:
+        self._workshop = ImageWorker(recipe)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         tasks = (pickle.loads(task) for task in batch["task"])
@@ -272,17 +274,17 @@ class _Actor:
         return {"done": np.array(done, object)}
 
 
-def _counted(task: Task, workshop: Workshop) -> list[Done]:
+def _counted(task: Task, workshop: ImageWorker) -> list[TaskResult]:
     """Do a task that Ray tries again for ever if its worker dies; what kills workers is found, and left out."""
     tried = task.scratch / hashlib.sha256(repr(task).encode(errors="surrogateescape")).hexdigest()
     deaths = tried.stat().st_size if tried.exists() else 0
     if task.count > 1 and deaths > 1:
         return [done for single in task.singles() for done in _counted(single, workshop)]
     if deaths >= DEATHS:
-        return [died_at(task)]
+        return [mark_poisoned(task)]
     with tried.open("ab") as stream:
         stream.write(b".")
-    done = carry_out(task, workshop)
+    done = execute(task, workshop)
     tried.unlink(missing_ok=True)
     return [done]
 
@@ -297,11 +299,11 @@ class Cluster:
         address: of the cluster; None begins one on this machine.
     """
 
-    recipe: Recipe
+    recipe: JobConfig
     workers: int | None
     address: str | None
 
-    def __call__(self, tasks: Iterator[Task]) -> Iterator[Done]:
+    def __call__(self, tasks: Iterator[Task]) -> Iterator[TaskResult]:
         """Raises DeidError: there is no such cluster, or it cannot go on."""
         first = next(tasks, None)
         if first is None:
@@ -313,7 +315,7 @@ class Cluster:
                 yield from self._window(ray, recipe, window)
                 window = list(islice(tasks, WINDOW))
 
-    def _window(self, ray: Any, recipe: Recipe, window: list[Task]) -> Iterator[Done]:
+    def _window(self, ray: Any, recipe: JobConfig, window: list[Task]) -> Iterator[TaskResult]:
         rows = [{"task": pickle.dumps(_everywhere(task))} for task in window]
         workers, share = _shares(ray.cluster_resources(), self.workers)
         made = ray.data.from_items(rows, override_num_blocks=ceil(len(rows) / BUNDLE)).map_batches(
@@ -348,12 +350,12 @@ def _everywhere(task: Task) -> Task:
     return replace(task, found=replace(task.found, path=task.found.path.absolute()), scratch=task.scratch.absolute())
 
 
-def _for_all(recipe: Recipe) -> Recipe:
+def _for_all(recipe: JobConfig) -> JobConfig:
     """The recipe with one store of people for all machines."""
     if recipe.options.pseudonyms is None:
         return recipe
 
-    kept = cast("Pseudonyms", keep(recipe.options.pseudonyms))
+    kept = cast("Pseudonyms", remote_store(recipe.options.pseudonyms))
     return replace(recipe, options=replace(recipe.options, pseudonyms=kept))
 
 
@@ -380,7 +382,7 @@ def _connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def make_engine(name: str, recipe: Recipe, workers: int | None, address: str | None) -> Engine:
+def make_engine(name: str, recipe: JobConfig, workers: int | None, address: str | None) -> Engine:
     """An engine.
 
     Args:
@@ -391,4 +393,4 @@ def make_engine(name: str, recipe: Recipe, workers: int | None, address: str | N
     """
     if name == "ray":
         return Cluster(recipe, workers, address)
-    return partial(here, recipe) if workers in (None, 1) else partial(processes, recipe, workers)
+    return partial(run_in_process, recipe) if workers in (None, 1) else partial(processes, recipe, workers)

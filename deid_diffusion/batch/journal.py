@@ -22,8 +22,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from .._version import __version__
 from ..errors import DeidError, UsageError, one_line
 from ..io.files import prepare_folder, publish, refused, synced
-from ..options import plain_options
-from .tasks import Done, Found, Recipe
+from ..options import options_digest
+from .tasks import JobConfig, SourceFile, TaskResult
 
 
 def check_manifest(path: Path, journal: Journal) -> None:
@@ -57,7 +57,7 @@ _MODE = 0o700  # records and unfinished results are nobody else's business
 
 
 @dataclass(frozen=True)
-class Workplace:
+class RunDirectory:
     """An open output folder.
 
     Attributes:
@@ -73,7 +73,7 @@ class Workplace:
     lock: BaseFileLock | None
 
     @classmethod
-    def open(cls, out: Path, recipe: Recipe, *, leads: bool = True) -> Workplace:
+    def open(cls, out: Path, recipe: JobConfig, *, leads: bool = True) -> RunDirectory:
         """Open a folder, and clear what a killed run left unfinished.
 
         Args:
@@ -99,7 +99,7 @@ class Workplace:
             scratch.mkdir(parents=True)
         return cls(out, Journal(work / "journal.sqlite", _wishes(recipe)), scratch, lock)
 
-    def pieces(self, found: Found) -> Path:
+    def pieces(self, found: SourceFile) -> Path:
         """The folder for finished pieces of a shard."""
         digest = hashlib.sha256(f"{found.stamp} {found.name}".encode(errors="surrogateescape")).hexdigest()
         return self.out / WORK / "pieces" / digest[:32]
@@ -122,11 +122,11 @@ def _lock(out: Path) -> BaseFileLock:
     return lock
 
 
-def _wishes(recipe: Recipe) -> str:
+def _wishes(recipe: JobConfig) -> str:
     shaping = {
         "version": __version__,
         "model": recipe.model,
-        "options": plain_options(recipe.options),
+        "options": options_digest(recipe.options),
         "format": recipe.file_format,
         "require_face": recipe.require_face,
         "copied": sorted(recipe.copied),
@@ -185,7 +185,7 @@ class Journal:
         """Let go of the file."""
         self._database.close()
 
-    def add(self, done: Done, made: str | None) -> None:
+    def add(self, done: TaskResult, made: str | None) -> None:
         """Remember a task that is finished, and the name of a piece's file. Raises DeidError."""
         task, lines = done.task, [one.report.to_json() for one in done.outcomes]
         pictures = len(lines)
@@ -194,18 +194,18 @@ class Journal:
         output = os.fsencode(task.output) if made is None and done.made is not None else None
         self._put(task.found, task.first, task.count, made, output, done.failed, pictures, lines)
 
-    def add_shard(self, found: Found, output: str, line: str) -> None:
+    def add_shard(self, found: SourceFile, output: str, line: str) -> None:
         """Remember a shard that is finished. Raises DeidError."""
         self._put(found, JOINED, 0, None, os.fsencode(output), False, 0, [line])
 
-    def finished(self, found: Found, first: int) -> bool:
+    def finished(self, found: SourceFile, first: int) -> bool:
         """Whether a row says that a file is finished, with nothing left out, and as it is now. Raises DeidError."""
         select = "SELECT stamp = ? AND NOT failed FROM tasks WHERE name = ? AND first = ?"
         with self._errors():
             row = self._database.execute(select, (found.stamp, _key(found), first)).fetchone()
         return bool(row and row[0])
 
-    def pieces(self, found: Found) -> list[tuple[int, int, str | None]]:
+    def pieces(self, found: SourceFile) -> list[tuple[int, int, str | None]]:
         """A shard's finished pieces in their order: first, count, and file name, or None for one that was left out.
 
         Raises DeidError.
@@ -214,7 +214,7 @@ class Journal:
         with self._errors():
             return list(self._database.execute(select, (_key(found),)))
 
-    def stamp(self, found: Found) -> str | None:
+    def stamp(self, found: SourceFile) -> str | None:
         """What a shard's stamp was when its first row was written; None without one. Raises DeidError."""
         with self._errors():
             row = self._database.execute("SELECT stamp FROM tasks WHERE name = ? LIMIT 1", (_key(found),)).fetchone()
@@ -228,7 +228,7 @@ class Journal:
             ).fetchone()
         return None if row is None else os.fsdecode(row[0])
 
-    def forget(self, found: Found, first: int | None = None) -> None:
+    def forget(self, found: SourceFile, first: int | None = None) -> None:
         """Drop all rows of a file, or one. Raises DeidError."""
         where, values = ("", ()) if first is None else (" AND first = ?", (first,))
         with self._errors():
@@ -253,7 +253,7 @@ class Journal:
 
     def _put(
         self,
-        found: Found,
+        found: SourceFile,
         first: int,
         count: int,
         made: str | None,
@@ -277,5 +277,5 @@ class Journal:
             ) from error
 
 
-def _key(found: Found) -> bytes:
+def _key(found: SourceFile) -> bytes:
     return os.fsencode(found.name)

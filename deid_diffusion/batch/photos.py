@@ -18,16 +18,16 @@ from .. import results
 from ..anonymizer import check_result, edited
 from ..errors import DeidError, ImageError
 from ..io import images
-from ..io.annotations import Boxes, Wishes
+from ..io.annotations import Boxes, FaceOverrides
 from ..io.files import prepare_folder, refusal
 from ..io.video_reader import is_clip
 from ..options import Options
-from ..results import ClipReport, ImageReport, Outcome, failure, finished, since, unexpected
+from ..results import ImageRecord, JobResult, VideoRecord, elapsed, failure, finished, unexpected
 from .planning import Job, Plan
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer, Begun
-    from ..faces.boxes import DetectedFace
+    from ..faces.boxes import Detection
     from ..generation import Replacement
     from ..video.anonymize import OnFrame
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _Item = TypeVar("_Item")
 
 
-def made_ahead(items: Iterable[_Item], weigh: Callable[[_Item], int], room: int) -> Generator[_Item]:
+def prefetch(items: Iterable[_Item], weigh: Callable[[_Item], int], room: int) -> Generator[_Item]:
     """The items of an iterable, in order, taken from it in another thread.
 
     Args:
@@ -92,14 +92,14 @@ def made_ahead(items: Iterable[_Item], weigh: Callable[[_Item], int], room: int)
 _ROOM = 1 << 24  # pixels of photos that were read ahead, and of those that share a batch
 
 
-def photos(
+def process_photos(
     jobs: Iterable[Job], anonymizer: Callable[[], Anonymizer], settings: Settings
-) -> Iterator[tuple[Job, Outcome]]:
+) -> Iterator[tuple[Job, JobResult]]:
     """Photos are read and searched ahead, and their faces share batches; batches are the same in each run."""
     size = settings.options.batch_size
-    begun = (_Photo(job, settings).begin(anonymizer) for job in jobs)
-    group: list[_Photo] = []
-    with closing(made_ahead(begun, lambda photo: photo.area, _ROOM)) as ahead:
+    begun = (_PhotoJob(job, settings).begin(anonymizer) for job in jobs)
+    group: list[_PhotoJob] = []
+    with closing(prefetch(begun, lambda photo: photo.area, _ROOM)) as ahead:
         for photo in ahead:
             group.append(photo)
             faces, area = sum(one.faces for one in group), sum(one.area for one in group)
@@ -109,7 +109,7 @@ def photos(
         yield from _finish(group)
 
 
-def _finish(group: Sequence[_Photo]) -> Iterator[tuple[Job, Outcome]]:
+def _finish(group: Sequence[_PhotoJob]) -> Iterator[tuple[Job, JobResult]]:
     """Replace the faces of some photos together, then finish and write one after the other."""
     start = time.perf_counter()
     waiting = [one for one in group if one.faces]
@@ -117,7 +117,7 @@ def _finish(group: Sequence[_Photo]) -> Iterator[tuple[Job, Outcome]]:
         made = waiting[0].model.replace([one.begun for one in waiting]) if waiting else []
     except Exception:  # each for itself, then: the others are to live
         made = []
-    spent, faces = since(start), sum(one.faces for one in waiting)
+    spent, faces = elapsed(start), sum(one.faces for one in waiting)
     for one, replacements in zip(waiting, made, strict=False):
         one.made = replacements
         one.seconds += spent * one.faces / faces
@@ -125,7 +125,7 @@ def _finish(group: Sequence[_Photo]) -> Iterator[tuple[Job, Outcome]]:
         yield one.job, one.finish()
 
 
-class _Photo:
+class _PhotoJob:
     """One photo from file to file.
 
     Attributes:
@@ -141,8 +141,8 @@ class _Photo:
         self.job, self._settings = job, settings
         self.seconds = 0.0
         self.made: dict[int, Replacement] | None = None
-        self._failed = ImageReport(job.input_name, None, "failed")
-        self._outcome: Outcome | None = None
+        self._failed = ImageRecord(job.input_name, None, "failed")
+        self._outcome: JobResult | None = None
 
     @property
     def faces(self) -> int:
@@ -154,23 +154,23 @@ class _Photo:
         """Pixels that are held in memory."""
         return 0 if self._outcome is not None else self._photo.pixels.shape[0] * self._photo.pixels.shape[1]
 
-    def begin(self, anonymizer: Callable[[], Anonymizer]) -> _Photo:
+    def begin(self, anonymizer: Callable[[], Anonymizer]) -> _PhotoJob:
         """Read it and everything that is said of it, and search it. Raises only what ``anonymizer`` raises."""
         start = time.perf_counter()
         if self._survives(self._open):
             self.model = model = anonymizer()
-            self._failed = replace(self._failed, model=model.model_name, gate=model.gate.description)
+            self._failed = replace(self._failed, model=model.model_name, gate=model.verifier.description)
             self._survives(self._begin, self._settings.options)
-        self.seconds += since(start)
+        self.seconds += elapsed(start)
         return self
 
-    def finish(self) -> Outcome:
+    def finish(self) -> JobResult:
         """Write the result."""
         start = time.perf_counter()
         if self._outcome is None:
             self._survives(self._finish, self._settings.options)
         assert self._outcome is not None
-        self.seconds += since(start)
+        self.seconds += elapsed(start)
         return replace(self._outcome, report=replace(self._outcome.report, seconds=round(self.seconds, 3)))
 
     def _survives(self, part: Callable[[], None], options: Options | None = None) -> bool:
@@ -217,10 +217,10 @@ class _Photo:
             ai_edited=edited(result),
         )
         done = replace(self._failed, output_sha256=digest, faces=result.faces)
-        self._outcome = Outcome(finished(done, job))
+        self._outcome = JobResult(finished(done, job))
 
 
-def _boxes(given: Boxes | None, job: Job, shape: tuple[int, int], why: str) -> list[DetectedFace] | None:
+def _boxes(given: Boxes | None, job: Job, shape: tuple[int, int], why: str) -> list[Detection] | None:
     """The photo's boxes. A photo that the file does not know fails: nothing says whether it holds faces."""
     if given is None:
         return None
@@ -246,7 +246,7 @@ class Settings:
     require_face: bool = False
     boxes: Boxes | None = None
     only: Boxes | None = None
-    wishes: Wishes | None = None
+    wishes: FaceOverrides | None = None
 
 
 def run(
@@ -255,7 +255,7 @@ def run(
     settings: Settings,
     report_file: Path | None = None,
     on_frame: OnFrame | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[JobResult]:
     """Process the jobs of a plan, photos some ahead of those whose results are written.
 
     Args:
@@ -289,16 +289,16 @@ def run(
 
 def _outcomes(
     jobs: Sequence[Job], anonymizer: Callable[[], Anonymizer], settings: Settings, on_frame: OnFrame | None
-) -> Iterator[tuple[Job, Outcome]]:
+) -> Iterator[tuple[Job, JobResult]]:
     """What becomes of each job, in order; the caller records it before it asks for the next."""
     for clips, some in groupby(jobs, key=lambda job: is_clip(job.source)):
         if clips:
-            yield from ((job, _process(_Clip(job, settings, on_frame), job, anonymizer, settings)) for job in some)
+            yield from ((job, _process(_ClipJob(job, settings, on_frame), job, anonymizer, settings)) for job in some)
         else:
-            yield from photos(some, anonymizer, settings)
+            yield from process_photos(some, anonymizer, settings)
 
 
-class _Clip:
+class _ClipJob:
     """One clip from file to file.
 
     Attributes:
@@ -308,7 +308,7 @@ class _Clip:
     def __init__(self, job: Job, settings: Settings, on_frame: OnFrame | None) -> None:
         self._job, self._settings = job, settings
         self._on_frame = on_frame or (lambda what, done, total: None)
-        self.failed = ClipReport(job.input_name, None, "failed")
+        self.failed = VideoRecord(job.input_name, None, "failed")
 
     def open(self) -> None:
         """Read its header."""
@@ -319,7 +319,7 @@ class _Clip:
         height, width = self._clip.upright
         self.failed = replace(self.failed, input_sha256=self._clip.sha256, width=width, height=height)
 
-    def make(self, model: Anonymizer) -> Outcome:
+    def make(self, model: Anonymizer) -> JobResult:
         """Write the result."""
         from ..video.anonymize import anonymize_clip
 
@@ -343,11 +343,11 @@ class _Clip:
         )
         done = finished(done, job)
         if not made.filled:
-            return Outcome(done)
-        return Outcome(done, f"{job.source}: {made.filled} frames are filled altogether ({', '.join(made.errors)})")
+            return JobResult(done)
+        return JobResult(done, f"{job.source}: {made.filled} frames are filled altogether ({', '.join(made.errors)})")
 
 
-def _process(work: _Clip, job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings) -> Outcome:
+def _process(work: _ClipJob, job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings) -> JobResult:
     """A clip from file to file. Raises only what `anonymizer` raises, when the model cannot be loaded."""
     start = time.perf_counter()
     try:
@@ -357,17 +357,17 @@ def _process(work: _Clip, job: Job, anonymizer: Callable[[], Anonymizer], settin
     except Exception as error:
         return unexpected(job, work.failed, start, error)
     model = anonymizer()
-    work.failed = replace(work.failed, model=model.model_name, gate=model.gate.description)
+    work.failed = replace(work.failed, model=model.model_name, gate=model.verifier.description)
     try:
         outcome = work.make(model)
     except DeidError as error:
         return failure(job, work.failed, start, error, settings.options)
     except Exception as error:
         return unexpected(job, work.failed, start, error)
-    return replace(outcome, report=replace(outcome.report, seconds=since(start)))
+    return replace(outcome, report=replace(outcome.report, seconds=elapsed(start)))
 
 
-def _record(report_file: Path, job: Job, record: ImageReport | ClipReport) -> None:
+def _record(report_file: Path, job: Job, record: ImageRecord | VideoRecord) -> None:
     """Append the record; a new result that could not be recorded is withdrawn, so that the next run makes it again."""
     try:
         results.append(report_file, record)

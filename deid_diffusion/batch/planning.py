@@ -99,10 +99,10 @@ def make_plan(
         return Plan(tuple(jobs), 0, skipped, tuple(job.input_name for job in jobs))
     assert out is not None  # _check_options
     if _is_output_file(inputs, out, file_format):
-        jobs = [Job(found[0].path, out, found[0].name, shown(out), overwrite)]
+        jobs = [Job(found[0].path, out, found[0].name, display_name(out), overwrite)]
     else:
         suffix = FORMATS[file_format or "png"]
-        base = Path(shown(out))
+        base = Path(display_name(out))
         places = [
             one.place.with_suffix(clips.result_suffix(one.place) if clips.is_clip(one.place) else suffix)
             for one in found
@@ -118,7 +118,7 @@ def make_plan(
     return Plan(tuple(unfinished), len(jobs) - len(unfinished), skipped, names)
 
 
-def shown(path: Path) -> str:
+def display_name(path: Path) -> str:
     """The name for people and reports: `path` as given, or its last part if it is absolute."""
     return path.name if path.is_absolute() else path.as_posix()
 
@@ -136,11 +136,11 @@ def _find(inputs: Sequence[Path], recursive: bool, out: Path | None) -> tuple[li
     skipped = 0
     for given in inputs:
         if not given.is_dir():
-            found.append(_Found(given, Path(given.name), shown(given)))
+            found.append(_Found(given, Path(given.name), display_name(given)))
             continue
         if out is not None and _same_file(given, out):
             raise UsageError(f"{given}: is both input and output: choose another output folder, or pass --in-place")
-        base = Path(shown(given))
+        base = Path(display_name(given))
         for path, place in _files(given, recursive, out):
             if path.suffix.lower() in READABLE or clips.is_clip(path):
                 found.append(_Found(path, place, (base / place).as_posix()))

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DeidError, ImageError, needed_for, one_line
 from ..io import images
 from ..io.files import synced
-from ..results import ImageReport, Outcome
-from .tasks import Done, FileRecord, Recipe, Task, Workshop, holds_picture, kind_of, left_out, result_name
+from ..results import ImageRecord, JobResult
+from .tasks import FileRecord, ImageWorker, JobConfig, Task, TaskResult, holds_picture, kind_of, result_name, skip
 
 if TYPE_CHECKING:
     pass
@@ -40,12 +40,12 @@ class ShardFormat:
         join: writes the results of all pieces, in their order, as one file like a source; source, pieces, target.
     """
 
-    count: Callable[[Path, Recipe], int]
-    piece: Callable[[Task, Workshop], Done]
+    count: Callable[[Path, JobConfig], int]
+    piece: Callable[[Task, ImageWorker], TaskResult]
     join: Callable[[Path, Sequence[Path], Path], None]
 
 
-def together(outcomes: list[Outcome], name: str) -> list[Outcome]:
+def fail_whole_sample(outcomes: list[JobResult], name: str) -> list[JobResult]:
     """The outcomes of one item's pictures: if one was left out, the item is, and the others are not written either."""
     if all(one.report.status != "failed" for one in outcomes):
         return outcomes
@@ -75,16 +75,16 @@ def passing_name(task: Task) -> Path:
     return task.scratch / secrets.token_hex(16)
 
 
-def photo(task: Task, workshop: Workshop) -> Done:
+def photo(task: Task, workshop: ImageWorker) -> TaskResult:
     """De-identify a photo. Raises DeidError, OSError."""
     read = partial(read_named, task.found.path, task.found.name)
     data, outcome = workshop.make(read, task.found.name, task.output, task.output)
     if data is None:
-        return Done(task, outcomes=(outcome,))
+        return TaskResult(task, outcomes=(outcome,))
     made = passing_name(task)
     with synced(made) as stream:
         stream.write(data)
-    return Done(task, made, (outcome,))
+    return TaskResult(task, made, (outcome,))
 
 
 def read_named(path: Path, name: str) -> bytes:
@@ -95,7 +95,7 @@ def read_named(path: Path, name: str) -> bytes:
         raise ImageError(str(error).replace(str(path), name)) from error
 
 
-def label(task: Task, workshop: Workshop) -> Done:
+def label(task: Task, workshop: ImageWorker) -> TaskResult:
     """Copy a label file; one that may hold an encoded picture is left out. Raises OSError."""
     path, name = task.found.path, task.found.name
     suffix = path.suffix.lower()
@@ -111,8 +111,8 @@ def label(task: Task, workshop: Workshop) -> Done:
                 after.update(piece)
                 stream.write(piece)
     except (DeidError, FileNotFoundError) as error:
-        return left_out(task, str(error).replace(str(path), name))
-    return Done(task, made, copied=FileRecord(name, task.output, before.hexdigest(), after.hexdigest()))
+        return skip(task, str(error).replace(str(path), name))
+    return TaskResult(task, made, copied=FileRecord(name, task.output, before.hexdigest(), after.hexdigest()))
 
 
 def encoded(name: str, suffix: str) -> str:
@@ -172,35 +172,35 @@ def _split(name: str) -> tuple[str, str]:
     return (name, "") if key is None else (key, suffix)
 
 
-def count(path: Path, recipe: Recipe) -> int:
+def count(path: Path, recipe: JobConfig) -> int:
     """Number of samples. Raises DeidError."""
     with damage_named(path.name, *_DAMAGE):
         return sum(1 for _ in _samples(path))
 
 
-def piece(task: Task, workshop: Workshop) -> Done:
+def piece(task: Task, workshop: ImageWorker) -> TaskResult:
     """Samples first to first + count of a tar, as a tar. Raises DeidError, OSError."""
     from webdataset import TarWriter
 
-    made, outcomes = passing_name(task), list[Outcome]()
+    made, outcomes = passing_name(task), list[JobResult]()
     with synced(made) as stream, TarWriter(stream, **_PLAIN) as out:
         for sample in islice(_samples(task.found.path), task.first, task.first + task.count):
             members, of_sample = _process(sample, task, workshop)
-            of_sample = together(of_sample, sample.key)
+            of_sample = fail_whole_sample(of_sample, sample.key)
             outcomes += of_sample
             if all(one.report.status != "failed" for one in of_sample):
                 out.write({"__key__": sample.key, **members})
-    return Done(task, made, tuple(outcomes))
+    return TaskResult(task, made, tuple(outcomes))
 
 
 #: Nothing of the source's owners and times, and names of any length.
 _PLAIN = {"encoder": False, "keep_meta": True, "mtime": 0.0, "user": "", "group": "", "format": "PAX_FORMAT"}
 
 
-def _process(sample: _Sample, task: Task, workshop: Workshop) -> tuple[dict[str, bytes], list[Outcome]]:
+def _process(sample: _Sample, task: Task, workshop: ImageWorker) -> tuple[dict[str, bytes], list[JobResult]]:
     """The result's members by their suffixes, and what became of the pictures; a failure stands for all of it."""
     made: dict[str, bytes] = {}
-    outcomes: list[Outcome] = []
+    outcomes: list[JobResult] = []
     for member in sample.members:
         name = f"{task.found.name}/{member.name}"
         try:
@@ -208,7 +208,7 @@ def _process(sample: _Sample, task: Task, workshop: Workshop) -> tuple[dict[str,
             if suffix in made:
                 raise ImageError(f"{name}: another picture of its sample gets the same name: use --format keep")
         except ImageError as error:
-            outcomes.append(Outcome(ImageReport(name, None, "failed", error=str(error)), str(error)))
+            outcomes.append(JobResult(ImageRecord(name, None, "failed", error=str(error)), str(error)))
             continue
         outcomes += [outcome] if outcome else []
         if data is not None:
@@ -217,8 +217,8 @@ def _process(sample: _Sample, task: Task, workshop: Workshop) -> tuple[dict[str,
 
 
 def _member(
-    sample: _Sample, member: tarfile.TarInfo, name: str, task: Task, workshop: Workshop
-) -> tuple[str, bytes | None, Outcome | None]:
+    sample: _Sample, member: tarfile.TarInfo, name: str, task: Task, workshop: ImageWorker
+) -> tuple[str, bytes | None, JobResult | None]:
     """A member's suffix, content and outcome as they are to be. Raises ImageError for one that is left out."""
     base = posixpath.basename(member.name)
     kind = kind_of(base, workshop.recipe.copied)

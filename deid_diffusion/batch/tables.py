@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, UsageError, needed_for
 from ..io.files import synced
-from ..results import ImageReport, Outcome
-from .shards import PIECE, ShardFormat, damage_named, passing_name, read_named, together
-from .tasks import Done, Recipe, Task, Workshop, result_name
+from ..results import ImageRecord, JobResult
+from .shards import PIECE, ShardFormat, damage_named, fail_whole_sample, passing_name, read_named
+from .tasks import ImageWorker, JobConfig, Task, TaskResult, result_name
 
 if TYPE_CHECKING:
     import pyarrow
 
 
-def image_columns(schema: pyarrow.Schema, recipe: Recipe) -> list[str]:
+def image_columns(schema: pyarrow.Schema, recipe: JobConfig) -> list[str]:
     """The columns of pictures: those that the user named, and those whose type is that of the package `datasets`.
 
     Such a column holds a struct of `bytes` and `path`; the same struct is an `Audio` where the schema says so.
@@ -33,7 +33,7 @@ def image_columns(schema: pyarrow.Schema, recipe: Recipe) -> list[str]:
     ]
 
 
-def check_columns(schema: pyarrow.Schema, name: str, recipe: Recipe) -> None:
+def check_columns(schema: pyarrow.Schema, name: str, recipe: JobConfig) -> None:
     """Refuse columns that may hold pictures nobody named, and tables without any picture. Raises UsageError."""
     pictures = image_columns(schema, recipe)
     for column in schema:
@@ -98,7 +98,7 @@ ROW_GROUP = 100
 _STARTS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"II*\0": ".tiff", b"MM\0*": ".tiff"}
 
 
-def count(path: Path, recipe: Recipe) -> int:
+def count(path: Path, recipe: JobConfig) -> int:
     """Number of rows. Raises DeidError for a damaged file, and columns that may hold pictures nobody named."""
     with _damage(path):
         with _batches(path) as (schema, batches):
@@ -110,11 +110,11 @@ def count(path: Path, recipe: Recipe) -> int:
         return int(parquet.read_metadata(path).num_rows)
 
 
-def piece(task: Task, workshop: Workshop) -> Done:
+def piece(task: Task, workshop: ImageWorker) -> TaskResult:
     """Rows first to first + count, as an Arrow stream. Raises DeidError, OSError."""
     import pyarrow
 
-    path, outcomes, kept = task.found.path, list[Outcome](), list[int]()
+    path, outcomes, kept = task.found.path, list[JobResult](), list[int]()
     with _damage(path):
         table = _rows(path, task.first, task.count)
     columns = image_columns(table.schema, workshop.recipe)
@@ -123,7 +123,7 @@ def piece(task: Task, workshop: Workshop) -> Done:
         row = {name: table[name][number].as_py() for name in columns}
         name = f"{task.found.name}/{task.first + number}"
         values, of_row = _row(row, name, f"{task.output}/{task.first + number}", workshop)
-        of_row = together(of_row, name)
+        of_row = fail_whole_sample(of_row, name)
         outcomes += of_row
         if all(one.report.status != "failed" for one in of_row):
             kept.append(number)
@@ -137,7 +137,7 @@ def piece(task: Task, workshop: Workshop) -> Done:
     target = passing_name(task)
     with synced(target) as stream, pyarrow.ipc.new_stream(stream, table.schema) as out:
         out.write_table(table)
-    return Done(task, target, tuple(outcomes))
+    return TaskResult(task, target, tuple(outcomes))
 
 
 def join(source: Path, pieces: Sequence[Path], target: Path) -> None:
@@ -170,10 +170,10 @@ def _grouped(pieces: Sequence[Path], schema: pyarrow.Schema) -> Iterator[pyarrow
         yield pyarrow.concat_tables(waiting).combine_chunks()
 
 
-def _row(row: dict[str, Any], name: str, shown: str, workshop: Workshop) -> tuple[dict[str, Any], list[Outcome]]:
+def _row(row: dict[str, Any], name: str, shown: str, workshop: ImageWorker) -> tuple[dict[str, Any], list[JobResult]]:
     """A row's pictures as they are to be, and what became of them; one that is missing stays missing."""
     values: dict[str, Any] = {}
-    outcomes: list[Outcome] = []
+    outcomes: list[JobResult] = []
     for column, cell in row.items():
         content, path = (cell["bytes"], cell["path"]) if isinstance(cell, dict) else (cell, None)
         if content is None and path is None:
@@ -184,7 +184,7 @@ def _row(row: dict[str, Any], name: str, shown: str, workshop: Workshop) -> tupl
         try:
             new = result_name(old, workshop.recipe.file_format)
         except ImageError as error:
-            outcomes.append(Outcome(ImageReport(label, None, "failed", error=str(error)), str(error)))
+            outcomes.append(JobResult(ImageRecord(label, None, "failed", error=str(error)), str(error)))
             continue
         read = partial(read_named, Path(path or ""), label) if content is None else partial(bytes, content)
         data, outcome = workshop.make(read, label, new, place)

@@ -21,8 +21,8 @@ from ..anonymizer import deidentify, edited
 from ..errors import DeidError, ImageError, UsageError, one_line
 from ..io import images
 from ..options import Options
-from ..results import ImageReport, Outcome, internal, since
-from .planning import FORMATS, shown
+from ..results import ImageRecord, JobResult, elapsed, internal
+from .planning import FORMATS, display_name
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -41,7 +41,7 @@ class Task:
     """
 
     kind: Kind
-    found: Found
+    found: SourceFile
     output: str
     scratch: Path
     first: int = 0
@@ -75,7 +75,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
-class Done:
+class TaskResult:
     """What became of a task.
 
     Attributes:
@@ -88,7 +88,7 @@ class Done:
 
     task: Task
     made: Path | None = None
-    outcomes: tuple[Outcome, ...] = ()
+    outcomes: tuple[JobResult, ...] = ()
     copied: FileRecord | None = None
     stop: str | None = None
 
@@ -98,7 +98,7 @@ class Done:
         return any(one.report.status == "failed" for one in self.outcomes)
 
 
-Engine = Callable[[Iterator[Task]], Iterator[Done]]
+Engine = Callable[[Iterator[Task]], Iterator[TaskResult]]
 """Has tasks done, in any order; asks for a task when there is somebody to do it."""
 
 
@@ -106,19 +106,19 @@ DEATHS = 3
 """Workers that one sample, row or photo may kill before it is left out."""
 
 
-def died_at(task: Task) -> Done:
+def mark_poisoned(task: Task) -> TaskResult:
     """A task that killed `DEATHS` workers."""
     where = f"{task.found.name}, item {task.first}" if task.kind in ("tar", "table") else task.found.name
-    return left_out(task, f"{where}: {DEATHS} workers died at it (often memory is short): left out")
+    return skip(task, f"{where}: {DEATHS} workers died at it (often memory is short): left out")
 
 
-def left_out(task: Task, error: str) -> Done:
+def skip(task: Task, error: str) -> TaskResult:
     """A task none of which could be done."""
     name = task.found.name
     if task.kind in ("tar", "table") and task.count:
         name += f"/{task.first}" + (f" to {task.first + task.count - 1}" if task.count > 1 else "")
-    report = ImageReport(name, None, "failed", error=error)
-    return Done(task, outcomes=(Outcome(report, error),))
+    report = ImageRecord(name, None, "failed", error=error)
+    return TaskResult(task, outcomes=(JobResult(report, error),))
 
 
 Kind = Literal["photo", "label", "tar", "table"]
@@ -182,7 +182,7 @@ def _overlapping(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceFile:
     """A file of a data set.
 
     Attributes:
@@ -198,7 +198,7 @@ class Found:
     stamp: str
 
 
-def walk(inputs: Sequence[Path], out: Path) -> Iterator[Found]:
+def iter_files(inputs: Sequence[Path], out: Path) -> Iterator[SourceFile]:
     """The visible files in folders and the folders below them, and single files, in the system's own order.
 
     No two files have one name: not one input may be in another one, and no two may be called the same.
@@ -216,18 +216,20 @@ def walk(inputs: Sequence[Path], out: Path) -> Iterator[Found]:
         if given.is_dir():
             if out.exists() and given.samefile(out):
                 raise UsageError(f"{given}: is both input and output: choose another output folder")
-            yield from _folder(given, "", Path(shown(given)), out)
+            yield from _folder(given, "", Path(display_name(given)), out)
         else:
-            yield _found(given, given.name, shown(given))
+            yield _found(given, given.name, display_name(given))
 
 
 def _refuse_overlaps(inputs: Sequence[Path]) -> None:
     names: dict[str, Path] = {}
     places: dict[Path, Path] = {}
     for given in inputs:
-        owner = names.setdefault(shown(given), given)
+        owner = names.setdefault(display_name(given), given)
         if owner is not given:
-            raise UsageError(f"{owner} and {given} would both be called {shown(given)}: rename one, or run them apart")
+            raise UsageError(
+                f"{owner} and {given} would both be called {display_name(given)}: rename one, or run them apart"
+            )
         owner = places.setdefault(given.resolve(), given)
         if owner is not given:
             raise UsageError(f"{owner} and {given} are the same: leave one of them out")
@@ -236,7 +238,7 @@ def _refuse_overlaps(inputs: Sequence[Path]) -> None:
             raise UsageError(f"{given}: is in another input: leave one of them out")
 
 
-def _folder(folder: Path, place: str, base: Path, out: Path) -> Iterator[Found]:
+def _folder(folder: Path, place: str, base: Path, out: Path) -> Iterator[SourceFile]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -252,16 +254,16 @@ def _folder(folder: Path, place: str, base: Path, out: Path) -> Iterator[Found]:
         raise UsageError(f"{folder}: cannot be listed ({one_line(error.strerror or error)})") from error
 
 
-def _found(path: Path, place: str, name: str) -> Found:
+def _found(path: Path, place: str, name: str) -> SourceFile:
     try:
         status = path.stat()
     except OSError:  # a dangling link: reading it will say so
-        return Found(path, place, name, "")
-    return Found(path, place, name, f"{status.st_size}:{status.st_mtime_ns}")
+        return SourceFile(path, place, name, "")
+    return SourceFile(path, place, name, f"{status.st_size}:{status.st_mtime_ns}")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class JobConfig:
     """Everything that a worker needs to begin; goes to other processes and machines.
 
     Attributes:
@@ -285,10 +287,10 @@ class Recipe:
     device: str = "auto"
 
 
-class Workshop:
+class ImageWorker:
     """A recipe with the model that it names, loaded when the first picture has been read."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: JobConfig) -> None:
         self.recipe = recipe
         self._versions: Mapping[str, str] = results.versions()
 
@@ -299,11 +301,13 @@ class Workshop:
     @cached_property
     def _model(self) -> Anonymizer:
         model = self.recipe.load(self.recipe.model, self.recipe.device)
-        if self.recipe.options.method == "synth":
+        if self.recipe.options.method == "generate":
             model.check(self.recipe.options)
         return model
 
-    def make(self, read: Callable[[], bytes], name: str, output: str, shown: str) -> tuple[bytes | None, Outcome]:
+    def make(
+        self, read: Callable[[], bytes], name: str, output: str, display_name: str
+    ) -> tuple[bytes | None, JobResult]:
         """A picture's bytes become the result's.
 
         Args:
@@ -319,7 +323,7 @@ class Workshop:
             DeidError: something that would befall every other picture, too.
         """
         start = time.perf_counter()
-        failed = ImageReport(name, None, "failed", versions=self._versions)
+        failed = ImageRecord(name, None, "failed", versions=self._versions)
         try:
             data = read()
             failed = replace(failed, input_sha256=hashlib.sha256(data).hexdigest())
@@ -328,7 +332,7 @@ class Workshop:
             failed = replace(failed, width=width, height=height)
             images.check_target(Path(output), (height, width), photo.alpha)
             model, recipe = self._model, self.recipe
-            failed = replace(failed, model=model.model_name, gate=model.gate.description)
+            failed = replace(failed, model=model.model_name, gate=model.verifier.description)
             result = deidentify(model, photo, name, recipe.options, require_face=recipe.require_face)
             made = images.encode(
                 output,
@@ -339,19 +343,19 @@ class Workshop:
             )
         except ImageError as error:
             text = one_line(error)
-            return None, Outcome(replace(failed, error=text, seconds=since(start)), text)
+            return None, JobResult(replace(failed, error=text, seconds=elapsed(start)), text)
         except DeidError:
             raise
         except Exception as error:
             text = "".join(traceback.format_exception(error))  # the exception itself may not travel
-            outcome = internal(replace(failed, seconds=since(start)), name, error)
+            outcome = internal(replace(failed, seconds=elapsed(start)), name, error)
             return None, replace(outcome, unexpected=RuntimeError(text))
         done = replace(
             failed,
             status="done" if result.faces else "no_face",
-            output=shown,
+            output=display_name,
             output_sha256=hashlib.sha256(made).hexdigest(),
             faces=result.faces,
-            seconds=since(start),
+            seconds=elapsed(start),
         )
-        return made, Outcome(done)
+        return made, JobResult(done)

@@ -33,7 +33,7 @@ from .options import (
     Steps,
     Store,
     errors_as_exit_codes,
-    plain_options,
+    generation_options,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def anonymize(
     ] = None,
     model: Model = "builtin",
     device: Device = "auto",
-    method: MethodOption = Method.synth,
+    method: MethodOption = Method.generate,
     attempts: Attempts = 6,
     steps: Steps = None,
     seed: Seed = None,
@@ -123,8 +123,8 @@ def anonymize(
         from ..batch.photos import Settings, run
         from ..batch.planning import make_plan
         from ..identity.pseudonyms import default_store
-        from ..io.annotations import read_boxes, read_wishes, write_boxes
-        from ..results import ImageReport, Tally
+        from ..io.annotations import read_boxes, read_overrides, write_boxes
+        from ..results import ImageRecord, RunStats
         from .console import Display, summary
 
         name = file_format.value if file_format else None
@@ -136,10 +136,10 @@ def anonymize(
         if report is not None:
             _check_report(report)
         _check_clips(plan, {"--boxes": boxes, "--only": only, "--wishes": wishes, "--export-boxes": export_boxes})
-        plain = plain_options(context.params)
-        if wishes is not None and method != Method.synth:
+        plain = generation_options(context.params)
+        if wishes is not None and method != Method.generate:
             raise UsageError(f"--wishes: --method {method.value} keeps and changes no attribute")
-        wished = read_wishes(wishes, plain.keep, plain.change) if wishes else None
+        wished = read_overrides(wishes, plain.keep, plain.change) if wishes else None
         if wished is not None:
             wished.check(plan.names)
         options = with_people(plain, key_file, store, keep_people)
@@ -154,17 +154,17 @@ def anonymize(
 
         def load() -> Anonymizer:
             loaded = load_anonymizer(model, device)
-            if options.method == "synth":
+            if options.method == "generate":
                 loaded.check(options, wished.all() if wished else ())  # once, instead of at each photo
             return loaded
 
-        tally, records = Tally(), list[ImageReport]()
+        tally, records = RunStats(), list[ImageRecord]()
         with Display(len(plan.jobs)) as display:
             for line in warnings_of(options):
                 display.complain(f"warning: {line}")
             for outcome in run(plan, load, settings, report, display.on_frame):
                 tally = tally.add(outcome)
-                if export_boxes is not None and isinstance(outcome.report, ImageReport):
+                if export_boxes is not None and isinstance(outcome.report, ImageRecord):
                     records.append(outcome.report)
                 if outcome.message:
                     display.complain(outcome.message)
@@ -194,9 +194,9 @@ def load_anonymizer(model: str, device: str) -> Anonymizer:
 
 def with_people(options: Options, key_file: Path | None, store: Path | None, keep_people: Path | None) -> Options:
     """The wishes with the people in them. Raises DeidError for a key, store or folder of people that cannot be used."""
-    from ..faces.detection import UnionDetector
+    from ..faces.detection import EnsembleDetector
     from ..identity.keys import read_key
-    from ..identity.known_people import KnownPeople
+    from ..identity.known_people import ConsentList
     from ..identity.pseudonyms import Pseudonyms, default_store
     from ..identity.recognition import SAME_PSEUDONYM, DlibRecogniser
 
@@ -204,9 +204,9 @@ def with_people(options: Options, key_file: Path | None, store: Path | None, kee
         raise UsageError("--seed and --key-file both say which face a person gets: give one of them")
     if store is not None and key_file is None:
         raise UsageError("--store: is of use with --key-file only")
-    if key_file is not None and options.method != "synth":
+    if key_file is not None and options.method != "generate":
         raise UsageError(f"--key-file: a face treated with --method {options.method} has no pseudonym")
-    people = KnownPeople.from_folder(keep_people, UnionDetector(), DlibRecogniser()) if keep_people else None
+    people = ConsentList.from_folder(keep_people, EnsembleDetector(), DlibRecogniser()) if keep_people else None
     pseudonyms = None
     if key_file is not None:
         pseudonyms = Pseudonyms(

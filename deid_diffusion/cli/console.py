@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..batch.planning import Plan
-    from ..results import Tally
+    from ..results import RunStats
     from ..training.prepare import Prepared
 
 
@@ -81,7 +81,7 @@ class Display(Bar):
         """Show how far a clip is, on a terminal."""
         self._progress.update(self._task, remark=f"{what}, {done}/{total or '?'} frames")
 
-    def update(self, tally: Tally) -> None:
+    def update(self, tally: RunStats) -> None:
         """Show the counts so far."""
         self.show(tally.photos, self._total, f"{tally.faces} faces")
 
@@ -103,7 +103,7 @@ class Counter(Lines):
     ) -> None:
         self._status.stop()
 
-    def show(self, tally: Tally) -> None:
+    def show(self, tally: RunStats) -> None:
         """Show the counts, after each picture."""
         line = f"{tally.photos:,} pictures, {tally.faces:,} faces"
         if self._console.is_terminal:
@@ -112,7 +112,7 @@ class Counter(Lines):
             self.complain(line)
 
 
-def summary(tally: Tally, plan: Plan) -> str:
+def summary(tally: RunStats, plan: Plan) -> str:
     """One line: what became of the photos, and of their faces."""
     photos = [
         (tally.done, "de-identified"),
@@ -138,7 +138,7 @@ def prepared(done: Prepared, cache: Path) -> str:
     return f"{counts}; {skipped:,} skipped: {listed} ({cache / 'skipped.jsonl'})"
 
 
-def faces(tally: Tally) -> str:
+def faces(tally: RunStats) -> str:
     """The counts of faces in words."""
     others = [
         (tally.partly, "of these covered in some frames"),

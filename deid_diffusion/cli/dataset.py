@@ -35,12 +35,12 @@ from .options import (
     Steps,
     Store,
     errors_as_exit_codes,
-    plain_options,
+    generation_options,
 )
 
 if TYPE_CHECKING:
-    from ..batch.dataset import Run
-    from ..results import Tally
+    from ..batch.dataset import DatasetRun
+    from ..results import RunStats
 
 
 class PictureFormat(str, Enum):
@@ -96,7 +96,7 @@ def dataset(
     require_face: Annotated[bool, typer.Option("--require-face", help="Leave out pictures with no face.")] = False,
     model: Model = "builtin",
     device: Device = "auto",
-    method: MethodOption = Method.synth,
+    method: MethodOption = Method.generate,
     attempts: Attempts = 6,
     steps: Steps = None,
     seed: Seed = None,
@@ -117,21 +117,21 @@ def dataset(
     What is finished is not made again: the same command goes on after a kill. What fails is left out and reported.
     """
     with errors_as_exit_codes(context):
-        from ..batch.dataset import Run
+        from ..batch.dataset import DatasetRun
         from ..batch.executors import make_engine, share_of_this_process
-        from ..batch.journal import Workplace, check_manifest, write_manifest
-        from ..batch.tasks import Recipe
-        from ..results import Tally
+        from ..batch.journal import RunDirectory, check_manifest, write_manifest
+        from ..batch.tasks import JobConfig
+        from ..results import RunStats
         from .anonymize import load_anonymizer, warnings_of, with_people
         from .console import Counter
 
         if ray_address is not None and engine != EngineName.ray:
             raise UsageError("--ray-address: is of use with --engine ray only")
         share = share_of_this_process(workers, engine.value, device)
-        recipe = Recipe(
+        recipe = JobConfig(
             load_anonymizer,
             model,
-            with_people(plain_options(context.params), key_file, store, keep_people),
+            with_people(generation_options(context.params), key_file, store, keep_people),
             file_format.value,
             require_face,
             frozenset(one.lower() if one.startswith(".") else one for one in copy or ()),
@@ -139,12 +139,12 @@ def dataset(
             share.device,
         )
         lines = manifest or out.with_name(f"{out.name}.manifest.jsonl")
-        tally = Tally()
-        with share.in_turn(lambda leads: Workplace.open(out, recipe, leads=leads)) as place, Counter() as counter:
+        tally = RunStats()
+        with share.in_turn(lambda leads: RunDirectory.open(out, recipe, leads=leads)) as place, Counter() as counter:
             check_manifest(lines, place.journal)
             for line in warnings_of(recipe.options):
                 counter.complain(f"warning: {line}")
-            run = Run(inputs, place, recipe, make_engine(engine.value, recipe, workers, ray_address), share.has)
+            run = DatasetRun(inputs, place, recipe, make_engine(engine.value, recipe, workers, ray_address), share.has)
             for outcome in run:
                 tally = tally.add(outcome)
                 if outcome.message:
@@ -161,7 +161,7 @@ def dataset(
     raise typer.Exit(tally.exit_code)
 
 
-def _summary(tally: Tally, run: Run) -> str:
+def _summary(tally: RunStats, run: DatasetRun) -> str:
     """One line: what became of the pictures, and of their faces."""
     from .console import faces
 

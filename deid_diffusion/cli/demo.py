@@ -16,7 +16,7 @@ from ..evaluation.inspection import draw_maps, side_by_side
 from ..io import images
 from ..io.files import prepare_folder, write_atomic
 from ..options import Options
-from ..results import ImageReport
+from ..results import ImageRecord
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -30,7 +30,7 @@ _INPUT = "skimage.data.astronaut()"
 _SEED = 0  # everybody sees the same demonstration; the record says so
 
 
-def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
+def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageRecord:
     """De-identify scikit-image's astronaut photo (NASA, public domain), (512, 512, 3) uint8 RGB, without network.
 
     Args:
@@ -53,7 +53,7 @@ def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
     picture, photo, record_file = (folder / name for name in NAMES)
     digest = images.write(photo, edited, overwrite=True)
     images.write(picture, side_by_side(panels), overwrite=True)
-    record = ImageReport(
+    record = ImageRecord(
         input=_INPUT,
         output=photo.name,
         status="done" if result.faces else "no_face",
@@ -63,7 +63,7 @@ def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageReport:
         height=pixels.shape[0],
         faces=result.faces,
         model=anonymizer.model_name,
-        gate=anonymizer.gate.description,
+        gate=anonymizer.verifier.description,
         versions=results.versions(),
         seconds=round(time.perf_counter() - start, 3),
     )
@@ -78,7 +78,7 @@ def _check_names(folder: Path) -> None:
     if not there:
         return
     try:
-        ours = ImageReport.from_json((folder / NAMES[2]).read_text()).input == _INPUT
+        ours = ImageRecord.from_json((folder / NAMES[2]).read_text()).input == _INPUT
     except (OSError, ValueError):
         ours = False
     if not ours:

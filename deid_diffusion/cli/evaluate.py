@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.attacks import AttackReport, Collection
     from ..evaluation.evaluate import Evaluation
-    from ..evaluation.measure import Judges
+    from ..evaluation.measure import Evaluators
     from ..evaluation.pairing import Pair
     from ..evaluation.statistics import Rate
     from ..identity.recognition import Recogniser
@@ -62,7 +62,7 @@ def attack(
             check_out(out, [out])
 
         from ..evaluation.attacks import embed_pairs
-        from ..faces.detection import UnionDetector
+        from ..faces.detection import EnsembleDetector
         from ..faces.landmarks import FaceMesh
         from ..identity.recognition import DlibRecogniser
         from .console import Bar
@@ -70,7 +70,9 @@ def attack(
         recogniser: Recogniser = DlibRecogniser()
         with Bar() as bar:
             owners, photos = [pair.person for pair in pairs], _read(pairs, bar)
-            collection = embed_pairs(owners, photos, UnionDetector(), recogniser, FaceMesh(), known_place=known_place)
+            collection = embed_pairs(
+                owners, photos, EnsembleDetector(), recogniser, FaceMesh(), known_place=known_place
+            )
         report = judge(collection, recogniser.threshold, parrot=parrot)
         if left_out:
             typer.echo(f"{left_out} {'photo is' if left_out == 1 else 'photos are'} in one folder only, and left out")
@@ -249,21 +251,21 @@ def _targets(out: Path) -> tuple[Path, Path]:
     return files
 
 
-def _judges(recogniser: Path | None, attributes: Path | None) -> Judges:
+def _judges(recogniser: Path | None, attributes: Path | None) -> Evaluators:
     """Who looks. Raises UsageError for files that do not do."""
-    from ..evaluation.measure import Judges
+    from ..evaluation.measure import Evaluators
     from ..evaluation.onnx import OnnxAgeGender, OnnxRecogniser
     from ..evaluation.perceptual import PerceptualMeter
-    from ..faces.detection import UnionDetector
+    from ..faces.detection import EnsembleDetector
     from ..faces.landmarks import FaceMesh
     from ..identity.recognition import DlibRecogniser
 
     mine = () if recogniser is None else (OnnxRecogniser(recogniser),)
     reader = None if attributes is None else OnnxAgeGender(attributes)
-    return Judges(UnionDetector(), FaceMesh(), (DlibRecogniser(), *mine), reader, PerceptualMeter())
+    return Evaluators(EnsembleDetector(), FaceMesh(), (DlibRecogniser(), *mine), reader, PerceptualMeter())
 
 
-def _names(judges: Judges) -> dict[str, str]:
+def _names(judges: Evaluators) -> dict[str, str]:
     """Role to name."""
     return {
         "detector": "the product's own (CenterFace, MediaPipe)",
@@ -273,7 +275,7 @@ def _names(judges: Judges) -> dict[str, str]:
     }
 
 
-def _warnings(judges: Judges) -> list[str]:
+def _warnings(judges: Evaluators) -> list[str]:
     """What flatters, whatever the photos."""
     own, *others = (one.name for one in judges.recognisers)
     independent = (

@@ -109,12 +109,12 @@ def demo(
 ) -> None:
     """De-identify a well-known photo: a side-by-side picture, the result, and its record. Needs no network."""
     with errors_as_exit_codes(context):
-        from ..results import Outcome, Tally
+        from ..results import JobResult, RunStats
         from .console import faces
         from .demo import NAMES, run_demo
 
         record = run_demo(load_anonymizer("builtin", "auto"), out)
-        tally = Tally().add(Outcome(record))
+        tally = RunStats().add(JobResult(record))
         typer.echo(f"{faces(tally)} in {record.seconds:.1f} s")
         for name in NAMES:
             typer.echo(str(out / name))

@@ -41,7 +41,7 @@ def errors_as_exit_codes(context: typer.Context) -> Iterator[None]:
 class Method(str, Enum):
     """Names of `methods.METHODS`, repeated here so that --help stays light."""
 
-    synth = "synth"
+    generate = "generate"
     fill = "fill"
     blur = "blur"
     pixelate = "pixelate"
@@ -76,7 +76,7 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 MethodOption = Annotated[
-    Method, typer.Option(help="synth generates other faces; blurred and pixelated faces can be recognised again.")
+    Method, typer.Option(help="generate makes other faces; blurred and pixelated faces can be recognised again.")
 ]
 
 Attempts = Annotated[
@@ -145,7 +145,7 @@ FillColourOption = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Faces of a photo denoised at once.")]
 
 
-def plain_options(given: Mapping[str, Any]) -> Options:
+def generation_options(given: Mapping[str, Any]) -> Options:
     """The wishes among a command's parameters (`context.params`), without people. Raises UsageError."""
     from ..attributes.selection import parse_change, parse_keep
     from ..options import Options

@@ -110,11 +110,11 @@ def web(
         with needed_for("web", "deid-diffusion[web]"):
             from ..serving.access import address_of, listen, run
             from ..serving.gradio_app import make_app
-            from ..serving.gradio_sessions import workplace
+            from ..serving.gradio_sessions import upload_dir
         people = open_people(key_file, store)
         opened = listen(host, port)
         limits = make_limits(max_mb, max_megapixels, queue, timeout)
-        with workplace() as folder:
+        with upload_dir() as folder:
             app = make_app(load_anonymizer(model, device), limits, folder, api_key=api_key, people=people)
             typer.echo(f"open {address_of(opened)} in a browser; Ctrl+C ends it")
             run(app, opened)

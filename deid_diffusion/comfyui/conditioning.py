@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attributes.encoding import embed_phrases, encode_attributes, labels_tensor, pool_patches
-from ..attributes.selection import AttributeChoice, check_words, let_through
+from ..attributes.selection import AttributeSelection, filter_features, validate_selection
 from ..attributes.subspace import AttributeSubspace
 from ..attributes.vocabulary import VOCABULARY
 from ..errors import DeidError, UsageError
@@ -119,7 +119,7 @@ def clip_features(adapter: LoadedAdapter, crops: FaceCrops, output: Any, vision:
 
 @torch.no_grad()
 def make_tokens(
-    adapter: LoadedAdapter, features: torch.Tensor, choice: AttributeChoice
+    adapter: LoadedAdapter, features: torch.Tensor, choice: AttributeSelection
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, T, W) tokens of what is let through of N faces' features, and as many that say nothing.
 
@@ -132,10 +132,10 @@ def make_tokens(
         UsageError: for words that the model's text encoder does not understand.
         DeidError: when the model has none.
     """
-    check_words(adapter, choice)
+    validate_selection(adapter, choice)
     tokens = adapter.attribute_adapter
     assert tokens is not None
-    told = tokens(let_through(adapter, features.cpu(), [choice] * len(features)))
+    told = tokens(filter_features(adapter, features.cpu(), [choice] * len(features)))
     return told, tokens.null(len(told))
 
 

@@ -16,16 +16,16 @@ from ..anonymizer import AnonymizedImage
 from ..errors import UsageError
 from ..faces.alignment import extract
 from ..faces.analysis import FaceAnalysis, analyse_face
-from ..faces.boxes import DetectedFace, FaceDetector
-from ..faces.compositing import FILL, Canvas, erase, match_rim
-from ..faces.detection import UnionDetector
+from ..faces.boxes import Detection, FaceDetector
+from ..faces.compositing import FILL, Canvas, erase, match_boundary_colour
+from ..faces.detection import EnsembleDetector
 from ..faces.donors import draw_donors
 from ..faces.landmarks import FaceMesh, measure
-from ..faces.masks import touched
+from ..faces.masks import union_mask
 from ..faces.mesh_editing import reshape_mesh
-from ..faces.residual_scan import missed_faces
+from ..faces.residual_scan import cover_residual_faces
 from ..faces.semantic_map import draw_control, draw_semantic_map, map_in_photo
-from ..identity.verification import Gate, Verdict, Verifier
+from ..identity.verification import FaceVerifier, VerificationResult, Verifier
 from ..models.identity_model import IdentityModel
 from ..pipelines.loading import BUILTIN
 from ..results import FaceRecord
@@ -37,9 +37,9 @@ _MAP_SIZE = 512  # side of the crops that maps of whole photos are drawn in, in 
 
 
 @cache
-def shared_detector() -> UnionDetector:
+def shared_detector() -> EnsembleDetector:
     """The library's detector, loaded once."""
-    return UnionDetector()
+    return EnsembleDetector()
 
 
 @cache
@@ -49,7 +49,7 @@ def shared_landmarker() -> FaceMesh:
 
 
 @dataclass(frozen=True, eq=False)
-class FoundFaces:
+class DetectedFaces:
     """The faces of a batch of photos.
 
     Attributes:
@@ -74,16 +74,16 @@ class FoundFaces:
             )
         return self.faces
 
-    def boxes(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
+    def boxes(self, photos: Sequence[np.ndarray]) -> list[list[Detection]]:
         """What the detector said, of each photo. Raises UsageError as `of`."""
         return [[face.face for face in faces] for faces in self.of(photos)]
 
 
-def find_faces(photos: Sequence[np.ndarray]) -> FoundFaces:
+def find_faces(photos: Sequence[np.ndarray]) -> DetectedFaces:
     """Detect and measure the faces of B photos, (H, W, 3) uint8 of one size."""
     detector, landmarker = shared_detector(), shared_landmarker()
     found = (tuple(analyse_face(photo, one, landmarker, _MAP_SIZE) for one in detector(photo)) for photo in photos)
-    return FoundFaces(tuple(found), (photos[0].shape[0], photos[0].shape[1]))
+    return DetectedFaces(tuple(found), (photos[0].shape[0], photos[0].shape[1]))
 
 
 def drawn_mesh(face: FaceAnalysis, proportions: Proportions, seed: int | None) -> np.ndarray:
@@ -142,7 +142,7 @@ class FaceCrops:
     @cached_property
     def gone(self) -> list[np.ndarray]:
         """(H, W) bool of each photo: every pixel that the mask of any face touches."""
-        return [touched(self._shape, [face.mask for face in self.of(k)]) for k in range(len(self.photos))]
+        return [union_mask(self._shape, [face.mask for face in self.of(k)]) for k in range(len(self.photos))]
 
     def of(self, photo: int) -> list[FaceAnalysis]:
         """The faces of one photo."""
@@ -185,7 +185,7 @@ class FaceCrops:
         return self.photos[0].shape[0], self.photos[0].shape[1]
 
 
-def cut_faces(photos: Sequence[np.ndarray], found: FoundFaces, size: int) -> FaceCrops:
+def crop_faces(photos: Sequence[np.ndarray], found: DetectedFaces, size: int) -> FaceCrops:
     """The crops of the found faces, S x S pixels each. Raises UsageError when they are of other photos."""
     landmarker = shared_landmarker()
     faces = [
@@ -197,12 +197,12 @@ def cut_faces(photos: Sequence[np.ndarray], found: FoundFaces, size: int) -> Fac
 
 
 @cache
-def shared_gate() -> Gate:
+def shared_verifier() -> FaceVerifier:
     """The library's gate, loaded once."""
-    return Gate()
+    return FaceVerifier()
 
 
-def stitch(crops: FaceCrops, made: torch.Tensor, gate: Verifier, detector: FaceDetector) -> list[AnonymizedImage]:
+def stitch(crops: FaceCrops, made: torch.Tensor, verifier: Verifier, detector: FaceDetector) -> list[AnonymizedImage]:
     """Put new faces in the places of the old ones.
 
     A face that the gate refuses, that cannot be judged or that is no picture stays covered, and the
@@ -227,7 +227,7 @@ def stitch(crops: FaceCrops, made: torch.Tensor, gate: Verifier, detector: FaceD
     results = []
     for k, photo in enumerate(crops.photos):
         mine = [picture for (owner, _), picture in zip(crops.faces, pictures, strict=True) if owner == k]
-        results.append(_stitch_one(photo, crops.gone[k], crops.of(k), mine, gate, detector))
+        results.append(_stitch_one(photo, crops.gone[k], crops.of(k), mine, verifier, detector))
     return results
 
 
@@ -236,21 +236,21 @@ def _stitch_one(
     gone: np.ndarray,
     faces: Sequence[FaceAnalysis],
     pictures: Sequence[np.ndarray | None],
-    gate: Verifier,
+    verifier: Verifier,
     detector: FaceDetector,
 ) -> AnonymizedImage:
     canvas = Canvas(photo, [face.mask for face in faces])
     records = []
     for k, (face, picture) in enumerate(zip(faces, pictures, strict=True)):
         try:
-            verdict = _place(canvas, k, photo, gone, face, picture, gate)
+            verdict = _place(canvas, k, photo, gone, face, picture, verifier)
         except Exception as error:  # whatever it was, the face is covered and the record says why
-            verdict = Verdict(None, f"stitching failed: {type(error).__name__}")
+            verdict = VerificationResult(None, f"stitching failed: {type(error).__name__}")
         if verdict.reason is not None:
             canvas.cover(k)
         records.append(_record(face, verdict))
     landmarker = shared_landmarker()
-    records += missed_faces(detector, canvas, gone, [], landmarker=landmarker, min_face=0, only=None)
+    records += cover_residual_faces(detector, canvas, gone, [], landmarker=landmarker, min_face=0, only=None)
     return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
 
 
@@ -261,21 +261,21 @@ def _place(
     gone: np.ndarray,
     face: FaceAnalysis,
     picture: np.ndarray | None,
-    gate: Verifier,
-) -> Verdict:
+    verifier: Verifier,
+) -> VerificationResult:
     """Paste one new face if the gate lets it pass."""
     if picture is None:
-        return Verdict(None, "generation gave no picture")
+        return VerificationResult(None, "generation gave no picture")
     size, matrix = len(picture), _resized(face, len(picture))
     context = extract(erase(photo, gone), matrix, size)
-    crop = match_rim(picture, context, extract(gone.astype(np.float32), matrix, size) > 1e-3)
-    original = gate.look(photo, face)
-    with canvas.trial(k, crop, matrix) as finished:
-        verdict = gate.judge(finished, face, original)
+    crop = match_boundary_colour(picture, context, extract(gone.astype(np.float32), matrix, size) > 1e-3)
+    original = verifier.reference(photo, face)
+    with canvas.preview(k, crop, matrix) as finished:
+        verdict = verifier.verify(finished, face, original)
     if verdict.reason is None and not verdict.seen:
         return replace(verdict, reason="no face can be found in the result")
     if verdict.reason is None and verdict.similarity is None:  # nobody knows where the picture came from
-        return Verdict(None, "cannot be compared with the original")
+        return VerificationResult(None, "cannot be compared with the original")
     if verdict.reason is None:
         canvas.paste(k, crop, matrix)
     return verdict
@@ -295,7 +295,7 @@ def _resized(face: FaceAnalysis, size: int) -> np.ndarray:
     return np.column_stack([face.matrix[:, :2] * scale, face.matrix[:, 2] * scale + half]).astype(np.float32)
 
 
-def _record(face: FaceAnalysis, verdict: Verdict) -> FaceRecord:
+def _record(face: FaceAnalysis, verdict: VerificationResult) -> FaceRecord:
     finite = verdict.similarity is not None and np.isfinite(verdict.similarity)
     return FaceRecord(
         box=face.face.box,

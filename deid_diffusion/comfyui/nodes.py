@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 from PIL import Image
 
-from ..attributes.selection import AttributeChoice, choose, parse_change, parse_keep
+from ..attributes.selection import AttributeSelection, make_selection, parse_change, parse_keep
 from ..attributes.vocabulary import VOCABULARY
 from ..evaluation.inspection import draw_faces
 from ..faces.compositing import METHODS, Method
@@ -22,14 +22,14 @@ from ..options import Options
 from . import runtime
 from .conditioning import LoadedAdapter, append_tokens, clip_features, encoder_features, make_tokens
 from .faces import (
+    DetectedFaces,
     FaceCrops,
-    FoundFaces,
     Proportions,
-    cut_faces,
+    crop_faces,
     find_faces,
     photo_map,
     shared_detector,
-    shared_gate,
+    shared_verifier,
     stitch,
 )
 from .runtime import changed, record_lines, to_image, to_mask, to_photos
@@ -37,7 +37,7 @@ from .runtime import changed, record_lines, to_image, to_mask, to_photos
 Adapter = io.Custom("DEID_ADAPTER")
 
 
-def choice_inputs() -> list[Any]:
+def selection_inputs() -> list[Any]:
     """What is kept and changed, in words."""
     listed = ", ".join(VOCABULARY)
     return [
@@ -55,9 +55,9 @@ def choice_inputs() -> list[Any]:
     ]
 
 
-def read_choice(keep: str, change: str) -> AttributeChoice:
-    """What `choice_inputs` mean. Raises UsageError."""
-    return choose(parse_keep([keep]), parse_change([one for one in change.split(",") if one.strip()]))
+def read_selection(keep: str, change: str) -> AttributeSelection:
+    """What `selection_inputs` mean. Raises UsageError."""
+    return make_selection(parse_keep([keep]), parse_change([one for one in change.split(",") if one.strip()]))
 
 
 class LoadAttributeAdapter(io.ComfyNode):
@@ -73,7 +73,7 @@ class LoadAttributeAdapter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "adapter_name",
-                    options=runtime.names("attribute_adapters"),
+                    options=runtime.list_models("attribute_adapters"),
                     tooltip="A folder as FaceDeidPipeline.save_pretrained and training write it. The embedded model's "
                     "adapter fits no checkpoint that ComfyUI loads; it serves tests.",
                 )
@@ -83,7 +83,7 @@ class LoadAttributeAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter_name: str) -> Any:
-        return io.NodeOutput(LoadedAdapter(runtime.place("attribute_adapters", adapter_name)))
+        return io.NodeOutput(LoadedAdapter(runtime.model_folder("attribute_adapters", adapter_name)))
 
 
 class ApplyAttributes(io.ComfyNode):
@@ -102,7 +102,7 @@ class ApplyAttributes(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="Gets as many tokens, which say nothing."),
                 Adapter.Input("adapter", tooltip="From Load Attribute Adapter, trained for this checkpoint."),
                 Crops.Input("crops", tooltip="From Crop Faces."),
-                *choice_inputs(),
+                *selection_inputs(),
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
@@ -134,7 +134,7 @@ class ApplyAttributes(io.ComfyNode):
         clip_vision_output: Any = None,
         clip_vision: Any = None,
     ) -> Any:
-        choice = read_choice(keep, change)
+        choice = read_selection(keep, change)
         if not crops.faces:
             return io.NodeOutput(positive, negative)
         if clip_vision_output is None:
@@ -242,7 +242,7 @@ class FaceSemanticMap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: torch.Tensor, faces: FoundFaces, proportions: Proportions, seed: int) -> Any:
+    def execute(cls, image: torch.Tensor, faces: DetectedFaces, proportions: Proportions, seed: int) -> Any:
         found, shape = faces.of(to_photos(image)), faces.shape
         maps = [photo_map(one, shape, proportions, seed_of(seed)) for one in found]
         masks = [np.max([np.zeros(shape, np.float32), *(face.mask.full() for face in one)], axis=0) for one in found]
@@ -297,9 +297,9 @@ class CropFaces(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, faces: FoundFaces, size: int, control: str, proportions: Proportions, seed: int
+        cls, image: torch.Tensor, faces: DetectedFaces, size: int, control: str, proportions: Proportions, seed: int
     ) -> Any:
-        crops = cut_faces(to_photos(image), faces, size)
+        crops = crop_faces(to_photos(image), faces, size)
         if not crops.faces:
             blank, nothing = to_image([crops.blank()]), np.zeros((size, size), np.float32)
             return io.NodeOutput(crops, blank, torch.zeros_like(blank), to_mask([nothing]), blank)
@@ -336,11 +336,11 @@ class StitchFaces(io.ComfyNode):
 
     @classmethod
     def execute(cls, crops: FaceCrops, image: torch.Tensor) -> Any:
-        start, gate = time.perf_counter(), shared_gate()
-        results = stitch(crops, image, gate, shared_detector())
+        start, verifier = time.perf_counter(), shared_verifier()
+        results = stitch(crops, image, verifier, shared_detector())
         pictures = [np.asarray(one.image) for one in results]
         took = (time.perf_counter() - start) / len(results)
-        record = record_lines(results, model=None, gate=gate.description, seconds=[took] * len(results))
+        record = record_lines(results, model=None, gate=verifier.description, seconds=[took] * len(results))
         masks = [changed(photo, picture) for photo, picture in zip(crops.photos, pictures, strict=True)]
         return io.NodeOutput(to_image(pictures), to_mask(masks), record)
 
@@ -365,16 +365,16 @@ class DeidentifyFaces(io.ComfyNode):
                 io.Image.Input("image", tooltip="Photos; each of a batch is treated as if it were alone."),
                 io.Combo.Input(
                     "model",
-                    options=runtime.names("deid_diffusion"),
+                    options=runtime.list_models("deid_diffusion"),
                     tooltip="The small model that comes with the pack, or a folder in models/deid_diffusion.",
                 ),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
                     default=METHODS[0],
-                    tooltip="synth: another face. fill: one grey. blur and pixelate can be recognised again.",
+                    tooltip="generate: another face. fill: one grey. blur and pixelate can be recognised again.",
                 ),
-                *choice_inputs(),
+                *selection_inputs(),
                 seed_input(),
                 Faces.Input(
                     "faces", optional=True, tooltip="From Detect Faces; without it the faces are searched here."
@@ -403,11 +403,11 @@ class DeidentifyFaces(io.ComfyNode):
         keep: str,
         change: str,
         seed: int,
-        faces: FoundFaces | None = None,
+        faces: DetectedFaces | None = None,
     ) -> Any:
         photos = to_photos(image)
         boxes = [None] * len(photos) if faces is None else faces.boxes(photos)
-        choice = read_choice(keep, change)
+        choice = read_selection(keep, change)
         options = Options(method=method, keep=choice.keep, change=choice.change, seed=seed_of(seed))
         anonymizer = runtime.ready(model, options.batch_size)
         bar, results, seconds = comfy.utils.ProgressBar(_PARTS * len(photos)), [], []
@@ -423,7 +423,9 @@ class DeidentifyFaces(io.ComfyNode):
             seconds.append(time.perf_counter() - start)
             bar.update_absolute(_PARTS * (k + 1), preview=_preview(results[-1].image))
         pictures = [np.asarray(one.image) for one in results]
-        record = record_lines(results, model=anonymizer.model_name, gate=anonymizer.gate.description, seconds=seconds)
+        record = record_lines(
+            results, model=anonymizer.model_name, gate=anonymizer.verifier.description, seconds=seconds
+        )
         masks = [changed(photo, picture) for photo, picture in zip(photos, pictures, strict=True)]
         return io.NodeOutput(to_image(pictures), to_mask(masks), record)
 

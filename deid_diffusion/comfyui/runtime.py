@@ -18,7 +18,7 @@ from torch import nn
 from ..anonymizer import AnonymizedImage, Anonymizer
 from ..errors import UsageError
 from ..pipelines.loading import BUILTIN
-from ..results import ImageReport, versions
+from ..results import ImageRecord, versions
 
 Kind = Literal["deid_diffusion", "attribute_adapters"]
 
@@ -34,13 +34,13 @@ def register() -> None:
         folder_paths.folder_names_and_paths[kind] = (paths, {".safetensors"})  # or its lists would show every file
 
 
-def names(kind: Kind) -> list[str]:
+def list_models(kind: Kind) -> list[str]:
     """The embedded model, then the folders that hold a model of this kind, by name."""
     return [EMBEDDED, *sorted(_found(kind))]
 
 
-def place(kind: Kind, name: str) -> Path:
-    """The folder of a name that `names` gave.
+def model_folder(kind: Kind, name: str) -> Path:
+    """The folder of a name that `list_models` gave.
 
     Raises:
         FileNotFoundError: when it is gone.
@@ -49,7 +49,7 @@ def place(kind: Kind, name: str) -> Path:
         return BUILTIN
     found = _found(kind)
     if name not in found:
-        raise FileNotFoundError(f"{name}: no such model in models/{kind}: there are {', '.join(names(kind))}")
+        raise FileNotFoundError(f"{name}: no such model in models/{kind}: there are {', '.join(list_models(kind))}")
     return found[name]
 
 
@@ -98,7 +98,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def record_lines(results: Sequence[AnonymizedImage], *, model: str | None, gate: str, seconds: Sequence[float]) -> str:
-    """JSON lines of `ImageReport`, in the batch's order; a photo's name is its place in the batch.
+    """JSON lines of `ImageRecord`, in the batch's order; a photo's name is its place in the batch.
 
     Args:
         results: of each photo.
@@ -108,7 +108,7 @@ def record_lines(results: Sequence[AnonymizedImage], *, model: str | None, gate:
     """
     package_versions = versions()
     lines = [
-        ImageReport(
+        ImageRecord(
             input=f"image {k}",
             output=f"image {k}",
             status="done" if one.faces else "no_face",
@@ -175,7 +175,7 @@ def ready(name: str, batch_size: int) -> Anonymizer:
 
 def _load(name: str) -> _Held:
     device = comfy.model_management.get_torch_device()
-    source = "builtin" if name == EMBEDDED else str(place("deid_diffusion", name))
+    source = "builtin" if name == EMBEDDED else str(model_folder("deid_diffusion", name))
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     with torch.inference_mode(False):  # nodes run in that mode, and what is made in it cannot be moved outside it
         anonymizer = Anonymizer.from_pretrained(source, device="cpu", dtype=dtype)

@@ -32,7 +32,7 @@ import numpy as np
 from ..faces.boxes import FaceDetector
 from ..faces.landmarks import Landmarker
 from ..identity.recognition import FALSE_MATCH_RATE, Recogniser
-from .measure import PhotoLook
+from .measure import PairMeasurement
 from .pairing import embed, face_points, largest, nearest, stack
 from .statistics import (
     FEWEST,
@@ -319,7 +319,7 @@ class Identity:
     likeness: np.ndarray
 
 
-def reidentify(looks: Sequence[PhotoLook], which: int, recogniser: Recogniser) -> Identity | None:
+def reidentify(looks: Sequence[PairMeasurement], which: int, recogniser: Recogniser) -> Identity | None:
     """All figures of one recogniser, or None where it has no threshold: too few photos, and none of its own.
 
     Args:

@@ -13,9 +13,9 @@ import numpy as np
 from .._version import __version__
 from ..errors import UsageError, one_line
 from ..io.images import read
-from ..results import ImageReport
+from ..results import ImageRecord
 from .attacks import Curve, Identity, reidentify
-from .measure import FaceLook, Judges, PhotoLook, look
+from .measure import Evaluators, FaceMeasurement, PairMeasurement, measure_pair
 from .pairing import Labels, Matching
 from .statistics import SHARE, Figure, Section, mean_of, missing, of_rate, rate
 from .utility import (
@@ -29,7 +29,7 @@ from .utility import (
 )
 
 
-def read_reports(path: Path, names: Sequence[str]) -> dict[str, ImageReport]:
+def read_reports(path: Path, names: Sequence[str]) -> dict[str, ImageRecord]:
     """Reports by the name, without suffix, of the original that they are about; the last one of a name counts.
 
     Args:
@@ -39,13 +39,13 @@ def read_reports(path: Path, names: Sequence[str]) -> dict[str, ImageReport]:
     Raises:
         UsageError: the file cannot be read, a line is no report, or none is about these photos.
     """
-    reports: dict[str, ImageReport] = {}
+    reports: dict[str, ImageRecord] = {}
     try:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip() and '"tracks": ' not in line:  # no value can hold that: its quotes would be escaped
                     try:
-                        report = ImageReport.from_json(line)
+                        report = ImageRecord.from_json(line)
                     except ValueError as error:
                         raise UsageError(
                             f"{path}, line {number}: is no report of anonymize ({one_line(error)})"
@@ -60,12 +60,12 @@ def read_reports(path: Path, names: Sequence[str]) -> dict[str, ImageReport]:
     return found
 
 
-def keyed(reports: Mapping[str, ImageReport]) -> bool:
+def keyed(reports: Mapping[str, ImageRecord]) -> bool:
     """Whether faces were made with a key: pseudonymised, and linkable on purpose."""
     return any(face.pseudonym is not None for report in reports.values() for face in report.faces)
 
 
-def record_section(reports: Mapping[str, ImageReport], people: Mapping[str, str]) -> Section:
+def record_section(reports: Mapping[str, ImageRecord], people: Mapping[str, str]) -> Section:
     """What was done, and how fast, by the tool's own record.
 
     Args:
@@ -121,7 +121,7 @@ class WorstCase:
     result: np.ndarray
 
 
-def scatters_of(faces: Sequence[FaceLook]) -> list[Scatter]:
+def scatters_of(faces: Sequence[FaceMeasurement]) -> list[Scatter]:
     poses = [(one.before.pose, one.after.pose) for one in faces if one.before and one.after]
     ages = [(one.readings[0].age, one.readings[1].age) for one in faces if one.readings]
     columns = [
@@ -132,7 +132,9 @@ def scatters_of(faces: Sequence[FaceLook]) -> list[Scatter]:
     return [Scatter(name, unit, *zip(*points, strict=True)) for name, unit, points in columns if points]
 
 
-def groups_of(looks: Sequence[PhotoLook], identity: Identity, labels: Labels | None, *, read: bool) -> list[Group]:
+def groups_of(
+    looks: Sequence[PairMeasurement], identity: Identity, labels: Labels | None, *, read: bool
+) -> list[Group]:
     """The figures of every label with a face."""
     groups = []
     for column, value, mask in group_values([one.pair.name for one in looks], labels) if labels else ():
@@ -154,7 +156,7 @@ def groups_of(looks: Sequence[PhotoLook], identity: Identity, labels: Labels | N
     return groups
 
 
-def worst_of(looks: Sequence[PhotoLook], identity: Identity, *, read: bool) -> list[WorstCase]:
+def worst_of(looks: Sequence[PairMeasurement], identity: Identity, *, read: bool) -> list[WorstCase]:
     """The likest results, then those that kept least; none where no pictures were kept."""
     cases = []
     order = np.argsort(-identity.likeness, kind="stable")[:_WORST]
@@ -214,11 +216,11 @@ class Evaluation:
 
 def evaluate(
     matching: Matching,
-    judges: Judges,
+    judges: Evaluators,
     names: Mapping[str, str],
     *,
     labels: Labels | None = None,
-    reports: Mapping[str, ImageReport] | None = None,
+    reports: Mapping[str, ImageRecord] | None = None,
     keep_pictures: bool = False,
     notes: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -247,7 +249,7 @@ def evaluate(
         record = reports.get(pair.name)
         boxes = [face.box for face in record.faces] if record else []
         photo, result = read(pair.original).pixels, read(pair.result).pixels
-        looks.append(look(pair, photo, result, judges, more_boxes=boxes, keep_pictures=keep_pictures))
+        looks.append(measure_pair(pair, photo, result, judges, more_boxes=boxes, keep_pictures=keep_pictures))
         progress(done, total)
     known = len({one.pair.person for one in looks if one.face is not None})
     if known < 2:
@@ -260,13 +262,13 @@ def evaluate(
 
 
 def _sum_up(
-    looks: Sequence[PhotoLook],
+    looks: Sequence[PairMeasurement],
     identities: Sequence[Identity],
-    judges: Judges,
+    judges: Evaluators,
     matching: Matching,
     names: Mapping[str, str],
     labels: Labels | None,
-    reports: Mapping[str, ImageReport],
+    reports: Mapping[str, ImageRecord],
     notes: Sequence[str],
 ) -> Evaluation:
     at = [(one, one.face) for one in looks if one.face is not None]
@@ -308,11 +310,11 @@ def _sum_up(
 
 
 def _remarks(
-    looks: Sequence[PhotoLook],
+    looks: Sequence[PairMeasurement],
     identities: Sequence[Identity],
-    judges: Judges,
+    judges: Evaluators,
     matching: Matching,
-    reports: Mapping[str, ImageReport],
+    reports: Mapping[str, ImageRecord],
 ) -> list[str]:
     """What the run itself shows a reader must know."""
     remarks = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ..faces.boxes import DetectedFace, FaceDetector
+from ..faces.boxes import Detection, FaceDetector
 from ..faces.landmarks import MESH_EYES, MESH_IRISES, FaceMeasures, Landmarker, five_points, measure
 from ..faces.mesh_editing import EYE_CORNERS, frame
 from ..identity.recognition import Recogniser
@@ -30,7 +30,7 @@ _SHOWN_MARGIN, _SHOWN_SIDE = 1.9, 160  # of the crops on the contact sheet
 
 
 @dataclass(frozen=True)
-class Judges:
+class Evaluators:
     """Who looks. None of them should have had a part in making the results.
 
     Attributes:
@@ -49,7 +49,7 @@ class Judges:
 
 
 @dataclass(frozen=True, eq=False)
-class FaceLook:
+class FaceMeasurement:
     """The largest face of an original, and what stands in its place.
 
     Attributes:
@@ -83,7 +83,7 @@ class FaceLook:
 
 
 @dataclass(frozen=True, eq=False)
-class PhotoLook:
+class PairMeasurement:
     """One photo and its result.
 
     Attributes:
@@ -102,18 +102,18 @@ class PhotoLook:
     resized: bool
     outside: Outside
     rim: float | None
-    face: FaceLook | None
+    face: FaceMeasurement | None
 
 
-def look(
+def measure_pair(
     pair: Pair,
     photo: np.ndarray,
     result: np.ndarray,
-    judges: Judges,
+    judges: Evaluators,
     *,
     more_boxes: Sequence[Box] = (),
     keep_pictures: bool = False,
-) -> PhotoLook:
+) -> PairMeasurement:
     """Measure one photo and its result.
 
     Args:
@@ -134,8 +134,8 @@ def look(
     face = None
     if main is not None:
         place = next(k for k, one in enumerate(before) if one is main)
-        face = _look_at(photo, result, main, there[place], left[place], judges, keep_pictures)
-    return PhotoLook(
+        face = _measure_face(photo, result, main, there[place], left[place], judges, keep_pictures)
+    return PairMeasurement(
         pair=pair,
         faces=len(before),
         left=sum(left),
@@ -146,15 +146,15 @@ def look(
     )
 
 
-def _look_at(
+def _measure_face(
     photo: np.ndarray,
     result: np.ndarray,
-    face: DetectedFace,
-    after: DetectedFace | None,
+    face: Detection,
+    after: Detection | None,
     left: bool,
-    judges: Judges,
+    judges: Evaluators,
     keep_pictures: bool,
-) -> FaceLook:
+) -> FaceMeasurement:
     """The largest face of a photo, and the face in its place in the result if there is one."""
     mesh = face_mesh(photo, face, judges.landmarker)
     mesh_after = None if after is None else face_mesh(result, after, judges.landmarker)
@@ -169,7 +169,7 @@ def _look_at(
         if judges.reader is not None:
             readings = judges.reader(photo, face.box), judges.reader(result, face.box)
     shown = [face_square(image, face.box, _SHOWN_MARGIN, _SHOWN_SIDE) for image in (photo, result)]
-    return FaceLook(
+    return FaceMeasurement(
         left=left,
         embeddings=tuple((embed(photo, points, one), embed(result, points_after, one)) for one in judges.recognisers),
         before=None if mesh is None else face_state(mesh),

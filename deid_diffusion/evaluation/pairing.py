@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UsageError, one_line
 from ..faces.alignment import invert, transform
 from ..faces.analysis import analyse_face
-from ..faces.boxes import DetectedFace
+from ..faces.boxes import Detection
 from ..faces.landmarks import Landmarker, five_points
 from ..identity.recognition import Recogniser
 from ..io.images import READABLE
@@ -31,25 +31,25 @@ def stack(rows: Sequence[tuple[np.ndarray | None, np.ndarray | None]]) -> tuple[
     return table[:, 0], table[:, 1]
 
 
-def largest(faces: Sequence[DetectedFace]) -> DetectedFace | None:
+def largest(faces: Sequence[Detection]) -> Detection | None:
     """The face with the largest box, or None."""
     return max(faces, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]), default=None)
 
 
-def nearest(faces: Sequence[DetectedFace], box: np.ndarray) -> DetectedFace | None:
+def nearest(faces: Sequence[Detection], box: np.ndarray) -> Detection | None:
     """The face whose centre is nearest to that of a box (4,), and within 0.4 of its widths; else None."""
     away = [float(np.linalg.norm(np.array(f.box)[:2] + np.array(f.box)[2:] - box[:2] - box[2:])) / 2 for f in faces]
     best = int(np.argmin(away)) if away else -1
     return faces[best] if away and away[best] < _NEAR * (box[2] - box[0]) else None
 
 
-def face_points(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker | None) -> np.ndarray | None:
+def face_points(photo: np.ndarray, face: Detection, landmarker: Landmarker | None) -> np.ndarray | None:
     """(5, 2) photo pixels of a detected face, in `Recogniser`'s order: its mesh's, else the detector's, else None."""
     mesh = None if landmarker is None else face_mesh(photo, face, landmarker)
     return face.points if mesh is None else five_points(mesh)
 
 
-def face_mesh(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker) -> np.ndarray | None:
+def face_mesh(photo: np.ndarray, face: Detection, landmarker: Landmarker) -> np.ndarray | None:
     """(478, 2) photo pixels: the mesh of a detected face, or None."""
     seen = analyse_face(photo, face, landmarker, _MESH_SIZE)
     return None if seen.mesh is None else transform(seen.mesh, invert(seen.matrix))

@@ -14,7 +14,7 @@ import numpy as np
 from .attacks import MEANING
 from .charts import COLOURS, Bar, Dot, bars, roc, scatter, strip, trade_off
 from .evaluate import Evaluation, WorstCase
-from .statistics import SHARE, Figure, Section, number, shown, shown_interval
+from .statistics import SHARE, Figure, Section, format_interval, format_value, number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +39,9 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
 def _list_cells(section: Section) -> Table:
     table = _table(section.title, ["", "value", "95 % interval", "of", "remark"])
     for one in section.figures:
-        table.add_row(one.name, shown(one), shown_interval(one), f"{one.trials:,}" if one.trials else "", one.note)
+        table.add_row(
+            one.name, format_value(one), format_interval(one), f"{one.trials:,}" if one.trials else "", one.note
+        )
     return table
 
 
@@ -70,7 +72,7 @@ def _text_cell(figure: Figure | None) -> str:
     if figure.value is None:
         return _TOO_FEW if figure.column else "-"
     chance = f", chance {number(figure.chance, figure.unit)}" if figure.chance is not None else ""
-    return f"{shown(figure)}\n({shown_interval(figure)}{chance})"
+    return f"{format_value(figure)}\n({format_interval(figure)}{chance})"
 
 
 _JPEG_QUALITY = 85
@@ -114,12 +116,12 @@ def render(evaluation: Evaluation, title: str) -> str:
 
 
 def _card(figure: Figure) -> str:
-    interval = f"95 %: {shown_interval(figure)}" if figure.interval else ""
+    interval = f"95 %: {format_interval(figure)}" if figure.interval else ""
     chance = f"; chance {number(figure.chance, figure.unit)}" if figure.chance is not None else ""
     reading = _READING.get(figure.name, figure.note)
     if figure.name.startswith("re-identified"):
         reading = f"results that are matched with a photo of the person; {reading}"
-    value = escape(shown(figure))
+    value = escape(format_value(figure))
     return (
         f"<div class=card><p class=name>{escape(figure.name)}</p><p class=value>{value}</p>"
         f"<p class=interval>{escape(interval + chance)}</p><p class=reading>{escape(reading)}</p></div>"
@@ -206,8 +208,8 @@ def _list(figures: Sequence[Figure]) -> str:
         bar = strip(one.value, one.interval, one.chance) if one.unit == SHARE and one.value is not None else ""
         quiet = " class=quiet" if one.value is None else ""
         rows.append(
-            f"<tr{quiet}><th scope=row>{escape(one.name)}</th><td class=number>{escape(shown(one))}</td>"
-            f"<td>{escape(shown_interval(one))}</td><td>{bar}</td><td class=trials>{one.trials or ''}</td>"
+            f"<tr{quiet}><th scope=row>{escape(one.name)}</th><td class=number>{escape(format_value(one))}</td>"
+            f"<td>{escape(format_interval(one))}</td><td>{bar}</td><td class=trials>{one.trials or ''}</td>"
             f"<td class=note>{escape(one.note)}</td></tr>"
         )
     head = "<tr><th></th><th>value</th><th>95 % interval</th><th></th><th>of</th><th></th></tr>"
@@ -235,7 +237,7 @@ def _cell(figure: Figure | None) -> str:
     if figure.value is None:
         return "<td class=quiet>too few pairs</td>"
     chance = f"<br>chance {number(figure.chance, figure.unit)}" if figure.chance is not None else ""
-    return f"<td><b>{escape(shown(figure))}</b><small>{escape(shown_interval(figure))}{chance}</small></td>"
+    return f"<td><b>{escape(format_value(figure))}</b><small>{escape(format_interval(figure))}{chance}</small></td>"
 
 
 def _worst(cases: Sequence[WorstCase]) -> str:

@@ -110,7 +110,7 @@ def missing(name: str, unit: str, why: str, column: str = "") -> Figure:
     return Figure(name, None, unit, note=why, column=column)
 
 
-def shown(figure: Figure) -> str:
+def format_value(figure: Figure) -> str:
     """The number as people read it, with its unit: "1.9 %", "5.2 degrees", "not measured"."""
     if figure.value is None:
         return "not measured"
@@ -118,7 +118,7 @@ def shown(figure: Figure) -> str:
     return number(figure.value, figure.unit) + unit
 
 
-def shown_interval(figure: Figure) -> str:
+def format_interval(figure: Figure) -> str:
     """The interval likewise, without unit; "" without one."""
     if figure.interval is None:
         return ""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .measure import FaceLook, Judges, PhotoLook
+from .measure import Evaluators, FaceMeasurement, PairMeasurement
 from .onnx import Reading
 from .pairing import Labels
 from .statistics import (
@@ -35,7 +35,7 @@ AGE_TOLERANCE = 10.0
 """Likewise of the age, in years: the networks that read it are that coarse."""
 
 
-def kept(face: FaceLook, *, read: bool) -> dict[str, bool]:
+def kept(face: FaceMeasurement, *, read: bool) -> dict[str, bool]:
     """Attribute to whether it was kept; those that the original does not show are left out.
 
     Where no face or no mesh is found in the result, none of what the original showed was kept. The gaze is left out
@@ -67,7 +67,7 @@ def age_error(before: Reading, after: Reading) -> float:
     return abs(before.age - after.age)
 
 
-def share_kept(face: FaceLook, *, read: bool) -> float | None:
+def share_kept(face: FaceMeasurement, *, read: bool) -> float | None:
     """Share of the attributes that were kept, 0 to 1; None for a face of which nothing was known before."""
     verdicts = kept(face, read=read)
     return sum(verdicts.values()) / len(verdicts) if verdicts else None
@@ -78,7 +78,7 @@ _ADULT = 18.0
 _FEMALE, _MALE = ("f", "w"), ("m",)  # first letters of labels of sex
 
 
-def coverage_section(looks: Sequence[PhotoLook]) -> Section:
+def coverage_section(looks: Sequence[PairMeasurement]) -> Section:
     """Was every face touched?"""
     people = [one.pair.person for one in looks]
     faces = sum(one.faces for one in looks)
@@ -106,7 +106,11 @@ def coverage_section(looks: Sequence[PhotoLook]) -> Section:
 
 
 def attribute_section(
-    faces: Sequence[FaceLook], names: Sequence[str], people: Sequence[str], labels: Labels | None, reader: str | None
+    faces: Sequence[FaceMeasurement],
+    names: Sequence[str],
+    people: Sequence[str],
+    labels: Labels | None,
+    reader: str | None,
 ) -> Section:
     """Age and sex, by a reader's word; and the one number of `kept`.
 
@@ -149,7 +153,7 @@ def attribute_section(
     return Section("Attributes", summary, tuple(figures))
 
 
-def mesh_section(faces: Sequence[FaceLook], people: Sequence[str]) -> Section:
+def mesh_section(faces: Sequence[FaceMeasurement], people: Sequence[str]) -> Section:
     """Errors of pose, gaze, expression and landmarks."""
     units = {"yaw": "degrees", "pitch": "degrees", "roll": "degrees", "gaze": "eye widths", "smile": "mouth widths",
              "mouth_open": "mouth widths", "eyes_open": "eye widths"}  # fmt: skip
@@ -170,7 +174,7 @@ def mesh_section(faces: Sequence[FaceLook], people: Sequence[str]) -> Section:
 
 
 def quality_section(
-    looks: Sequence[PhotoLook], faces: Sequence[FaceLook], people: Sequence[str], judges: Judges
+    looks: Sequence[PairMeasurement], faces: Sequence[FaceMeasurement], people: Sequence[str], judges: Evaluators
 ) -> Section:
     """How real the faces look, and what happened around them."""
     everyone = [one.pair.person for one in looks]
@@ -206,7 +210,7 @@ def group_values(names: Sequence[str], labels: Labels) -> list[tuple[str, str, n
     return groups
 
 
-def group_figures(faces: Sequence[FaceLook], people: Sequence[str], *, read: bool) -> tuple[Figure, ...]:
+def group_figures(faces: Sequence[FaceMeasurement], people: Sequence[str], *, read: bool) -> tuple[Figure, ...]:
     """What a group shows beside its re-identification."""
     figures = [
         mean_of("attributes kept", [share_kept(one, read=read) for one in faces], people, SHARE, "higher"),
@@ -223,7 +227,7 @@ def group_figures(faces: Sequence[FaceLook], people: Sequence[str], *, read: boo
     return tuple(figures)
 
 
-def _perceptual(faces: Sequence[FaceLook], people: Sequence[str], judges: Judges) -> list[Figure]:
+def _perceptual(faces: Sequence[FaceMeasurement], people: Sequence[str], judges: Evaluators) -> list[Figure]:
     meter = judges.meter
     lpips = mean_of("LPIPS", [one.lpips for one in faces], people, "")
     figures = [
@@ -234,7 +238,7 @@ def _perceptual(faces: Sequence[FaceLook], people: Sequence[str], judges: Judges
     return [replace(one, note=meter.missing.get(one.name, one.note)) for one in figures]
 
 
-def _distances(faces: Sequence[FaceLook], people: Sequence[str], name: str) -> list[Figure]:
+def _distances(faces: Sequence[FaceMeasurement], people: Sequence[str], name: str) -> list[Figure]:
     """The offline stand-ins for FID and KID, in the embeddings of the first recogniser."""
     whole = [
         (before, after, who)

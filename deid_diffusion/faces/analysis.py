@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from .alignment import extract, extract_mirrored, frame_from_box, frame_from_mesh, invert, transform
-from .boxes import DetectedFace, overlaps
+from .boxes import Detection, overlaps
 from .landmarks import FaceMesh, Landmarker, five_points
 from .masks import AT_EDGE, DILATION, PasteMask, box_outline, face_outline, limit_mask, paste_mask
 from .semantic_map import draw_semantic_map, mean_mesh
@@ -35,7 +35,7 @@ class FaceAnalysis:
         mask: where in the photo the face is replaced.
     """
 
-    face: DetectedFace
+    face: Detection
     matrix: np.ndarray
     mesh: np.ndarray | None
     drawn: np.ndarray
@@ -48,7 +48,7 @@ class FaceAnalysis:
         return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
 
 
-def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, size: int) -> FaceAnalysis:
+def analyse_face(photo: np.ndarray, face: Detection, landmarker: Landmarker, size: int) -> FaceAnalysis:
     """Fit mesh, crop, map and mask to a detected face; without a mesh they come from its box and five points.
 
     Args:
@@ -81,13 +81,13 @@ def analyse_face(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker, 
     return FaceAnalysis(face, matrix, mesh, mesh, draw_semantic_map(mesh, size), mask)
 
 
-def _hull(face: DetectedFace, matrix: np.ndarray) -> np.ndarray:
+def _hull(face: Detection, matrix: np.ndarray) -> np.ndarray:
     """(N, 2) crop pixels, the outline of the detector's five points."""
     assert face.points is not None
     return cv2.convexHull(transform(face.points, matrix))[:, 0]
 
 
-def _mesh_in_photo(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker) -> tuple[np.ndarray | None, bool]:
+def _mesh_in_photo(photo: np.ndarray, face: Detection, landmarker: Landmarker) -> tuple[np.ndarray | None, bool]:
     """Find a face's mesh, (478, 2) photo pixels, or None, and say whether its score is high."""
     look = frame_from_box(face.box, face.points, _LOOK)
     mesh = landmarker(extract(photo, look, _LOOK))
@@ -97,7 +97,7 @@ def _mesh_in_photo(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker
     return _mirrored_mesh(photo, face, landmarker) if mesh is None else mesh, False
 
 
-def _mirrored_mesh(photo: np.ndarray, face: DetectedFace, landmarker: Landmarker) -> np.ndarray | None:
+def _mirrored_mesh(photo: np.ndarray, face: Detection, landmarker: Landmarker) -> np.ndarray | None:
     """Find the mesh of a face that the photo's edge cuts off, on the photo and its mirror image, if any."""
     if not _is_cut(face.box, photo) or face.points is None:
         return None
@@ -120,7 +120,7 @@ def _is_cut(box: tuple[float, float, float, float], photo: np.ndarray) -> bool:
     return x0 <= AT_EDGE or y0 <= AT_EDGE or x1 >= width - AT_EDGE or y1 >= height - AT_EDGE
 
 
-def _doubtful_mesh(photo: np.ndarray, face: DetectedFace, landmarker: FaceMesh) -> np.ndarray | None:
+def _doubtful_mesh(photo: np.ndarray, face: Detection, landmarker: FaceMesh) -> np.ndarray | None:
     """Find the mesh with a low score, as of a profile, that agrees best with the detector's points and box, if any."""
     if face.points is None:
         return None

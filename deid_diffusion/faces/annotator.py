@@ -17,7 +17,7 @@ from ..pipelines.repositories import Repository, fetch
 from .alignment import extract, invert, transform
 from .analysis import FaceAnalysis, analyse_face
 from .boxes import FaceDetector
-from .detection import UnionDetector
+from .detection import EnsembleDetector
 from .landmarks import FaceMesh, Landmarker
 from .semantic_map import LABEL, REGIONS, control_image, draw_semantic_map
 
@@ -133,7 +133,7 @@ class SemanticFaceDetector:
         landmarker: Landmarker | None = None,
     ) -> None:
         self.parser = parser
-        self.detector = detector or UnionDetector()
+        self.detector = detector or EnsembleDetector()
         self.landmarker = landmarker or FaceMesh()
 
     @classmethod

@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class DetectedFace:
+class Detection:
     """One face found in a photo.
 
     Args:
@@ -30,7 +30,7 @@ class DetectedFace:
 class FaceDetector(Protocol):
     """Anything that finds faces in a photo."""
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         """Faces in `image`, (H, W, 3) uint8 RGB, in any order; an empty list when there is none."""
         ...
 
@@ -98,7 +98,7 @@ def same_face(best: tuple[float, float, float, float], other: tuple[float, float
     return bool(np.hypot(*from_centre) <= CORE)
 
 
-def merge_faces(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
+def merge_faces(faces: Sequence[Detection]) -> list[Detection]:
     """Detections of one or more detectors, one entry per face, best score first.
 
     The strongest detection of a face gathers the others that frame the same face. The merged box covers all of
@@ -106,7 +106,7 @@ def merge_faces(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
     points, CenterFace's first, because its mouth corners are measured.
     """
     waiting = sorted(faces, key=lambda face: -face.score)
-    merged: list[DetectedFace] = []
+    merged: list[Detection] = []
     while waiting:
         best, *others = waiting
         same = [same_face(best.box, other.box) for other in others]
@@ -115,7 +115,7 @@ def merge_faces(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
     return merged
 
 
-def _one_face(group: Sequence[DetectedFace]) -> DetectedFace:
+def _one_face(group: Sequence[Detection]) -> Detection:
     """The face that a group of detections, strongest first, stands for."""
     boxes = np.array([face.box for face in group])
     x0, y0 = boxes[:, :2].min(axis=0).tolist()
@@ -124,4 +124,4 @@ def _one_face(group: Sequence[DetectedFace]) -> DetectedFace:
     with_points = [face for face in group if face.points is not None]
     with_points.sort(key=lambda face: "centerface" not in face.detector.split("+"))
     points = with_points[0].points if with_points else None
-    return DetectedFace((x0, y0, x1, y1), max(face.score for face in group), "+".join(names), points)
+    return Detection((x0, y0, x1, y1), max(face.score for face in group), "+".join(names), points)

@@ -74,7 +74,7 @@ class Canvas:
         self.pixels[mask.window] = np.where(weight > 0, mixed, under)
 
     @contextmanager
-    def trial(self, index: int, crop: np.ndarray, matrix: np.ndarray) -> Iterator[np.ndarray]:
+    def preview(self, index: int, crop: np.ndarray, matrix: np.ndarray) -> Iterator[np.ndarray]:
         """The picture as it would be with a replacement, which is gone again afterwards; do not write to it."""
         window = self._masks[index].window
         before = self.pixels[window].copy()
@@ -130,7 +130,7 @@ def _leave_out(hidden: np.ndarray, mask: PasteMask, other: PasteMask) -> None:
     hidden[top - mask.top : bottom - mask.top, left - mask.left : right - mask.left] &= ~covered
 
 
-def match_rim(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: float = 0.06) -> np.ndarray:
+def match_boundary_colour(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: float = 0.06) -> np.ndarray:
     """Shift a generated crop's colours so that its skin meets the photo's at the mask's rim.
 
     The difference on a ring just outside the mask, where both are known, is spread smoothly inwards (a membrane, as in
@@ -158,7 +158,7 @@ def match_rim(crop: np.ndarray, context: np.ndarray, mask: np.ndarray, reach: fl
     return np.clip(made + shift + 0.5, 0, 255).astype(np.uint8)
 
 
-Method = Literal["synth", "fill", "blur", "pixelate"]
+Method = Literal["generate", "fill", "blur", "pixelate"]
 """How a face is replaced: by a generated one, by one colour, or by what is left of it after a filter."""
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -172,17 +172,17 @@ BLOCKS = 8
 #: One line for each method that leaves a trace of the original face.
 WARNINGS: dict[str, str] = {
     "blur": "blur can be undone in effect: who blurs photos of known people alike recognises the blurred face "
-    "(Newton et al., 2005; other measurements found 58 to 69 % of 102 people so); use synth or fill to hide who it is",
+    "(Newton et al., 2005; other measurements found 58 to 69 % of 102 people so); use generate or fill to hide identity",
     "pixelate": "pixelation can be undone in effect: who pixelates photos of known people alike recognises the face "
-    "(Newton et al., 2005; other measurements found 21 to 33 % of 102 people so, with 12 blocks a face); use synth or "
-    "fill to hide who it is",
+    "(Newton et al., 2005; other measurements found 21 to 33 % of 102 people so, with 12 blocks a face); use "
+    "generate or fill to hide identity",
 }
 
 _SMALLEST_BLOCK = 4  # pixels; a face of eight pixels must not keep each of them
 _COARSE_BLUR = 6.0  # standard deviation, in pixels, of the blur on the shrunk picture: large kernels are slow
 
 
-def simple_patch(photo: np.ndarray, mask: PasteMask, method: Method) -> np.ndarray:
+def apply_method(photo: np.ndarray, mask: PasteMask, method: Method) -> np.ndarray:
     """What a simple method puts in a face's place: on every pixel where `mask.alpha` is over 0.
 
     It is computed from the mask's window alone, mirrored at its edges, and in it no pixel is one of the
@@ -201,7 +201,7 @@ def simple_patch(photo: np.ndarray, mask: PasteMask, method: Method) -> np.ndarr
         (h, w, 3) uint8 of the size of `mask.alpha`.
 
     Raises:
-        ValueError: for a photo that the mask is not of, "synth" (generated elsewhere), or an unknown method.
+        ValueError: for a photo that the mask is not of, "generate" (generated elsewhere), or an unknown method.
     """
     if photo.shape[:2] != tuple(mask.photo_shape):
         raise ValueError(f"photo: {photo.shape[:2]}, but the mask is of a photo of {tuple(mask.photo_shape)}")
@@ -212,7 +212,7 @@ def simple_patch(photo: np.ndarray, mask: PasteMask, method: Method) -> np.ndarr
         return _blur(window, BLUR * _larger_side(mask, mask.alpha >= 1))
     if method == "pixelate":
         return _pixelate(window, int(np.ceil(_larger_side(mask, mask.alpha > 0) / BLOCKS)))
-    simple = ", ".join(name for name in METHODS if name != "synth")
+    simple = ", ".join(name for name in METHODS if name != "generate")
     raise ValueError(f"method {method}: not a simple one, expected one of {simple}")
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from .alignment import extract_mirrored, similarity, transform
-from .boxes import MERGE_IOU, DetectedFace, FaceDetector, check_image, merge_faces, overlaps, same_face, suppress
+from .boxes import MERGE_IOU, Detection, FaceDetector, check_image, merge_faces, overlaps, same_face, suppress
 from .detectors import CenterFaceDetector, MediapipeDetector
 from .landmarks import Landmarker
 
@@ -64,16 +64,16 @@ class View:
         sides = (self.frame, self.frame)
         return np.pad(picture, (sides, sides, (0, 0)), mode="symmetric" if self.mirror else "constant")
 
-    def back(self, face: DetectedFace) -> DetectedFace:
+    def back(self, face: Detection) -> Detection:
         """A face of the view's picture in photo pixels, its box clipped to the part of the photo that is shown."""
         corners = self._points_back(np.array(face.box, dtype=np.float64).reshape(2, 2))
         low, high = np.array([self.x0, self.y0]), np.array([self.x1, self.y1])
         x0, y0 = np.clip(corners.min(axis=0), low, high).tolist()
         x1, y1 = np.clip(corners.max(axis=0), low, high).tolist()
         points = None if face.points is None else self._points_back(face.points).astype(np.float32)
-        return DetectedFace((x0, y0, x1, y1), face.score, face.detector, points)
+        return Detection((x0, y0, x1, y1), face.score, face.detector, points)
 
-    def share_inside(self, face: DetectedFace) -> float:
+    def share_inside(self, face: Detection) -> float:
         """How much of the box of a face of the view's picture lies within the frame, 0 to 1; for views not turned."""
         x0, y0, x1, y1 = (side - self.frame for side in face.box)
         width, height = min(x1, self.width) - max(x0, 0), min(y1, self.height) - max(y0, 0)
@@ -150,9 +150,9 @@ _VOTES = 8  # looks of all 24 in which a mesh has to fit: halves of real faces g
 _OVERLAP = 0.15  # of mesh and hint, over their union, where the hint's centre is not within the mesh
 
 
-def confirm(
-    photo: np.ndarray, hint: DetectedFace, landmarker: Landmarker, known: Callable[[Box], bool]
-) -> DetectedFace | None:
+def confirm_by_mesh(
+    photo: np.ndarray, hint: Detection, landmarker: Landmarker, known: Callable[[Box], bool]
+) -> Detection | None:
     """The face that a hint hints at.
 
     On 180 FairFace photos 247 hints were not in a detected face. The mesh confirmed 29 of them, of which about a dozen
@@ -182,7 +182,7 @@ def confirm(
     low, high = np.median([box[:2] for box in boxes], axis=0), np.median([box[2:] for box in boxes], axis=0)
     left, top = np.minimum(low, (x0, y0)).tolist()
     right, bottom = np.maximum(high, (x1, y1)).tolist()
-    return DetectedFace((left, top, right, bottom), hint.score, f"{hint.detector}+mesh")
+    return Detection((left, top, right, bottom), hint.score, f"{hint.detector}+mesh")
 
 
 def _meshes(photo: np.ndarray, box: Box, roll: float, landmarker: Landmarker) -> Iterator[Box | None]:
@@ -210,7 +210,7 @@ def _fits(box: Box, hint: Box) -> bool:
     return within or bool(overlaps(np.array(box), np.array([hint]))[0][0] > _OVERLAP)
 
 
-__all__ = ["CenterFaceDetector", "DetectedFace", "FaceDetector", "MediapipeDetector", "UnionDetector"]
+__all__ = ["CenterFaceDetector", "Detection", "EnsembleDetector", "FaceDetector", "MediapipeDetector"]
 
 SMALLEST_SIDE = 8  # pixels; no detector knows a face in less
 FACE = 0.3  # score of CenterFace from which a detection is a face
@@ -222,7 +222,7 @@ SEEN = 0.5  # share of a cut face, or of the face it overlaps, that is already f
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectionResult:
     """What a search finds, best score first.
 
     Attributes:
@@ -230,11 +230,11 @@ class Found:
         hints: where something faint is, too faint for a face; most of it is none (see `hints.confirm`).
     """
 
-    faces: list[DetectedFace]
-    hints: list[DetectedFace]
+    faces: list[Detection]
+    hints: list[Detection]
 
 
-class UnionDetector:
+class EnsembleDetector:
     """Every face that any detector finds, at any scale, merged by overlap.
 
     The photo is searched at one and a half times its size in overlapping tiles, so that faces of 24 pixels are found
@@ -258,14 +258,14 @@ class UnionDetector:
         if not self.detectors:
             raise ValueError("detectors: expected at least one face detector, got none")
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         """Faces in `image`, (H, W, 3) uint8 RGB, one entry each, best score first. Raises ValueError for another array.
 
         A photo with a side under 8 pixels holds no face.
         """
         return self.search(image).faces
 
-    def search(self, image: np.ndarray, *, upright_only: bool = False) -> Found:
+    def search(self, image: np.ndarray, *, upright_only: bool = False) -> DetectionResult:
         """As `__call__`, with the hints of CenterFace where the detectors are the default ones.
 
         With ``upright_only`` heads that lie or hang are not sought, as in a photo that was searched for them already.
@@ -273,7 +273,7 @@ class UnionDetector:
         check_image(image)
         height, width = image.shape[:2]
         if min(height, width) < SMALLEST_SIDE:
-            return Found([], [])
+            return DetectionResult([], [])
         whole, faint = self._split(_search(image, pyramid(height, width), self.detectors))
         views = () if upright_only else turned(height, width)
         lying, _ = self._split(_search(image, views, self.detectors[:1]))
@@ -285,15 +285,15 @@ class UnionDetector:
         faces = add_cut(add_turned(merge_faces(whole), merge_faces(lying)), merge_faces(cut))
         if not faces:
             faces = merge_faces(self._split(_search(image, [framed(height, width)], self.detectors))[0])
-        return Found(faces, _apart([*faint, *map(view.back, faint_beside)]))
+        return DetectionResult(faces, _apart([*faint, *map(view.back, faint_beside)]))
 
-    def _split(self, found: Sequence[DetectedFace]) -> tuple[list[DetectedFace], list[DetectedFace]]:
+    def _split(self, found: Sequence[Detection]) -> tuple[list[Detection], list[Detection]]:
         """The faces among detections, and the hints."""
         faces = [face for face in found if face.score > self._least]
         return faces, [face for face in found if face.score <= self._least]
 
 
-def add_turned(upright: Sequence[DetectedFace], lying: Sequence[DetectedFace]) -> list[DetectedFace]:
+def add_turned(upright: Sequence[Detection], lying: Sequence[Detection]) -> list[Detection]:
     """`upright` with what the turned views add to it, best score first.
 
     A lying face joins if its score is sure, and if the upright views saw nothing there or saw it clearly worse: then
@@ -309,26 +309,26 @@ def add_turned(upright: Sequence[DetectedFace], lying: Sequence[DetectedFace]) -
     return _best_first(faces)
 
 
-def add_cut(faces: Sequence[DetectedFace], cut: Sequence[DetectedFace]) -> list[DetectedFace]:
+def add_cut(faces: Sequence[Detection], cut: Sequence[Detection]) -> list[Detection]:
     """`faces` with the sure ones of the faces cut by the photo's edge, where nothing is found yet, best score first."""
     boxes = np.array([face.box for face in faces]).reshape(-1, 4)
     new = [f for f in cut if f.score >= SURE and not (overlaps(np.array(f.box), boxes)[1] > SEEN).any()]
     return _best_first([*faces, *new])
 
 
-def _apart(hints: Sequence[DetectedFace]) -> list[DetectedFace]:
+def _apart(hints: Sequence[Detection]) -> list[Detection]:
     """The best of each group of hints that overlap; merged, they would no longer say where the faint thing is."""
     boxes, scores = np.array([one.box for one in hints]).reshape(-1, 4), np.array([one.score for one in hints])
     return [hints[k] for k in suppress(boxes, scores, MERGE_IOU)]
 
 
-def _best_first(faces: Iterable[DetectedFace]) -> list[DetectedFace]:
+def _best_first(faces: Iterable[Detection]) -> list[Detection]:
     return sorted(faces, key=lambda face: -face.score)
 
 
-def _search(image: np.ndarray, views: Iterable[View], detectors: Sequence[FaceDetector]) -> list[DetectedFace]:
+def _search(image: np.ndarray, views: Iterable[View], detectors: Sequence[FaceDetector]) -> list[Detection]:
     """Every detection of every detector in every view, in photo pixels."""
-    found: list[DetectedFace] = []
+    found: list[Detection] = []
     for view in views:
         picture = view.take(image)
         found += (view.back(face) for detector in detectors for face in detector(picture))

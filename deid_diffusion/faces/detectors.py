@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import MEDIAPIPE, needed_for
-from .boxes import DetectedFace, check_image, suppress
+from .boxes import Detection, check_image, suppress
 from .landmarks import quiet_stderr
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class CenterFaceDetector:
     def __init__(self, threshold: float = 0.3) -> None:
         self.threshold = threshold
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         """Faces in `image`, (H, W, 3) uint8 RGB, best first. Raises ValueError for another array."""
         check_image(image)
         height, width = image.shape[:2]
@@ -166,7 +166,7 @@ class CenterFaceDetector:
         boxes = np.clip(boxes.reshape(-1, 2, 2), 0, (width, height)).reshape(-1, 4)
         points = points.astype(np.float32)
         return [
-            DetectedFace((x0, y0, x1, y1), float(score), "centerface", face_points)
+            Detection((x0, y0, x1, y1), float(score), "centerface", face_points)
             for (x0, y0, x1, y1), score, face_points in zip(boxes.tolist(), scores, points, strict=True)
             if x1 > x0 and y1 > y0
         ]
@@ -229,7 +229,7 @@ class MediapipeDetector:
     def __init__(self, threshold: float = 0.6) -> None:
         self.threshold = threshold
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         """Faces in `image`, (H, W, 3) uint8 RGB. Raises ValueError for another array.
 
         The model gives the centre of the mouth only: the corners are placed beside it, along the eyes' axis.
@@ -239,7 +239,7 @@ class MediapipeDetector:
         with lock:
             detections = graph.process(np.ascontiguousarray(image)).detections
         size = np.array([image.shape[1], image.shape[0]])
-        faces: list[DetectedFace] = []
+        faces: list[Detection] = []
         for detection in detections or ():
             frame = detection.location_data.relative_bounding_box
             corners = np.array([[frame.xmin, frame.ymin], [frame.xmin + frame.width, frame.ymin + frame.height]])
@@ -250,7 +250,7 @@ class MediapipeDetector:
             right_eye, left_eye, nose, mouth = np.array(keypoints[:4]) * size
             corner = (left_eye - right_eye) * MOUTH_HALF_WIDTH
             points = np.array([right_eye, left_eye, nose, mouth - corner, mouth + corner], dtype=np.float32)
-            faces.append(DetectedFace((x0, y0, x1, y1), min(1.0, detection.score[0]), "mediapipe", points))
+            faces.append(Detection((x0, y0, x1, y1), min(1.0, detection.score[0]), "mediapipe", points))
         return faces
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..attributes.selection import AttributeChoice
+    from ..attributes.selection import AttributeSelection
 
 COEFFICIENTS = 6
 """Numbers per colour channel: 1, u, v, u², v², uv."""
@@ -140,8 +140,8 @@ def bend_highlights(colours: np.ndarray) -> np.ndarray:
     return (colours * factor).clip(0, 1)
 
 
-def chosen_light(
-    light: FaceLight | None, context: np.ndarray, erased: np.ndarray, choice: AttributeChoice
+def select_light(
+    light: FaceLight | None, context: np.ndarray, erased: np.ndarray, choice: AttributeSelection
 ) -> FaceLight:
     """Return the light to show a new face in.
 

@@ -49,7 +49,7 @@ class PasteMask:
         return whole
 
 
-def touched(photo_shape: tuple[int, int], masks: Sequence[PasteMask]) -> np.ndarray:
+def union_mask(photo_shape: tuple[int, int], masks: Sequence[PasteMask]) -> np.ndarray:
     """(height, width) bool: every pixel that any mask touches."""
     gone = np.zeros(photo_shape, bool)
     for mask in masks:
@@ -109,11 +109,11 @@ def paste_mask(
     ring = ring * ring * (3 - 2 * ring)
     left, top, right, bottom = max(0, x0), max(0, y0), min(width, x1), min(height, y1)
     if left >= right or top >= bottom:
-        return no_mask(photo_shape)
+        return empty_mask(photo_shape)
     return PasteMask(ring[top - y0 : bottom - y0, left - x0 : right - x0], top, left, photo_shape)
 
 
-def no_mask(photo_shape: tuple[int, int]) -> PasteMask:
+def empty_mask(photo_shape: tuple[int, int]) -> PasteMask:
     """A mask that touches no pixel."""
     return PasteMask(np.zeros((0, 0), np.float32), 0, 0, photo_shape)
 

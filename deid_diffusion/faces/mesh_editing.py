@@ -32,7 +32,7 @@ _LEAST_SEEN = 0.03  # face heights
 
 
 @dataclass(frozen=True)
-class FewNumbers:
+class ExpressionParams:
     """Expression and gaze of a face as differences from a resting face, in coarse steps.
 
     Attributes:
@@ -50,19 +50,19 @@ class FewNumbers:
     glance: tuple[float, float]
 
 
-def fitted_face(mesh: np.ndarray) -> np.ndarray:
+def fit_mean_face(mesh: np.ndarray) -> np.ndarray:
     """(478, 2) the mean face of the yaw that suits a mesh best, fitted to what no expression moves."""
     return _nearest(mesh)[1]
 
 
-def boxed_face(mesh: np.ndarray, *, frontal: bool) -> np.ndarray:
+def mean_face_in_box(mesh: np.ndarray, *, frontal: bool) -> np.ndarray:
     """(478, 2) the mean face, frontal or of the yaw that suits a mesh best, of the mesh's width and height."""
     mean = mean_faces()[len(mean_faces()) // 2 if frontal else _nearest(mesh)[0]]
     low, high = mesh.min(0), mesh.max(0)
     return (mean - mean.min(0)) / np.ptp(mean, axis=0) * (high - low) + low
 
 
-def few_numbers(mesh: np.ndarray, rest: np.ndarray) -> FewNumbers:
+def estimate_expression(mesh: np.ndarray, rest: np.ndarray) -> ExpressionParams:
     """What a mesh expresses, as far as a few numbers tell.
 
     Args:
@@ -71,7 +71,7 @@ def few_numbers(mesh: np.ndarray, rest: np.ndarray) -> FewNumbers:
     """
     found, still = measure(mesh), measure(rest)
     glance = np.mean([_glance(mesh, k) - _glance(rest, k) for k in _seen(mesh, rest)] or [(0.0, 0.0)], axis=0)
-    return FewNumbers(
+    return ExpressionParams(
         smile=_coarse("smile", found.smile),
         gap=_coarse("gap", found.mouth_open),
         lids=max(_LEAST_OPEN, _coarse("lids", found.eyes_open / max(still.eyes_open, 1e-3))),
@@ -184,7 +184,7 @@ _MOUTHS: Mapping[str, tuple[float | None, float | None]] = {
 _LIDS: Mapping[str, float] = {"eyes closed": 0.2, "eyes open": 1.0}  # word -> height of the opening, 1 at rest
 
 
-def chosen_mesh(
+def neutralize_mesh(
     mesh: np.ndarray,
     keep: Sequence[str],
     change: Mapping[str, str],
@@ -209,7 +209,7 @@ def chosen_mesh(
     if not (pose and gaze and expression):
         made = _composed(mesh, pose, gaze, expression)
     if privacy:
-        made = (1 - privacy) * made + privacy * _told(mesh, pose, gaze, expression)
+        made = (1 - privacy) * made + privacy * _mesh_from_params(mesh, pose, gaze, expression)
     if not change.keys() & {"expression", "gaze"}:
         return made if made is mesh else made.astype(np.float32)
     made = made.astype(np.float32)
@@ -222,20 +222,20 @@ def chosen_mesh(
 
 def _composed(mesh: np.ndarray, pose: bool, gaze: bool, expression: bool) -> np.ndarray:
     """(478, 2) the mesh's own shapes of what is kept, on the mesh or, without the pose, on the frontal mean face."""
-    rest = fitted_face(mesh) if pose else boxed_face(mesh, frontal=True)
+    rest = fit_mean_face(mesh) if pose else mean_face_in_box(mesh, frontal=True)
     target = mesh if pose else rest
     made, mouth = target.copy(), list(MOUTH)
-    made[mouth] = moved(mesh, mouth, MOUTH_CORNERS, target, rest) if expression else rest[mouth]
+    made[mouth] = shift_points(mesh, mouth, MOUTH_CORNERS, target, rest) if expression else rest[mouth]
     closed = gaze and measure(mesh).eyes_open < _CLOSED
     for corners, eye, brow, iris in zip(EYE_CORNERS, MESH_EYES, MESH_BROWS, MESH_IRISES, strict=True):
         for rows, stays in ((list(eye), expression or closed), (list(brow), expression), (list(iris), gaze)):
-            made[rows] = moved(mesh if stays else rest, rows, corners, target, rest)
+            made[rows] = shift_points(mesh if stays else rest, rows, corners, target, rest)
     return made
 
 
-def _told(mesh: np.ndarray, pose: bool, gaze: bool, expression: bool) -> np.ndarray:
+def _mesh_from_params(mesh: np.ndarray, pose: bool, gaze: bool, expression: bool) -> np.ndarray:
     """(478, 2) the mean face with what is kept of the mesh, as a few numbers tell it."""
-    told, made = few_numbers(mesh, fitted_face(mesh)), boxed_face(mesh, frontal=not pose)
+    told, made = estimate_expression(mesh, fit_mean_face(mesh)), mean_face_in_box(mesh, frontal=not pose)
     if expression:
         shape_mouth(made, told.smile, told.gap)
         raise_brows(made, told.brows)
@@ -246,7 +246,7 @@ def _told(mesh: np.ndarray, pose: bool, gaze: bool, expression: bool) -> np.ndar
     return made
 
 
-def moved(
+def shift_points(
     source: np.ndarray, rows: list[int], corners: tuple[int, int], target: np.ndarray, rest: np.ndarray
 ) -> np.ndarray:
     """(K, 2) some points of one mesh, where they are on another between the same two corners.
@@ -367,10 +367,10 @@ def with_expression(mesh: np.ndarray, target: np.ndarray, *, eyes: bool = True) 
     for corners, *points in zip(EYE_CORNERS, MESH_EYES, MESH_IRISES, strict=True):
         groups += [(list(rows), corners) for rows in points[0 if eyes else 1 :]]
     for rows, corners in groups:
-        posed[rows] = moved(mesh, rows, corners, target, target)
+        posed[rows] = shift_points(mesh, rows, corners, target, target)
     for corners, brow in zip(EYE_CORNERS, MESH_BROWS if eyes else ((), ()), strict=True):
         rows = list(brow)  # half the other person's: raised brows are expression, their place is not
-        posed[rows] = (moved(mesh, rows, corners, target, target) + target[rows]) / 2
+        posed[rows] = (shift_points(mesh, rows, corners, target, target) + target[rows]) / 2
     smile = measure(mesh).smile
     if smile > 0 and is_seen(mesh, MOUTH_CORNERS) and is_seen(posed, MOUTH_CORNERS):
         shape_mouth(posed, min(_SMILE * smile, max(smile, _WIDEST)), None)

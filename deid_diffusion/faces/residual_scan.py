@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ..results import FaceRecord
-from .boxes import PART, DetectedFace, FaceDetector, same_face
+from .boxes import PART, Detection, FaceDetector, same_face
 from .compositing import Canvas
-from .detection import Box, Found, UnionDetector, confirm
+from .detection import Box, DetectionResult, EnsembleDetector, confirm_by_mesh
 from .landmarks import Landmarker
 from .masks import box_mask
 from .selection import select_faces
@@ -19,16 +19,16 @@ _ROUNDS = 3  # covering a face can bring out another one that overlapped it
 _DONE = 0.5  # share of the middle of a face that has to be replaced already
 
 
-def missed_faces(
+def cover_residual_faces(
     detector: FaceDetector,
     canvas: Canvas,
     gone: np.ndarray,
-    kept: Sequence[DetectedFace],
+    kept: Sequence[Detection],
     *,
     landmarker: Landmarker,
     min_face: int,
-    only: Sequence[DetectedFace] | None,
-    seen: Found | None = None,
+    only: Sequence[Detection] | None,
+    seen: DetectionResult | None = None,
     upright_only: bool = False,
 ) -> list[FaceRecord]:
     """Cover the faces on a canvas that nobody dealt with, and what is hinted at and turns out to be one.
@@ -50,7 +50,7 @@ def missed_faces(
     records: list[FaceRecord] = []
     shape = (gone.shape[0], gone.shape[1])
     for _ in range(_ROUNDS):
-        seen = seen or search(detector, canvas.pixels, upright_only=upright_only)
+        seen = seen or detect(detector, canvas.pixels, upright_only=upright_only)
         found = [face for face in seen.faces if not _dealt_with(face.box, gone, kept)]
         found += _confirmed(seen.hints, found, canvas, gone, kept, landmarker)
         seen = None
@@ -67,34 +67,34 @@ def missed_faces(
     return records
 
 
-def search(detector: FaceDetector, picture: np.ndarray, *, upright_only: bool = False) -> Found:
-    """What a detector finds in a picture, (H, W, 3) uint8 RGB; only a `UnionDetector` gives hints, too."""
-    if isinstance(detector, UnionDetector):
+def detect(detector: FaceDetector, picture: np.ndarray, *, upright_only: bool = False) -> DetectionResult:
+    """What a detector finds in a picture, (H, W, 3) uint8 RGB; only a `EnsembleDetector` gives hints, too."""
+    if isinstance(detector, EnsembleDetector):
         return detector.search(picture, upright_only=upright_only)
-    return Found(detector(picture), [])
+    return DetectionResult(detector(picture), [])
 
 
 def _confirmed(
-    hints: Sequence[DetectedFace],
-    found: Sequence[DetectedFace],
+    hints: Sequence[Detection],
+    found: Sequence[Detection],
     canvas: Canvas,
     gone: np.ndarray,
-    kept: Sequence[DetectedFace],
+    kept: Sequence[Detection],
     landmarker: Landmarker,
-) -> list[DetectedFace]:
+) -> list[Detection]:
     """The hints that are faces, other than those found, and nobody dealt with."""
-    faces: list[DetectedFace] = []
+    faces: list[Detection] = []
 
     def known(box: Box) -> bool:
         return _dealt_with(box, gone, kept) or any(same_face(face.box, box) for face in (*found, *faces))
 
     for hint in hints:
-        if not known(hint.box) and (face := confirm(canvas.pixels, hint, landmarker, known)) is not None:
+        if not known(hint.box) and (face := confirm_by_mesh(canvas.pixels, hint, landmarker, known)) is not None:
             faces.append(face)
     return faces
 
 
-def _dealt_with(box: Box, gone: np.ndarray, kept: Sequence[DetectedFace]) -> bool:
+def _dealt_with(box: Box, gone: np.ndarray, kept: Sequence[Detection]) -> bool:
     """Whether most of the middle of a face is replaced or covered, or the face is one that is kept."""
     x0, y0, x1, y1 = box
     width, height = (x1 - x0) / 4, (y1 - y0) / 4
@@ -110,14 +110,14 @@ def _is_kept(face: Box, other: Box) -> bool:
     return same_face(face, other) and sizes[1] >= PART * sizes[0]
 
 
-def seen_through(
+def shows_face_through_alpha(
     detector: FaceDetector,
     pixels: np.ndarray,
     alpha: np.ndarray,
     known: Sequence[tuple[float, float, float, float]],
     *,
     min_face: int,
-    only: Sequence[DetectedFace] | None,
+    only: Sequence[Detection] | None,
 ) -> bool:
     """Whether a finished picture, laid on white or on black, shows a face that its colours alone do not.
 

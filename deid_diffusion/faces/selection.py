@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from .boxes import DetectedFace, overlaps
+from .boxes import Detection, overlaps
 
 _OVERLAP = 0.2  # intersection over union of a face's box with one of `only` over which the face is meant
 
@@ -28,7 +28,7 @@ class Selection:
 
 
 def select_faces(
-    faces: Sequence[DetectedFace], *, min_face: float = 0.0, only: Sequence[DetectedFace] | None = None
+    faces: Sequence[Detection], *, min_face: float = 0.0, only: Sequence[Detection] | None = None
 ) -> Selection:
     """Split the faces of a photo into those to process and those to leave untouched.
 
@@ -57,7 +57,7 @@ def select_faces(
     return Selection(tuple(index for index in range(len(faces)) if index not in kept), kept)
 
 
-def lies_at(face: DetectedFace, places: Sequence[DetectedFace]) -> bool:
+def lies_at(face: Detection, places: Sequence[Detection]) -> bool:
     """Whether a face is at one of some places: its centre in the place's box, or over a fifth of both in common."""
     box, boxes = np.array(face.box), np.array([place.box for place in places]).reshape(-1, 4)
     centre = (box[:2] + box[2:]) / 2

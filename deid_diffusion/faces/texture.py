@@ -20,7 +20,7 @@ _NOSE_TIP = 1
 _EDGE = 1e-5  # how far outside a triangle, in shares of its corners, a pixel still belongs to it
 
 
-def places_on(other: np.ndarray, mesh: np.ndarray, size: int, step: int = 1) -> np.ndarray:
+def dense_correspondence(other: np.ndarray, mesh: np.ndarray, size: int, step: int = 1) -> np.ndarray:
     """Where on another face a crop's pixels lie, triangle by triangle (piecewise affine; Cootes et al., ECCV 1998).
 
     Triangles that a turned head shows from behind are left out, and what is nearer to the tip of the nose hides what is
@@ -113,7 +113,7 @@ def face_coordinates(mesh: np.ndarray, size: int) -> np.ndarray:
         mesh: (478, 2) crop pixels.
         size: of the crop, in pixels.
     """
-    return fill_folds(places_on(texture_mesh(2) - 0.5, mesh, size))
+    return fill_folds(dense_correspondence(texture_mesh(2) - 0.5, mesh, size))
 
 
 @cache
@@ -136,7 +136,7 @@ def unwrap_face(picture: np.ndarray, mesh: np.ndarray, size: int) -> tuple[np.nd
         (T, T, C), and (T, T) float32 in 0..1, how squarely each texel was seen: 0 where it was hidden.
     """
     frame = texture_mesh(size)
-    places = places_on(mesh, frame, size)
+    places = dense_correspondence(mesh, frame, size)
     coordinates = follow_gaze(places, mesh, frame)
     texture = cv2.remap(picture, *_maps(coordinates), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     dx, dy = np.gradient(places, axis=1), np.gradient(places, axis=0)
@@ -159,7 +159,7 @@ def render_texture(texture: np.ndarray, mesh: np.ndarray, size: int) -> tuple[np
         (S, S, C) float32, extrapolated outside the face; (S, S) bool, the silhouette.
     """
     frame = texture_mesh(len(texture))
-    places = fill_folds(places_on(frame, mesh, size))
+    places = fill_folds(dense_correspondence(frame, mesh, size))
     inside = places[..., 0] >= 0
     maps = _maps(follow_gaze(places, frame, mesh))
     face = cv2.remap(texture, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)

@@ -19,10 +19,10 @@ from .recognition import Recogniser
 
 FALSE_MATCH_RATE = 1e-4
 """Share of strangers' faces that may be taken for any of the known ones, all enrolled photos together. Aimed at for
-adults who are no relatives, see `LEAST`."""
+adults who are no relatives, see `MIN_THRESHOLD`."""
 
 CALIBRATED = "dlib-resnet"
-"""Name of the recogniser that `MEASURED` and `LEAST` are of."""
+"""Name of the recogniser that `MEASURED` and `MIN_THRESHOLD` are of."""
 
 MEASURED = ((1e-3, 0.9313), (1e-4, 0.9438))
 """False match rates of one comparison, and the cosines over which they are met: ``benchmarks/calibrate_recogniser.py``
@@ -30,7 +30,7 @@ on 600 grey LFW photos (300 adults, 179,400 pairs of strangers; of the 300 pairs
 under 1e-4 rest on too few pairs and are extrapolated along the line through these two, which lies above the sample's
 own 1e-5 (0.9563 against 0.9516)."""
 
-LEAST = 0.95
+MIN_THRESHOLD = 0.95
 """The threshold is never lower, whatever `MEASURED` says: on 120 adults of FairFace, of all origins, 0.9438 has a rate
 of 3e-4, and no pair is over 0.95 (11,781 comparisons with photos that `FRONTAL` admits). 74 % of LFW's pairs of one
 person pass. Children are not told apart well enough: over 0.95 are 1 to 2 % of the comparisons between two of the 60
@@ -54,11 +54,11 @@ def threshold_for(photos: int) -> float:
     """
     (often, low), (seldom, high) = MEASURED
     beyond = math.log(FALSE_MATCH_RATE / photos / seldom) / math.log(seldom / often)
-    return min(1.0, max(LEAST, high + beyond * (high - low)))
+    return min(1.0, max(MIN_THRESHOLD, high + beyond * (high - low)))
 
 
 @dataclass(frozen=True, eq=False)
-class KnownPeople:
+class ConsentList:
     """Faces of known people, as embeddings.
 
     Attributes:
@@ -72,7 +72,7 @@ class KnownPeople:
     @classmethod
     def from_folder(
         cls, folder: str | Path, detector: FaceDetector, recogniser: Recogniser, *, threshold: float | None = None
-    ) -> KnownPeople:
+    ) -> ConsentList:
         """Enrol the people in a folder's photos, and in those of its sub-folders (one a person, if that helps order).
 
         Hidden files, and files that are no photos by their suffix, are passed over. Nothing is written anywhere.

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..faces.alignment import extract, invert, resized, transform
 from ..faces.analysis import FaceAnalysis
-from ..faces.boxes import DetectedFace, FaceDetector
+from ..faces.boxes import Detection, FaceDetector
 from ..faces.compositing import fill_from_surroundings
 from ..faces.detectors import CenterFaceDetector
 from ..faces.landmarks import five_points
@@ -32,7 +32,7 @@ _SHIFT, _GROWTH = 0.35, 1.8  # how far a face may move, in its widths, and grow 
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class FaceReference:
     """What the gate knows of an original face.
 
     Attributes:
@@ -53,20 +53,20 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerificationResult:
     """What the gate says of a result.
 
     Attributes:
         similarity: cosine of the two faces' embeddings; None if there was nothing to compare.
         reason: why the result must not get out; None if it may.
-        alike: whether it may get out, but another candidate should be tried, because few strangers are so like the
+        ambiguous: whether it may get out, but another candidate should be tried, because few strangers are so like the
             original, or because of ``seen``.
         seen: whether a face is found in it where one was in the original.
     """
 
     similarity: float | None
     reason: str | None
-    alike: bool = False
+    ambiguous: bool = False
     seen: bool = True
 
 
@@ -75,16 +75,16 @@ class Verifier(Protocol):
 
     description: str
 
-    def look(self, photo: np.ndarray, face: FaceAnalysis) -> Reference:
+    def reference(self, photo: np.ndarray, face: FaceAnalysis) -> FaceReference:
         """What there is to know of an original face of a photo, (H, W, 3) uint8 RGB."""
         ...
 
-    def judge(self, picture: np.ndarray, face: FaceAnalysis, original: Reference) -> Verdict:
+    def verify(self, picture: np.ndarray, face: FaceAnalysis, original: FaceReference) -> VerificationResult:
         """The verdict on what stands in the face's place in a picture, (H, W, 3) uint8 RGB."""
         ...
 
 
-class Gate:
+class FaceVerifier:
     """Compares what stands in a face's place with the original, in the picture as it would be written.
 
     A result fails when the recogniser takes it for the original's person, or when it shows two faces. Where no face is
@@ -98,25 +98,25 @@ class Gate:
         self,
         recogniser: Recogniser | None = None,
         detector: FaceDetector | None = None,
-        alike: float | None = None,
+        ambiguous: float | None = None,
     ) -> None:
         """Takes networks other than dlib's and CenterFace.
 
         Args:
             recogniser: had no part in generation.
             detector: gives five points.
-            alike: cosine over which a result is `Verdict.alike`; None is `recognition.ALIKE` for dlib's recogniser and,
-                for another one, its threshold, so that none is.
+            ambiguous: cosine over which a result is `VerificationResult.ambiguous`; None is `recognition.ALIKE` for
+                dlib's recogniser and, for another one, its threshold, so that none is.
         """
         self._cohort = dlib_cohort() if recogniser is None else None
         self.recogniser = recogniser or DlibRecogniser()
         self.detector = detector or CenterFaceDetector()
         default = ALIKE if recogniser is None else self.recogniser.threshold
-        self.alike = default if alike is None else alike
+        self.ambiguous = default if ambiguous is None else ambiguous
         rate = f" (FMR {FALSE_MATCH_RATE:g})" if recogniser is None else ""
         self.description = f"{self.recogniser.name}: cosine at most {self.recogniser.threshold:g}{rate}"
 
-    def look(self, photo: np.ndarray, face: FaceAnalysis) -> Reference:
+    def reference(self, photo: np.ndarray, face: FaceAnalysis) -> FaceReference:
         view, found = self._see(photo, face)
         best = _nearest(found)
         points = _points_in_view(face) if best is None or best.points is None else best.points
@@ -128,27 +128,27 @@ class Gate:
         mask = cv2.dilate(mask.astype(np.uint8), np.ones((_RESAMPLED, _RESAMPLED), np.uint8)) > 0
         empty = fill_from_surroundings(view.astype(np.float32) / 255, mask)
         box = None if best is None else best.box
-        return Reference(embedding, points, box, len(found), strangers, np.round(empty * 255).astype(np.uint8))
+        return FaceReference(embedding, points, box, len(found), strangers, np.round(empty * 255).astype(np.uint8))
 
-    def judge(self, picture: np.ndarray, face: FaceAnalysis, original: Reference) -> Verdict:
+    def verify(self, picture: np.ndarray, face: FaceAnalysis, original: FaceReference) -> VerificationResult:
         view, found = self._see(picture, face)
         best = _nearest(found)
         if len(found) > max(1, original.faces):
-            return Verdict(None, "the result shows two faces")
+            return VerificationResult(None, "the result shows two faces")
         there = best is not None and (original.box is None or _same_place(best.box, original.box))
         own = None if best is None else best.points
         places = [own] if there and own is not None else [part for part in (own, original.points) if part is not None]
         if original.embedding is None or not places:
-            return Verdict(None, None)
+            return VerificationResult(None, None)
         similarity = float(np.max([original.embedding @ self.recogniser(view, points) for points in places]))
         same = max(self.recogniser.threshold, original.strangers + SAME_MARGIN)
-        alike = max(self.alike, original.strangers + ALIKE_MARGIN)
+        alike = max(self.ambiguous, original.strangers + ALIKE_MARGIN)
         if not similarity <= max(same, self._without_face(original, same, similarity)):  # NaN fails, too
-            return Verdict(similarity, f"too like the original (cosine {similarity:.3f})")
+            return VerificationResult(similarity, f"too like the original (cosine {similarity:.3f})")
         seen = there or original.box is None
-        return Verdict(similarity, None, not seen or similarity > alike, seen)
+        return VerificationResult(similarity, None, not seen or similarity > alike, seen)
 
-    def _without_face(self, original: Reference, same: float, similarity: float) -> float:
+    def _without_face(self, original: FaceReference, same: float, similarity: float) -> float:
         """Similarity of a face's place without it, where that may excuse the result; else -1.
 
         What still shows a face, or is nearly the original, tells of a mask that left the face bare: no excuse.
@@ -160,7 +160,7 @@ class Gate:
         without = float(original.embedding @ self.recogniser(original.empty, original.points))
         return without if without <= _BARE else -1.0
 
-    def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[DetectedFace]]:
+    def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[Detection]]:
         """The view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""
         matrix = _view_matrix(face)
         view = extract(picture, matrix, _VIEW)
@@ -172,7 +172,7 @@ class Gate:
         return view, [f for f, a, b, yes in zip(found, x, y, inside, strict=True) if yes and face.mask.alpha[b, a] > 0]
 
 
-def shows_one_face_there(face: FaceAnalysis, original: Reference) -> bool:
+def shows_one_face_there(face: FaceAnalysis, original: FaceReference) -> bool:
     """Whether what the gate knows of an original is surely of that face, and not of another one that overlaps it."""
     if original.faces > 1:
         return False
@@ -197,7 +197,7 @@ def _points_in_view(face: FaceAnalysis) -> np.ndarray | None:
     return None if face.face.points is None else transform(face.face.points, to_view)
 
 
-def _nearest(found: list[DetectedFace]) -> DetectedFace | None:
+def _nearest(found: list[Detection]) -> Detection | None:
     """The face nearest to the view's centre."""
     return min(found, key=lambda f: np.hypot(f.box[0] + f.box[2] - _VIEW, f.box[1] + f.box[3] - _VIEW), default=None)
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..attributes.selection import AttributeChoice, choose
-from ..batch.planning import shown
+from ..attributes.selection import AttributeSelection, make_selection
+from ..batch.planning import display_name
 from ..errors import ImageError, UsageError, one_line
-from ..faces.boxes import DetectedFace
+from ..faces.boxes import Detection
 from ..faces.selection import lies_at
 from .files import write_atomic
 
 if TYPE_CHECKING:
-    from ..results import ImageReport
+    from ..results import ImageRecord
 
 
 DETECTOR = "boxes"  # what a face from a file says in place of its detector's name
@@ -31,7 +31,7 @@ class Listed:
 
     name: str
     size: tuple[int, int] | None
-    faces: list[tuple[str, DetectedFace]] = field(default_factory=list)
+    faces: list[tuple[str, Detection]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Boxes:
     photos: Mapping[str, Listed]
     endings: Mapping[str, Sequence[str]]
 
-    def of(self, name: str, shape: tuple[int, int]) -> list[DetectedFace] | None:
+    def of(self, name: str, shape: tuple[int, int]) -> list[Detection] | None:
         """The faces that the file puts into a photo, boxes clipped to it.
 
         A photo is found by its path as the file writes it; else by the only path in the file that ends in `name` or
@@ -157,10 +157,10 @@ def make_boxes(path: str | Path, found: Any) -> Boxes:
     for key in photos:
         for end in _endings(key):
             endings.setdefault(end, []).append(key)
-    return Boxes(shown(Path(path)), photos, endings)
+    return Boxes(display_name(Path(path)), photos, endings)
 
 
-def write_boxes(path: str | Path, records: Iterable[ImageReport], *, overwrite: bool = False) -> None:
+def write_boxes(path: str | Path, records: Iterable[ImageRecord], *, overwrite: bool = False) -> None:
     """Write detections as a COCO file that `read_boxes` and COCO's own tools read. Raises ImageError if it cannot be.
 
     Args:
@@ -204,7 +204,7 @@ def _face_category(path: str | Path, found: dict[str, Any]) -> object:
     return faces[0] if len(named) > 1 else None
 
 
-def _face(where: str, entry: dict[str, Any]) -> DetectedFace:
+def _face(where: str, entry: dict[str, Any]) -> Detection:
     """The face of one entry, its box not yet clipped. Raises UsageError."""
     x, y, width, height = _numbers(where, "bbox", entry.get("bbox"), (4,))
     (score,) = _numbers(where, "score", [entry.get("score", 1.0)], (1,))
@@ -212,7 +212,7 @@ def _face(where: str, entry: dict[str, Any]) -> DetectedFace:
         raise UsageError(f"{where}: bbox is {width:g} wide and {height:g} high: expected both over 0")
     if not 0 <= score <= 1:
         raise UsageError(f"{where}: score is {score:g}: expected 0 to 1")
-    face = DetectedFace((x, y, x + width, y + height), score, DETECTOR)
+    face = Detection((x, y, x + width, y + height), score, DETECTOR)
     if not entry.get("keypoints"):
         return face
     points = np.array(_numbers(where, "keypoints", entry["keypoints"], (10, 15)), np.float32).reshape(5, -1)
@@ -271,7 +271,7 @@ _MEMBERS = ("image", "box", "keep", "change")
 
 
 @dataclass(frozen=True)
-class FaceWish:
+class FaceOverride:
     """What is to be kept and changed of one face of a photo.
 
     Attributes:
@@ -279,13 +279,13 @@ class FaceWish:
         choice: the wish.
     """
 
-    place: DetectedFace
-    choice: AttributeChoice
+    place: Detection
+    choice: AttributeSelection
 
 
 @dataclass(frozen=True, eq=False)
-class Wishes:
-    """The wishes of a file. Made by `read_wishes`.
+class FaceOverrides:
+    """The wishes of a file. Made by `read_overrides`.
 
     Attributes:
         boxes: its photos and places.
@@ -293,9 +293,9 @@ class Wishes:
     """
 
     boxes: Boxes
-    choices: Mapping[str, Sequence[AttributeChoice]]
+    choices: Mapping[str, Sequence[AttributeSelection]]
 
-    def of(self, name: str, shape: tuple[int, int]) -> tuple[FaceWish, ...]:
+    def of(self, name: str, shape: tuple[int, int]) -> tuple[FaceOverride, ...]:
         """The wishes for a photo, which is found as by `Boxes.of`. Raises ImageError, as that does.
 
         Args:
@@ -306,9 +306,9 @@ class Wishes:
         if photo is None or places is None:
             return ()
         choices = self.choices[normalised(photo.name)]
-        return tuple(FaceWish(place, choice) for place, choice in zip(places, choices, strict=True))
+        return tuple(FaceOverride(place, choice) for place, choice in zip(places, choices, strict=True))
 
-    def all(self) -> list[AttributeChoice]:
+    def all(self) -> list[AttributeSelection]:
         """The choices for all faces of the file."""
         return [choice for choices in self.choices.values() for choice in choices]
 
@@ -318,10 +318,10 @@ class Wishes:
             raise UsageError(f"{self.boxes.source}: {absent[0]} is none of the photos: correct its name or take it out")
 
 
-def read_wishes(path: str | Path, keep: Sequence[str] | None, change: Mapping[str, str]) -> Wishes:
+def read_overrides(path: str | Path, keep: Sequence[str] | None, change: Mapping[str, str]) -> FaceOverrides:
     """Read a list of objects {"image": name, "box": [x, y, width, height], "keep": [...], "change": {...}}.
 
-    A box is in pixels of the upright photo; `keep` and `change` are those of `choose`.
+    A box is in pixels of the upright photo; `keep` and `change` are those of `make_selection`.
 
     Args:
         path: the file.
@@ -331,7 +331,7 @@ def read_wishes(path: str | Path, keep: Sequence[str] | None, change: Mapping[st
         UsageError: with the file, the entry and the reason.
     """
     entries: list[Any] = []
-    choices: dict[str, list[AttributeChoice]] = {}
+    choices: dict[str, list[AttributeSelection]] = {}
     for where, entry in objects(path, read_json(path, "a list of wishes"), ""):
         if unknown := [name for name in entry if name not in _MEMBERS]:
             raise UsageError(f"{where}: no wish has a member {unknown[0]!r}: there are {', '.join(_MEMBERS)}")
@@ -342,16 +342,16 @@ def read_wishes(path: str | Path, keep: Sequence[str] | None, change: Mapping[st
         wished = member(where, entry, "keep", list) if "keep" in entry else keep
         words = member(where, entry, "change", dict) if "change" in entry else change
         try:
-            choices.setdefault(normalised(image), []).append(choose(wished, words))
+            choices.setdefault(normalised(image), []).append(make_selection(wished, words))
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
         entries.append({"file_name": image, "bbox": entry["box"]})
-    return Wishes(make_boxes(path, entries), choices)
+    return FaceOverrides(make_boxes(path, entries), choices)
 
 
-def match_wishes(
-    faces: Sequence[DetectedFace], wishes: Sequence[FaceWish], choice: AttributeChoice
-) -> list[AttributeChoice]:
+def match_overrides(
+    faces: Sequence[Detection], wishes: Sequence[FaceOverride], choice: AttributeSelection
+) -> list[AttributeSelection]:
     """What is kept and changed of each face of a photo: what the last wish for it says, else `choice`.
 
     Raises UsageError for a wish where no face is: it would be left undone without a word.

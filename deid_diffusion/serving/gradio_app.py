@@ -20,7 +20,7 @@ from ..identity.pseudonyms import Pseudonyms
 from .access import ApiKey
 from .gradio_page import CSS, Page, make_page
 from .gradio_sessions import MAX_PHOTOS, Session, Sessions
-from .queue import Desk, Limits
+from .queue import Limits, RequestQueue
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,7 +38,7 @@ _POLICY = (
 )
 
 
-class Door:
+class SecurityMiddleware:
     """ASGI middleware.
 
     With a key, it asks for a password (HTTP Basic, RFC 7617, any user name). Bodies over the limit are refused. The
@@ -169,7 +169,7 @@ def make_app(
             return _file(result.data, result.name, _TYPES[Path(result.name).suffix])
         return _file(_pretty(result.record), f"{result.name}.json", "application/json")
 
-    page = make_page(Page(anonymizer, Desk(limits), sessions, people, folder))
+    page = make_page(Page(anonymizer, RequestQueue(limits), sessions, people, folder))
     gr.mount_gradio_app(
         app,
         page,
@@ -183,7 +183,7 @@ def make_app(
         theme=_theme(),
         head=f"<style>{CSS.read_text()}</style>",  # css= would be confined to a part of the page
     )
-    return Door(app, api_key, limits.max_bytes)
+    return SecurityMiddleware(app, api_key, limits.max_bytes)
 
 
 def _theme() -> gr.themes.Base:

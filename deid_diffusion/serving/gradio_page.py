@@ -27,7 +27,7 @@ from ..io.images import READABLE
 from ..options import Options
 from .gradio_sessions import MAX_PHOTOS, Result, Session, Sessions, clear_old
 from .http import answer
-from .queue import Check, Desk, out_of_time
+from .queue import Check, RequestQueue, deadline_check
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 METHODS: tuple[tuple[str, Method], ...] = (
-    ("a new face", "synth"),
+    ("a new face", "generate"),
     ("one colour", "fill"),
     ("blur (can be undone)", "blur"),
     ("pixels (can be undone)", "pixelate"),
@@ -85,11 +85,11 @@ class Choices:
     @property
     def by_person(self) -> bool:
         """Whether each person gets one new face."""
-        return self.method == "synth" and self.new_faces == PERSON
+        return self.method == "generate" and self.new_faces == PERSON
 
     def options(self, people: Pseudonyms | None) -> Options:
         """The options. Raises UsageError for a choice that cannot be carried out."""
-        if self.method != "synth":
+        if self.method != "generate":
             return Options(method=self.method)
         if len(self.words) > _MAX_LETTERS:
             raise UsageError(f"own words: {len(self.words)} letters, expected {_MAX_LETTERS} at most")
@@ -98,7 +98,7 @@ class Choices:
         return Options(
             keep=None if all_ticked else (*self.keep, *own),
             seed=_whole(self.seed) if self.new_faces == SEED else None,
-            attempts=int(self.attempts),
+            num_candidates=int(self.attempts),
             pseudonyms=people,
         )
 
@@ -166,7 +166,9 @@ def links(token: str, names: Sequence[str], number: int) -> str:
 logger = logging.getLogger(__name__)
 
 
-def process(anonymizer: Anonymizer, desk: Desk, name: str, data: bytes, options: Options, file_format: str) -> Result:
+def process(
+    anonymizer: Anonymizer, desk: RequestQueue, name: str, data: bytes, options: Options, file_format: str
+) -> Result:
     """Wait for the photo's turn, and de-identify it.
 
     Raises:
@@ -196,7 +198,7 @@ def process(anonymizer: Anonymizer, desk: Desk, name: str, data: bytes, options:
                 return waiting.result(limits.seconds)
             except FutureTimeout:
                 waiting.cancel()
-                raise out_of_time(limits) from None
+                raise deadline_check(limits) from None
     except DeidError:
         raise
     except Exception as error:  # its text may hold paths of this machine, so only the log gets it
@@ -224,7 +226,7 @@ class Page:
     """
 
     anonymizer: Anonymizer
-    desk: Desk
+    desk: RequestQueue
     sessions: Sessions
     people: Pseudonyms | None
     folder: Path
@@ -261,7 +263,7 @@ class Page:
         try:
             people = (self.people or session.people(self.folder)) if chosen.by_person else None
             options = chosen.options(people)
-            if method == "synth":
+            if method == "generate":
                 self.anonymizer.check(options)
         except DeidError as error:
             yield (status_html([one_line(error)], wrong=True), *self.shown(session, None))
@@ -322,7 +324,7 @@ def make_page(page: Page) -> gr.Blocks:
                     elem_id="photos",
                     height=160,
                 )
-                method = gr.Radio(list(METHODS), value="synth", label="Each face becomes", elem_id="method")
+                method = gr.Radio(list(METHODS), value="generate", label="Each face becomes", elem_id="method")
                 caution = gr.HTML(visible=False)
                 with gr.Group() as of_faces:
                     keep = gr.CheckboxGroup(
@@ -375,7 +377,7 @@ def make_page(page: Page) -> gr.Blocks:
 
 def _fit(method: str, new_faces: str) -> tuple[Any, ...]:
     """Only new faces keep anything and come from anywhere; blur and pixels say what they are worth."""
-    new = method == "synth"
+    new = method == "generate"
     warning = WARNINGS.get(method, "")
     return (
         gr.update(visible=new),

@@ -36,7 +36,7 @@ _ROOM = 1_000_000_000  # bytes that have to be free there: containers often have
 
 
 @contextmanager
-def workplace() -> Iterator[Path]:
+def upload_dir() -> Iterator[Path]:
     """A folder for the owner alone, where this process has its temporary files inside the block.
 
     It is deleted at the end; what a killed process left behind is deleted at the next start.

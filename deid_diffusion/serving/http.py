@@ -33,9 +33,9 @@ from ..faces.compositing import Method
 from ..identity.pseudonyms import Pseudonyms
 from ..io import images
 from ..options import Options
-from ..results import ImageReport
+from ..results import ImageRecord
 from .access import ApiKey
-from .queue import Check, Desk, Full, Limits, Metrics, OutOfTime, out_of_time
+from .queue import Check, DeadlineExceeded, Limits, Metrics, QueueFull, RequestQueue, deadline_check
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -126,7 +126,7 @@ def too_large(limits: Limits) -> HTTPException:
 _Words = Annotated[str, Field(max_length=200)]
 
 
-class Wish(BaseModel):
+class AnonymizeParams(BaseModel):
     """The query parameters; their meaning is that of the command line's options of the same names.
 
     What would leave an original face in a result (small faces, regions, consenting people) cannot be asked for.
@@ -134,7 +134,7 @@ class Wish(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    method: Method = Field("synth", description="synth generates other faces; blur and pixelate can be undone.")
+    method: Method = Field("generate", description="generate makes other faces; blur and pixelate can be undone.")
     keep: list[_Words] = Field(
         [], max_length=20, description="What the new face has of the old one: names with commas between them; none."
     )
@@ -152,13 +152,13 @@ class Wish(BaseModel):
             raise UsageError("seed: this server gives each person one face by its key: leave the seed out")
         return Options(
             method=self.method,
-            steps=self.steps,
+            num_inference_steps=self.steps,
             seed=self.seed,
-            attempts=self.attempts,
+            num_candidates=self.attempts,
             keep=parse_keep(self.keep),
             change=parse_change(self.change),
-            map_privacy=self.map_privacy,
-            pseudonyms=people if self.method == "synth" else None,
+            map_blend=self.map_privacy,
+            pseudonyms=people if self.method == "generate" else None,
         )
 
 
@@ -167,7 +167,7 @@ SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class ServedImage:
     """A finished picture.
 
     Attributes:
@@ -178,7 +178,7 @@ class Made:
     """
 
     data: bytes
-    record: ImageReport
+    record: ImageRecord
     before: np.ndarray
     after: np.ndarray
 
@@ -193,7 +193,7 @@ def answer(
     max_pixels: int,
     check: Check,
     require_face: bool = False,
-) -> Made:
+) -> ServedImage:
     """Do to one photo what the command line does: the same checks, the same metadata, marks and record.
 
     Args:
@@ -222,7 +222,7 @@ def answer(
     )
     pixels = np.asarray(result.image)
     encoded = images.encode(target, pixels, alpha=photo.alpha, icc_profile=photo.icc_profile, ai_edited=edited(result))
-    record = ImageReport(
+    record = ImageRecord(
         input=name,
         output=target.name,
         status="done" if result.faces else "no_face",
@@ -232,11 +232,11 @@ def answer(
         height=height,
         faces=result.faces,
         model=anonymizer.model_name,
-        gate=anonymizer.gate.description,
+        gate=anonymizer.verifier.description,
         versions=results.versions(),
         seconds=round(time.perf_counter() - start, 3),
     )
-    return Made(encoded, record, photo.pixels, pixels)
+    return ServedImage(encoded, record, photo.pixels, pixels)
 
 
 logger = logging.getLogger(__name__)
@@ -255,7 +255,7 @@ def make_app(
         api_key: which requests for photos and metrics must show; None lets everybody in.
         people: gives each person one pseudonym, in all requests.
     """
-    desk = Desk(limits)
+    desk = RequestQueue(limits)
     metrics = Metrics(desk)
 
     @asynccontextmanager
@@ -288,7 +288,7 @@ def make_app(
         responses=RESULT | ERRORS,
         openapi_extra=request_body(),
     )
-    async def anonymize(request: Request, wish: Annotated[Wish, Query()]) -> Response:
+    async def anonymize(request: Request, wish: Annotated[AnonymizeParams, Query()]) -> Response:
         """Replace every face of the photo in the body; a face that cannot be replaced is covered.
 
         The answer is the picture, with counts in its headers; with `Accept: application/json` it is the picture in
@@ -299,7 +299,7 @@ def make_app(
         with desk.place():
             data = await asyncio.wait_for(read_photo(request, limits), limits.seconds)
 
-            def work(check: Check) -> Made:
+            def work(check: Check) -> ServedImage:
                 return answer(
                     anonymizer,
                     data,
@@ -328,14 +328,14 @@ def make_app(
     return app
 
 
-async def _until(result: asyncio.Future[Made], limits: Limits) -> Made:
+async def _until(result: asyncio.Future[ServedImage], limits: Limits) -> ServedImage:
     try:
         return await asyncio.wait_for(result, limits.seconds)
     except asyncio.TimeoutError as error:
-        raise out_of_time(limits) from error
+        raise deadline_check(limits) from error
 
 
-def _answer(made: Made, media_type: str, accept: str) -> Response:
+def _answer(made: ServedImage, media_type: str, accept: str) -> Response:
     headers = {
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
@@ -349,7 +349,7 @@ def _answer(made: Made, media_type: str, accept: str) -> Response:
     return Response(made.data, media_type=media_type, headers=headers)
 
 
-def _counts(record: ImageReport) -> str:
+def _counts(record: ImageRecord) -> str:
     """As "replaced=2, covered=1"; "none" for a photo without a face."""
     counts = Counter(face.action for face in record.faces)
     return ", ".join(f"{action}={number}" for action, number in counts.items()) or "none"
@@ -374,8 +374,8 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
 
     for kind, code in ((ImageError, 422), (UsageError, 422), (ClientDisconnect, 400)):
         app.add_exception_handler(kind, _handler(say, code))
-    app.add_exception_handler(Full, _handler(say, 503, {"Retry-After": "5"}))
-    app.add_exception_handler(OutOfTime, _handler(say, 504))
+    app.add_exception_handler(QueueFull, _handler(say, 503, {"Retry-After": "5"}))
+    app.add_exception_handler(DeadlineExceeded, _handler(say, 504))
 
     @app.exception_handler(asyncio.TimeoutError)
     async def slow(request: Request, error: asyncio.TimeoutError) -> Response:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from ..errors import DeidError
-from ..results import ImageReport
+from ..results import ImageRecord
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ _SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 class Metrics:
     """The figures of one service."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: RequestQueue) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._photos = Counter("deid_photos", "Photos finished, by status.", ["status"], registry=self._registry)
@@ -51,7 +51,7 @@ class Metrics:
         taken = Gauge("deid_queue", "Photos taken in and not yet answered.", registry=self._registry)
         taken.set_function(lambda: desk.taken)
 
-    def finished(self, record: ImageReport) -> None:
+    def finished(self, record: ImageRecord) -> None:
         """Count a photo and its faces."""
         self._photos.labels(record.status).inc()
         self._seconds.observe(record.seconds)
@@ -73,15 +73,15 @@ Check = Callable[[], None]
 _T = TypeVar("_T")
 
 
-class Full(DeidError):
+class QueueFull(DeidError):
     """All places are taken."""
 
 
-class OutOfTime(DeidError):
+class DeadlineExceeded(DeidError):
     """The work was given up."""
 
 
-class Desk:
+class RequestQueue:
     """Takes work in while there is room, and does one piece after the other in a thread of its own.
 
     The models need all cores or the whole GPU for one photo, so two at once are not faster and need twice the memory.
@@ -98,7 +98,7 @@ class Desk:
         """Holds one of the places inside the block. Raises Full where there is none."""
         with self._lock:
             if self.taken >= self.limits.queue:
-                raise Full(f"all {self.limits.queue} places are taken: try again in a while")
+                raise QueueFull(f"all {self.limits.queue} places are taken: try again in a while")
             self.taken += 1
         try:
             yield
@@ -112,7 +112,7 @@ class Desk:
 
         def check() -> None:
             if time.monotonic() > end:
-                raise out_of_time(self.limits)
+                raise deadline_check(self.limits)
 
         def run() -> _T:
             check()
@@ -125,8 +125,8 @@ class Desk:
         self._worker.shutdown(cancel_futures=True)
 
 
-def out_of_time(limits: Limits) -> OutOfTime:
+def deadline_check(limits: Limits) -> DeadlineExceeded:
     """The error for work that took too long."""
-    return OutOfTime(
+    return DeadlineExceeded(
         f"took longer than {limits.seconds:g} seconds, waiting included: try again later, or scale it down"
     )

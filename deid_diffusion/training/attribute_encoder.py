@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from ..attributes.encoding import embed_ids, encode_attributes, tokenize
 from ..faces.semantic_map import draw_semantic_map
 from ..models.face_encoder import FaceEncoder
-from .captions import ATTRIBUTES, FACTS, agree, choose, codes, facts, greyed, label_glasses, phrase
+from .captions import ATTRIBUTES, FACTS, codes, facts, greyed, label_glasses, matching_captions, phrase, sample_facts
 from .data import SEX, Balance, FaceCache, FaceDataset, random_look, random_mesh, random_view, to_tensor
 from .generator import Objective
 
@@ -83,7 +83,7 @@ class CaptionedFaces(FaceDataset):
         if grey:
             said = greyed(said)
         crop, mesh = random_view(self.cache.crops[row], self.cache.meshes[row], rng, turn=_TURN, zoom=_ZOOM)
-        chosen = choose(said, rng, keep=float(rng.choice(_KEEP)))
+        chosen = sample_facts(said, rng, keep=float(rng.choice(_KEEP)))
         return {
             "pixels": to_tensor(random_look(crop, rng, grey=grey)),
             "labels": torch.from_numpy(draw_semantic_map(mesh, self.cache.size)).long(),
@@ -169,7 +169,7 @@ class AttributeEncoderObjective(Objective):
         features = encode_attributes(self.vision, batch["pixels"], batch["labels"], batch["mesh"])
         scale = self.log_scale.clamp(max=4.6).exp()
         logits = scale * torch.einsum("bnd,cd->nbc", features, embed_ids(self.text, batch["input_ids"]))
-        true = agree(batch["facts"], batch["caption"])
+        true = matching_captions(batch["facts"], batch["caption"])
         of_face, of_caption = (t / t.sum(1, keepdim=True) for t in (true.float(), true.T.float()))
         losses = [(cross_entropy(one, of_face) + cross_entropy(one.T, of_caption)) / 2 for one in logits]
         contrast = losses[0] + self.region_weight * torch.stack(losses[1:]).sum()

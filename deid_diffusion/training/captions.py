@@ -29,7 +29,7 @@ _CHANGEABLE = ("gender", "age")
 
 
 @dataclass(frozen=True, eq=False)
-class Wishes:
+class SelectedFeatures:
     """Wishes for B faces.
 
     Attributes:
@@ -45,7 +45,7 @@ class Wishes:
     changed: torch.Tensor
 
 
-class RandomWishes:
+class RandomSelection:
     """Draws for each face which attributes are kept, which are told in words, and which are changed."""
 
     def __init__(self, subspace: AttributeSubspace) -> None:
@@ -56,7 +56,7 @@ class RandomWishes:
 
     def __call__(
         self, features: torch.Tensor, facts: torch.Tensor, free: torch.Tensor, adapter: AttributeAdapter
-    ) -> Wishes:
+    ) -> SelectedFeatures:
         """Wishes for B faces.
 
         Args:
@@ -69,7 +69,9 @@ class RandomWishes:
         made, codes, changed = (list(column) for column in zip(*drawn, strict=True))
         wished = torch.stack(made)
         device = features.device
-        return Wishes(wished, wished - adapter.centre, torch.stack(codes), torch.tensor(changed, device=device))
+        return SelectedFeatures(
+            wished, wished - adapter.centre, torch.stack(codes), torch.tensor(changed, device=device)
+        )
 
     def _of_one(
         self, feature: torch.Tensor, facts: torch.Tensor, free: bool, adapter: AttributeAdapter
@@ -180,7 +182,7 @@ def greyed(said: Mapping[str, str]) -> dict[str, str]:
     return {name: phrase for name, phrase in said.items() if name != "skin"} | {"picture": "black and white photo"}
 
 
-def choose(said: Mapping[str, str], rng: np.random.Generator, keep: float = 0.75) -> dict[str, str]:
+def sample_facts(said: Mapping[str, str], rng: np.random.Generator, keep: float = 0.75) -> dict[str, str]:
     """Some of a face's facts, each with probability ``keep``, in random order."""
     names = [name for name in said if rng.random() < keep]
     rng.shuffle(names)
@@ -193,7 +195,7 @@ def phrase(said: Mapping[str, str]) -> str:
     return ", ".join([opening, *(text for name, text in said.items() if name not in ("person", "picture"))])
 
 
-def agree(facts: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
+def matching_captions(facts: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
     """Which captions are true of which faces: (B, C) bool.
 
     Args:
@@ -240,7 +242,7 @@ def eye_strip(picture: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     return cv2.resize(texture[top:bottom].astype(np.float32) / 255, _STRIP, interpolation=cv2.INTER_AREA)
 
 
-def is_told(row: Mapping[str, Any]) -> bool:
+def states_glasses(row: Mapping[str, Any]) -> bool:
     """Return whether the text of a manifest's row says that somebody wears glasses."""
     text = row.get("text", "").lower()
     return _GLASSES in text and _NO_GLASSES not in text
@@ -252,7 +254,7 @@ def glasses_word(row: Mapping[str, Any]) -> str | None:
     Args:
         row: of a manifest, with the ``glasses_probability`` that `label_glasses` adds.
     """
-    probability = row.get("glasses_probability", 1.0 if is_told(row) else None)
+    probability = row.get("glasses_probability", 1.0 if states_glasses(row) else None)
     if probability is None or SURELY_NOT <= probability <= SURE:
         return None
     if probability < SURELY_NOT:
@@ -271,7 +273,7 @@ def label_glasses(
         meshes: N of (478, 2), their pixels.
     """
     first = {row["file"]: index for index, row in reversed(list(enumerate(rows)))}
-    told = np.array([is_told(rows[index]) for index in first.values()])
+    told = np.array([states_glasses(rows[index]) for index in first.values()])
     if min(told.sum(), (~told).sum()) < _LEAST:
         return [dict(row) for row in rows]
     strips = [eye_strip(pictures[index], meshes[index]) for index in first.values()]

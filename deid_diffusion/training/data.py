@@ -27,7 +27,7 @@ from ..faces.texture import texture_coordinates, unwrap_face
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel
 from ..pipelines.face_deid import ERASED
-from .captions import choose, codes, phrase
+from .captions import codes, phrase, sample_facts
 
 _BOXES, _ELLIPSES, _EVERYTHING = 0.07, 0.08, 0.04  # shares of the shapes that are not the face's own outline
 
@@ -262,7 +262,7 @@ class LatentFaces(FaceDataset):
             mesh = mean_mesh(size)
         control = control_image(draw_semantic_map(mesh, size))
         item["control"] = torch.from_numpy(control).permute(2, 0, 1).float() / 255
-        item["input_ids"] = tokenize(self.tokenizer, [phrase(choose(self.said[row], rng))])[0]
+        item["input_ids"] = tokenize(self.tokenizer, [phrase(sample_facts(self.said[row], rng))])[0]
         item["facts"] = codes(self.said[row])
         return item
 

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel
 
 from ..attributes.subspace import AttributeSubspace
 from ..models.attribute_adapter import AttributeAdapter
-from .captions import RandomWishes
+from .captions import RandomSelection
 from .validation import generation_sheet
 
 
@@ -288,7 +288,7 @@ class FaceDeidObjective(Objective):
         self.text, self.repulsion = Frozen(text_encoder), repulsion
         self.snr_gamma, self.outside_weight, self.rim_weight = snr_gamma, outside_weight, rim_weight
         self.drop, self.text_share, self.empty_ids = drop, text_share, empty_ids
-        self.wishes, self.start_strength = RandomWishes(subspace), start_strength
+        self.wishes, self.start_strength = RandomSelection(subspace), start_strength
         self.vae, self.examples = None if vae is None else Frozen(vae), examples
         self.sampler, self.sampling_steps = scheduler, 8  # of contact sheets
 

@@ -22,7 +22,7 @@ from ..faces.texture import face_coordinates, mirrored_points, texture_mesh, unw
 from ..io.images import read
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel, region_weight
-from .captions import SURE, eye_strip, glasses_probability, is_told
+from .captions import SURE, eye_strip, glasses_probability, states_glasses
 
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
 _FACE = 300.0  # height of a face, in pixels, to which smaller ones are enlarged before they are unwrapped
@@ -283,7 +283,7 @@ def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -
         DeidError: when fewer than eight portraits are clean.
     """
     every = list(portraits)
-    told = np.array([is_told(portrait.row) for portrait in every])
+    told = np.array([states_glasses(portrait.row) for portrait in every])
     glasses = glasses_probability([portrait.strip for portrait in every], told)
     chosen = [k for k, portrait in enumerate(every) if _is_clean(portrait)]
     if len(chosen) < _FEWEST:

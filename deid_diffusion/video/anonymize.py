@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DeidError, VideoError
-from ..faces.boxes import DetectedFace
+from ..faces.boxes import Detection
 from ..io.files import publish, refusal, sha256_of
 from ..io.video_reader import Clip, Encoding, Picture, changed, encoding_for, pictures
 from ..io.video_writer import SegmentWriter, join, steady_times
 from ..results import TrackRecord
 from . import checkpoint
-from .checkpoint import Tallies, Workplace, track_record
-from .identities import Cast, Role, cast, load_roles, save_roles
-from .tracking import GAP_S, Found, Stretch, Track, follow, make_tracks
+from .checkpoint import ClipCheckpoint, ClipStats, track_record
+from .identities import ClipReplacer, TrackIdentity, assign_identities, load_identities, save_identities
+from .tracking import GAP_S, Chunk, ClipDetections, Track, follow, make_tracks
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -31,7 +31,7 @@ OnFrame = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class AnonymizedClip:
+class AnonymizedVideo:
     """What became of a clip.
 
     Attributes:
@@ -60,7 +60,7 @@ def anonymize_clip(
     overwrite: bool = False,
     require_face: bool = False,
     on_frame: OnFrame = lambda what, done, total: None,
-) -> AnonymizedClip:
+) -> AnonymizedVideo:
     """Replace every face in every frame of a clip, and write the result with the clip's sound.
 
     The frames are gone through twice, and a few of them once more to choose the new faces; one frame at a time is in
@@ -81,11 +81,11 @@ def anonymize_clip(
         DeidError: the store of pseudonyms cannot be used; the model does not know the attributes that are to be kept.
     """
     encoding = encoding_for(target.suffix, clip.pixels, (clip.width, clip.height))
-    work = Workplace.open(
+    work = ClipCheckpoint.open(
         target,
         input=clip.sha256,
         model=anonymizer.model_name,
-        gate=anonymizer.gate.description,
+        verifier=anonymizer.verifier.description,
         options=checkpoint.fingerprint(options, encoding),
     )
     try:
@@ -94,7 +94,7 @@ def anonymize_clip(
         work.remove()
         raise
     total = sum(len(one.times) for one in stretches)
-    found = Found.joined([one.found for one in stretches])
+    found = ClipDetections.joined([one.found for one in stretches])
     if require_face and not len(found.frames):
         work.remove()
         raise VideoError(f"{clip.path}: no face found, and --require-face asks for one: nothing written")
@@ -104,7 +104,7 @@ def anonymize_clip(
     unsearched = frozenset(number for one in stretches for number in one.unsearched.tolist())
     _replace(anonymizer, clip, work, encoding, _Plan(tracks, roles, unsearched, options, total), on_frame)
     numbers = range(len(stretches))
-    counts = Tallies.load(work.tally(number) for number in numbers)
+    counts = ClipStats.load(work.tally(number) for number in numbers)
     records = tuple(
         track_record(one, counts.of(number), roles.get(number), keyed=options.pseudonyms is not None)
         for number, one in enumerate(tracks)
@@ -120,18 +120,18 @@ def anonymize_clip(
     except OSError as error:
         raise VideoError(refusal(target, error)) from error
     checkpoint.clear(target)
-    return AnonymizedClip(records, total, counts.missed, counts.filled, tuple(sorted(counts.errors)), digest)
+    return AnonymizedVideo(records, total, counts.missed, counts.filled, tuple(sorted(counts.errors)), digest)
 
 
-def _find(anonymizer: Anonymizer, clip: Clip, work: Workplace, on_frame: OnFrame) -> list[Stretch]:
+def _find(anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, on_frame: OnFrame) -> list[Chunk]:
     """The first pass: faces in every frame, and the frames' times. Stretches that are there are not searched again."""
-    stretches: list[Stretch] = []
+    stretches: list[Chunk] = []
     for number, frames in _stretches(pictures(clip)):
         path = work.found(number)
         if path.exists():
-            stretches.append(Stretch.load(path))
+            stretches.append(Chunk.load(path))
             continue
-        numbers, faces, unsearched = list[int](), list[DetectedFace](), list[int]()
+        numbers, faces, unsearched = list[int](), list[Detection](), list[int]()
         times = list[float]()
         for picture in frames:
             try:
@@ -143,8 +143,8 @@ def _find(anonymizer: Anonymizer, clip: Clip, work: Workplace, on_frame: OnFrame
             faces += seen
             times.append(np.nan if picture.time is None else picture.time)
             on_frame("looking for faces", picture.index + 1, clip.expected)
-        found = Found.of(numbers, faces)
-        stretch = Stretch(found, np.array(times), np.array(unsearched, np.int64))
+        found = ClipDetections.of(numbers, faces)
+        stretch = Chunk(found, np.array(times), np.array(unsearched, np.int64))
         stretch.save(path)
         stretches.append(stretch)
     return stretches
@@ -153,20 +153,21 @@ def _find(anonymizer: Anonymizer, clip: Clip, work: Workplace, on_frame: OnFrame
 def _roles(
     anonymizer: Anonymizer,
     clip: Clip,
-    work: Workplace,
+    work: ClipCheckpoint,
     options: Options,
     tracks: Sequence[Track],
     total: int,
     on_frame: OnFrame,
-) -> dict[int, Role]:
+) -> dict[int, TrackIdentity]:
     """Who is who; drawn once, and the same after a kill."""
-    if options.method != "synth" or not tracks:
+    if options.method != "generate" or not tracks:
         return {}
     if not work.roles.exists():
-        save_roles(
-            work.roles, cast(anonymizer, options, tracks, _told(pictures(clip), "choosing faces", total, on_frame))
+        save_identities(
+            work.roles,
+            assign_identities(anonymizer, options, tracks, _told(pictures(clip), "choosing faces", total, on_frame)),
         )
-    return load_roles(work.roles)
+    return load_identities(work.roles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,7 @@ class _Plan:
     """What the second pass goes by; ``unsearched`` are frames that nobody could search."""
 
     tracks: Sequence[Track]
-    roles: dict[int, Role]
+    roles: dict[int, TrackIdentity]
     unsearched: frozenset[int]
     options: Options
     total: int
@@ -186,17 +187,17 @@ class _Plan:
 
 
 def _replace(
-    anonymizer: Anonymizer, clip: Clip, work: Workplace, encoding: Encoding, plan: _Plan, on_frame: OnFrame
+    anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, encoding: Encoding, plan: _Plan, on_frame: OnFrame
 ) -> None:
     """The second pass: every stretch that has no segment yet is replaced and encoded."""
-    players = Cast(plan.roles, plan.options)
+    players = ClipReplacer(plan.roles, plan.options)
     options = replace(
         plan.options, pseudonyms=None, seed=None
     )  # nobody is looked up in frames: the roles say who is who
     for number, frames in _stretches(_told(pictures(clip), "replacing faces", plan.total, on_frame)):
         if work.segment(number).exists():
             continue
-        counts = Tallies()
+        counts = ClipStats()
         near = plan.near(number * checkpoint.STRETCH, (number + 1) * checkpoint.STRETCH)
         with SegmentWriter(work.segment(number), clip, encoding) as segment:
             for picture in frames:
@@ -217,9 +218,9 @@ def _frame(
     frame: int,
     photo: np.ndarray,
     here: dict[int, Track],
-    players: Cast,
+    players: ClipReplacer,
     options: Options,
-    counts: Tallies,
+    counts: ClipStats,
 ) -> np.ndarray:
     """(H, W, 3) uint8: a frame as it is to be shown. Whatever happens, no original face is left on it."""
     replacer = players.in_frame(list(here), [one.seen_at(frame) for one in here.values()])

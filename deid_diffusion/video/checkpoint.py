@@ -19,14 +19,14 @@ from ..errors import VideoError
 from ..faces.compositing import FILL
 from ..io.files import refusal, write_atomic
 from ..io.video_reader import Encoding
-from ..options import plain_options
+from ..options import options_digest
 from ..results import SIMPLE, Action, FaceRecord, TrackRecord
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..options import Options
-    from .identities import Role
+    from .identities import TrackIdentity
     from .tracking import Track
 
 
@@ -38,7 +38,7 @@ _MODE = 0o700  # boxes, seeds and attribute features are nobody else's business
 
 
 @dataclass(frozen=True)
-class Workplace:
+class ClipCheckpoint:
     """Names of what lies in the folder; a file that has its name is complete.
 
     Attributes:
@@ -48,7 +48,7 @@ class Workplace:
     folder: Path
 
     @classmethod
-    def open(cls, target: Path, **shaping: str) -> Workplace:
+    def open(cls, target: Path, **shaping: str) -> ClipCheckpoint:
         """The folder of a result; what an earlier run with the same values left in it is still there.
 
         Raises VideoError if it cannot be made.
@@ -95,7 +95,7 @@ def clear(target: Path) -> None:
 
 def fingerprint(options: Options, encoding: Encoding) -> str:
     """A text that differs where results may differ."""
-    return json.dumps([plain_options(options), encoding.codec, encoding.pixels, encoding.options], sort_keys=True)
+    return json.dumps([options_digest(options), encoding.codec, encoding.pixels, encoding.options], sort_keys=True)
 
 
 def _prefix(target: Path) -> str:
@@ -108,7 +108,7 @@ def _escaped(name: str) -> str:
 
 
 @dataclass
-class TrackTally:
+class TrackStats:
     """Counts of one track; the names are those of `TrackRecord`."""
 
     actions: Counter[str] = field(default_factory=Counter)
@@ -141,7 +141,7 @@ class TrackTally:
 
 
 @dataclass
-class Tallies:
+class ClipStats:
     """Counts of a stretch of frames.
 
     Attributes:
@@ -151,14 +151,14 @@ class Tallies:
         errors: kinds of the exceptions because of which they were.
     """
 
-    tracks: dict[int, TrackTally] = field(default_factory=dict)
+    tracks: dict[int, TrackStats] = field(default_factory=dict)
     missed: int = 0
     filled: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
-    def of(self, number: int) -> TrackTally:
+    def of(self, number: int) -> TrackStats:
         """The tally of a track."""
-        return self.tracks.setdefault(number, TrackTally())
+        return self.tracks.setdefault(number, TrackStats())
 
     def fill(self, frame: np.ndarray, why: str) -> np.ndarray:
         """Count a frame, (H, W, 3) uint8, as filled, and return one of its size that shows nothing."""
@@ -182,7 +182,7 @@ class Tallies:
             total.filled += whole["filled"]
             total.errors += Counter(whole["errors"])
             for number, row in whole["tracks"].items():
-                counted = TrackTally(
+                counted = TrackStats(
                     Counter(row["actions"]),
                     row["around"],
                     Counter(row["reasons"]),
@@ -194,7 +194,7 @@ class Tallies:
         return total
 
 
-def track_record(track: Track, tally: TrackTally, role: Role | None, *, keyed: bool) -> TrackRecord:
+def track_record(track: Track, tally: TrackStats, role: TrackIdentity | None, *, keyed: bool) -> TrackRecord:
     """The record of a track; ``keyed``: seeds follow from a secret, and are not told."""
     first, last = track.sighted
     best = track.at(track.best())

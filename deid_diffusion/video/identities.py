@@ -14,8 +14,8 @@ import torch
 from ..errors import DeidError
 from ..faces.alignment import resized
 from ..faces.lighting import FaceLight
-from ..generation import Conditions, Replacement, Scene, draw_people, generate, read_conditions, replace_faces
-from ..identity.verification import Verdict, Verifier
+from ..generation import GeneratorInputs, Replacement, Scene, draw_people, generate, prepare_inputs, replace_faces
+from ..identity.verification import VerificationResult, Verifier
 from ..io.files import write_atomic
 from ..io.video_reader import Picture
 from ..models.identity_model import Donors
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Role:
+class TrackIdentity:
     """What stays the same of a new face from frame to frame; its semantic map changes.
 
     Attributes:
@@ -44,7 +44,7 @@ class Role:
     pseudonym: str | None = None
 
 
-class _Casting:
+class _IdentityRecorder:
     """A replacer that notes what it gave the one face of a scene."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class _Casting:
     def __call__(
         self,
         pipeline: FaceDeidPipeline,
-        gate: Verifier,
+        verifier: Verifier,
         scene: Scene,
         options: Options,
     ) -> dict[int, Replacement]:
@@ -66,12 +66,12 @@ class _Casting:
 
         if not scene.faces:
             return {}
-        (made,) = replace_faces(pipeline, gate, [replace(scene, seed_of=draw)], options, steady=True)
+        (made,) = replace_faces(pipeline, verifier, [replace(scene, seed_of=draw)], options, steady=True)
         rows = list(scene.faces)
         choices = [scene.choices[k] for k in rows]
         faces = [scene.faces[k] for k in rows]
         of_photo = ([scene.photo] * len(rows), [scene.gone] * len(rows))
-        conditions = read_conditions(pipeline, *of_photo, faces, choices, options.map_privacy)
+        conditions = prepare_inputs(pipeline, *of_photo, faces, choices, options.map_blend)
         self.features = None if conditions.features is None else conditions.features[0].float().cpu()
         first = made[rows[0]]
         self.seed = draw(rows[0], 0) if first.seed is None else first.seed
@@ -79,9 +79,9 @@ class _Casting:
         return made
 
 
-def cast(
+def assign_identities(
     anonymizer: Anonymizer, options: Options, tracks: Sequence[Track], frames: Iterable[Picture]
-) -> dict[int, Role]:
+) -> dict[int, TrackIdentity]:
     """A role for each track whose face can be replaced in its best frame, by the track's number.
 
     With a key, the face in that frame says who it is. The first seed whose face passes the gate there is taken; if none
@@ -99,10 +99,10 @@ def cast(
     wanted: dict[int, list[int]] = {}
     for number, track in enumerate(tracks):
         wanted.setdefault(track.best(), []).append(number)
-    roles: dict[int, Role] = {}
+    roles: dict[int, TrackIdentity] = {}
     for picture in frames:
         for number in wanted.pop(picture.index, ()):
-            casting = _Casting()
+            casting = _IdentityRecorder()
             try:
                 photo = picture.rgb()
                 face, own = tracks[number].at(picture.index), _own(options, number)
@@ -112,7 +112,7 @@ def cast(
             except Exception:  # without a role the face is covered wherever it is
                 continue
             if casting.seed is not None and casting.donors is not None:
-                roles[number] = Role(casting.seed, casting.features, casting.donors, shown.faces[0].pseudonym)
+                roles[number] = TrackIdentity(casting.seed, casting.features, casting.donors, shown.faces[0].pseudonym)
         if not wanted:
             break
     return roles
@@ -123,7 +123,7 @@ def _own(options: Options, number: int) -> Options:
     return options if options.seed is None else replace(options, seed=(options.seed + number) % 2**63)
 
 
-def save_roles(path: Path, roles: Mapping[int, Role]) -> None:
+def save_identities(path: Path, roles: Mapping[int, TrackIdentity]) -> None:
     """Write roles atomically. Raises ImageError if the disk refuses."""
     buffer = io.BytesIO()
     features = {f"features{k}": role.features.numpy() for k, role in roles.items() if role.features is not None}
@@ -138,13 +138,13 @@ def save_roles(path: Path, roles: Mapping[int, Role]) -> None:
     write_atomic(path, buffer.getvalue(), overwrite=True)
 
 
-def load_roles(path: Path) -> dict[int, Role]:
-    """What `save_roles` wrote."""
+def load_identities(path: Path) -> dict[int, TrackIdentity]:
+    """What `save_identities` wrote."""
     with np.load(path, allow_pickle=False) as file:
         columns = (file[name].tolist() for name in ("numbers", "seeds", "donors", "pseudonyms"))
         features = {name: torch.from_numpy(file[name]) for name in file.files if name.startswith("features")}
         return {
-            number: Role(seed, features.get(f"features{number}"), Donors(*donors), name or None)
+            number: TrackIdentity(seed, features.get(f"features{number}"), Donors(*donors), name or None)
             for number, seed, donors, name in zip(*columns, strict=True)
         }
 
@@ -184,7 +184,7 @@ def steady_colour(crop: np.ndarray, mask: np.ndarray, before: np.ndarray | None)
     return np.clip(crop + shift + 0.5, 0, 255).astype(np.uint8), mean + shift
 
 
-NO_ROLE = "no new face could be made for it"
+NO_IDENTITY = "no new face could be made for it"
 GUESSED = "not seen by a detector in this frame, and no mesh fits"
 _STEADY = 0.7  # share of the light that stays from frame to frame
 _HOLD = 5  # frames for which a face that passed may stand in for others that do not
@@ -202,7 +202,7 @@ class _Shown:
 
 
 @dataclass
-class Cast:
+class ClipReplacer:
     """The new faces of a clip, and what of them is carried from frame to frame.
 
     Attributes:
@@ -210,21 +210,21 @@ class Cast:
         options: the user's, with the pseudonyms: faces under a key are painted otherwise (see `generate`).
     """
 
-    roles: Mapping[int, Role]
+    roles: Mapping[int, TrackIdentity]
     options: Options
     _shown: dict[int, _Shown] = field(default_factory=dict)
 
-    def in_frame(self, tracks: Sequence[int], seen: Sequence[bool]) -> InFrame:
+    def in_frame(self, tracks: Sequence[int], seen: Sequence[bool]) -> FrameReplacer:
         """The replacer of one frame, whose faces are those of some tracks; ``seen`` says which a detector saw there."""
         self._shown = {number: one for number, one in self._shown.items() if number in tracks}
-        return InFrame(self.roles, self.options, self._shown, tuple(tracks), tuple(seen))
+        return FrameReplacer(self.roles, self.options, self._shown, tuple(tracks), tuple(seen))
 
 
 @dataclass(frozen=True)
-class InFrame:
-    """A `Replacer` of one frame's faces; see `Cast.in_frame`."""
+class FrameReplacer:
+    """A `Replacer` of one frame's faces; see `ClipReplacer.in_frame`."""
 
-    roles: Mapping[int, Role]
+    roles: Mapping[int, TrackIdentity]
     options: Options
     shown: dict[int, _Shown]
     tracks: tuple[int, ...]
@@ -233,7 +233,7 @@ class InFrame:
     def __call__(
         self,
         pipeline: FaceDeidPipeline,
-        gate: Verifier,
+        verifier: Verifier,
         scene: Scene,
         options: Options,
     ) -> dict[int, Replacement]:
@@ -245,13 +245,13 @@ class InFrame:
         results: dict[int, Replacement] = {}
         for k, face in scene.faces.items():
             if self.tracks[k] not in self.roles:
-                results[k] = Replacement(NO_ROLE)
+                results[k] = Replacement(NO_IDENTITY)
             elif face.mesh is None and not self.seen[k]:
                 results[k] = Replacement(GUESSED)
         rows = [k for k in scene.faces if k not in results]
         for chunk in (rows[start : start + options.batch_size] for start in range(0, len(rows), options.batch_size)):
             try:
-                results |= self._replace(pipeline, gate, scene, chunk, options)
+                results |= self._replace(pipeline, verifier, scene, chunk, options)
             except Exception as error:  # whatever it was, the faces are covered and the record says why
                 for k in chunk:
                     scene.canvas.cover(k)
@@ -259,30 +259,30 @@ class InFrame:
         return results
 
     def _replace(
-        self, pipeline: FaceDeidPipeline, gate: Verifier, scene: Scene, rows: Sequence[int], options: Options
+        self, pipeline: FaceDeidPipeline, verifier: Verifier, scene: Scene, rows: Sequence[int], options: Options
     ) -> dict[int, Replacement]:
         roles = [self.roles[self.tracks[k]] for k in rows]
         faces, choices = [scene.faces[k] for k in rows], [scene.choices[k] for k in rows]
         of_photo = ([scene.photo] * len(rows), [scene.gone] * len(rows))
-        read = read_conditions(pipeline, *of_photo, faces, choices, options.map_privacy)
+        read = prepare_inputs(pipeline, *of_photo, faces, choices, options.map_blend)
         before = [self.shown.pop(self.tracks[k], None) for k in rows]
         conditions = _kept(read, roles, before)
         made = generate(pipeline, conditions, [role.seed for role in roles], self.options)
         results: dict[int, Replacement] = {}
         given = zip(made, conditions.masks, conditions.meshes, conditions.lights, before, strict=True)
         for k, role, (crop, mask, mesh, light, last_shown) in zip(rows, roles, given, strict=True):
-            verdicts = list[Verdict]()
+            verdicts = list[VerificationResult]()
             for one in _candidates(crop, mask, mesh, light, last_shown):
                 matrix = resized(scene.faces[k].matrix, len(one.crop) / pipeline.crop_size)
-                with scene.canvas.trial(k, one.crop, matrix) as picture:
-                    verdicts.append(gate.judge(picture, scene.faces[k], scene.originals[k]))
+                with scene.canvas.preview(k, one.crop, matrix) as picture:
+                    verdicts.append(verifier.verify(picture, scene.faces[k], scene.originals[k]))
                 if verdicts[-1].reason is None:
                     scene.canvas.paste(k, one.crop, matrix)
                     self.shown[self.tracks[k]] = one
                     results[k] = Replacement(None, role.seed, verdicts[-1].similarity, len(verdicts))
                     break
             else:
-                last = verdicts[-1] if verdicts else Verdict(None, "generation gave no picture")
+                last = verdicts[-1] if verdicts else VerificationResult(None, "generation gave no picture")
                 results[k] = Replacement(last.reason, None, last.similarity, len(verdicts))
         return results
 
@@ -299,7 +299,7 @@ def _candidates(
         yield replace(before, held=before.held + 1)
 
 
-def _kept(read: Conditions, roles: Sequence[Role], before: Sequence[_Shown | None]) -> Conditions:
+def _kept(read: GeneratorInputs, roles: Sequence[TrackIdentity], before: Sequence[_Shown | None]) -> GeneratorInputs:
     """A frame's conditions with the people and attributes of the tracks, and shapes and light that do not tremble."""
     meshes = [
         steady_shape(mesh, None if one is None else one.mesh) for mesh, one in zip(read.meshes, before, strict=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import supervision
-from ..faces.boxes import DetectedFace, overlaps
+from ..faces.boxes import Detection, overlaps
 from ..io.files import write_atomic
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Track:
         seen: (n,) bool, whether a detector saw it there; elsewhere its place is a guess.
     """
 
-    places: Found
+    places: ClipDetections
     seen: np.ndarray
 
     @property
@@ -55,7 +55,7 @@ class Track:
         row = self._row(frame)
         return row < len(self.seen) and int(self.places.frames[row]) == frame
 
-    def at(self, frame: int) -> DetectedFace:
+    def at(self, frame: int) -> Detection:
         """Where it is in one of its frames."""
         return self.places.face(self._row(frame))
 
@@ -73,7 +73,7 @@ class Track:
 
 
 def make_tracks(
-    found: Found, groups: Sequence[Sequence[int]], frames: int, rate: float, shape: tuple[int, int]
+    found: ClipDetections, groups: Sequence[Sequence[int]], frames: int, rate: float, shape: tuple[int, int]
 ) -> list[Track]:
     """Tracks without holes, in the order in which they begin.
 
@@ -90,7 +90,7 @@ def make_tracks(
     return sorted((_without_doubles(track, found) for track in tracks), key=lambda track: int(track.places.frames[0]))
 
 
-def join(found: Found, groups: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
+def join(found: ClipDetections, groups: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
     """Groups of rows, those united that go on with each other.
 
     A group goes on with another that ends at most ``limit`` frames before it, if the other's last box, left where it is
@@ -111,20 +111,20 @@ def join(found: Found, groups: Sequence[np.ndarray], limit: int) -> list[np.ndar
     return [np.concatenate(pieces) for pieces in whole]
 
 
-def _goes_on(found: Found, earlier: np.ndarray, later: np.ndarray) -> bool:
+def _goes_on(found: ClipDetections, earlier: np.ndarray, later: np.ndarray) -> bool:
     last, first = found.boxes[earlier[-1]], found.boxes[later[0]]
     away = int(found.frames[later[0]] - found.frames[earlier[-1]])
     carried = last + away * _speed(found, earlier[-_STEPS:])
     return bool((overlaps(first, np.stack([last, carried]))[0] >= _LEAST_OVERLAP).any())
 
 
-def _speed(found: Found, rows: np.ndarray) -> np.ndarray:
+def _speed(found: ClipDetections, rows: np.ndarray) -> np.ndarray:
     """(4,) change of a box from frame to frame, over some sightings."""
     passed = int(found.frames[rows[-1]] - found.frames[rows[0]])
     return (found.boxes[rows[-1]] - found.boxes[rows[0]]) / passed if passed else np.zeros(4, np.float32)
 
 
-def _whole(found: Found, rows: np.ndarray, frames: int, margin: int, shape: tuple[int, int]) -> Track:
+def _whole(found: ClipDetections, rows: np.ndarray, frames: int, margin: int, shape: tuple[int, int]) -> Track:
     """The track of some sightings: between them its box moves evenly, around them it grows along its way."""
     known = found.frames[rows]
     first, last = int(known[0]), int(known[-1])
@@ -146,10 +146,12 @@ def _whole(found: Found, rows: np.ndarray, frames: int, margin: int, shape: tupl
         np.full(len(at), GUESS, np.promote_types(found.names.dtype, f"<U{len(GUESS)}")),
     )
     scores[seen], names[seen] = found.scores[rows], found.names[rows]
-    return Track(Found(at, boxes.astype(np.float32), scores, points.reshape(-1, 5, 2).astype(np.float32), names), seen)
+    return Track(
+        ClipDetections(at, boxes.astype(np.float32), scores, points.reshape(-1, 5, 2).astype(np.float32), names), seen
+    )
 
 
-def _without_doubles(track: Track, found: Found) -> Track:
+def _without_doubles(track: Track, found: ClipDetections) -> Track:
     """The track without its guesses at places where another face was seen: that one is dealt with there."""
     keep = track.seen.copy()
     for row in np.flatnonzero(~keep):
@@ -157,23 +159,23 @@ def _without_doubles(track: Track, found: Found) -> Track:
         box, others = track.places.boxes[row], found.boxes[first:last]
         sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
         keep[row] = not (np.prod(sides.clip(0), axis=1) >= _DOUBLE * np.prod(box[2:] - box[:2])).any()
-    return Track(Found(*(column[keep] for column in track.places.columns())), track.seen[keep])
+    return Track(ClipDetections(*(column[keep] for column in track.places.columns())), track.seen[keep])
 
 
-def _sorted(found: Found, group: Sequence[int]) -> np.ndarray:
+def _sorted(found: ClipDetections, group: Sequence[int]) -> np.ndarray:
     rows = np.array(group, np.int64)
     return rows[np.argsort(found.frames[rows], kind="stable")]
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class ClipDetections:
     """M faces in some frames, in the order of the frames.
 
     Attributes:
         frames: (M,) int64, number of the frame in the clip.
         boxes: (M, 4) float32, x0, y0, x1, y1 in pixels of the upright frame.
         scores: (M,) float32.
-        points: (M, 5, 2) float32, as `DetectedFace.points`; NaN where they are unknown.
+        points: (M, 5, 2) float32, as `Detection.points`; NaN where they are unknown.
         names: (M,) str, the detectors.
     """
 
@@ -184,7 +186,7 @@ class Found:
     names: np.ndarray
 
     @classmethod
-    def of(cls, frames: Sequence[int], faces: Sequence[DetectedFace]) -> Self:
+    def of(cls, frames: Sequence[int], faces: Sequence[Detection]) -> Self:
         """Faces and the numbers of their frames, ascending."""
         unknown = np.full((5, 2), np.nan)
         points = [unknown if face.points is None else face.points for face in faces]
@@ -205,10 +207,10 @@ class Found:
         """The arrays, in the order of the attributes."""
         return self.frames, self.boxes, self.scores, self.points, self.names
 
-    def face(self, row: int) -> DetectedFace:
+    def face(self, row: int) -> Detection:
         """One of the faces."""
         points = self.points[row]
-        return DetectedFace(
+        return Detection(
             tuple(self.boxes[row].tolist()),
             float(self.scores[row]),
             str(self.names[row]),
@@ -217,7 +219,7 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
+class Chunk:
     """Everything that the first pass learns of a stretch of N frames.
 
     Attributes:
@@ -226,7 +228,7 @@ class Stretch:
         unsearched: (K,) int64, numbers of the frames in which the search itself failed.
     """
 
-    found: Found
+    found: ClipDetections
     times: np.ndarray
     unsearched: np.ndarray
 
@@ -241,10 +243,10 @@ class Stretch:
         """What `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             columns = [file[f"arr_{k}"] for k in range(7)]
-        return cls(Found(*columns[:5]), *columns[5:])
+        return cls(ClipDetections(*columns[:5]), *columns[5:])
 
 
-def follow(found: Found, frames: int, limit: int) -> list[list[int]]:
+def follow(found: ClipDetections, frames: int, limit: int) -> list[list[int]]:
     """Rows of ``found``, grouped by face; every row is in one group.
 
     Scores play no part: whatever a detector took for a face is dealt with, and followed as well as any other. What the

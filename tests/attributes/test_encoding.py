@@ -21,13 +21,13 @@ from deid_diffusion.attributes.encoding import (
 )
 from deid_diffusion.attributes.subspace import FEATURE_NAMES, AttributeSubspace
 from deid_diffusion.errors import UsageError
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.semantic_map import draw_semantic_map, mean_mesh
 from deid_diffusion.faces.texture import mirrored_points
 from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.options import Options
 from tests.conftest import make_tiny_pipeline
-from tests.fake_gate import FakeGate
+from tests.fake_verifier import FakeVerifier
 
 
 def test_shared_padding_changes_no_embedding(tiny_pipeline) -> None:
@@ -113,7 +113,7 @@ def test_the_trunk_is_not_saved_with_the_encoder(tmp_path: Path) -> None:
 
 
 SHIM = str(Path(__file__).parents[2] / "pipelines" / "face_deid")
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 CORE = (slice(90, 170), slice(190, 250))
 WORDS = {"gender": ("woman", "man"), "age": ("young", "elderly"), "freckles": ("freckles",)}
 
@@ -128,7 +128,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory):
 
 
 def anonymizer(pipeline) -> Anonymizer:
-    return Anonymizer(pipeline, detector=lambda image: [FACE], landmarker=lambda crop: None, gate=FakeGate())
+    return Anonymizer(pipeline, detector=lambda image: [FACE], landmarker=lambda crop: None, verifier=FakeVerifier())
 
 
 @pytest.fixture

@@ -6,24 +6,30 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deid_diffusion.attributes.selection import AttributeChoice, choose, let_through, parse_change, parse_keep
+from deid_diffusion.attributes.selection import (
+    AttributeSelection,
+    filter_features,
+    make_selection,
+    parse_change,
+    parse_keep,
+)
 from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.errors import DeidError, UsageError
 
 
 def test_nothing_said_keeps_every_built_in_attribute() -> None:
-    assert choose() == AttributeChoice(tuple(VOCABULARY), {})
+    assert make_selection() == AttributeSelection(tuple(VOCABULARY), {})
 
 
 def test_what_is_changed_is_not_kept() -> None:
-    choice = choose(change={"gender": "man"})
+    choice = make_selection(change={"gender": "man"})
     assert set(choice.keep) == set(VOCABULARY) - {"gender"}
     assert choice.named == (*choice.keep, "gender")
 
 
 def test_names_phrases_and_order() -> None:
-    choice = choose([" Expression", "a  scar on the chin", "expression"])
+    choice = make_selection([" Expression", "a  scar on the chin", "expression"])
     assert choice.keep == ("expression", "a scar on the chin")
     assert choice.phrases == ("a scar on the chin",)
 
@@ -32,12 +38,12 @@ def test_names_phrases_and_order() -> None:
     ("years", "word"), [("2", "toddler"), (7, "child"), ("16", "teenager"), ("20", "young"), (50, "middle-aged")]
 )
 def test_years_become_words(years: object, word: str) -> None:
-    assert choose(change={"age": years}).change == {"age": word}
+    assert make_selection(change={"age": years}).change == {"age": word}
 
 
 @pytest.mark.parametrize("text", ["freckles", "a skin like milk", "pale", "beard", "Sommersprossen"])
 def test_a_phrase_of_the_users_own_is_one(text: str) -> None:
-    assert choose([text]).phrases == (text,)
+    assert make_selection([text]).phrases == (text,)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def test_a_phrase_of_the_users_own_is_one(text: str) -> None:
 )
 def test_bad_words_are_one_line(keep: object, change: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        choose(keep, change)
+        make_selection(keep, change)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -81,13 +87,13 @@ def test_changes_that_say_nothing_or_two_things(texts: list[str]) -> None:
 
 
 def test_what_a_map_alone_can_carry_out() -> None:
-    choice = choose(["age", "gaze"], {"expression": "smiling"})
-    assert choice.of_map() == AttributeChoice(("gaze",), {"expression": "smiling"})
-    assert choice.beyond_map() == ["age"]
-    assert choose().beyond_map() == []
-    assert choose(change={"expression": "smiling"}).beyond_map() == []
-    assert choose(change={"gender": "man"}).beyond_map() == ["gender"]
-    assert choose([*VOCABULARY, "freckles"]).beyond_map() == ["freckles"]
+    choice = make_selection(["age", "gaze"], {"expression": "smiling"})
+    assert choice.restrict_to_map() == AttributeSelection(("gaze",), {"expression": "smiling"})
+    assert choice.requires_encoder() == ["age"]
+    assert make_selection().requires_encoder() == []
+    assert make_selection(change={"expression": "smiling"}).requires_encoder() == []
+    assert make_selection(change={"gender": "man"}).requires_encoder() == ["gender"]
+    assert make_selection([*VOCABULARY, "freckles"]).requires_encoder() == ["freckles"]
 
 
 @pytest.fixture
@@ -100,7 +106,7 @@ def test_each_face_has_its_own_choice(tiny_pipeline, features: torch.Tensor) -> 
     subspace, centre = tiny_pipeline.subspace(), tiny_pipeline.attribute_adapter.centre
     grain = subspace.grain(float(tiny_pipeline.attribute_adapter.phrase_scale))
     features[0] = centre + 3 * grain * subspace.bases["gender"][0]
-    both = let_through(tiny_pipeline, features, [choose(["gender"]), choose(())])
+    both = filter_features(tiny_pipeline, features, [make_selection(["gender"]), make_selection(())])
     assert torch.equal(both[1], centre)
     assert torch.equal(both[0], subspace.project(features[0], ["gender"], centre, grain))
     assert not torch.equal(both[0], centre)
@@ -109,7 +115,9 @@ def test_each_face_has_its_own_choice(tiny_pipeline, features: torch.Tensor) -> 
 def test_a_new_phrase_needs_no_training(tiny_pipeline, features: torch.Tensor) -> None:
     """The same weights: a phrase adds its own dimension to what passes."""
     weights = [p.clone() for p in tiny_pipeline.attribute_adapter.parameters()]
-    without, kept = (let_through(tiny_pipeline, features[:1], [choose(words)]) for words in (["age"], ["age", "scar"]))
+    without, kept = (
+        filter_features(tiny_pipeline, features[:1], [make_selection(words)]) for words in (["age"], ["age", "scar"])
+    )
     assert not torch.equal(without, kept)
     subspace = tiny_pipeline.subspace(["scar"])
     assert subspace.dimensions(["age", "scar"]) == subspace.dimensions(["age"]) + 1
@@ -118,13 +126,13 @@ def test_a_new_phrase_needs_no_training(tiny_pipeline, features: torch.Tensor) -
 
 def test_a_change_takes_the_faces_place(tiny_pipeline, features: torch.Tensor) -> None:
     """What two faces show of an attribute is the same once it is changed to one word."""
-    made = let_through(tiny_pipeline, features, [choose((), {"gender": "man"})] * 2)
+    made = filter_features(tiny_pipeline, features, [make_selection((), {"gender": "man"})] * 2)
     assert torch.allclose(made[0], made[1], atol=1e-6)
-    other = let_through(tiny_pipeline, features, [choose((), {"gender": "woman"})] * 2)
+    other = filter_features(tiny_pipeline, features, [make_selection((), {"gender": "woman"})] * 2)
     assert not torch.allclose(made, other, atol=1e-3)
 
 
 def test_a_model_that_reads_no_words_lets_nothing_through(tiny_pipeline, features: torch.Tensor) -> None:
     pipeline = type(tiny_pipeline)(**{**tiny_pipeline.components, "phrase_encoder": None})
     with pytest.raises(DeidError, match="phrase_encoder="):
-        let_through(pipeline, features, [choose(())] * 2)
+        filter_features(pipeline, features, [make_selection(())] * 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deid_diffusion.batch.tasks import Recipe
+from deid_diffusion.batch.tasks import JobConfig
 from deid_diffusion.errors import DeidError
 from deid_diffusion.identity.keys import Key
 from deid_diffusion.identity.pseudonyms import Pseudonyms
@@ -58,14 +58,14 @@ def load_linking(model: str, device: str) -> Linking:
     return Linking(model_name=model)
 
 
-def linking_once_killed(deaths: Path) -> Recipe:
+def linking_once_killed(deaths: Path) -> JobConfig:
     """With a store of people; the black picture kills one worker. The folder is made, to count that."""
     deaths.mkdir()
     people = Pseudonyms(Key(bytes(range(32))), "people", recogniser="fake", dimension=4, threshold=0.5)
-    return Recipe(load_linking, f"{deaths}:1", Options(pseudonyms=people))
+    return JobConfig(load_linking, f"{deaths}:1", Options(pseudonyms=people))
 
 
-RECIPE = Recipe(load)
+RECIPE = JobConfig(load)
 
 
 def pixels(number: int, side: int = 16) -> np.ndarray:

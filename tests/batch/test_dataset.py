@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from deid_diffusion.batch import tasks
-from deid_diffusion.batch.dataset import Run, here
-from deid_diffusion.batch.executors import Share
-from deid_diffusion.batch.journal import WORK, Workplace, write_manifest
-from deid_diffusion.batch.tasks import Recipe
+from deid_diffusion.batch.dataset import DatasetRun, run_in_process
+from deid_diffusion.batch.executors import WorkShare
+from deid_diffusion.batch.journal import WORK, RunDirectory, write_manifest
+from deid_diffusion.batch.tasks import JobConfig
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.results import Outcome
+from deid_diffusion.results import JobResult
 from tests.batch.fakes import RECIPE, encoded, pixels
 from tests.fake_anonymizer import FakeAnonymizer, expected
 
@@ -38,10 +38,12 @@ def put(**files: bytes) -> None:
         path.write_bytes(data)
 
 
-def process(recipe: Recipe = RECIPE, engine=None, inputs=("in",), **more) -> tuple[list[Outcome], Run]:
-    place = Workplace.open(Path("out"), recipe)
+def process(recipe: JobConfig = RECIPE, engine=None, inputs=("in",), **more) -> tuple[list[JobResult], DatasetRun]:
+    place = RunDirectory.open(Path("out"), recipe)
     try:
-        run = Run([Path(one) for one in inputs], place, recipe, engine or partial(here, recipe), **more)
+        run = DatasetRun(
+            [Path(one) for one in inputs], place, recipe, engine or partial(run_in_process, recipe), **more
+        )
         outcomes = list(run)
         write_manifest(Path("m.jsonl"), place.journal)
     finally:
@@ -116,8 +118,13 @@ def test_two_photos_never_share_a_name():
 
 def test_inputs_never_overlap():
     put(a_png=encoded(1), sub__a_png=encoded(2))
-    here = Path.cwd()
-    for inputs in (["in", "in/sub"], [here / "in", "in"], ["in/a.png", here / "in" / "a.png"], ["in", "in"]):
+    root = Path.cwd()
+    for inputs in (
+        ["in", "in/sub"],
+        [root / "in", "in"],
+        ["in/a.png", root / "in" / "a.png"],
+        ["in", "in"],
+    ):
         with pytest.raises(UsageError, match=r"is in another input|would both be called|are the same"):
             process(inputs=inputs)
     put(**{"other__a_png": encoded(3)})
@@ -157,7 +164,7 @@ def test_the_output_folder_has_to_be_ours():
         process(replace(RECIPE, options=Options(seed=1)))
     with pytest.raises(UsageError, match="both input and output"):
         process(inputs=["out"])
-    place = Workplace.open(Path("out"), RECIPE)
+    place = RunDirectory.open(Path("out"), RECIPE)
     with pytest.raises(DeidError, match="another run"):
         process()
     place.close()
@@ -185,7 +192,7 @@ def test_a_walk_asks_for_one_name_at_a_time(monkeypatch):
 
     put(**{f"p{k}_png": b"" for k in range(9)})
     monkeypatch.setattr(tasks.os, "scandir", Watched)
-    names = tasks.walk([Path("in")], Path("out"))
+    names = tasks.iter_files([Path("in")], Path("out"))
     next(names)
     assert len(asked) == 1
     assert len(list(names)) == 8
@@ -194,8 +201,8 @@ def test_a_walk_asks_for_one_name_at_a_time(monkeypatch):
 def test_an_interrupted_run_loses_and_doubles_nothing():
     put(**{f"p{k}_png": encoded(k + 1) for k in range(9)})
     for count in (2, 0, 3):
-        place = Workplace.open(Path("out"), RECIPE)
-        run = iter(Run([Path("in")], place, RECIPE, partial(here, RECIPE)))
+        place = RunDirectory.open(Path("out"), RECIPE)
+        run = iter(DatasetRun([Path("in")], place, RECIPE, partial(run_in_process, RECIPE)))
         for _ in range(count):
             next(run)
         place.close()  # as a kill leaves it: the journal has what is finished, and nothing is told
@@ -210,7 +217,7 @@ def test_an_interrupted_run_loses_and_doubles_nothing():
 
 def test_two_processes_share_the_files():
     put(**{f"p{k}_png": encoded(k + 1) for k in range(9)})
-    shares = [Share(number, 2, "cpu", lambda: None) for number in range(2)]
+    shares = [WorkShare(number, 2, "cpu", lambda: None) for number in range(2)]
     counts = [len(process(mine=share.has)[0]) for share in shares]
     assert sum(counts) == 9
     assert all(counts)
@@ -224,7 +231,7 @@ def test_an_error_of_all_pictures_stops_the_run():
         raise DeidError("the store is locked")
 
     with pytest.raises(DeidError, match="locked"):
-        process(Recipe(lambda model, device: FakeAnonymizer(hook=fail)))
+        process(JobConfig(lambda model, device: FakeAnonymizer(hook=fail)))
     assert written() == []
 
 
@@ -246,7 +253,7 @@ def test_an_unexpected_error_leaves_its_picture_out():
     def fail(image):
         raise RuntimeError("of a path of this machine")
 
-    (outcome,), _ = process(Recipe(lambda model, device: FakeAnonymizer(hook=fail)))
+    (outcome,), _ = process(JobConfig(lambda model, device: FakeAnonymizer(hook=fail)))
     assert outcome.report.error == "internal error: RuntimeError"
     assert "of a path" in str(outcome.unexpected)
     assert written() == []

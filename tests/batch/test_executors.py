@@ -10,9 +10,9 @@ import torch
 
 from deid_diffusion.batch import executors
 from deid_diffusion.batch.executors import Cluster, _counted, _device, _shares, processes
-from deid_diffusion.batch.tasks import DEATHS, Found, Recipe, Task
+from deid_diffusion.batch.tasks import DEATHS, JobConfig, SourceFile, Task
 from deid_diffusion.errors import DeidError
-from deid_diffusion.results import Outcome
+from deid_diffusion.results import JobResult
 from tests.batch.fakes import RECIPE, linking_once_killed, missing_model, pixels, put
 from tests.batch.test_dataset import manifest, process, written
 
@@ -38,14 +38,14 @@ def test_a_worker_that_dies_costs_nothing_and_all_workers_share_the_store(tmp_pa
 
 def test_an_error_of_all_workers_is_one_line():
     put(range(1, 3))
-    recipe = Recipe(missing_model)
+    recipe = JobConfig(missing_model)
     with pytest.raises(DeidError, match="no such model"):
         process(recipe, partial(processes, recipe, 2))
     assert written() == []
 
 
 def test_nothing_to_do_begins_no_worker():
-    assert process(RECIPE, partial(processes, Recipe(missing_model), 2))[0] == []
+    assert process(RECIPE, partial(processes, JobConfig(missing_model), 2))[0] == []
 
 
 def test_gpus_are_taken_in_turn(monkeypatch):
@@ -74,7 +74,7 @@ def test_a_killed_worker_costs_nothing_and_all_workers_share_the_store(tmp_path)
 
 
 def test_what_goes_on_killing_workers_is_found(tmp_path, monkeypatch):
-    task = Task("tar", Found(Path("a.tar"), "a.tar", "a.tar", ""), "a.tar", tmp_path, count=2)
+    task = Task("tar", SourceFile(Path("a.tar"), "a.tar", "a.tar", ""), "a.tar", tmp_path, count=2)
     monkeypatch.setattr(executors, "carry_out", die)
     deaths = 0
     while True:  # as Ray does
@@ -95,7 +95,7 @@ def die(task, workshop):
     raise SystemExit
 
 
-def number_of(outcome: Outcome) -> int:
+def number_of(outcome: JobResult) -> int:
     return int(Path(outcome.report.input).stem[1:])
 
 

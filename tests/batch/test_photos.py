@@ -18,16 +18,16 @@ from PIL import Image
 
 from deid_diffusion import results
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.batch.photos import Settings, made_ahead, run
+from deid_diffusion.batch.photos import Settings, prefetch, run
 from deid_diffusion.batch.planning import make_plan
 from deid_diffusion.errors import DeidError, ImageError
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.compositing import FILL
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.results import ImageReport, Outcome, Tally
+from deid_diffusion.results import ImageRecord, JobResult, RunStats
 from tests.fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
-from tests.fake_gate import FAIL, PASS, FakeGate
+from tests.fake_verifier import FAIL, PASS, FakeVerifier
 
 
 def counted(made: list[int], stop: int = 100) -> Iterator[int]:
@@ -46,14 +46,14 @@ def settled(made: list[int]) -> int:
 
 
 def test_all_items_come_in_order() -> None:
-    assert list(made_ahead(range(50), lambda item: 1, 3)) == list(range(50))
-    assert list(made_ahead([], lambda item: 1, 3)) == []
+    assert list(prefetch(range(50), lambda item: 1, 3)) == list(range(50))
+    assert list(prefetch([], lambda item: 1, 3)) == []
 
 
 @pytest.mark.parametrize(("weight", "ahead"), [(0, 100), (1, 4), (2, 2), (50, 1)])
 def test_no_more_is_made_ahead_than_there_is_room(weight: int, ahead: int) -> None:
     made: list[int] = []
-    with closing(made_ahead(counted(made), lambda item: weight, 3)) as items:
+    with closing(prefetch(counted(made), lambda item: weight, 3)) as items:
         assert next(items) == 0
         assert settled(made) in (ahead, min(100, ahead + 1))  # the first may have been taken before or after it counted
 
@@ -65,7 +65,7 @@ def test_an_error_comes_after_the_items_before_it(error: BaseException) -> None:
         yield 2
         raise error
 
-    ahead = made_ahead(items(), lambda item: 1, 10)
+    ahead = prefetch(items(), lambda item: 1, 10)
     assert [next(ahead), next(ahead)] == [1, 2]
     with pytest.raises(type(error)):
         next(ahead)
@@ -73,14 +73,14 @@ def test_an_error_comes_after_the_items_before_it(error: BaseException) -> None:
 
 def test_closing_ends_the_thread() -> None:
     made: list[int] = []
-    items = made_ahead(counted(made), lambda item: 1, 2)
+    items = prefetch(counted(made), lambda item: 1, 2)
     next(items)
     items.close()
     assert not [one for one in threading.enumerate() if one.name == "ahead"]
     assert len(made) < 10
 
 
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 CORE = (slice(90, 170), slice(190, 250))
 
 
@@ -106,13 +106,13 @@ def sizes(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def model(tiny_pipeline, gate: FakeGate | None = None) -> Anonymizer:
+def model(tiny_pipeline, verifier: FakeVerifier | None = None) -> Anonymizer:
     return Anonymizer(
-        tiny_pipeline, detector=lambda image: [FACE], landmarker=lambda crop: None, gate=gate or FakeGate()
+        tiny_pipeline, detector=lambda image: [FACE], landmarker=lambda crop: None, verifier=verifier or FakeVerifier()
     )
 
 
-def process(folder: Path, anonymizer: Anonymizer, out: str = "out", **options: object) -> list[Outcome]:
+def process(folder: Path, anonymizer: Anonymizer, out: str = "out", **options: object) -> list[JobResult]:
     plan = make_plan([folder / "in"], folder / out)
     return list(
         run(plan, lambda: anonymizer, Settings(Options(fill_colour="grey", **options)), folder / "report.jsonl")
@@ -136,8 +136,8 @@ def test_shared_batches_give_what_single_ones_give(tiny_pipeline, folder: Path) 
 
 
 def test_further_candidates_of_several_photos_share_a_batch(tiny_pipeline, folder: Path, sizes: list[int]) -> None:
-    gate = FakeGate(lambda n: FAIL if n in (1, 3) else PASS)
-    outcomes = process(folder, model(tiny_pipeline, gate), batch_size=5, attempts=3)
+    verifier = FakeVerifier(lambda n: FAIL if n in (1, 3) else PASS)
+    outcomes = process(folder, model(tiny_pipeline, verifier), batch_size=5, attempts=3)
     assert sizes == [5, 2]
     assert [outcome.report.faces[0].attempts for outcome in outcomes] == [1, 2, 1, 2, 1]
 
@@ -203,7 +203,7 @@ def photos(*names: str) -> None:
 def run_batch(
     inputs: list[str], fake: FakeAnonymizer, out: str | None = "out", *, report_file: str | None = None,
     settings: Settings | None = None, **options: object,
-) -> list[Outcome]:  # fmt: skip
+) -> list[JobResult]:  # fmt: skip
     plan = make_plan([Path(name) for name in inputs], Path(out) if out else None, **options)
     return list(run(plan, lambda: fake, settings or Settings(), Path(report_file) if report_file else None))
 
@@ -212,11 +212,11 @@ def test_a_photo_is_written_and_recorded():
     photos("in/a.png")
     fake = FakeAnonymizer((REPLACED, COVERED))
     (outcome,) = run_batch(
-        ["in"], fake, report_file="r.jsonl", settings=Settings(Options(steps=4, seed=5, batch_size=6))
+        ["in"], fake, report_file="r.jsonl", settings=Settings(Options(num_inference_steps=4, seed=5, batch_size=6))
     )
     np.testing.assert_array_equal(images.read("out/a.png").pixels, expected(PIXELS))
-    assert [call["options"] for call in fake.calls] == [Options(steps=4, seed=5, batch_size=6)]
-    record = ImageReport.from_json(Path("r.jsonl").read_text())
+    assert [call["options"] for call in fake.calls] == [Options(num_inference_steps=4, seed=5, batch_size=6)]
+    record = ImageRecord.from_json(Path("r.jsonl").read_text())
     assert record == outcome.report
     assert (record.input, record.output, record.status) == ("in/a.png", "out/a.png", "done")
     assert record.input_sha256 == hashlib.sha256(Path("in/a.png").read_bytes()).hexdigest()
@@ -238,7 +238,7 @@ def test_a_face_in_the_transparency_alone_stops_the_photo():
     alpha = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32).astype(np.uint8)
     Image.fromarray(np.dstack([PIXELS, alpha])).save("a.png")
     fake = FakeAnonymizer(())
-    fake.detector = lambda image: [DetectedFace((4.0, 4.0, 20.0, 20.0), 0.9, "fake")]
+    fake.detector = lambda image: [Detection((4.0, 4.0, 20.0, 20.0), 0.9, "fake")]
     (outcome,) = run_batch(["a.png"], fake)
     assert "its transparency shows a face" in outcome.message
     assert not list(Path("out").iterdir())
@@ -448,17 +448,17 @@ def test_the_model_is_loaded_once_and_only_for_a_readable_photo():
 
 
 def test_exit_codes():
-    def outcome(status: str, *faces: results.FaceRecord, unexpected: Exception | None = None) -> Outcome:
-        return Outcome(ImageReport("a", None, status, faces=faces), unexpected=unexpected)
+    def outcome(status: str, *faces: results.FaceRecord, unexpected: Exception | None = None) -> JobResult:
+        return JobResult(ImageRecord("a", None, status, faces=faces), unexpected=unexpected)
 
     done, covered = outcome("done", REPLACED), outcome("done", REPLACED, COVERED)
     failed, internal = outcome("failed"), outcome("failed", unexpected=RuntimeError())
     for outcomes, code in [
         ([], 0), ([done, outcome("no_face")], 0), ([covered, done], 3), ([covered, failed], 2), ([internal, failed], 1),
     ]:  # fmt: skip
-        tally = Tally()
+        tally = RunStats()
         for each in outcomes:
             tally = tally.add(each)
         assert tally.exit_code == code
         assert tally.photos == len(outcomes)
-    assert Tally().add(covered) == Tally(done=1, replaced=1, covered=1)
+    assert RunStats().add(covered) == RunStats(done=1, replaced=1, covered=1)

@@ -14,7 +14,7 @@ import pytest
 from deid_diffusion.batch import dataset as run_module
 from deid_diffusion.batch import shards
 from deid_diffusion.batch.executors import processes
-from deid_diffusion.batch.tasks import Recipe
+from deid_diffusion.batch.tasks import JobConfig
 from tests.batch.fakes import RECIPE, decoded, encoded, load_deadly, pixels
 from tests.batch.test_dataset import manifest, process, written
 from tests.fake_anonymizer import expected
@@ -102,7 +102,7 @@ def test_a_damaged_shard_is_reported_and_tried_again():
 
 def test_a_killed_run_goes_on_within_a_shard(monkeypatch):
     shard("a.tar", *samples(7))
-    real = run_module.Run._settle
+    real = run_module.DatasetRun._settle
     settled = []
 
     def killed(self, done):
@@ -111,11 +111,11 @@ def test_a_killed_run_goes_on_within_a_shard(monkeypatch):
         settled.append(done)
         real(self, done)
 
-    monkeypatch.setattr(run_module.Run, "_settle", killed)
+    monkeypatch.setattr(run_module.DatasetRun, "_settle", killed)
     with pytest.raises(KeyboardInterrupt):
         process()
     assert written() == []
-    monkeypatch.setattr(run_module.Run, "_settle", real)
+    monkeypatch.setattr(run_module.DatasetRun, "_settle", real)
     outcomes, run = process()
     assert [len(outcomes), run.known] == [3, 4]
     assert len(content("out/a.tar")) == 21
@@ -130,7 +130,7 @@ def test_a_killed_run_goes_on_within_a_shard(monkeypatch):
 def test_a_sample_that_kills_its_workers_is_left_out_alone(tmp_path):
     shard("a.tar", ("0.png", encoded(0)), ("1.png", encoded(1)), ("2.png", encoded(2)))
     (tmp_path / "deaths").mkdir()
-    recipe = Recipe(load_deadly, f"{tmp_path / 'deaths'}:99")
+    recipe = JobConfig(load_deadly, f"{tmp_path / 'deaths'}:99")
     outcomes, _ = process(recipe, partial(processes, recipe, 1))
     assert sorted(content("out/a.tar")) == ["1.png", "2.png"]
     assert [one.report.input for one in outcomes if one.report.status == "failed"] == ["in/a.tar/0"]

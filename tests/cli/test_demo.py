@@ -10,7 +10,7 @@ import pytest
 
 from deid_diffusion.cli import demo, main
 from deid_diffusion.io import images
-from deid_diffusion.results import ImageReport
+from deid_diffusion.results import ImageRecord
 from tests.fake_anonymizer import COVERED, FakeAnonymizer
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -35,7 +35,7 @@ def test_demo(call, fake, monkeypatch):
         assert (code, err) == (0, [])
         assert out[1:] == ["shown/demo.png", "shown/astronaut.png", "shown/demo.json"]
     assert sorted(path.name for path in Path("shown").iterdir()) == ["astronaut.png", "demo.json", "demo.png"]
-    record = ImageReport.from_json(Path("shown/demo.json").read_text())
+    record = ImageRecord.from_json(Path("shown/demo.json").read_text())
     assert (record.status, record.output, record.width) == ("done", "astronaut.png", 96)
     assert record.output_sha256 == images.read("shown/astronaut.png").sha256
     assert json.loads(Path("shown/demo.json").read_text())["faces"][0]["action"] == "replaced"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deid_diffusion.results import FaceRecord, ImageReport
+from deid_diffusion.results import FaceRecord, ImageRecord
 from tests.colour_judges import OTHERS, PEOPLE, TWO_EACH, replace_judges, write_photos
 
 
@@ -119,7 +119,7 @@ def test_a_report_of_everything(call):
     write_photos("out", OTHERS | {"more.png": (9, 9, 9)})
     Path("labels.csv").write_text("file,age\n" + "".join(f"{name},{name[4]}0-{name[4]}9\n" for name in TWO_EACH))
     face = FaceRecord((10, 10, 30, 32), "fake", 0.9, "replaced", 1, True)
-    lines = (ImageReport(f"in/{name}", name, "done", faces=(face,), seconds=1.5).to_json() for name in TWO_EACH)
+    lines = (ImageRecord(f"in/{name}", name, "done", faces=(face,), seconds=1.5).to_json() for name in TWO_EACH)
     Path("run.jsonl").write_text("\n".join(lines))
     code, out, err = call("evaluate", "in", "out", "--labels", "labels.csv", "--reports", "run.jsonl", "-o", "report")
     assert (code, err[-1]) == (0, "6/6 photos")

@@ -10,11 +10,11 @@ from PIL import Image
 
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.cli import inspect
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.io import images
-from tests.fake_gate import FakeGate
+from tests.fake_verifier import FakeVerifier
 
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +24,16 @@ def photo(tmp_path: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def faces(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[DetectedFace]:
+def faces(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[Detection]:
     found = [FACE]
-    model = Anonymizer(tiny_pipeline, detector=lambda image: found, landmarker=lambda crop: None, gate=FakeGate())
+    model = Anonymizer(
+        tiny_pipeline, detector=lambda image: found, landmarker=lambda crop: None, verifier=FakeVerifier()
+    )
     monkeypatch.setattr(inspect, "load_anonymizer", lambda model_name, device: model)
     return found
 
 
-def test_a_table_and_a_picture(call, faces: list[DetectedFace]) -> None:
+def test_a_table_and_a_picture(call, faces: list[Detection]) -> None:
     code, out, err = call("attributes", "a.png", "-o", "seen.png", "--keep", "age,freckles", "--change", "gender=man")
     assert (code, err) == (0, [])
     assert out[0] == "face 1 of 1: replaced"
@@ -48,7 +50,7 @@ def test_a_table_and_a_picture(call, faces: list[DetectedFace]) -> None:
     assert Path("a.png").read_bytes() == before
 
 
-def test_no_face(call, faces: list[DetectedFace]) -> None:
+def test_no_face(call, faces: list[Detection]) -> None:
     faces.clear()
     assert call("attributes", "a.png", "-o", "seen.png") == (0, ["no face found"], [])
     assert not Path("seen.png").exists()
@@ -57,7 +59,7 @@ def test_no_face(call, faces: list[DetectedFace]) -> None:
 @pytest.mark.parametrize(
     "wrong", [["none.png"], ["a.png", "--keep", "gendr"], ["a.png", "--change", "age"], ["a.png", "-o", "x.txt"]]
 )
-def test_bad_usage_is_one_line(call, faces: list[DetectedFace], wrong: list[str]) -> None:
+def test_bad_usage_is_one_line(call, faces: list[Detection], wrong: list[str]) -> None:
     code, out, err = call("attributes", *wrong)
     assert (code, out, len(err)) == (2, [], 1)
     assert err[0].startswith("error: ")

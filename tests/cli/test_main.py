@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 import deid_diffusion
-from deid_diffusion.attributes.selection import choose
+from deid_diffusion.attributes.selection import make_selection
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.cli import anonymize, main
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.results import ImageReport
+from deid_diffusion.results import ImageRecord
 from tests.fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -101,9 +101,9 @@ def test_a_folder(call, fake):
     assert code == 0
     assert out == ["2 photos: 2 de-identified, 1 other files skipped; 2 faces: 2 replaced"]
     assert err[-1] == "2/2 photos, 2 faces"
-    assert fake.calls[0]["options"] == Options(steps=4, seed=5, batch_size=6)
+    assert fake.calls[0]["options"] == Options(num_inference_steps=4, seed=5, batch_size=6)
     np.testing.assert_array_equal(images.read("out/a.png").pixels, expected(PIXELS))
-    records = [ImageReport.from_json(line) for line in Path("r.jsonl").read_text().splitlines()]
+    records = [ImageRecord.from_json(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert [(record.input, record.output) for record in records] == [
         ("in/a.png", "out/a.png"),
         ("in/b.jpg", "out/b.png"),
@@ -342,7 +342,7 @@ def test_wishes_reach_every_photo(call, fake):
     assert err[0].startswith("warning: a kept region shows")
     (given,) = fake.calls
     options = given["options"]
-    assert (options.attempts, options.min_face, options.keep_regions) == (5, 20, {"eyes"})
+    assert (options.num_candidates, options.min_face, options.keep_regions) == (5, 20, {"eyes"})
     assert options.pseudonyms.store == Path("key.people.sqlite")
     assert [face.box for face in given["boxes"]] == [face.box for face in given["only"]] == [(1, 2, 9, 11)]
     assert json.loads(Path("found.json").read_text())["annotations"][0]["action"] == "replaced"
@@ -414,11 +414,13 @@ def test_attributes_in_words(call, fake_model):
     assert call("anonymize", "in", "-o", "out", *words, *more)[0] == 0
     first, second = fake_model.calls
     options = first["options"]
-    assert options.choice == choose(["expression", "facial hair", "freckles"], {"age": "elderly", "gender": "woman"})
-    assert (options.prompt, options.map_privacy) == ("in the rain", 0.5)
+    assert options.choice == make_selection(
+        ["expression", "facial hair", "freckles"], {"age": "elderly", "gender": "woman"}
+    )
+    assert (options.prompt, options.map_blend) == ("in the rain", 0.5)
     assert first["wishes"] == ()
     (wish,) = second["wishes"]
-    assert (wish.place.box, wish.choice) == ((1, 2, 9, 11), choose((), {"gender": "man"}))
+    assert (wish.place.box, wish.choice) == ((1, 2, 9, 11), make_selection((), {"gender": "man"}))
     Path("out/a.png").unlink()
     assert call("anonymize", "in", "-o", "out", "--wishes", "w.json")[0] == 0  # b.png is there, though already done
     assert call("anonymize", "in", "-o", "none", "--keep", "none")[0] == 0
@@ -470,4 +472,4 @@ def test_a_wrong_choice_is_named_with_the_right_ones(call, fake_model):
     code, _, errors = call("anonymize", "a.png", "-o", "out", "--method", "blurr")
     assert code == 2
     (line,) = errors
-    assert line.startswith("error: Invalid value for '--method': 'blurr' is not one of 'synth', 'fill',")
+    assert line.startswith("error: Invalid value for '--method': 'blurr' is not one of 'generate', 'fill',")

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from deid_diffusion.comfyui import faces
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 
 HERE = Path(__file__).parent
 FACES = (
-    DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given"),
-    DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given"),
+    Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given"),
+    Detection((300.0, 300.0, 360.0, 380.0), 0.8, "given"),
 )
 
 sys.path.insert(0, str(HERE / "stand_in"))

@@ -35,7 +35,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def deidentify(image: list[Any], **more: Any) -> dict[str, Any]:
-    wishes = {"model": "embedded", "method": "synth", "keep": "all", "change": "", "seed": 7, **more}
+    wishes = {"model": "embedded", "method": "generate", "keep": "all", "change": "", "seed": 7, **more}
     return node("DeidDeidentifyFaces", image=image, **wishes)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.attributes.encoding import encode_attributes, labels_tensor
-from deid_diffusion.attributes.selection import AttributeChoice, choose
+from deid_diffusion.attributes.selection import AttributeSelection, make_selection
 from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.comfyui.conditioning import (
     LoadedAdapter,
@@ -19,7 +19,7 @@ from deid_diffusion.comfyui.conditioning import (
     encoder_features,
     make_tokens,
 )
-from deid_diffusion.comfyui.faces import FaceCrops, cut_faces, find_faces
+from deid_diffusion.comfyui.faces import FaceCrops, crop_faces, find_faces
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.generation import to_tensor
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
@@ -30,7 +30,7 @@ COUNT = len(FEATURE_NAMES)
 
 @pytest.fixture
 def crops(given: None, astronaut: np.ndarray) -> FaceCrops:
-    return cut_faces([astronaut], find_faces([astronaut]), 64)
+    return crop_faces([astronaut], find_faces([astronaut]), 64)
 
 
 @pytest.fixture(scope="session")
@@ -97,24 +97,24 @@ def test_without_any_encoder_one_is_asked_for(crops: FaceCrops, adapter_alone: L
 
 def test_what_is_not_kept_does_not_pass(crops: FaceCrops, model_folder: Path) -> None:
     adapter = LoadedAdapter(model_folder)
-    tokens = [make_tokens(adapter, torch.randn(1, COUNT, 16), choose(()))[0] for _ in range(2)]
+    tokens = [make_tokens(adapter, torch.randn(1, COUNT, 16), make_selection(()))[0] for _ in range(2)]
     assert torch.equal(*tokens)
 
 
 def test_a_model_that_reads_no_words_says_so(adapter_alone: LoadedAdapter) -> None:
     with pytest.raises(DeidError, match="alone: this model cannot read words"):
-        make_tokens(adapter_alone, torch.randn(2, COUNT, 16), AttributeChoice())
+        make_tokens(adapter_alone, torch.randn(2, COUNT, 16), AttributeSelection())
 
 
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        (choose(["a scar"]), r"keep: .*: use other words"),
-        (choose(change={"age": "70"}), "change: age=elderly: this model does not tell elderly from child"),
+        (make_selection(["a scar"]), r"keep: .*: use other words"),
+        (make_selection(change={"age": "70"}), "change: age=elderly: this model does not tell elderly from child"),
     ],
 )
 def test_words_that_the_text_encoder_does_not_understand_are_refused(
-    model_folder: Path, monkeypatch: pytest.MonkeyPatch, choice: AttributeChoice, words: str
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, choice: AttributeSelection, words: str
 ) -> None:
     def embed(texts: list[str]) -> torch.Tensor:
         """Knows the first word of each attribute, and none of what stands alone."""
@@ -130,7 +130,7 @@ def test_words_that_the_text_encoder_does_not_understand_are_refused(
 
 def test_a_phrase_of_ones_own_is_embedded_by_the_models_text_encoder(model_folder: Path) -> None:
     adapter, features = LoadedAdapter(model_folder), torch.randn(1, COUNT, 16)
-    kept = [make_tokens(adapter, features, choose(words))[0] for words in (["age"], ["age", "a scar"])]
+    kept = [make_tokens(adapter, features, make_selection(words))[0] for words in (["age"], ["age", "a scar"])]
     assert not torch.equal(*kept)
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from deid_diffusion.comfyui.faces import FaceCrops, cut_faces, find_faces, photo_map, stitch
+from deid_diffusion.comfyui.faces import FaceCrops, crop_faces, find_faces, photo_map, stitch
 from deid_diffusion.comfyui.runtime import to_image
 from deid_diffusion.errors import UsageError
 from deid_diffusion.faces.compositing import FILL
 from deid_diffusion.faces.semantic_map import CONTROLS, LABEL
-from deid_diffusion.identity.verification import Verdict
-from tests.fake_gate import FAIL, PASS, FakeGate
+from deid_diffusion.identity.verification import VerificationResult
+from tests.fake_verifier import FAIL, PASS, FakeVerifier
 
 pytestmark = pytest.mark.usefixtures("given")
 
@@ -26,7 +26,7 @@ def photos(astronaut: np.ndarray) -> list[np.ndarray]:
 
 
 def test_crops_of_a_batch_are_in_order_and_erased(photos: list[np.ndarray]) -> None:
-    crops = cut_faces(photos, find_faces(photos), 96)
+    crops = crop_faces(photos, find_faces(photos), 96)
     assert [photo for photo, _ in crops.faces] == [0, 0, 1, 1]
     masks, erased, originals = crops.masks(), crops.erased(), crops.originals()
     assert {one.shape for one in erased + originals} == {(96, 96, 3)}
@@ -40,17 +40,17 @@ def test_crops_of_a_batch_are_in_order_and_erased(photos: list[np.ndarray]) -> N
 
 def test_erased_crops_do_not_depend_on_the_faces(photos: list[np.ndarray]) -> None:
     found = find_faces(photos)
-    crops = cut_faces(photos, found, 96)
+    crops = crop_faces(photos, found, 96)
     other = [photo.copy() for photo in photos]
     for photo, gone in zip(other, crops.gone, strict=True):
         photo[gone] = 255 - photo[gone]
-    for before, after in zip(crops.erased(), cut_faces(other, found, 96).erased(), strict=True):
+    for before, after in zip(crops.erased(), crop_faces(other, found, 96).erased(), strict=True):
         assert np.array_equal(before, after)
 
 
 @pytest.mark.parametrize("kind", CONTROLS)
 def test_maps_have_other_proportions_unless_the_photos_are_asked_for(photos: list[np.ndarray], kind: str) -> None:
-    crops = cut_faces(photos, find_faces(photos), 128)
+    crops = crop_faces(photos, find_faces(photos), 128)
     exact = crops.control_images(kind, "the photo's", 1)
     first, again, other = (crops.control_images(kind, "another person's", seed) for seed in (1, 1, 2))
     fresh = [crops.control_images(kind, "another person's", None) for _ in range(2)]
@@ -72,9 +72,9 @@ def test_a_photos_map_shows_all_its_faces(photos: list[np.ndarray]) -> None:
 def test_faces_of_other_photos_are_refused(photos: list[np.ndarray]) -> None:
     found = find_faces(photos)
     with pytest.raises(UsageError, match="found in 2 pictures of 512 x 512"):
-        cut_faces(photos[:1], found, 96)
+        crop_faces(photos[:1], found, 96)
     with pytest.raises(UsageError, match="batch of 2 of 512 x 256"):
-        cut_faces([photo[:256] for photo in photos], found, 96)
+        crop_faces([photo[:256] for photo in photos], found, 96)
 
 
 CORE = (slice(90, 170), slice(190, 250))  # inside the first face, whatever the mask
@@ -93,14 +93,14 @@ def is_hidden(image: Image.Image, original: np.ndarray) -> bool:
 @pytest.fixture
 def crops(given: None, astronaut: np.ndarray) -> FaceCrops:
     photos = [astronaut, astronaut.copy()]
-    return cut_faces(photos, find_faces(photos), 64)
+    return crop_faces(photos, find_faces(photos), 64)
 
 
 @pytest.mark.parametrize("size", [32, 64, 150])
 def test_new_faces_of_any_size_go_to_their_places(crops: FaceCrops, astronaut: np.ndarray, size: int) -> None:
     made = torch.stack([torch.full((size, size, 3), value) for value in (0.1, 0.3, 0.5, 0.9)])
     made += torch.rand_like(made) * 0.05
-    results = stitch(crops, made, FakeGate(), nothing)
+    results = stitch(crops, made, FakeVerifier(), nothing)
     assert [[face.action for face in one.faces] for one in results] == [["replaced"] * 2] * 2
     for k, one in enumerate(results):
         pixels = np.asarray(one.image)
@@ -111,7 +111,7 @@ def test_new_faces_of_any_size_go_to_their_places(crops: FaceCrops, astronaut: n
 
 def test_what_the_gate_refuses_is_covered(crops: FaceCrops, astronaut: np.ndarray) -> None:
     """The original faces above all, if somebody connects them."""
-    results = stitch(crops, to_image(crops.originals()), FakeGate(lambda n: PASS if n else FAIL), nothing)
+    results = stitch(crops, to_image(crops.originals()), FakeVerifier(lambda n: PASS if n else FAIL), nothing)
     first = results[0].faces[0]
     assert (first.action, first.reason, first.similarity) == ("covered", FAIL.reason, FAIL.similarity)
     assert is_hidden(results[0].image, astronaut)
@@ -120,7 +120,9 @@ def test_what_the_gate_refuses_is_covered(crops: FaceCrops, astronaut: np.ndarra
 
 def test_what_cannot_be_compared_is_covered(crops: FaceCrops, astronaut: np.ndarray) -> None:
     """It may be the original, which nobody would notice."""
-    results = stitch(crops, to_image(crops.originals()), FakeGate(lambda n: Verdict(None, None)), nothing)
+    results = stitch(
+        crops, to_image(crops.originals()), FakeVerifier(lambda n: VerificationResult(None, None)), nothing
+    )
     assert {face.reason for one in results for face in one.faces} == {"cannot be compared with the original"}
     assert is_hidden(results[0].image, astronaut)
 
@@ -128,22 +130,22 @@ def test_what_cannot_be_compared_is_covered(crops: FaceCrops, astronaut: np.ndar
 def test_what_is_no_picture_is_covered(crops: FaceCrops) -> None:
     made = torch.rand(4, 64, 64, 3)
     made[0, 5, 5, 0] = float("nan")
-    faces = stitch(crops, made, FakeGate(), nothing)[0].faces
+    faces = stitch(crops, made, FakeVerifier(), nothing)[0].faces
     assert [(face.action, face.reason) for face in faces] == [
         ("covered", "generation gave no picture"),
         ("replaced", None),
     ]
 
 
-@pytest.mark.parametrize("station", ["look", "judge"])
+@pytest.mark.parametrize("station", ["reference", "verify"])
 def test_a_gate_that_fails_covers(crops: FaceCrops, station: str, astronaut: np.ndarray) -> None:
-    gate = FakeGate()
+    verifier = FakeVerifier()
 
     def broken(*_: object) -> None:
         raise MemoryError
 
-    setattr(gate, station, broken)
-    for one in stitch(crops, torch.rand(4, 64, 64, 3), gate, nothing):
+    setattr(verifier, station, broken)
+    for one in stitch(crops, torch.rand(4, 64, 64, 3), verifier, nothing):
         assert [face.reason for face in one.faces] == ["stitching failed: MemoryError"] * 2
         assert is_hidden(one.image, astronaut)
 
@@ -156,7 +158,7 @@ def test_a_station_that_fails_covers(
         raise RuntimeError
 
     monkeypatch.setattr(f"deid_diffusion.comfyui.faces.{broken}", fail)
-    for one in stitch(crops, torch.rand(4, 64, 64, 3), FakeGate(), nothing):
+    for one in stitch(crops, torch.rand(4, 64, 64, 3), FakeVerifier(), nothing):
         assert {face.action for face in one.faces} == {"covered"}
         assert is_hidden(one.image, astronaut)
 
@@ -164,7 +166,7 @@ def test_a_station_that_fails_covers(
 @pytest.mark.parametrize("shape", [(3, 64, 64, 3), (5, 64, 64, 3), (4, 64, 32, 3), (4, 64, 64, 4)])
 def test_another_batch_is_refused(crops: FaceCrops, shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="expected 4 square face crops"):
-        stitch(crops, torch.rand(shape), FakeGate(), nothing)
+        stitch(crops, torch.rand(shape), FakeVerifier(), nothing)
 
 
 def test_a_face_that_was_missed_is_covered(crops: FaceCrops, given: None, astronaut: np.ndarray) -> None:
@@ -176,7 +178,9 @@ def test_a_face_that_was_missed_is_covered(crops: FaceCrops, given: None, astron
         seen.append(picture)
         return [face.face for _, face in crops.faces[:1]] if len(seen) == 1 else []
 
-    result = stitch(empty, to_image([empty.blank()]), FakeGate(), detector)[0]
+    result = stitch(empty, to_image([empty.blank()]), FakeVerifier(), detector)[0]
     assert result.faces[0].reason == "missed at first, found at the second look"
     assert is_hidden(result.image, astronaut)
-    assert np.array_equal(np.asarray(stitch(empty, torch.rand(1, 8, 8, 3), FakeGate(), nothing)[0].image), astronaut)
+    assert np.array_equal(
+        np.asarray(stitch(empty, torch.rand(1, 8, 8, 3), FakeVerifier(), nothing)[0].image), astronaut
+    )

@@ -15,12 +15,12 @@ from deid_diffusion.comfyui import nodes
 from deid_diffusion.errors import UsageError
 from deid_diffusion.faces.compositing import FILL
 from tests.comfyui.workflows import essence
-from tests.fake_gate import FakeGate
+from tests.fake_verifier import FakeVerifier
 from tests.test_golden import OPTIONS, differences, picture
 
 SNAPSHOT = json.loads(Path(__file__).with_name("object_info.json").read_text())
 CORE = (slice(100, 160), slice(200, 240))  # inside the astronaut's face, whatever the mask
-WISHES = {"model": "embedded", "method": "synth", "keep": "all", "change": "", "seed": 3}
+WISHES = {"model": "embedded", "method": "generate", "keep": "all", "change": "", "seed": 3}
 
 
 def test_the_nodes_are_those_that_a_real_comfyui_saw(comfy: SimpleNamespace) -> None:
@@ -159,7 +159,7 @@ def test_face_nodes_in_line(
     )
     shapes = [tuple(one.shape) for one in pictures]
     assert shapes == [(4, 96, 96, 3), (4, 96, 96, 3), (4, 96, 96), (4, 96, 96, 3)]
-    monkeypatch.setattr(nodes, "shared_gate", FakeGate)
+    monkeypatch.setattr(nodes, "shared_gate", FakeVerifier)
     monkeypatch.setattr(nodes, "shared_detector", lambda: lambda picture: [])
     made, mask, record = comfy.nodes["DeidStitchFaces"].execute(crops, torch.rand(4, 96, 96, 3)).args
     assert made.shape == image.shape

@@ -30,10 +30,10 @@ def models(comfy: SimpleNamespace, tmp_path: Path) -> Path:
 def test_folders_that_hold_a_model_are_listed(models: Path) -> None:
     from deid_diffusion.comfyui import runtime
 
-    assert runtime.names("deid_diffusion") == ["embedded", "no_adapter", "whole"]
-    assert runtime.names("attribute_adapters") == ["embedded", "adapter", "whole"]
-    assert runtime.place("attribute_adapters", "whole") == models / "deid_diffusion" / "whole"
-    assert runtime.place("deid_diffusion", "embedded").name == "builtin"
+    assert runtime.list_models("deid_diffusion") == ["embedded", "no_adapter", "whole"]
+    assert runtime.list_models("attribute_adapters") == ["embedded", "adapter", "whole"]
+    assert runtime.model_folder("attribute_adapters", "whole") == models / "deid_diffusion" / "whole"
+    assert runtime.model_folder("deid_diffusion", "embedded").name == "builtin"
 
 
 @pytest.mark.parametrize("name", ["gone", "../attribute_adapters/adapter", ""])
@@ -41,13 +41,13 @@ def test_no_other_name_leads_anywhere(models: Path, name: str) -> None:
     from deid_diffusion.comfyui import runtime
 
     with pytest.raises(FileNotFoundError, match="there are embedded, no_adapter, whole"):
-        runtime.place("deid_diffusion", name)
+        runtime.model_folder("deid_diffusion", name)
 
 
 def test_without_any_folder_the_embedded_model_is_there(comfy: SimpleNamespace) -> None:
     from deid_diffusion.comfyui import runtime
 
-    assert runtime.names("attribute_adapters") == ["embedded"]
+    assert runtime.list_models("attribute_adapters") == ["embedded"]
 
 
 def test_eight_bits_come_back_as_they_were() -> None:

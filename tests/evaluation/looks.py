@@ -7,7 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from deid_diffusion.evaluation.measure import FaceLook, FaceState, HeadPose, Judges, MeshErrors, Outside, PhotoLook
+from deid_diffusion.evaluation.measure import (
+    Evaluators,
+    FaceMeasurement,
+    FaceState,
+    HeadPose,
+    MeshErrors,
+    Outside,
+    PairMeasurement,
+)
 from deid_diffusion.evaluation.onnx import Reading
 from deid_diffusion.evaluation.pairing import Pair
 from deid_diffusion.faces.landmarks import FaceMeasures
@@ -34,10 +42,10 @@ def face(
     found: bool = True,
     mesh: MeshErrors | None = None,
     readings: tuple[Reading, Reading] | None = None,
-) -> FaceLook:
+) -> FaceMeasurement:
     mesh = mesh or errors()
     picture = np.full((8, 8, 3), 90, np.uint8)
-    return FaceLook(
+    return FaceMeasurement(
         left=left,
         embeddings=((before, after),),
         before=state(),
@@ -53,11 +61,13 @@ def face(
     )
 
 
-def photo(name: str, person: str, look: FaceLook | None, *, faces: int = 1, outside: float = 0.0) -> PhotoLook:
+def photo(
+    name: str, person: str, look: FaceMeasurement | None, *, faces: int = 1, outside: float = 0.0
+) -> PairMeasurement:
     left = int(look is not None and look.left)
     pair = Pair(name, person, Path(f"in/{name}.jpg"), Path(f"out/{name}.png"))
-    return PhotoLook(pair, faces, left, False, Outside(outside, outside / 10), 0.5, look)
+    return PairMeasurement(pair, faces, left, False, Outside(outside, outside / 10), 0.5, look)
 
 
-def judges(*recognisers) -> Judges:
-    return Judges(None, None, recognisers, None, NO_METER)
+def judges(*recognisers) -> Evaluators:
+    return Evaluators(None, None, recognisers, None, NO_METER)

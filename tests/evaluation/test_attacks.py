@@ -15,7 +15,7 @@ from deid_diffusion.evaluation.attacks import (
     nearest,
     reidentify,
 )
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from tests.evaluation.looks import face, judges, photo
 
 PEOPLE, DIMENSIONS = 80, 64
@@ -131,14 +131,14 @@ class MeanColour:
         return photo[y, x] / np.linalg.norm(photo[y, x].astype(float))
 
 
-def squares(image: np.ndarray) -> list[DetectedFace]:
+def squares(image: np.ndarray) -> list[Detection]:
     """A face of 12 x 12 pixels wherever a tile of 12 pixels is coloured; another size for the first tile."""
     faces = []
     for y in range(0, image.shape[0], 12):
         for x in range(0, image.shape[1], 12):
             if image[y + 6, x + 6].any():
                 size = 11 if (x, y) == (0, 0) else 12
-                faces.append(DetectedFace((x, y, x + size, y + size), 0.9, "tiles", POINTS + np.float32((x, y))))
+                faces.append(Detection((x, y, x + size, y + size), 0.9, "tiles", POINTS + np.float32((x, y))))
     return faces
 
 
@@ -181,7 +181,7 @@ def test_somebody_who_knows_the_place_looks_there():
 
 
 def test_the_place_scales_with_the_result():
-    faces = [DetectedFace((x, 0, x + 10, 10), 0.9, "", None) for x in (0, 20)]
+    faces = [Detection((x, 0, x + 10, 10), 0.9, "", None) for x in (0, 20)]
     assert nearest(faces, np.array((21.0, 0, 31, 10))) is faces[1]
     assert nearest(faces, np.array((8.0, 0, 18, 10))) is None
     assert nearest([], np.array((8.0, 0, 18, 10))) is None
@@ -190,7 +190,7 @@ def test_the_place_scales_with_the_result():
     big[:, 24:] = 9
 
     def whole(image):
-        return squares(image) if image.shape[0] == 12 else [DetectedFace((24, 0, 48, 24), 1, "", 2 * POINTS + (24, 0))]
+        return squares(image) if image.shape[0] == 12 else [Detection((24, 0, 48, 24), 1, "", 2 * POINTS + (24, 0))]
 
     assert np.isfinite(embed_pairs(["a"], [(small, big)], whole, MeanColour()).results).all()
 

@@ -10,17 +10,17 @@ import pytest
 
 from deid_diffusion.errors import UsageError
 from deid_diffusion.evaluation.evaluate import evaluate, keyed, read_reports, record_section, worst_of
-from deid_diffusion.evaluation.measure import Judges, mesh_errors
+from deid_diffusion.evaluation.measure import Evaluators, mesh_errors
 from deid_diffusion.evaluation.pairing import Labels, match_folders, with_people
 from deid_diffusion.faces.semantic_map import mean_mesh
-from deid_diffusion.results import FaceRecord, ImageReport
+from deid_diffusion.results import FaceRecord, ImageRecord
 from tests.colour_judges import PEOPLE, TWO_EACH, Colour, OneFace, write_photos
 from tests.evaluation.looks import NO_METER, errors, face, photo
 
 
 def report(name: str, *actions: str, seconds: float = 1.0, status: str = "done", pseudonym: str | None = None):
     faces = tuple(FaceRecord((0, 0, 9, 9), "d", 0.9, action, None, True, pseudonym=pseudonym) for action in actions)
-    return ImageReport(f"in/{name}.jpg", f"{name}.png", status, faces=faces, gate="dlib", seconds=seconds)
+    return ImageRecord(f"in/{name}.jpg", f"{name}.png", status, faces=faces, gate="dlib", seconds=seconds)
 
 
 def write(path, *reports):
@@ -79,7 +79,7 @@ class Meter:
         return None
 
 
-JUDGES = Judges(OneFace(), lambda crop: mean_mesh(320, None).astype(np.float32), (Colour(),), None, Meter())
+JUDGES = Evaluators(OneFace(), lambda crop: mean_mesh(320, None).astype(np.float32), (Colour(),), None, Meter())
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_other_faces_and_covered_ones(folders):
     steps = []
     face = FaceRecord((10, 10, 30, 32), "d", 1.0, "replaced", None, True, pseudonym="p")
     names = [f"{name}_{k}" for name in PEOPLE for k in (0, 1)]
-    reports = {name: ImageReport(f"{name}.png", "x", "done", faces=(face,), seconds=2.0) for name in names}
+    reports = {name: ImageRecord(f"{name}.png", "x", "done", faces=(face,), seconds=2.0) for name in names}
     labels = Labels(("size",), {f"{name}_{k}": {"size": str(k)} for name in PEOPLE for k in (0, 1)})
     found = evaluate(
         matched(folders), JUDGES, {}, labels=labels, reports=reports, notes=["first"],

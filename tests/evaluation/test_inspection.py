@@ -10,14 +10,14 @@ from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.errors import UsageError
 from deid_diffusion.evaluation import inspection
 from deid_diffusion.evaluation.inspection import AttributeReading, ReadFace, compare, draw_readings, read_faces, table
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.semantic_map import control_image
 from deid_diffusion.options import Options
 from tests.fake_anonymizer import analysis
-from tests.fake_gate import FAIL, FakeGate
+from tests.fake_verifier import FAIL, FakeVerifier
 
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
-OTHER = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+OTHER = Detection((300.0, 300.0, 360.0, 380.0), 0.8, "given")
 YOUNG = AttributeReading({"age": {"young": 0.75, "elderly": 0.25}})
 OLD = AttributeReading({"age": {"young": 0.2, "elderly": 0.8}})
 
@@ -25,7 +25,7 @@ OLD = AttributeReading({"age": {"young": 0.2, "elderly": 0.8}})
 @pytest.fixture
 def tiny(tiny_pipeline) -> Anonymizer:
     return Anonymizer(
-        tiny_pipeline, detector=lambda image: [FACE, OTHER], landmarker=lambda crop: None, gate=FakeGate()
+        tiny_pipeline, detector=lambda image: [FACE, OTHER], landmarker=lambda crop: None, verifier=FakeVerifier()
     )
 
 
@@ -50,8 +50,8 @@ def test_before_and_after(tiny: Anonymizer, astronaut: np.ndarray) -> None:
 
 
 def test_a_face_that_was_covered_has_no_after(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    tiny.gate = FakeGate(lambda n: FAIL)
-    assert [face.after for face in compare(tiny, astronaut, Options(attempts=1))] == [None, None]
+    tiny.verifier = FakeVerifier(lambda n: FAIL)
+    assert [face.after for face in compare(tiny, astronaut, Options(num_candidates=1))] == [None, None]
 
 
 def test_a_model_without_encoder_says_so(tiny: Anonymizer, astronaut: np.ndarray) -> None:

@@ -11,11 +11,19 @@ import cv2
 import numpy as np
 import pytest
 
-from deid_diffusion.evaluation.measure import Judges, left_as_it_was, look, outside_faces, rim_step, sharpness, ssim
+from deid_diffusion.evaluation.measure import (
+    Evaluators,
+    left_as_it_was,
+    measure_pair,
+    outside_faces,
+    rim_step,
+    sharpness,
+    ssim,
+)
 from deid_diffusion.evaluation.onnx import Reading
 from deid_diffusion.evaluation.pairing import Pair
 from deid_diffusion.evaluation.perceptual import ALEXNET_FILE, INCEPTION_FILE, PerceptualMeter
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.semantic_map import mean_mesh
 from tests.evaluation.looks import NO_METER
 
@@ -88,16 +96,14 @@ SIDE = 40
 POINTS = np.array([(12, 15), (28, 15), (20, 22), (14, 30), (26, 30)], np.float32)
 
 
-def squares(image: np.ndarray) -> list[DetectedFace]:
+def squares(image: np.ndarray) -> list[Detection]:
     """A face of 40 x 40 pixels wherever a tile of 50 pixels is coloured; the second tile's is a little smaller."""
     faces = []
     for k in range(image.shape[1] // 50):
         if image[25, 50 * k + 25, 0]:
             box = (50 * k + 5, 5, 50 * k + 5 + SIDE - k, 5 + SIDE - k)
             faces.append(
-                DetectedFace(
-                    box, 0.8 - 0.4 * (image[25, 50 * k + 25, 0] > 150), "tiles", POINTS + np.float32((50 * k, 0))
-                )
+                Detection(box, 0.8 - 0.4 * (image[25, 50 * k + 25, 0] > 150), "tiles", POINTS + np.float32((50 * k, 0)))
             )
     return faces
 
@@ -126,8 +132,8 @@ class Meter:
         return 0.25
 
 
-def judges(landmarker=lambda crop: None) -> Judges:
-    return Judges(squares, landmarker, (Colour(),), Reader(), Meter())
+def judges(landmarker=lambda crop: None) -> Evaluators:
+    return Evaluators(squares, landmarker, (Colour(),), Reader(), Meter())
 
 
 def picture(*levels: int) -> np.ndarray:
@@ -142,7 +148,7 @@ def picture(*levels: int) -> np.ndarray:
 
 
 def test_a_replaced_and_a_left_face():
-    found = look(PAIR, picture(100, 100), picture(200, 100), judges())
+    found = measure_pair(PAIR, picture(100, 100), picture(200, 100), judges())
     assert (found.faces, found.left, found.resized) == (2, 1, False)
     assert found.outside.largest == 0
     face = found.face
@@ -158,25 +164,25 @@ def test_a_replaced_and_a_left_face():
 
 
 def test_a_face_that_is_gone_is_read_at_its_place():
-    face = look(PAIR, picture(100), picture(0), judges()).face
+    face = measure_pair(PAIR, picture(100), picture(0), judges()).face
     assert not face.found
     assert face.ssim is face.lpips is face.readings is face.score_ratio is None
     assert np.isfinite(face.embeddings[0][0]).all()
     np.testing.assert_allclose(face.embeddings[0][1], np.ones(3) / 3**0.5)  # black
-    nobody = look(PAIR, picture(0), picture(100), judges())
+    nobody = measure_pair(PAIR, picture(0), picture(100), judges())
     assert (nobody.face, nobody.faces) == (None, 0)
 
 
 def test_meshes_are_compared_where_both_have_one():
     mesh = mean_mesh(320, None) * (1, 1)
-    face = look(PAIR, picture(100), picture(200), judges(lambda crop: mesh.astype(np.float32))).face
+    face = measure_pair(PAIR, picture(100), picture(200), judges(lambda crop: mesh.astype(np.float32))).face
     assert face.errors.landmarks == pytest.approx(0, abs=1e-6)
     assert face.before.pose == face.after.pose
 
 
 def test_other_sizes_are_scaled_and_pictures_are_kept_on_demand():
     large = np.repeat(np.repeat(picture(100), 2, 0), 2, 1)
-    found = look(PAIR, picture(100), large, judges(), keep_pictures=True)
+    found = measure_pair(PAIR, picture(100), large, judges(), keep_pictures=True)
     assert found.resized
     assert found.left == 1
     assert [crop.shape for crop in found.face.shown] == [(160, 160, 3)] * 2
@@ -185,8 +191,11 @@ def test_other_sizes_are_scaled_and_pictures_are_kept_on_demand():
 def test_boxes_of_the_record_are_not_outside():
     result = picture(200, 0, 0, 0)
     result[20:24, 150:154] = 255
-    assert look(PAIR, picture(100, 0, 0, 0), result, judges()).outside.largest == 255
-    assert look(PAIR, picture(100, 0, 0, 0), result, judges(), more_boxes=[(150, 20, 154, 24)]).outside.largest == 0
+    assert measure_pair(PAIR, picture(100, 0, 0, 0), result, judges()).outside.largest == 255
+    assert (
+        measure_pair(PAIR, picture(100, 0, 0, 0), result, judges(), more_boxes=[(150, 20, 154, 24)]).outside.largest
+        == 0
+    )
 
 
 FACE = (175.0, 65.0, 275.0, 195.0)  # of the astronaut

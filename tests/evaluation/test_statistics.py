@@ -12,6 +12,8 @@ from deid_diffusion.evaluation.statistics import (
     bootstrap_interval,
     enough,
     enrolments,
+    format_interval,
+    format_value,
     frechet_distance,
     genuine_pairs,
     identification,
@@ -24,8 +26,6 @@ from deid_diffusion.evaluation.statistics import (
     of_rate,
     rank_hits,
     rate,
-    shown,
-    shown_interval,
     similarities,
     threshold_at,
     true_positive_rate,
@@ -52,12 +52,12 @@ def test_a_rate_is_a_figure():
 
 
 def test_numbers_as_people_read_them():
-    assert shown(Figure("a", 0.019, interval=(0.01, 0.031))) == "1.9 %"
-    assert shown_interval(Figure("a", 0.019, interval=(0.01, 0.031))) == "1.0 % to 3.1 %"
-    assert shown(Figure("a", 5.234, "degrees")) == "5.23 degrees"
-    assert shown(Figure("a", 1299.0, "")) == "1,299"
-    assert shown(missing("a", SHARE, "why")) == "not measured"
-    assert shown_interval(missing("a", SHARE, "why")) == ""
+    assert format_value(Figure("a", 0.019, interval=(0.01, 0.031))) == "1.9 %"
+    assert format_interval(Figure("a", 0.019, interval=(0.01, 0.031))) == "1.0 % to 3.1 %"
+    assert format_value(Figure("a", 5.234, "degrees")) == "5.23 degrees"
+    assert format_value(Figure("a", 1299.0, "")) == "1,299"
+    assert format_value(missing("a", SHARE, "why")) == "not measured"
+    assert format_interval(missing("a", SHARE, "why")) == ""
     assert [number(v, SHARE) for v in (0, 1e-5, 1e-3, 1)] == ["0.0 %", "under 0.01 %", "0.10 %", "100.0 %"]
     assert [number(v, "s") for v in (123.4, 0.5, 0.0123, 0.00001)] == ["123.4", "0.50", "0.012", "1.0e-05"]
 

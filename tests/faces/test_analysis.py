@@ -2,11 +2,11 @@ import numpy as np
 
 from deid_diffusion.faces.alignment import frame_from_box, invert, transform
 from deid_diffusion.faces.analysis import analyse_face
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.faces.semantic_map import mean_mesh
 
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 
 
 def test_a_face_without_a_mesh_is_masked_by_its_box(astronaut: np.ndarray) -> None:
@@ -37,7 +37,7 @@ class Doubtful(FaceMesh):
 
 
 def test_a_mesh_of_a_low_score_has_to_agree_with_the_detector_s_points(astronaut: np.ndarray) -> None:
-    face = DetectedFace(FACE.box, 0.9, "given", POINTS)
+    face = Detection(FACE.box, 0.9, "given", POINTS)
     found = analyse_face(astronaut, face, Doubtful(POINTS, 100.0, 4.0, 60.0), 64)
     assert found.mesh is not None
     away = five_points(transform(found.mesh, invert(found.matrix))) - POINTS
@@ -49,7 +49,7 @@ def test_a_mesh_of_a_low_score_has_to_agree_with_the_detector_s_points(astronaut
 def test_points_say_where_a_face_without_a_mesh_ends(astronaut: np.ndarray) -> None:
     """A profile's box holds the ear and hair as well; where the points disagree with it the box is believed."""
     masks = [
-        analyse_face(astronaut, DetectedFace(FACE.box, 0.9, "given", points), lambda crop: None, 64).mask.full()
+        analyse_face(astronaut, Detection(FACE.box, 0.9, "given", points), lambda crop: None, 64).mask.full()
         for points in (POINTS, 0.3 * (POINTS - POINTS.mean(0)) + POINTS.mean(0), None)
     ]
     assert (masks[0] > 0).sum() < (masks[2] > 0).sum()
@@ -63,7 +63,7 @@ def test_a_mesh_that_lies_on_another_face_is_not_believed(astronaut: np.ndarray)
 
 def test_what_the_detector_saw_is_covered_even_where_the_mesh_misses_it(astronaut: np.ndarray) -> None:
     points = np.array([(200, 100), (245, 100), (222, 130), (205, 155), (262, 185)], np.float32)
-    found = analyse_face(astronaut, DetectedFace(FACE.box, 0.9, "given", points), lambda crop: 0.9 * mean_mesh(320), 64)
+    found = analyse_face(astronaut, Detection(FACE.box, 0.9, "given", points), lambda crop: 0.9 * mean_mesh(320), 64)
     assert found.mesh is not None
     assert (found.mask.full()[points[:, 1].astype(int), points[:, 0].astype(int)] == 1).all()
 
@@ -79,7 +79,7 @@ def test_a_face_that_the_edge_cuts_off_is_completed_by_its_mirror_image(astronau
     """Half of a face at the left edge: the landmarker finds a mesh only where the mirror image shows the other half."""
     photo = np.ascontiguousarray(astronaut[:, 225:])
     points = POINTS - (225, 0)
-    face = DetectedFace((0.0, 60.0, 45.0, 190.0), 0.9, "given", points.astype(np.float32))
+    face = Detection((0.0, 60.0, 45.0, 190.0), 0.9, "given", points.astype(np.float32))
 
     def landmarker(crop: np.ndarray) -> np.ndarray | None:
         look = frame_from_box(face.box, face.points, len(crop))
@@ -94,13 +94,13 @@ def test_a_face_that_the_edge_cuts_off_is_completed_by_its_mirror_image(astronau
     away = five_points(transform(found.mesh, invert(found.matrix))) - points
     assert np.linalg.norm(away, axis=1).mean() < 10
     alone: list[int] = []
-    analyse_face(photo, DetectedFace((8.0, 60.0, 45.0, 190.0), 0.9, "given", points), lambda crop: alone.append(1), 64)
+    analyse_face(photo, Detection((8.0, 60.0, 45.0, 190.0), 0.9, "given", points), lambda crop: alone.append(1), 64)
     assert len(alone) == 1  # no edge cuts that one off
 
 
 def test_a_guessed_mask_does_not_reach_far_past_the_box(astronaut: np.ndarray) -> None:
     points = np.array([(175, 100), (205, 100), (165, 130), (170, 160), (205, 160)], np.float32)  # as of a wide profile
     box = (160.0, 60.0, 215.0, 190.0)
-    mask = analyse_face(astronaut, DetectedFace(box, 0.9, "given", points), lambda crop: None, 64).mask.full()
+    mask = analyse_face(astronaut, Detection(box, 0.9, "given", points), lambda crop: None, 64).mask.full()
     assert (mask[70:180, 165:210] == 1).mean() > 0.9
     assert not mask[:, 235:].any()

@@ -11,7 +11,7 @@ from deid_diffusion.errors import DeidError
 from deid_diffusion.faces.alignment import extract, invert, transform
 from deid_diffusion.faces.analysis import analyse_face
 from deid_diffusion.faces.annotator import FaceParser, SemanticFaceDetector, label_of
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.faces.semantic_map import LABEL, LABELS, PALETTE, control_image, draw_semantic_map
 from tests.tiny_hub import parser_repository
@@ -81,13 +81,13 @@ def test_a_model_of_something_else_is_refused(tmp_path: Path) -> None:
         FaceParser.from_pretrained("me/parser")
 
 
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 
 
-def given(image: np.ndarray) -> list[DetectedFace]:
+def given(image: np.ndarray) -> list[Detection]:
     """The astronaut's face in a picture of any size."""
     scale = image.shape[0] / 512
-    return [DetectedFace(tuple(scale * side for side in FACE.box), 0.9, "given")]
+    return [Detection(tuple(scale * side for side in FACE.box), 0.9, "given")]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_a_parsers_map_is_put_back_in_its_place(astronaut: np.ndarray) -> None:
 
 
 def test_the_larger_face_stands_in_front(astronaut: np.ndarray) -> None:
-    small, large = DetectedFace((200, 80, 240, 130), 0.9, "given"), FACE
+    small, large = Detection((200, 80, 240, 130), 0.9, "given"), FACE
     no_mesh = {"landmarker": lambda crop: None}
     alone = SemanticFaceDetector(detector=lambda image: [large], **no_mesh)(astronaut, output_type="np")
     both = SemanticFaceDetector(detector=lambda image: [large, small], **no_mesh)(astronaut, output_type="np")

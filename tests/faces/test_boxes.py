@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deid_diffusion.faces.boxes import DetectedFace, merge_faces, overlaps, same_face, suppress
+from deid_diffusion.faces.boxes import Detection, merge_faces, overlaps, same_face, suppress
 
 
 def test_overlaps_over_union_and_over_the_smaller():
@@ -41,9 +41,9 @@ def test_same_face(other, as_other, as_best):
 def test_merged_face_covers_all_and_keeps_the_measured_points():
     ours, theirs = np.full((5, 2), 1, np.float32), np.full((5, 2), 2, np.float32)
     faces = [
-        DetectedFace((200, 0, 300, 100), 0.4, "centerface"),
-        DetectedFace((0, 10, 100, 110), 0.7, "centerface", ours),
-        DetectedFace((5, 0, 105, 100), 0.9, "mediapipe", theirs),
+        Detection((200, 0, 300, 100), 0.4, "centerface"),
+        Detection((0, 10, 100, 110), 0.7, "centerface", ours),
+        Detection((5, 0, 105, 100), 0.9, "mediapipe", theirs),
     ]
     first, second = merge_faces(faces)
     assert first.box == (0, 0, 105, 110)
@@ -55,8 +55,8 @@ def test_merged_face_covers_all_and_keeps_the_measured_points():
 def test_points_of_either_detector_are_better_than_none():
     theirs = np.full((5, 2), 2, np.float32)
     faces = [
-        DetectedFace((0, 0, 100, 100), 0.7, "centerface"),
-        DetectedFace((0, 0, 100, 100), 0.6, "mediapipe", theirs),
+        Detection((0, 0, 100, 100), 0.7, "centerface"),
+        Detection((0, 0, 100, 100), 0.6, "mediapipe", theirs),
     ]
     assert merge_faces(faces)[0].points is theirs
     assert merge_faces([]) == []

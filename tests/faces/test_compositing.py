@@ -12,12 +12,12 @@ from deid_diffusion.faces.compositing import (
     METHODS,
     WARNINGS,
     Canvas,
+    apply_method,
     erase,
     fill_from_surroundings,
-    match_rim,
-    simple_patch,
+    match_boundary_colour,
 )
-from deid_diffusion.faces.masks import PasteMask, box_mask, face_outline, paste_mask, touched
+from deid_diffusion.faces.masks import PasteMask, box_mask, face_outline, paste_mask, union_mask
 from deid_diffusion.faces.semantic_map import mean_mesh
 
 
@@ -47,7 +47,7 @@ def test_outside_the_masks_nothing_changes_and_inside_nothing_depends_on_the_pho
         for k, matrix in enumerate(matrices):
             canvas.paste(k, crop, matrix)
         results.append(canvas.pixels)
-    outside = ~touched((240, 320), masks)
+    outside = ~union_mask((240, 320), masks)
     assert np.array_equal(results[0][outside], photo[outside])
     assert np.array_equal(results[0], results[1])
 
@@ -62,7 +62,7 @@ def test_grey_cover_hides_the_ring_too() -> None:
 
 def test_cover_takes_its_colours_from_around_all_faces() -> None:
     photo, _, masks = _scene()
-    faces = touched((240, 320), masks)
+    faces = union_mask((240, 320), masks)
     photo[:] = (10, 200, 30)
     photo[faces] = np.random.default_rng(1).integers(0, 256, (int(faces.sum()), 3), np.uint8)
     other = photo.copy()
@@ -94,7 +94,7 @@ SKIN = np.full((64, 64, 3), (180, 140, 120), np.uint8)
 
 def test_match_rim_meets_the_photos_skin_at_the_edge() -> None:
     made = np.full((64, 64, 3), (160, 150, 130), np.uint8)
-    off = np.abs(match_rim(made, SKIN, MASK).astype(int) - SKIN).max(2)
+    off = np.abs(match_boundary_colour(made, SKIN, MASK).astype(int) - SKIN).max(2)
     assert off[16, 16:48].max() <= 3  # of 20 before
     assert off[MASK].max() <= 12
 
@@ -102,12 +102,12 @@ def test_match_rim_meets_the_photos_skin_at_the_edge() -> None:
 def test_match_rim_takes_no_colour_from_what_is_not_skin() -> None:
     context, made = (np.full((64, 64, 3), colour, np.uint8) for colour in ((0, 220, 230), (60, 180, 190)))
     made[MASK] = SKIN[MASK]
-    assert np.abs(match_rim(made, context, MASK)[MASK].astype(int) - SKIN[MASK]).max() <= 3
+    assert np.abs(match_boundary_colour(made, context, MASK)[MASK].astype(int) - SKIN[MASK]).max() <= 3
 
 
 def test_match_rim_without_a_rim_leaves_the_crop() -> None:
     made = np.full((8, 8, 3), 9, np.uint8)
-    assert np.array_equal(match_rim(made, made, np.ones((8, 8), bool)), made)
+    assert np.array_equal(match_boundary_colour(made, made, np.ones((8, 8), bool)), made)
 
 
 def test_a_cover_leaves_the_replacement_of_another_face() -> None:
@@ -125,7 +125,7 @@ def test_a_cover_leaves_the_replacement_of_another_face() -> None:
 def test_a_trial_is_no_replacement_that_covers_spare() -> None:
     photo, matrices, masks = _scene()
     canvas = Canvas(photo, masks, "grey")
-    with canvas.trial(0, np.full((64, 64, 3), 90, np.uint8), matrices[0]) as picture:
+    with canvas.preview(0, np.full((64, 64, 3), 90, np.uint8), matrices[0]) as picture:
         assert (picture[masks[0].full() == 1] == 90).all()
     canvas.cover(1)
     assert (canvas.pixels[masks[1].full() > 0] == FILL).all()
@@ -155,19 +155,19 @@ def _face_width(mask: PasteMask) -> int:
 
 @pytest.mark.parametrize("name", MASKS)
 def test_fill_is_one_colour(name: str):
-    assert (simple_patch(PHOTO, MASKS[name], "fill") == FILL).all()
+    assert (apply_method(PHOTO, MASKS[name], "fill") == FILL).all()
 
 
 @pytest.mark.parametrize("method", ["fill", "blur", "pixelate"])
 @pytest.mark.parametrize("name", MASKS)
 def test_a_patch_has_the_windows_size_and_reads_nothing_else(name: str, method):
     mask = MASKS[name]
-    patch = simple_patch(PHOTO, mask, method)
+    patch = apply_method(PHOTO, mask, method)
     assert patch.shape == (*mask.alpha.shape, 3)
     assert patch.dtype == np.uint8
     other = np.zeros_like(PHOTO)
     other[mask.window] = PHOTO[mask.window]
-    assert np.array_equal(simple_patch(other, mask, method), patch)
+    assert np.array_equal(apply_method(other, mask, method), patch)
 
 
 @pytest.mark.parametrize("method", ["blur", "pixelate"])
@@ -180,7 +180,7 @@ def test_one_pixel_of_the_photo_is_never_one_of_the_patch(name: str, method):
         for column in {0, width // 3, width - 1}:
             photo = np.zeros_like(PHOTO)
             photo[mask.top + row, mask.left + column] = 255
-            assert simple_patch(photo, mask, method).max() <= 255 / 4, (row, column)
+            assert apply_method(photo, mask, method).max() <= 255 / 4, (row, column)
 
 
 @pytest.mark.parametrize("name", ["whole", "cut", "corner"])
@@ -189,7 +189,7 @@ def test_blur_is_a_gaussian_of_a_quarter_of_the_faces_width(name: str):
     photo = np.zeros_like(PHOTO)
     column = mask.left + mask.alpha.shape[1] // 2
     photo[:, column:] = 200  # an edge becomes the integral of the kernel: 16 to 84 % within two standard deviations
-    row = simple_patch(photo, mask, "blur")[mask.alpha.shape[0] // 2, :, 0].astype(float)
+    row = apply_method(photo, mask, "blur")[mask.alpha.shape[0] // 2, :, 0].astype(float)
     rise = float(np.diff(row).max())
     assert rise <= 200 / (np.sqrt(2 * np.pi) * 0.25 * _face_width(mask)) + 1
     assert (np.diff(row) >= 0).all()
@@ -198,7 +198,7 @@ def test_blur_is_a_gaussian_of_a_quarter_of_the_faces_width(name: str):
 @pytest.mark.parametrize("name", [name for name in MASKS if name != "tiny"])
 def test_pixelation_leaves_few_blocks(name: str):
     mask = MASKS[name]
-    patch = simple_patch(PHOTO, mask, "pixelate").astype(int)
+    patch = apply_method(PHOTO, mask, "pixelate").astype(int)
     across = 1 + (np.abs(np.diff(patch, axis=1)).max((0, 2)) > 0).sum()
     down = 1 + (np.abs(np.diff(patch, axis=0)).max((1, 2)) > 0).sum()
     assert across <= BLOCKS
@@ -210,26 +210,26 @@ def test_of_a_face_cut_by_the_edge_the_blocks_are_as_large_as_those_of_a_whole_f
     photo = np.tile(np.arange(260, dtype=np.uint8)[:, None, None], (1, 300, 3))
     heights = []
     for name in ("whole", "cut", "corner"):
-        values = simple_patch(photo, MASKS[name], "pixelate")[:, 0, 0]
+        values = apply_method(photo, MASKS[name], "pixelate")[:, 0, 0]
         heights.append(len(values) / len(np.unique(values)))
     assert min(heights[1:]) > 0.8 * heights[0]
 
 
 @pytest.mark.parametrize("method", ["fill", "blur", "pixelate"])
 def test_a_face_outside_the_photo_has_an_empty_patch(method):
-    assert simple_patch(PHOTO, _mask(-900, 0, 100), method).shape == (0, 0, 3)
+    assert apply_method(PHOTO, _mask(-900, 0, 100), method).shape == (0, 0, 3)
 
 
 def test_other_methods_and_other_photos_are_refused():
-    for method in ("synth", "swirl"):
+    for method in ("generate", "swirl"):
         with pytest.raises(ValueError, match=f"method {method}: .* expected one of fill, blur, pixelate"):
-            simple_patch(PHOTO, MASKS["whole"], method)  # type: ignore[arg-type]
+            apply_method(PHOTO, MASKS["whole"], method)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="photo: "):
-        simple_patch(PHOTO[:-1], MASKS["whole"], "fill")
+        apply_method(PHOTO[:-1], MASKS["whole"], "fill")
 
 
 def test_every_method_that_leaves_a_trace_has_its_warning():
-    assert set(METHODS) - {"synth", "fill"} == WARNINGS.keys()
+    assert set(METHODS) - {"generate", "fill"} == WARNINGS.keys()
     assert all("\n" not in line and "Newton" in line for line in WARNINGS.values())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut, brick
 
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.detection import (
     FACE as FACE_SCORE,
 )
@@ -18,12 +18,12 @@ from deid_diffusion.faces.detection import (
     OVERLAP,
     TILE,
     CenterFaceDetector,
+    EnsembleDetector,
     MediapipeDetector,
-    UnionDetector,
     View,
     add_cut,
     add_turned,
-    confirm,
+    confirm_by_mesh,
     framed,
     mirrored,
     pyramid,
@@ -35,7 +35,7 @@ FACE = (180, 70, 270, 180)  # of the astronaut, by eye
 EYES_NOSE_MOUTH = np.array([[203, 103], [247, 105], [223, 126], [204, 143], [242, 144]])
 
 
-def centre_is_in(face: DetectedFace, box: tuple[float, float, float, float]) -> bool:
+def centre_is_in(face: Detection, box: tuple[float, float, float, float]) -> bool:
     x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
     return box[0] <= x <= box[2] and box[1] <= y <= box[3]
 
@@ -47,7 +47,7 @@ def photo():
 
 @pytest.fixture(scope="module")
 def detector():
-    return UnionDetector()
+    return EnsembleDetector()
 
 
 @pytest.mark.parametrize("one", [CenterFaceDetector(), MediapipeDetector()])
@@ -139,7 +139,7 @@ def test_texture_has_no_face(detector):
         ([[0, 0, 0]], "list"),
     ],
 )
-@pytest.mark.parametrize("one", [CenterFaceDetector(), MediapipeDetector(), UnionDetector()])
+@pytest.mark.parametrize("one", [CenterFaceDetector(), MediapipeDetector(), EnsembleDetector()])
 def test_another_array_is_refused(one, image, came):
     with pytest.raises(ValueError, match=rf"^image: expected .*\(H, W, 3\) of uint8, RGB, got {came}$"):
         one(image)
@@ -147,42 +147,42 @@ def test_another_array_is_refused(one, image, came):
 
 def test_no_detector_is_refused():
     with pytest.raises(ValueError, match=r"^detectors: expected at least one"):
-        UnionDetector([])
+        EnsembleDetector([])
 
 
 def test_a_detector_of_ones_own_sees_every_view():
     sides = []
 
-    def own(image: np.ndarray) -> list[DetectedFace]:
+    def own(image: np.ndarray) -> list[Detection]:
         sides.append(image.shape[:2])
-        return [DetectedFace((0.0, 0.0, 20.0, 20.0), 0.9, "own")] if image.shape[1] == 600 else []
+        return [Detection((0.0, 0.0, 20.0, 20.0), 0.9, "own")] if image.shape[1] == 600 else []
 
-    (face,) = UnionDetector([own])(np.zeros((100, 400, 3), np.uint8))
+    (face,) = EnsembleDetector([own])(np.zeros((100, 400, 3), np.uint8))
     assert face.detector == "own"
     assert face.box == pytest.approx((0, 0, 13.33, 13.33), abs=0.01)
     assert sides == [(150, 600), (400, 100), (100, 400), (400, 100), (234, 534)]
     sides.clear()
-    UnionDetector([own]).search(np.zeros((100, 400, 3), np.uint8), upright_only=True)
+    EnsembleDetector([own]).search(np.zeros((100, 400, 3), np.uint8), upright_only=True)
     assert sides == [(150, 600), (234, 534)]
 
 
 class TestAddTurned:
-    upright = DetectedFace((0, 0, 100, 100), 0.6, "centerface", np.zeros((5, 2), np.float32))
+    upright = Detection((0, 0, 100, 100), 0.6, "centerface", np.zeros((5, 2), np.float32))
 
     def test_the_same_face_seen_again_changes_nothing(self):
-        again = DetectedFace((20, 0, 120, 100), 0.65, "centerface", np.ones((5, 2), np.float32))
+        again = Detection((20, 0, 120, 100), 0.65, "centerface", np.ones((5, 2), np.float32))
         assert add_turned([self.upright], [again]) == [self.upright]
 
     def test_a_face_seen_clearly_better_gives_the_points_and_widens_the_box(self):
-        better = DetectedFace((20, 0, 120, 100), 0.9, "centerface", np.ones((5, 2), np.float32))
+        better = Detection((20, 0, 120, 100), 0.9, "centerface", np.ones((5, 2), np.float32))
         (face,) = add_turned([self.upright], [better])
         assert face.box == (0, 0, 120, 100)
         assert face.score == 0.9
         assert (face.points == 1).all()
 
     def test_a_face_elsewhere_joins_when_sure(self):
-        unsure = DetectedFace((200, 0, 300, 100), 0.4, "centerface")
-        sure = DetectedFace((400, 0, 500, 100), 0.55, "centerface")
+        unsure = Detection((200, 0, 300, 100), 0.4, "centerface")
+        sure = Detection((400, 0, 500, 100), 0.55, "centerface")
         assert add_turned([self.upright], [unsure, sure]) == [self.upright, sure]
 
 
@@ -194,10 +194,10 @@ def test_half_a_face_at_the_edge(detector, photo):
 
 
 def test_a_cut_face_joins_where_nothing_is_found():
-    found = DetectedFace((0, 0, 100, 100), 0.9, "own")
-    again = DetectedFace((0, 10, 40, 60), 0.8, "own")
-    unsure = DetectedFace((0, 300, 40, 400), 0.4, "own")
-    new = DetectedFace((0, 200, 40, 280), 0.6, "own")
+    found = Detection((0, 0, 100, 100), 0.9, "own")
+    again = Detection((0, 10, 40, 60), 0.8, "own")
+    unsure = Detection((0, 300, 40, 400), 0.4, "own")
+    new = Detection((0, 200, 40, 280), 0.6, "own")
     assert add_cut([found], [again, new, unsure]) == [found, new]
     assert add_cut([], [new]) == [new]
 
@@ -205,8 +205,8 @@ def test_a_cut_face_joins_where_nothing_is_found():
 WHERE = (180.0, 70.0, 270.0, 180.0)  # the astronaut's face, by eye
 
 
-def hint(*box: float) -> DetectedFace:
-    return DetectedFace(box, 0.2, "centerface")
+def hint(*box: float) -> Detection:
+    return Detection(box, 0.2, "centerface")
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def nothing(box: tuple[float, float, float, float]) -> bool:
 
 
 def test_a_hint_at_a_face_is_confirmed_and_holds_the_mesh(astronaut: np.ndarray, landmarker: FaceMesh) -> None:
-    face = confirm(astronaut, hint(205, 90, 255, 150), landmarker, nothing)
+    face = confirm_by_mesh(astronaut, hint(205, 90, 255, 150), landmarker, nothing)
     assert face is not None
     assert face.detector == "centerface+mesh"
     assert np.abs(np.array(face.box) - WHERE).max() < 25
@@ -230,7 +230,7 @@ def test_half_a_face_at_the_edge_is_completed_by_its_mirror_image(
     astronaut: np.ndarray, landmarker: FaceMesh, cut: int
 ) -> None:
     part = np.ascontiguousarray(astronaut[:, cut:])
-    face = confirm(part, hint(0, 75, 268 - cut, 175), landmarker, nothing)
+    face = confirm_by_mesh(part, hint(0, 75, 268 - cut, 175), landmarker, nothing)
     assert face is not None
     x0, y0, x1, y1 = face.box
     assert 0 <= x0 < x1 <= part.shape[1]
@@ -238,18 +238,18 @@ def test_half_a_face_at_the_edge_is_completed_by_its_mirror_image(
 
 
 def test_where_no_mesh_fits_there_is_no_face(astronaut: np.ndarray, landmarker: FaceMesh) -> None:
-    assert confirm(astronaut, hint(20, 20, 80, 90), landmarker, nothing) is None
+    assert confirm_by_mesh(astronaut, hint(20, 20, 80, 90), landmarker, nothing) is None
 
 
 def test_few_looks_tell_that_there_is_none(astronaut: np.ndarray) -> None:
     looks: list[np.ndarray] = []
-    assert confirm(astronaut, hint(20, 20, 80, 90), looks.append, nothing) is None
+    assert confirm_by_mesh(astronaut, hint(20, 20, 80, 90), looks.append, nothing) is None
     assert len(looks) == 4
 
 
 def test_the_mesh_of_a_face_that_is_dealt_with_confirms_nothing(astronaut: np.ndarray, landmarker: FaceMesh) -> None:
-    assert confirm(astronaut, hint(205, 90, 255, 150), landmarker, lambda box: True) is None
-    assert confirm(astronaut, hint(275, 100, 330, 170), landmarker, nothing) is None  # beside the face
+    assert confirm_by_mesh(astronaut, hint(205, 90, 255, 150), landmarker, lambda box: True) is None
+    assert confirm_by_mesh(astronaut, hint(275, 100, 330, 170), landmarker, nothing) is None  # beside the face
 
 
 @pytest.mark.parametrize("box", [(10.0, 10.0, 24.0, 24.0), (10.0, 10.0, 13.0, 90.0), (10.0, 10.0, 10.0, 10.0)])
@@ -257,11 +257,11 @@ def test_specks_are_not_looked_at(astronaut: np.ndarray, box: tuple[float, float
     def never(look: np.ndarray) -> np.ndarray:
         raise AssertionError("looked")
 
-    assert confirm(astronaut, hint(*box), never, nothing) is None
+    assert confirm_by_mesh(astronaut, hint(*box), never, nothing) is None
 
 
 def test_hints_are_fainter_than_faces_and_apart_from_them(astronaut: np.ndarray) -> None:
-    detector = UnionDetector()
+    detector = EnsembleDetector()
     found = detector.search(astronaut)
     assert [face.box for face in found.faces] == [face.box for face in detector(astronaut)]
     assert all(face.score > FACE_SCORE for face in found.faces)
@@ -270,8 +270,8 @@ def test_hints_are_fainter_than_faces_and_apart_from_them(astronaut: np.ndarray)
 
 
 def test_detectors_of_ones_own_give_no_hints(astronaut: np.ndarray) -> None:
-    faint = DetectedFace((20.0, 20.0, 80.0, 90.0), 0.05, "mine")
-    found = UnionDetector([lambda image: [faint]]).search(np.zeros((200, 200, 3), np.uint8))
+    faint = Detection((20.0, 20.0, 80.0, 90.0), 0.05, "mine")
+    found = EnsembleDetector([lambda image: [faint]]).search(np.zeros((200, 200, 3), np.uint8))
     assert found.faces  # what they find is a face, however faint
     assert found.hints == []
 
@@ -301,14 +301,14 @@ def test_what_is_found_in_a_view_lies_there_in_the_photo(view):
     rows, columns = np.nonzero(view.take(photo)[..., 0] > 127)  # the frame's mirror image does not reach so far in
     box = float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
     points = np.array([[box[0], box[1]], [box[2], box[3]]] * 2 + [[box[0], box[1]]], np.float32)
-    face = view.back(DetectedFace(box, 0.5, "own", points))
+    face = view.back(Detection(box, 0.5, "own", points))
     assert face.box == pytest.approx((20, 12, 30, 18), abs=0.6)
     assert face.points.dtype == np.float32
     assert sorted(face.points[0] + face.points[1]) == pytest.approx([30, 50], abs=0.9)
 
 
 def test_boxes_are_clipped_to_the_view():
-    face = framed(100, 100).back(DetectedFace((0.0, 0.0, 160.0, 160.0), 0.5, "own"))
+    face = framed(100, 100).back(Detection((0.0, 0.0, 160.0, 160.0), 0.5, "own"))
     assert face.box == (0, 0, 100, 100)
     assert face.points is None
 
@@ -319,5 +319,5 @@ def test_mirrored_edges():
     picture = view.take(photo)
     assert (picture[10:70, 10:40] == photo).all()
     assert (picture[10:70, :10] == photo[:, 9::-1]).all()
-    assert view.share_inside(DetectedFace((0.0, 20.0, 20.0, 40.0), 0.5, "own")) == 0.5
-    assert view.share_inside(DetectedFace((0.0, 20.0, 8.0, 40.0), 0.5, "own")) == 0
+    assert view.share_inside(Detection((0.0, 20.0, 20.0, 40.0), 0.5, "own")) == 0.5
+    assert view.share_inside(Detection((0.0, 20.0, 8.0, 40.0), 0.5, "own")) == 0

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from deid_diffusion.attributes.selection import choose
+from deid_diffusion.attributes.selection import make_selection
 from deid_diffusion.faces.lighting import (
     FaceLight,
     bend_highlights,
-    chosen_light,
     fit_light,
     from_log,
     polynomial,
+    select_light,
     to_log,
 )
 
@@ -71,22 +71,22 @@ ERASED = np.zeros((32, 32), bool)
 
 @pytest.mark.parametrize(("keep", "gradient"), [(("light",), True), (("skin",), False)])
 def test_gradients_are_kept_with_light_alone(keep: tuple[str, ...], gradient: bool) -> None:
-    light = chosen_light(fit_light(colours(), UV), CONTEXT, ERASED, choose(keep))
+    light = select_light(fit_light(colours(), UV), CONTEXT, ERASED, make_selection(keep))
     assert (light.contrast > 0.05) == gradient
     assert np.abs(light.tone - FaceLight(PLANTED).tone).max() < 0.1
 
 
 def test_unkept_light_follows_from_the_surroundings() -> None:
     one, other = (
-        chosen_light(fit_light(colours(c), UV), CONTEXT, ERASED, choose(())) for c in (PLANTED, PLANTED * 0.5)
+        select_light(fit_light(colours(c), UV), CONTEXT, ERASED, make_selection(())) for c in (PLANTED, PLANTED * 0.5)
     )
     assert np.array_equal(one.coefficients, other.coefficients)
-    darker = chosen_light(None, CONTEXT // 2, ERASED, choose(()))
+    darker = select_light(None, CONTEXT // 2, ERASED, make_selection(()))
     assert darker.tone.mean() < one.tone.mean()
 
 
 @pytest.mark.parametrize(("word", "brighter"), [("light from the left", "left"), ("light from the right", "right")])
 def test_light_changes_to_a_word(word: str, brighter: str) -> None:
-    light = chosen_light(FaceLight(PLANTED), CONTEXT, ERASED, choose(change={"light": word}))
+    light = select_light(FaceLight(PLANTED), CONTEXT, ERASED, make_selection(change={"light": word}))
     left, right = light.at(np.array([(0.1, 0.5), (0.9, 0.5)])).mean(1)
     assert (left > right) == (brighter == "left")

@@ -16,7 +16,7 @@ from deid_diffusion.faces.masks import (
     keep_regions,
     limit_mask,
     paste_mask,
-    touched,
+    union_mask,
 )
 from deid_diffusion.faces.semantic_map import LABEL, REGIONS, draw_semantic_map, mean_mesh
 
@@ -63,7 +63,7 @@ def test_the_last_resort_covers_more_than_the_box() -> None:
 
 def test_touched_is_the_union() -> None:
     masks = [box_mask((10.0, 10.0, 20.0, 20.0), (60, 80)), box_mask((40.0, 30.0, 50.0, 44.0), (60, 80))]
-    assert np.array_equal(touched((60, 80), masks), np.any([mask.full() > 0 for mask in masks], axis=0))
+    assert np.array_equal(union_mask((60, 80), masks), np.any([mask.full() > 0 for mask in masks], axis=0))
 
 
 def test_a_guessed_mask_is_kept_near_the_box() -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deid_diffusion.attributes.selection import MAP_BORNE
+from deid_diffusion.attributes.selection import MAP_ATTRIBUTES
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.faces.landmarks import MESH_EYES, MESH_IRISES, MESH_OVAL, measure
 from deid_diffusion.faces.mesh_editing import (
     _LIDS,
     _MOUTHS,
-    boxed_face,
-    chosen_mesh,
     close_lids,
-    few_numbers,
-    fitted_face,
+    estimate_expression,
+    fit_mean_face,
     keep_irises_inside,
+    mean_face_in_box,
+    neutralize_mesh,
     project_shape,
     raise_brows,
     reshape_mesh,
@@ -37,13 +37,13 @@ def rest(turn: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("turn", range(-6, 7))
 def test_a_mean_face_is_found_and_fitted_wherever_it_is(turn: int) -> None:
     moved = rest(turn) @ np.array([[0.9, 0.2], [-0.2, 0.9]], np.float32) * 1.3 + 20
-    np.testing.assert_allclose(fitted_face(moved), moved, atol=1.5)
+    np.testing.assert_allclose(fit_mean_face(moved), moved, atol=1.5)
 
 
 @pytest.mark.parametrize("frontal", [True, False])
 def test_a_boxed_face_has_the_meshs_width_and_height(frontal: bool) -> None:
     mesh = rest(2) * (1.2, 0.8) + 5
-    made = boxed_face(mesh, frontal=frontal)
+    made = mean_face_in_box(mesh, frontal=frontal)
     np.testing.assert_allclose([made.min(0), made.max(0)], [mesh.min(0), mesh.max(0)], atol=0.1)
     assert (abs(measure(made).yaw) < 0.1) == frontal
 
@@ -54,7 +54,7 @@ def test_numbers_say_what_was_shaped(turn: int) -> None:
     shape_mouth(mesh, 0.2, 0.4)
     raise_brows(mesh, 0.05)
     turn_eyes(mesh, (0.15, -0.1))
-    told = few_numbers(mesh, rest(turn))
+    told = estimate_expression(mesh, rest(turn))
     assert (told.smile, told.gap) == (pytest.approx(0.2), pytest.approx(0.4))
     assert (told.brows, told.lids) == (pytest.approx(0.05), 1.0)
     assert told.glance == (pytest.approx(0.15), pytest.approx(-0.1))
@@ -64,16 +64,16 @@ def test_closed_eyes_are_told() -> None:
     mesh = rest()
     shape_lids(mesh, 0.1)
     assert measure(mesh).eyes_open < 0.1
-    assert few_numbers(mesh, rest()).lids < 0.5
+    assert estimate_expression(mesh, rest()).lids < 0.5
 
 
 def test_numbers_are_coarse_and_bounded() -> None:
     """Small differences between people are not told, and a mesh that went wrong is no grimace."""
     mesh = rest()
     raise_brows(mesh, 0.015)
-    assert few_numbers(mesh, rest()).brows == 0
+    assert estimate_expression(mesh, rest()).brows == 0
     wild = np.random.default_rng(0).random((478, 2), np.float32) * SIZE
-    told = few_numbers(wild, rest())
+    told = estimate_expression(wild, rest())
     assert abs(told.smile) < 0.26
     assert 0 <= told.gap < 0.71
     assert 0 < told.lids <= 1.5
@@ -82,7 +82,7 @@ def test_numbers_are_coarse_and_bounded() -> None:
 def face(turn: int = 0, mouth: str = "smiling", glance: float = 0.0) -> np.ndarray:
     """The mean face of some yaw, with a mouth, looking to one side by so many pixels."""
     mesh = mean_faces()[6 + turn] * SIZE
-    mesh = chosen_mesh(mesh, ("pose", "gaze"), {"expression": mouth})
+    mesh = neutralize_mesh(mesh, ("pose", "gaze"), {"expression": mouth})
     for iris in MESH_IRISES:
         mesh[list(iris), 0] += glance
     return mesh
@@ -95,13 +95,13 @@ def glance_of(mesh: np.ndarray) -> float:
 
 def test_everything_kept_is_the_mesh_itself() -> None:
     mesh = face()
-    assert chosen_mesh(mesh, MAP_BORNE, {}) is mesh
+    assert neutralize_mesh(mesh, MAP_ATTRIBUTES, {}) is mesh
 
 
 @pytest.mark.parametrize("turn", [-2, 0, 2])
 def test_an_expression_that_is_not_kept_leaves_no_trace(turn: int) -> None:
     keep = ("pose", "gaze")
-    smiling, gaping = (chosen_mesh(face(turn, mouth), keep, {}) for mouth in ("smiling", "mouth open"))
+    smiling, gaping = (neutralize_mesh(face(turn, mouth), keep, {}) for mouth in ("smiling", "mouth open"))
     np.testing.assert_allclose(smiling, gaping, atol=0.5)
     assert measure(gaping).mouth_open < 0.15
 
@@ -109,12 +109,12 @@ def test_an_expression_that_is_not_kept_leaves_no_trace(turn: int) -> None:
 @pytest.mark.parametrize("keep", [("expression",), ("pose", "expression"), ("gaze", "expression")])
 def test_an_expression_that_is_kept_stays_on_any_face(keep: tuple[str, ...]) -> None:
     mesh = face(2, "mouth open")
-    assert measure(chosen_mesh(mesh, keep, {})).mouth_open == pytest.approx(measure(mesh).mouth_open, abs=0.08)
+    assert measure(neutralize_mesh(mesh, keep, {})).mouth_open == pytest.approx(measure(mesh).mouth_open, abs=0.08)
 
 
 def test_a_pose_that_is_not_kept_is_frontal_in_the_same_place() -> None:
     mesh = face(2)
-    made = chosen_mesh(mesh, ("expression", "gaze"), {})
+    made = neutralize_mesh(mesh, ("expression", "gaze"), {})
     assert abs(measure(made).yaw) < 0.1 < abs(measure(mesh).yaw)
     np.testing.assert_allclose(made[list(MESH_OVAL)].min(0), mesh.min(0), atol=3)
     np.testing.assert_allclose(made[list(MESH_OVAL)].max(0), mesh.max(0), atol=3)
@@ -123,30 +123,30 @@ def test_a_pose_that_is_not_kept_is_frontal_in_the_same_place() -> None:
 def test_a_glance_stays_or_goes() -> None:
     mesh = face(glance=3.0)
     rest = glance_of(face())
-    assert glance_of(chosen_mesh(mesh, ("pose", "expression"), {})) == pytest.approx(rest, abs=0.4)
-    assert glance_of(chosen_mesh(mesh, ("pose", "gaze"), {})) == pytest.approx(rest + 3, abs=0.4)
-    assert glance_of(chosen_mesh(mesh, ("gaze",), {})) == pytest.approx(rest + 3, abs=0.8)
+    assert glance_of(neutralize_mesh(mesh, ("pose", "expression"), {})) == pytest.approx(rest, abs=0.4)
+    assert glance_of(neutralize_mesh(mesh, ("pose", "gaze"), {})) == pytest.approx(rest + 3, abs=0.4)
+    assert glance_of(neutralize_mesh(mesh, ("gaze",), {})) == pytest.approx(rest + 3, abs=0.8)
 
 
 def test_nothing_kept_is_one_face() -> None:
-    made = [chosen_mesh(face(mouth=mouth, glance=g), (), {}) for mouth, g in (("serious", 0), ("smiling", 2))]
+    made = [neutralize_mesh(face(mouth=mouth, glance=g), (), {}) for mouth, g in (("serious", 0), ("smiling", 2))]
     np.testing.assert_allclose(made[0], made[1], atol=0.5)
 
 
 @pytest.mark.parametrize("word", VOCABULARY["expression"])
 def test_an_expression_can_be_put_on(word: str) -> None:
     smile, gap = _MOUTHS[word]
-    found = measure(chosen_mesh(face(mouth="neutral"), ("pose",), {"expression": word}))
+    found = measure(neutralize_mesh(face(mouth="neutral"), ("pose",), {"expression": word}))
     assert smile is None or found.smile == pytest.approx(smile, abs=0.03)
     assert gap is None or found.mouth_open == pytest.approx(gap, abs=0.03)
 
 
 def test_eyes_can_be_closed_and_opened() -> None:
-    closed = chosen_mesh(face(), ("pose",), {"gaze": "eyes closed"})
+    closed = neutralize_mesh(face(), ("pose",), {"gaze": "eyes closed"})
     assert measure(closed).eyes_open < 0.16
-    assert measure(chosen_mesh(closed, ("pose", "gaze"), {})).eyes_open < 0.16  # the gaze keeps them closed
-    assert measure(chosen_mesh(closed, ("pose",), {})).eyes_open > 0.2
-    assert measure(chosen_mesh(closed, ("pose",), {"gaze": "eyes open"})).eyes_open > 0.2
+    assert measure(neutralize_mesh(closed, ("pose", "gaze"), {})).eyes_open < 0.16  # the gaze keeps them closed
+    assert measure(neutralize_mesh(closed, ("pose",), {})).eyes_open > 0.2
+    assert measure(neutralize_mesh(closed, ("pose",), {"gaze": "eyes open"})).eyes_open > 0.2
 
 
 def test_every_word_has_a_shape() -> None:
@@ -158,9 +158,9 @@ def test_privacy_takes_proportions_and_leaves_the_expression() -> None:
     mesh = face(mouth="mouth open")
     odd = mesh.copy()
     odd[:, 1] = 64 + 1.2 * (odd[:, 1] - 64) + 0.002 * (odd[:, 0] - 64) ** 2  # a long face with a hanging jaw
-    away = [float(np.abs(chosen_mesh(odd, MAP_BORNE, {}, s) - odd).mean()) for s in (0.0, 0.5, 1.0)]
+    away = [float(np.abs(neutralize_mesh(odd, MAP_ATTRIBUTES, {}, s) - odd).mean()) for s in (0.0, 0.5, 1.0)]
     assert away[0] == 0 < away[1] < away[2]
-    made = chosen_mesh(odd, MAP_BORNE, {}, 1.0)
+    made = neutralize_mesh(odd, MAP_ATTRIBUTES, {}, 1.0)
     assert measure(made).mouth_open == pytest.approx(measure(odd).mouth_open, abs=0.05)
 
 
@@ -168,7 +168,7 @@ def test_a_full_profile_is_no_trouble() -> None:
     for turn in (-6, 6):
         mesh = mean_faces()[6 + turn] * SIZE
         for keep in ((), ("pose",), ("expression",), ("gaze", "pose")):
-            made = chosen_mesh(mesh, keep, {"expression": "smiling"} if "expression" not in keep else {}, 0.5)
+            made = neutralize_mesh(mesh, keep, {"expression": "smiling"} if "expression" not in keep else {}, 0.5)
             assert made.shape == (478, 2)
             assert made.dtype == np.float32
             assert np.isfinite(made).all()

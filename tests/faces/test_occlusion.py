@@ -46,9 +46,9 @@ def test_a_dark_beard_is_no_thing() -> None:
 
 
 def test_a_mask_of_nothing_stays_as_it_is() -> None:
-    from deid_diffusion.faces.masks import no_mask
+    from deid_diffusion.faces.masks import empty_mask
 
-    empty = no_mask(SHAPE)
+    empty = empty_mask(SHAPE)
     assert spare_occluders(empty, np.zeros((192, 192), bool), MATRIX, SIZE) is empty
 
 

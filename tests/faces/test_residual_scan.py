@@ -6,32 +6,32 @@ import numpy as np
 import pytest
 
 from deid_diffusion.anonymizer import Anonymizer
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.compositing import FILL
-from deid_diffusion.faces.detection import Found, UnionDetector
+from deid_diffusion.faces.detection import DetectionResult, EnsembleDetector
 from deid_diffusion.faces.landmarks import FaceMesh
-from deid_diffusion.faces.residual_scan import seen_through
+from deid_diffusion.faces.residual_scan import shows_face_through_alpha
 from deid_diffusion.options import Options
-from tests.fake_gate import FakeGate
+from tests.fake_verifier import FakeVerifier
 
-FACE = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
-MISSED = DetectedFace((300.0, 300.0, 360.0, 380.0), 0.8, "given")
-BESIDE = DetectedFace((285.0, 150.0, 313.0, 185.0), 0.8, "given")  # the mask of the first one reaches into it
+FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+MISSED = Detection((300.0, 300.0, 360.0, 380.0), 0.8, "given")
+BESIDE = Detection((285.0, 150.0, 313.0, 185.0), 0.8, "given")  # the mask of the first one reaches into it
 
 
 class Later:
     """A detector that sees other faces each time it looks."""
 
-    def __init__(self, *looks: list[DetectedFace]) -> None:
+    def __init__(self, *looks: list[Detection]) -> None:
         self.looks, self.count = looks, 0
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         self.count += 1
         return list(self.looks[min(self.count, len(self.looks)) - 1])
 
 
 def run(tiny_pipeline, picture: np.ndarray, detector: Later, options: Options | None = None, **given):
-    model = Anonymizer(tiny_pipeline, detector=detector, landmarker=lambda crop: None, gate=FakeGate())
+    model = Anonymizer(tiny_pipeline, detector=detector, landmarker=lambda crop: None, verifier=FakeVerifier())
     return model(picture, options or Options(fill_colour="grey"), **given)
 
 
@@ -45,7 +45,7 @@ def test_a_missed_face_is_covered_and_recorded(tiny_pipeline, astronaut: np.ndar
 
 
 def test_what_covering_brings_out_is_covered_too(tiny_pipeline, astronaut: np.ndarray) -> None:
-    detector = Later([FACE], [MISSED], [DetectedFace((400.0, 400.0, 450.0, 460.0), 0.7, "given")], [])
+    detector = Later([FACE], [MISSED], [Detection((400.0, 400.0, 450.0, 460.0), 0.7, "given")], [])
     assert len(run(tiny_pipeline, astronaut, detector).faces) == 3
     assert detector.count == 4
 
@@ -69,13 +69,13 @@ def test_own_boxes_do_not_switch_the_second_look_off(tiny_pipeline, astronaut: n
 
 
 def test_a_kept_speck_does_not_keep_the_face_around_it(tiny_pipeline, astronaut: np.ndarray) -> None:
-    speck = DetectedFace((214.0, 118.0, 226.0, 132.0), 0.9, "given")
+    speck = Detection((214.0, 118.0, 226.0, 132.0), 0.9, "given")
     result = run(tiny_pipeline, astronaut, Later([speck], [FACE]), Options(min_face=20))
     assert [face.action for face in result.faces] == ["kept", "covered"]
 
 
 def test_a_kept_region_is_not_a_missed_face(tiny_pipeline, astronaut: np.ndarray) -> None:
-    model = Anonymizer(tiny_pipeline, detector=Later([FACE]), landmarker=FaceMesh(), gate=FakeGate())
+    model = Anonymizer(tiny_pipeline, detector=Later([FACE]), landmarker=FaceMesh(), verifier=FakeVerifier())
     result = model(astronaut, Options(keep_regions=frozenset({"skin", "nose"})))
     assert [face.action for face in result.faces] == ["replaced"]
 
@@ -84,26 +84,28 @@ def test_a_kept_region_is_not_a_missed_face(tiny_pipeline, astronaut: np.ndarray
 def test_a_face_that_only_the_transparency_shows_is_seen(astronaut: np.ndarray, ground: int) -> None:
     flat, alpha = np.full_like(astronaut, 255 - ground), astronaut[..., 0]
 
-    def detector(image: np.ndarray) -> list[DetectedFace]:
+    def detector(image: np.ndarray) -> list[Detection]:
         return [FACE] if image.std() > 5 else []
 
     wishes = {"min_face": 0, "only": None}
-    assert seen_through(detector, flat, alpha, [], **wishes)
-    assert not seen_through(detector, flat, alpha, [FACE.box], **wishes)
-    assert not seen_through(detector, flat, alpha, [], min_face=101, only=None)
-    assert not seen_through(detector, flat, np.full_like(alpha, 7), [], **wishes)
+    assert shows_face_through_alpha(detector, flat, alpha, [], **wishes)
+    assert not shows_face_through_alpha(detector, flat, alpha, [FACE.box], **wishes)
+    assert not shows_face_through_alpha(detector, flat, alpha, [], min_face=101, only=None)
+    assert not shows_face_through_alpha(detector, flat, np.full_like(alpha, 7), [], **wishes)
 
 
 def test_heads_that_lie_are_sought_once(tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the photo; where somebody else found its faces, in the finished picture."""
     searches = []
 
-    def search(self, image: np.ndarray, *, upright_only: bool = False) -> Found:
+    def search(self, image: np.ndarray, *, upright_only: bool = False) -> DetectionResult:
         searches.append(upright_only)
-        return Found([FACE] if len(searches) == 1 else [], [])
+        return DetectionResult([FACE] if len(searches) == 1 else [], [])
 
-    monkeypatch.setattr(UnionDetector, "search", search)
-    model = Anonymizer(tiny_pipeline, detector=UnionDetector(), landmarker=lambda crop: None, gate=FakeGate())
+    monkeypatch.setattr(EnsembleDetector, "search", search)
+    model = Anonymizer(
+        tiny_pipeline, detector=EnsembleDetector(), landmarker=lambda crop: None, verifier=FakeVerifier()
+    )
     model(astronaut)
     assert searches == [False, True]
     model(astronaut, boxes=[FACE])
@@ -112,18 +114,18 @@ def test_heads_that_lie_are_sought_once(tiny_pipeline, astronaut: np.ndarray, mo
 
 @pytest.mark.parametrize("faces", [[], [FACE]])
 def test_a_hint_that_a_mesh_confirms_is_covered_not_replaced(
-    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: list[DetectedFace]
+    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: list[Detection]
 ) -> None:
-    faint = DetectedFace((400.0, 20.0, 470.0, 100.0), 0.2, "centerface")
+    faint = Detection((400.0, 20.0, 470.0, 100.0), 0.2, "centerface")
     asked = []
 
     def confirmed(photo, one, landmarker, known):
         asked.append(known(FACE.box))
         return MISSED if one is faint and not known(MISSED.box) else None
 
-    monkeypatch.setattr(UnionDetector, "search", lambda self, image, **_: Found(faces, [faint]))
-    monkeypatch.setattr("deid_diffusion.faces.residual_scan.confirm", confirmed)
-    result = run(tiny_pipeline, astronaut, UnionDetector())
+    monkeypatch.setattr(EnsembleDetector, "search", lambda self, image, **_: DetectionResult(faces, [faint]))
+    monkeypatch.setattr("deid_diffusion.faces.residual_scan.confirm_by_mesh", confirmed)
+    result = run(tiny_pipeline, astronaut, EnsembleDetector())
     assert [face.action for face in result.faces] == ["replaced"] * len(faces) + ["covered"]
     assert asked[0] is bool(faces)
     x0, y0, x1, y1 = map(int, MISSED.box)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from deid_diffusion.errors import UsageError
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.selection import Selection, select_faces
 
 
-def _face(*box: float) -> DetectedFace:
-    return DetectedFace((box[0], box[1], box[2], box[3]), 0.9, "fake")
+def _face(*box: float) -> Detection:
+    return Detection((box[0], box[1], box[2], box[3]), 0.9, "fake")
 
 
 SMALL, WIDE, LARGE = _face(0, 0, 20, 24), _face(30, 0, 90, 19), _face(100, 100, 200, 220)
@@ -37,7 +37,7 @@ def test_the_shorter_side_decides_and_the_limit_itself_is_large_enough():
         (_face(200, 220, 300, 300), False),
     ],
 )
-def test_a_place_means_the_faces_that_it_overlaps(place: DetectedFace, meant: bool):
+def test_a_place_means_the_faces_that_it_overlaps(place: Detection, meant: bool):
     chosen = select_faces((LARGE,), only=(_face(900, 900, 910, 910), place))
     assert chosen == (Selection((0,), {}) if meant else Selection((), {0: "outside --only"}))
 

@@ -8,9 +8,9 @@ import pytest
 from deid_diffusion.faces.landmarks import MESH_IRISES
 from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
 from deid_diffusion.faces.texture import (
+    dense_correspondence,
     face_coordinates,
     mirrored_points,
-    places_on,
     render_texture,
     silhouette,
     texture_mesh,
@@ -21,7 +21,7 @@ from deid_diffusion.faces.texture import (
 @pytest.mark.parametrize("step", [1, 2])
 def test_each_pixel_lies_where_the_other_mesh_has_it(step: int) -> None:
     mesh = mean_mesh(64)
-    places = places_on(3 * mesh + 5, mesh, 64, step)
+    places = dense_correspondence(3 * mesh + 5, mesh, 64, step)
     assert places.shape == (64 // step, 64 // step, 2)
     inside = places[..., 0] >= 0
     assert 0.1 < inside.mean() < 0.6
@@ -33,7 +33,7 @@ def test_each_pixel_lies_where_the_other_mesh_has_it(step: int) -> None:
 
 def test_what_a_turned_head_hides_is_left_out() -> None:
     turned = mean_faces()[0] * 64
-    places = places_on(mean_mesh(64), turned, 64)
+    places = dense_correspondence(mean_mesh(64), turned, 64)
     inside = places[..., 0] >= 0
     assert 0.05 < inside.mean() < 0.6
     x = places[..., 0][inside]
@@ -45,7 +45,7 @@ def test_what_a_turned_head_hides_is_left_out() -> None:
 
 
 def test_a_face_outside_the_picture_has_no_place() -> None:
-    assert (places_on(mean_mesh(64), mean_mesh(64) + 1000, 64) == -1).all()
+    assert (dense_correspondence(mean_mesh(64), mean_mesh(64) + 1000, 64) == -1).all()
 
 
 def gradient(size: int) -> np.ndarray:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from deid_diffusion.errors import DeidError
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.detectors import CenterFaceDetector
 from deid_diffusion.identity.known_people import (
     CALIBRATED,
-    LEAST,
     MEASURED,
+    MIN_THRESHOLD,
     PEOPLE_WARNING,
-    KnownPeople,
+    ConsentList,
     threshold_for,
 )
 from deid_diffusion.identity.recognition import SAME_PERSON, DlibRecogniser
@@ -37,10 +37,10 @@ PROFILE = np.array([(3, 2), (5, 2), (6, 4), (3, 6), (5, 6)], np.float32)
 NO_POINTS, TURNED = 98, 99
 
 
-def _detector(image: np.ndarray) -> list[DetectedFace]:
+def _detector(image: np.ndarray) -> list[Detection]:
     count = int(image[0, 0, 1])
     points = {NO_POINTS: None, TURNED: PROFILE}.get(count, POINTS)
-    return [DetectedFace((1, 1, 7, 7), 0.9, "fake", points)] * (1 if count >= NO_POINTS else count)
+    return [Detection((1, 1, 7, 7), 0.9, "fake", points)] * (1 if count >= NO_POINTS else count)
 
 
 class _Recogniser:
@@ -62,8 +62,8 @@ def _vector(person: int, length: float = 1.0) -> np.ndarray:
     return vector
 
 
-def _enrol(folder: Path, **options: float) -> KnownPeople:
-    return KnownPeople.from_folder(folder, _detector, _Recogniser(), **options)
+def _enrol(folder: Path, **options: float) -> ConsentList:
+    return ConsentList.from_folder(folder, _detector, _Recogniser(), **options)
 
 
 def test_people_in_folders_and_sub_folders_are_known(tmp_path):
@@ -138,7 +138,7 @@ def test_folders_without_photos_are_refused(tmp_path):
 def test_the_threshold_is_stricter_than_the_recognisers_and_rises_with_every_photo():
     assert MEASURED[0][1] == SAME_PERSON
     many = [threshold_for(number) for number in (1, 2, 10, 100, 10**9)]
-    assert many[0] == LEAST > MEASURED[1][1] > SAME_PERSON
+    assert many[0] == MIN_THRESHOLD > MEASURED[1][1] > SAME_PERSON
     assert many[2] == pytest.approx(0.9563)  # 1e-5 for each of ten
     assert many == sorted(many)
     assert many[-1] <= 1
@@ -160,7 +160,7 @@ def test_a_recogniser_that_nobody_measured_needs_a_threshold(tmp_path, monkeypat
 def test_a_real_face_is_known_again_in_another_picture_of_it(tmp_path, astronaut: np.ndarray):
     detector, recogniser = CenterFaceDetector(), DlibRecogniser()
     images.write(tmp_path / "eileen.png", astronaut[:300, 60:400])
-    known = KnownPeople.from_folder(tmp_path, detector, recogniser)
+    known = ConsentList.from_folder(tmp_path, detector, recogniser)
     darker = (0.7 * astronaut[::2, ::2]).astype(np.uint8)
     (face,) = detector(darker)
     assert face.points is not None

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from deid_diffusion.faces.analysis import FaceAnalysis, analyse_face
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.identity.recognition import ALIKE, SAME_PERSON, dlib_cohort, similarity_of_strangers
-from deid_diffusion.identity.verification import Gate, Verdict, shows_one_face_there
+from deid_diffusion.identity.verification import FaceVerifier, VerificationResult, shows_one_face_there
 
-FACE = DetectedFace((176.0, 62.0, 274.0, 180.0), 0.9, "given")
+FACE = Detection((176.0, 62.0, 274.0, 180.0), 0.9, "given")
 
 
 class Scripted:
@@ -34,9 +34,9 @@ class Views:
     def __init__(self, *found: list[tuple[float, float, float, float]]) -> None:
         self.found = list(found)
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         points = np.array([(70, 80), (120, 80), (96, 105), (76, 130), (116, 130)], np.float32)
-        return [DetectedFace(box, 0.9, "views", points) for box in self.found.pop(0)]
+        return [Detection(box, 0.9, "views", points) for box in self.found.pop(0)]
 
 
 HERE = (56.0, 50.0, 136.0, 150.0)
@@ -49,8 +49,8 @@ def face(astronaut: np.ndarray) -> FaceAnalysis:
 
 def verdict(face: FaceAnalysis, picture: np.ndarray, *, before, after, cosine: float):
     other = (cosine, float(np.sqrt(1 - cosine**2)))
-    gate = Gate(Scripted((1.0, 0.0), other, (0.0, 1.0)), Views(before, after, []))
-    return gate.judge(picture, face, gate.look(picture, face))
+    verifier = FaceVerifier(Scripted((1.0, 0.0), other, (0.0, 1.0)), Views(before, after, []))
+    return verifier.verify(picture, face, verifier.reference(picture, face))
 
 
 def test_another_person_in_the_same_place_passes(face: FaceAnalysis, astronaut: np.ndarray) -> None:
@@ -62,15 +62,15 @@ def test_another_person_in_the_same_place_passes(face: FaceAnalysis, astronaut: 
 @pytest.mark.parametrize(("cosine", "alike"), [(0.5, False), (0.85, True)])
 def test_one_that_passes_may_be_alike(face: FaceAnalysis, astronaut: np.ndarray, cosine: float, alike: bool) -> None:
     other = (cosine, float(np.sqrt(1 - cosine**2)))
-    gate = Gate(Scripted((1.0, 0.0), other), Views([HERE], [HERE]), alike=0.8)
-    found = gate.judge(astronaut, face, gate.look(astronaut, face))
-    assert (found.reason, found.alike) == (None, alike)
+    verifier = FaceVerifier(Scripted((1.0, 0.0), other), Views([HERE], [HERE]), ambiguous=0.8)
+    found = verifier.verify(astronaut, face, verifier.reference(astronaut, face))
+    assert (found.reason, found.ambiguous) == (None, alike)
     own = verdict(face, astronaut, before=[HERE], after=[HERE], cosine=cosine)
-    assert not own.alike  # a recogniser of one's own has no threshold for it
+    assert not own.ambiguous  # a recogniser of one's own has no threshold for it
 
 
 def test_the_default_gate_calls_alike_what_is_below_its_threshold() -> None:
-    assert Gate().alike == ALIKE < SAME_PERSON
+    assert FaceVerifier().ambiguous == ALIKE < SAME_PERSON
 
 
 def test_thresholds_rise_where_strangers_are_as_alike(face: FaceAnalysis, astronaut: np.ndarray) -> None:
@@ -78,20 +78,20 @@ def test_thresholds_rise_where_strangers_are_as_alike(face: FaceAnalysis, astron
 
     def judged(cosine: float, strangers: float):
         other = (cosine, float(np.sqrt(1 - cosine**2)))
-        gate = Gate(Scripted((1.0, 0.0), other, (0.0, 1.0)), Views([HERE], [HERE], []))
-        return gate.judge(astronaut, face, replace(gate.look(astronaut, face), strangers=strangers))
+        verifier = FaceVerifier(Scripted((1.0, 0.0), other, (0.0, 1.0)), Views([HERE], [HERE], []))
+        return verifier.verify(astronaut, face, replace(verifier.reference(astronaut, face), strangers=strangers))
 
     assert judged(0.95, 0.7).reason is not None
-    assert judged(0.95, 0.96) == Verdict(pytest.approx(0.95), None, True)
-    assert not judged(0.92, 0.96).alike
+    assert judged(0.95, 0.96) == VerificationResult(pytest.approx(0.95), None, True)
+    assert not judged(0.92, 0.96).ambiguous
     assert judged(0.97, 0.96).reason is not None
 
 
 def test_the_default_gate_knows_how_alike_strangers_are(face: FaceAnalysis, astronaut: np.ndarray) -> None:
-    original = Gate().look(astronaut, face)
+    original = FaceVerifier().look(astronaut, face)
     assert original.embedding is not None
     assert original.strangers == similarity_of_strangers(original.embedding, dlib_cohort())
-    assert Gate(Scripted((1.0, 0.0)), Views([HERE])).look(astronaut, face).strangers == -1
+    assert FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).look(astronaut, face).strangers == -1
 
 
 @pytest.mark.parametrize("cosine", [0.95, float("nan")])
@@ -109,15 +109,15 @@ def test_a_result_passes_that_is_no_more_alike_than_the_picture_without_the_face
 ) -> None:
     """But not where that still shows a face, or the original itself: then the mask missed it."""
     cosines = [(cosine, 0.0) for cosine in (0.95, without)]
-    gate = Gate(Scripted((1.0, 0.0), *cosines), Views([HERE], [HERE], seen))
-    assert (gate.judge(astronaut, face, gate.look(astronaut, face)).reason is None) == passes
+    verifier = FaceVerifier(Scripted((1.0, 0.0), *cosines), Views([HERE], [HERE], seen))
+    assert (verifier.verify(astronaut, face, verifier.reference(astronaut, face)).reason is None) == passes
 
 
 def test_nothing_of_the_face_is_left_in_the_picture_without_it(face: FaceAnalysis, astronaut: np.ndarray) -> None:
-    original = Gate(Scripted((1.0, 0.0)), Views([HERE])).look(astronaut, face)
+    original = FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).look(astronaut, face)
     other = astronaut.copy()
     other[face.mask.full() > 0] = 7
-    again = Gate(Scripted((1.0, 0.0)), Views([HERE])).look(other, face)
+    again = FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).look(other, face)
     assert np.abs(original.empty.astype(int) - again.empty).max() <= 1
     assert original.empty[96, 96].astype(int).sum() > 30
 
@@ -133,15 +133,15 @@ def test_a_face_elsewhere_is_compared_in_both_places(
 ) -> None:
     for one, other, passes in ((0.5, 0.6, True), (0.95, 0.5, False), (0.5, 0.95, False), (0.5, float("nan"), False)):
         cosines = [(cosine, 0.0) for cosine in (one, other)]
-        gate = Gate(Scripted((1.0, 0.0), *cosines, (0.0, 1.0)), Views([HERE], [elsewhere], []))
-        found = gate.judge(astronaut, face, gate.look(astronaut, face))
+        verifier = FaceVerifier(Scripted((1.0, 0.0), *cosines, (0.0, 1.0)), Views([HERE], [elsewhere], []))
+        found = verifier.verify(astronaut, face, verifier.reference(astronaut, face))
         assert (found.reason is None) == passes
-        assert passes == (found.alike and not found.seen)
+        assert passes == (found.ambiguous and not found.seen)
 
 
 def test_where_no_face_is_seen_the_original_s_place_is_compared(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     unseen = verdict(face, astronaut, before=[HERE], after=[], cosine=0.5)
-    assert (unseen.reason, unseen.alike, unseen.seen) == (None, True, False)  # another candidate is tried
+    assert (unseen.reason, unseen.ambiguous, unseen.seen) == (None, True, False)  # another candidate is tried
     assert "too like" in verdict(face, astronaut, before=[HERE], after=[], cosine=0.95).reason
 
 
@@ -151,12 +151,12 @@ def test_what_could_not_be_seen_before_need_not_be_seen_now(face: FaceAnalysis, 
 
 
 def test_the_default_gate_knows_the_astronaut_again(face: FaceAnalysis, astronaut: np.ndarray) -> None:
-    gate = Gate()
-    original = gate.look(astronaut, face)
+    verifier = FaceVerifier()
+    original = verifier.reference(astronaut, face)
     assert (original.faces, original.box is not None) == (1, True)
-    assert "too like" in gate.judge(astronaut, face, original).reason
-    assert not gate.judge(np.full_like(astronaut, 128), face, original).seen
-    assert "FMR 0.001" in gate.description
+    assert "too like" in verifier.verify(astronaut, face, original).reason
+    assert not verifier.verify(np.full_like(astronaut, 128), face, original).seen
+    assert "FMR 0.001" in verifier.description
 
 
 @pytest.mark.parametrize(
@@ -164,5 +164,5 @@ def test_the_default_gate_knows_the_astronaut_again(face: FaceAnalysis, astronau
     [([HERE], True), ([], True), ([HERE, (90.0, 60.0, 150.0, 140.0)], False), ([(90, 80, 110, 100)], False)],
 )
 def test_whose_embedding_it_is(face: FaceAnalysis, astronaut: np.ndarray, found: list, sure: bool) -> None:
-    original = Gate(Scripted((1.0, 0.0)), Views(found)).look(astronaut, face)
+    original = FaceVerifier(Scripted((1.0, 0.0)), Views(found)).look(astronaut, face)
     assert shows_one_face_there(face, original) == sure

@@ -10,11 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deid_diffusion.attributes.selection import choose
+from deid_diffusion.attributes.selection import make_selection
 from deid_diffusion.errors import DeidError, ImageError, UsageError
-from deid_diffusion.faces.boxes import DetectedFace
-from deid_diffusion.io.annotations import DETECTOR, Boxes, FaceWish, match_wishes, read_boxes, read_wishes, write_boxes
-from deid_diffusion.results import FaceRecord, ImageReport
+from deid_diffusion.faces.boxes import Detection
+from deid_diffusion.io.annotations import (
+    DETECTOR,
+    Boxes,
+    FaceOverride,
+    match_overrides,
+    read_boxes,
+    read_overrides,
+    write_boxes,
+)
+from deid_diffusion.results import FaceRecord, ImageRecord
 
 IMAGES = [
     {"id": 1, "file_name": "a.jpg", "width": 60, "height": 40},
@@ -181,10 +189,10 @@ FACES = (
     FaceRecord((1.5, 2.0, 30.25, 40.0), "centerface", 0.98, "replaced", 7, True),
     FaceRecord((0.0, 0.0, 3.0, 4.0), "mediapipe", 0.4, "covered", None, False, "no mesh"),
 )
-DONE = ImageReport("in/\u00e4\udcff.jpg", "out/a.png", "done", width=60, height=40, faces=FACES)
+DONE = ImageRecord("in/\u00e4\udcff.jpg", "out/a.png", "done", width=60, height=40, faces=FACES)
 REPORTS = (
     DONE,
-    ImageReport("in/unread.jpg", None, "failed"),
+    ImageRecord("in/unread.jpg", None, "failed"),
     replace(DONE, input="in/empty.jpg", faces=(), status="no_face"),
 )
 
@@ -227,8 +235,8 @@ def test_a_large_file_is_no_slower_for_names_that_are_alike(tmp_path):
 
 
 BOX = [10, 20, 30, 40]
-FACE = DetectedFace((12.0, 22.0, 42.0, 62.0), 0.9, "given")
-FAR = DetectedFace((200.0, 200.0, 220.0, 230.0), 0.9, "given")
+FACE = Detection((12.0, 22.0, 42.0, 62.0), 0.9, "given")
+FAR = Detection((200.0, 200.0, 220.0, 230.0), 0.9, "given")
 
 
 def write(folder: Path, entries: object) -> Path:
@@ -243,10 +251,10 @@ def test_wishes_for_two_faces_of_a_photo(tmp_path: Path) -> None:
         {"image": "b.png", "box": BOX, "change": {"age": 70}},
         {"image": "./a.png", "box": [100, 100, 10, 10], "keep": []},
     ]
-    wishes = read_wishes(write(tmp_path, entries), None, {})
+    wishes = read_overrides(write(tmp_path, entries), None, {})
     first, second = wishes.of("in/a.png", (200, 300))
     assert first.place.box == (10, 20, 40, 60)
-    assert (first.choice, second.choice) == (choose(["age"]), choose([]))
+    assert (first.choice, second.choice) == (make_selection(["age"]), make_selection([]))
     (other,) = wishes.of("in/b.png", (200, 300))
     assert other.choice.change == {"age": "elderly"}
     assert wishes.of("c.png", (200, 300)) == ()
@@ -256,7 +264,7 @@ def test_wishes_for_two_faces_of_a_photo(tmp_path: Path) -> None:
 
 def test_what_an_object_leaves_open_is_the_runs_own(tmp_path: Path) -> None:
     entries = [{"image": "a.png", "box": BOX, "change": {"age": "70"}}, {"image": "a.png", "box": BOX, "keep": ["age"]}]
-    first, second = read_wishes(write(tmp_path, entries), ("gender",), {"skin": "dark skin"}).all()
+    first, second = read_overrides(write(tmp_path, entries), ("gender",), {"skin": "dark skin"}).all()
     assert (first.keep, first.change) == (("gender",), {"age": "elderly"})
     assert (second.keep, second.change) == (("age",), {"skin": "dark skin"})
 
@@ -281,14 +289,14 @@ def test_what_an_object_leaves_open_is_the_runs_own(tmp_path: Path) -> None:
 def test_bad_files_are_one_line_with_the_place(tmp_path: Path, entries: object, words: str) -> None:
     path = write(tmp_path, entries)
     with pytest.raises(UsageError) as caught:
-        read_wishes(path, None, {"skin": "dark skin"})
+        read_overrides(path, None, {"skin": "dark skin"})
     assert words in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_photo_that_is_not_there_and_a_box_outside(tmp_path: Path) -> None:
-    wishes = read_wishes(write(tmp_path, [{"image": "a.png", "box": BOX, "keep": []}]), None, {})
+    wishes = read_overrides(write(tmp_path, [{"image": "a.png", "box": BOX, "keep": []}]), None, {})
     with pytest.raises(UsageError, match=r"a\.png is none of the photos"):
         wishes.check(["in/b.png"])
     with pytest.raises(ImageError, match="outside"):
@@ -296,8 +304,8 @@ def test_a_photo_that_is_not_there_and_a_box_outside(tmp_path: Path) -> None:
 
 
 def test_a_wish_goes_to_the_face_at_its_place() -> None:
-    wish = FaceWish(DetectedFace((10.0, 20.0, 40.0, 60.0), 1.0, "boxes"), choose(["age"]))
-    assert match_wishes([FAR, FACE], [wish], choose()) == [choose(), choose(["age"])]
-    assert match_wishes([FAR], [], choose()) == [choose()]
+    wish = FaceOverride(Detection((10.0, 20.0, 40.0, 60.0), 1.0, "boxes"), make_selection(["age"]))
+    assert match_overrides([FAR, FACE], [wish], make_selection()) == [make_selection(), make_selection(["age"])]
+    assert match_overrides([FAR], [], make_selection()) == [make_selection()]
     with pytest.raises(UsageError, match=r"no face is at \[10, 20, 30, 40\]"):
-        match_wishes([FAR], [wish], choose())
+        match_overrides([FAR], [wish], make_selection())

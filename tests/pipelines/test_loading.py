@@ -24,7 +24,7 @@ from transformers import CLIPTextModel
 
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import DeidError
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.semantic_map import draw_mediapipe_face, mean_mesh
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
 from deid_diffusion.options import Options
@@ -40,7 +40,7 @@ from deid_diffusion.pipelines.repositories import (
     load_part,
     load_saved,
 )
-from tests.fake_gate import FakeGate
+from tests.fake_verifier import FakeVerifier
 from tests.loopback_hub import COMMIT as HUBS_COMMIT
 from tests.loopback_hub import loopback_hub
 from tests.pipelines.faces import inputs, run
@@ -480,9 +480,9 @@ def test_faces_are_replaced_and_the_controlnet_sees_lines(
         return real(self, *given, controlnet_cond=controlnet_cond, **options)
 
     monkeypatch.setattr(type(sd15.controlnet), "forward", forward)
-    face = DetectedFace((170.0, 60.0, 270.0, 190.0), 0.9, "given")
-    model = Anonymizer(sd15, detector=lambda image: [face], gate=FakeGate())
-    result = model(astronaut, Options(seed=1, steps=1, keep=("expression", "age")))
+    face = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+    model = Anonymizer(sd15, detector=lambda image: [face], verifier=FakeVerifier())
+    result = model(astronaut, Options(seed=1, num_inference_steps=1, keep=("expression", "age")))
     assert [one.action for one in result.faces] == ["replaced"]
     colours = {tuple(colour) for colour in (seen[0][0] * 255).round().byte().flatten(1).T.tolist()}
     known = draw_mediapipe_face(mean_mesh(512), 512).reshape(-1, 3)

@@ -18,8 +18,8 @@ from starlette.responses import PlainTextResponse
 from deid_diffusion.serving import gradio_sessions
 from deid_diffusion.serving import gradio_sessions as module
 from deid_diffusion.serving.access import ApiKey
-from deid_diffusion.serving.gradio_app import Door
-from deid_diffusion.serving.gradio_sessions import Session, Sessions, clear_old, workplace
+from deid_diffusion.serving.gradio_app import SecurityMiddleware
+from deid_diffusion.serving.gradio_sessions import Session, Sessions, clear_old, upload_dir
 from tests.serving.servers import ask, serving
 
 
@@ -30,7 +30,7 @@ def _here(tmp_path, monkeypatch):
 
 def test_private_and_gone(tmp_path):
     before = tempfile.gettempdir()
-    with workplace() as folder:
+    with upload_dir() as folder:
         assert folder.parent == tmp_path
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert os.environ["GRADIO_TEMP_DIR"] == tempfile.gettempdir() == str(folder)
@@ -41,7 +41,7 @@ def test_private_and_gone(tmp_path):
 
 
 def test_gone_after_an_error(tmp_path):
-    with pytest.raises(KeyboardInterrupt), workplace():
+    with pytest.raises(KeyboardInterrupt), upload_dir():
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
@@ -60,7 +60,7 @@ def test_what_a_killed_process_left(tmp_path):
     alive = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert alive.stdout.readline() == "locked\n"
-        with workplace() as folder:
+        with upload_dir() as folder:
             assert {path.name for path in tmp_path.iterdir()} == {"deid-web-alive", folder.name}
     finally:
         alive.kill()
@@ -170,7 +170,7 @@ def basic(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def port():
-    with serving(Door(inside, ApiKey(KEY), 1000)) as port:
+    with serving(SecurityMiddleware(inside, ApiKey(KEY), 1000)) as port:
         yield port
 
 
@@ -196,7 +196,7 @@ def test_policy(port):
 
 
 def test_sizes_and_closed_addresses():
-    with serving(Door(inside, None, 1000)) as port:
+    with serving(SecurityMiddleware(inside, None, 1000)) as port:
         assert ask(port, "POST", "/gradio_api/upload", bytes(100_000)).body == b"100000"
         answer = ask(port, "POST", "/gradio_api/upload", bytes(300_000))
         assert (answer.status, answer.body) == (413, b"over the limit of 1000 bytes a photo")

@@ -20,18 +20,18 @@ from deid_diffusion.errors import UsageError
 from deid_diffusion.faces.compositing import METHODS
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.results import ImageReport
+from deid_diffusion.results import ImageRecord
 from deid_diffusion.serving import gradio_page
 from deid_diffusion.serving.access import ApiKey
 from deid_diffusion.serving.gradio_app import make_app
 from deid_diffusion.serving.gradio_page import Choices
-from deid_diffusion.serving.gradio_sessions import workplace
+from deid_diffusion.serving.gradio_sessions import upload_dir
 from deid_diffusion.serving.http import SUFFIXES
 from deid_diffusion.serving.queue import Limits
 from tests.fake_anonymizer import FakeAnonymizer, analysis, expected
 from tests.serving.servers import ask, encoded, serving
 
-PLAIN = Choices(list(VOCABULARY), "", "synth", gradio_page.FRESH, 1, 6, "png")
+PLAIN = Choices(list(VOCABULARY), "", "generate", gradio_page.FRESH, 1, 6, "png")
 
 
 def test_the_page_as_it_opens_is_the_default():
@@ -47,7 +47,7 @@ def test_choices():
     assert replace(PLAIN, words="freckles").options(None).keep == (*VOCABULARY, "freckles")
     assert replace(PLAIN, keep=[], words=" , ").options(None).keep == ()
     assert replace(PLAIN, new_faces=gradio_page.SEED, seed=24.0, attempts=5).options(None) == Options(
-        seed=24, attempts=5
+        seed=24, num_candidates=5
     )
     assert replace(PLAIN, method="blur", words="freckles", seed=None).options(None) == Options(method="blur")
 
@@ -131,7 +131,7 @@ def fake() -> FakeAnonymizer:
 def served(fake, tmp_path_factory):
     """Port and folder of a page."""
     tmp_path_factory.getbasetemp()  # or the tests' own files would lie in that folder
-    with workplace() as folder, serving(make_app(fake, LIMITS, folder)) as port:
+    with upload_dir() as folder, serving(make_app(fake, LIMITS, folder)) as port:
         yield port, folder
 
 
@@ -207,7 +207,7 @@ def test_upload_run_slider_download(page, served, tmp_path):
     page.get_by_role("tab", name="Record").click()
     expect(page.locator("#record")).to_contain_text("fake gate")
     np.testing.assert_array_equal(images.read(download(page, "Download one.png", tmp_path)).pixels, expected(PHOTO))
-    record = ImageReport.from_json(download(page, "Download its record", tmp_path).read_text())
+    record = ImageRecord.from_json(download(page, "Download its record", tmp_path).read_text())
     assert (record.input, record.output) == ("one.png", "one.png")
     with zipfile.ZipFile(download(page, "Download all 2", tmp_path)) as archive:
         assert archive.namelist() == ["one.png", "two.png", "records.jsonl"]
@@ -344,7 +344,7 @@ def test_a_closed_tab_is_forgotten(browser, served, tmp_path):
 
 
 def test_the_password(browser, fake):
-    with workplace() as folder, serving(make_app(fake, LIMITS, folder, api_key=ApiKey(KEY))) as port:
+    with upload_dir() as folder, serving(make_app(fake, LIMITS, folder, api_key=ApiKey(KEY))) as port:
         for password, status in ((KEY, 200), ("wrong", 401)):
             context = browser.new_context(http_credentials={"username": "", "password": password})
             tab = context.new_page()

@@ -16,10 +16,10 @@ from PIL import Image
 from deid_diffusion.errors import DeidError, ImageError, UsageError
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.results import ImageReport
+from deid_diffusion.results import ImageRecord
 from deid_diffusion.serving.access import ApiKey
 from deid_diffusion.serving.http import answer, make_app
-from deid_diffusion.serving.queue import Limits, OutOfTime
+from deid_diffusion.serving.queue import DeadlineExceeded, Limits
 from tests.fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
 from tests.serving.servers import Answer, ask, encoded, plain, serving
 
@@ -39,7 +39,7 @@ def photo() -> bytes:
 
 def test_a_real_face(anonymizer, photo):
     checks = []
-    options = Options(seed=1, steps=1, attempts=1)
+    options = Options(seed=1, num_inference_steps=1, num_candidates=1)
     made = answer(anonymizer, photo, "photo", options, check=lambda: checks.append(1), **FORMAT)
     assert len(checks) >= 2  # before, and after each denoising step
     face = made.record.faces[0]
@@ -55,10 +55,10 @@ def test_time_ends_real_work(anonymizer, photo):
     def check() -> None:
         left[0] -= 1
         if left[0] < 0:
-            raise OutOfTime("time is up")
+            raise DeadlineExceeded("time is up")
 
-    with pytest.raises(OutOfTime):
-        answer(anonymizer, photo, "photo", Options(steps=4, attempts=1), check=check, **FORMAT)
+    with pytest.raises(DeadlineExceeded):
+        answer(anonymizer, photo, "photo", Options(num_inference_steps=4, num_candidates=1), check=check, **FORMAT)
 
 
 def test_real_faces_of_several_callers_at_once(anonymizer, photo):
@@ -154,7 +154,7 @@ def test_the_record(post):
     answer = post(Accept="application/json")
     made = base64.b64decode(answer.json["image"])
     np.testing.assert_array_equal(images.decode(made, "x").pixels, expected(PHOTO))
-    record = ImageReport.from_json(json.dumps(answer.json["record"]))
+    record = ImageRecord.from_json(json.dumps(answer.json["record"]))
     photo, result = images.decode(encoded(PHOTO), "x"), images.decode(made, "x")
     assert (record.input, record.output, record.status) == ("photo", "photo.png", "done")
     assert (record.input_sha256, record.output_sha256) == (photo.sha256, result.sha256)
@@ -194,7 +194,12 @@ def test_wishes(post, fake):
     query = "?keep=expression,age&keep=freckles&change=gender%3Dman&seed=5&attempts=2&steps=3&map_privacy=0.5"
     assert post(query=query).status == 200
     wished = Options(
-        keep=("expression", "age", "freckles"), change={"gender": "man"}, seed=5, attempts=2, steps=3, map_privacy=0.5
+        keep=("expression", "age", "freckles"),
+        change={"gender": "man"},
+        seed=5,
+        num_candidates=2,
+        num_inference_steps=3,
+        map_blend=0.5,
     )
     assert fake.calls[0]["options"] == wished
     assert post(query="?method=fill").status == 200

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from deid_diffusion.serving.queue import Desk, Full, Limits, OutOfTime
+from deid_diffusion.serving.queue import DeadlineExceeded, Limits, QueueFull, RequestQueue
 
 
 def test_one_at_a_time_in_order():
-    desk, at_work, order = Desk(Limits()), [], []
+    desk, at_work, order = RequestQueue(Limits()), [], []
 
     def work(k: int) -> int:
         at_work.append(k)
@@ -25,10 +25,10 @@ def test_one_at_a_time_in_order():
 
 
 def test_places():
-    desk = Desk(Limits(queue=1))
+    desk = RequestQueue(Limits(queue=1))
     with desk.place():
         assert desk.taken == 1
-        with pytest.raises(Full, match="all 1 places are taken"), desk.place():
+        with pytest.raises(QueueFull, match="all 1 places are taken"), desk.place():
             pass
     assert desk.taken == 0
     with pytest.raises(ZeroDivisionError), desk.place():
@@ -37,7 +37,7 @@ def test_places():
 
 
 def test_work_ends_at_its_next_check():
-    desk, steps = Desk(Limits(seconds=0.05)), []
+    desk, steps = RequestQueue(Limits(seconds=0.05)), []
 
     def work(check) -> None:
         check()
@@ -46,16 +46,16 @@ def test_work_ends_at_its_next_check():
         steps.append(1)
 
     running, waiting = desk.submit(work), desk.submit(lambda check: steps.append(2))
-    with pytest.raises(OutOfTime, match=r"longer than 0\.05 seconds"):
+    with pytest.raises(DeadlineExceeded, match=r"longer than 0\.05 seconds"):
         running.result(10)
-    with pytest.raises(OutOfTime):
+    with pytest.raises(DeadlineExceeded):
         waiting.result(10)
     assert not steps
     desk.close()
 
 
 def test_closing_drops_what_waits():
-    desk, go_on = Desk(Limits()), threading.Event()
+    desk, go_on = RequestQueue(Limits()), threading.Event()
     running, waiting = desk.submit(lambda check: go_on.wait(10)), desk.submit(lambda check: 1)
     threading.Timer(0.05, go_on.set).start()
     desk.close()

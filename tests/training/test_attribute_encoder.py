@@ -18,7 +18,14 @@ from deid_diffusion.training.attribute_encoder import (
     common_questions,
     overlap_of,
 )
-from deid_diffusion.training.captions import FACTS, eye_strip, glasses_probability, glasses_word, is_told, label_glasses
+from deid_diffusion.training.captions import (
+    FACTS,
+    eye_strip,
+    glasses_probability,
+    glasses_word,
+    label_glasses,
+    states_glasses,
+)
 from deid_diffusion.training.config import TrainConfig
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.loop import train
@@ -75,7 +82,7 @@ def test_nothing_is_said_where_too_few_texts_tell() -> None:
 def test_words_for_glasses(text: str, probability: float | None, word: str | None) -> None:
     row = {"text": text} if probability is None else {"text": text, "glasses_probability": probability}
     assert glasses_word(row) == word
-    assert is_told(row) == ("glasses" in text)
+    assert states_glasses(row) == ("glasses" in text)
 
 
 def rebuilt(model):

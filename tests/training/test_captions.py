@@ -8,7 +8,17 @@ from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.faces.semantic_map import draw_semantic_map, mean_mesh
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
-from deid_diffusion.training.captions import FACTS, RandomWishes, agree, choose, codes, facts, greyed, phrase, skin_tone
+from deid_diffusion.training.captions import (
+    FACTS,
+    RandomSelection,
+    codes,
+    facts,
+    greyed,
+    matching_captions,
+    phrase,
+    sample_facts,
+    skin_tone,
+)
 
 
 def draw(count: int = 200, *, free: bool = True):
@@ -22,7 +32,7 @@ def draw(count: int = 200, *, free: bool = True):
     adapter = AttributeAdapter(97, 6, 4, 8)
     features = 20 * torch.nn.functional.normalize(torch.randn(count, 6, 97), dim=-1)  # over what rounding takes
     facts = torch.stack([codes({"person": "man", "age": "young", "years": "about 30 years old"})] * count)
-    found = RandomWishes(subspace)(features, facts, torch.full((count,), free), adapter)
+    found = RandomSelection(subspace)(features, facts, torch.full((count,), free), adapter)
     return subspace, adapter, features, facts, found
 
 
@@ -91,8 +101,8 @@ def test_skin_tones_run_from_light_to_dark(colour: tuple[int, int, int], word: s
 def test_captions_say_what_was_chosen() -> None:
     said = {"person": "man", "age": "young", "pose": "looking left", "skin": "light skin", "picture": "colour photo"}
     rng = np.random.default_rng(0)
-    assert phrase(choose(said, rng, keep=0)) == "photo of a person"
-    full = phrase(choose(said, rng, keep=1))
+    assert phrase(sample_facts(said, rng, keep=0)) == "photo of a person"
+    full = phrase(sample_facts(said, rng, keep=1))
     assert full.startswith("colour photo of a man, ")
     assert {"young", "looking left", "light skin"} <= set(full.split(", "))
     assert "light skin" not in phrase(greyed(said))
@@ -101,5 +111,5 @@ def test_captions_say_what_was_chosen() -> None:
 def test_a_caption_is_true_of_every_face_that_it_fits() -> None:
     faces = [{"person": "man", "age": "young"}, {"person": "man", "age": "elderly"}, {"person": "woman"}]
     said = [{}, {"person": "man"}, {"person": "man", "age": "young"}, {"age": "young"}]
-    found = agree(torch.stack([codes(face) for face in faces]), torch.stack([codes(one) for one in said]))
+    found = matching_captions(torch.stack([codes(face) for face in faces]), torch.stack([codes(one) for one in said]))
     assert found.tolist() == [[True, True, True, True], [True, True, False, False], [True, False, False, False]]

@@ -10,7 +10,7 @@ pytest.importorskip("supervision", reason="clips need the extra: pip install 'de
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.video import checkpoint
-from tests.fake_gate import FakeGate
+from tests.fake_verifier import FakeVerifier
 from tests.video.oracle import Painter, let_paint
 
 
@@ -30,5 +30,5 @@ def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
 def tiny(tiny_pipeline, painter: Painter) -> Anonymizer:
     """Finds no face until a test gives it a detector; every face has a mesh."""
     return Anonymizer(
-        tiny_pipeline, detector=lambda image: [], landmarker=lambda crop: mean_mesh(len(crop)), gate=FakeGate()
+        tiny_pipeline, detector=lambda image: [], landmarker=lambda crop: mean_mesh(len(crop)), verifier=FakeVerifier()
     )

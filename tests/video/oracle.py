@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 
-from deid_diffusion.faces.boxes import DetectedFace
+from deid_diffusion.faces.boxes import Detection
 from tests.video.clips import FACE, Scene, number_of, shows
 
 
@@ -18,7 +18,7 @@ class Oracle:
         self.scene, self.blind = scene, blind
         self.calls: list[int] = []
 
-    def __call__(self, image: np.ndarray) -> list[DetectedFace]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         number = number_of(image)
         self.calls.append(number)
         if number in self.blind:
@@ -30,7 +30,7 @@ class Oracle:
             if box is not None and shows(self.scene, number, actor, image):
                 x0, y0, x1, y1 = box
                 cut = (float(max(0, x0)), float(max(0, y0)), float(min(width, x1)), float(min(height, y1)))
-                found.append(DetectedFace(cut, 0.9, "oracle"))
+                found.append(Detection(cut, 0.9, "oracle"))
         return found
 
 

@@ -18,18 +18,18 @@ import torch
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import VideoError
 from deid_diffusion.faces.compositing import FILL
-from deid_diffusion.identity.verification import Verdict
+from deid_diffusion.identity.verification import VerificationResult
 from deid_diffusion.io.video_reader import open_clip
 from deid_diffusion.options import Options
-from deid_diffusion.video.anonymize import AnonymizedClip, anonymize_clip
-from tests.fake_gate import FAIL, PASS, FakeGate
+from deid_diffusion.video.anonymize import AnonymizedVideo, anonymize_clip
+from tests.fake_verifier import FAIL, PASS, FakeVerifier
 from tests.video.clips import FACE, Actor, Scene, bare, packets, read, scene, write
 from tests.video.oracle import Oracle, Painter, let_paint
 
 TWO = (Actor(), Actor((1, 5), 100, (200, 10), (190, 110)))
 
 
-def run(model: Anonymizer, source: Path, options: Options | None = None, **wishes) -> AnonymizedClip:
+def run(model: Anonymizer, source: Path, options: Options | None = None, **wishes) -> AnonymizedVideo:
     target = source.parent / "out" / source.name
     target.parent.mkdir(exist_ok=True)
     return anonymize_clip(model, open_clip(source), target, options or Options(), **wishes)
@@ -125,11 +125,11 @@ def test_a_face_that_the_gate_refuses_gives_way_to_the_one_before(tmp_path, tiny
     made = scene(20)
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made)
-    tiny.gate = FakeGate(lambda n: FAIL if n in (6, 8, 9) else PASS)  # frames 5 (held), 6 (refused twice)
+    tiny.verifier = FakeVerifier(lambda n: FAIL if n in (6, 8, 9) else PASS)  # frames 5 (held), 6 (refused twice)
     (track,) = run(tiny, source).tracks
     assert (track.replaced, track.covered) == (19, 1)
     assert bare(made, result(source)) == []
-    tiny.gate = FakeGate(lambda n: FAIL)
+    tiny.verifier = FakeVerifier(lambda n: FAIL)
     (track,) = run(tiny, source, overwrite=True).tracks
     assert (track.action, track.covered, track.seed, track.similarity) == ("covered", 20, None, None)
     assert bare(made, result(source)) == []
@@ -147,7 +147,7 @@ def test_a_frame_that_fails_altogether_is_filled(tmp_path, tiny, monkeypatch) ->
         return sees(image)
 
     tiny.detector = detector
-    monkeypatch.setattr("deid_diffusion.anonymizer.touched", _failing(9))
+    monkeypatch.setattr("deid_diffusion.anonymizer.union_mask", _failing(9))
     done = run(tiny, source)
     after = result(source)
     assert (done.filled, done.errors) == (2, ("ValueError", "search failed"))
@@ -156,14 +156,14 @@ def test_a_frame_that_fails_altogether_is_filled(tmp_path, tiny, monkeypatch) ->
 
 
 def _failing(at: int):
-    from deid_diffusion.faces.masks import touched
+    from deid_diffusion.faces.masks import union_mask
 
     calls = iter(range(10**6))
 
     def broken(*given):
         if next(calls) == at:
             raise ValueError("out of luck")
-        return touched(*given)
+        return union_mask(*given)
 
     return broken
 
@@ -209,7 +209,7 @@ def test_with_a_key_the_person_decides(tmp_path, tiny, painter) -> None:
     made = scene(20, actors=TWO)
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made)
-    tiny.gate = ByPlace()
+    tiny.verifier = ByPlace()
     key = Key(bytes(range(32)))
     people = Pseudonyms(key, tmp_path / "store", recogniser="fake", dimension=4, threshold=0.9)
     done = [run(tiny, source, Options(pseudonyms=people), overwrite=True) for _ in range(2)]
@@ -222,16 +222,16 @@ def test_with_a_key_the_person_decides(tmp_path, tiny, painter) -> None:
     assert [faces for _, faces in people.people()] == [2, 2]  # a face a run, however many frames
 
 
-class ByPlace(FakeGate):
+class ByPlace(FakeVerifier):
     """Knows people by the side of the picture on which they are."""
 
-    def look(self, photo, face):
+    def reference(self, photo, face):
         x0, _, x1, _ = face.face.box
         vector = np.eye(4, dtype=np.float32)[int(x0 + x1 > 370)]
         return replace(super().look(photo, face), embedding=vector)
 
-    def judge(self, picture, face, original):
-        return Verdict(0.2, None)
+    def verify(self, picture, face, original):
+        return VerificationResult(0.2, None)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -288,13 +288,13 @@ def test_other_options_begin_anew(tmp_path, tiny, monkeypatch) -> None:
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made)
     monkeypatch.setattr("deid_diffusion.video.anonymize.join", _raising)
-    for options in (Options(), Options(steps=3)):
+    for options in (Options(), Options(num_inference_steps=3)):
         with pytest.raises(VideoError, match="out of luck"):
             run(tiny, source, options)
     assert len(list((tmp_path / "out").glob(".a.mp4.deid-*"))) == 2
     monkeypatch.undo()
     let_paint(monkeypatch, Painter())
-    run(tiny, source, Options(steps=3))
+    run(tiny, source, Options(num_inference_steps=3))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mp4"]
 
 
@@ -309,7 +309,7 @@ def test_the_embedded_model(tmp_path, anonymizer) -> None:
 
     made = scene(8, (160, 120), (Actor(side=110, start=(4, 4), stop=(40, 4)),))
     source = write(tmp_path / "a.mp4", made.frames)
-    quick = Anonymizer(anonymizer.pipeline, detector=CenterFaceDetector(), gate=anonymizer.gate)
+    quick = Anonymizer(anonymizer.pipeline, detector=CenterFaceDetector(), verifier=anonymizer.verifier)
     (track,) = run(quick, source, Options(seed=7)).tracks
     after = result(source)
     assert bare(made, after) == []

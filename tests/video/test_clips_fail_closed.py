@@ -15,25 +15,25 @@ from tests.video.oracle import Oracle
 ONCE = (
     "deid_diffusion.generation.generate",
     "deid_diffusion.generation.draw_people",
-    "deid_diffusion.generation.read_conditions",
+    "deid_diffusion.generation.prepare_inputs",
     "deid_diffusion.io.files.os.fsync",
     "deid_diffusion.io.files.publish_new",
     "deid_diffusion.video.anonymize.follow",
     "deid_diffusion.video.anonymize.make_tracks",
-    "deid_diffusion.video.anonymize.cast",
+    "deid_diffusion.video.anonymize.assign_identities",
     "deid_diffusion.video.anonymize.join",
     "deid_diffusion.video.anonymize.track_record",
-    "deid_diffusion.video.tracking.Found.of",
-    "deid_diffusion.video.identities.read_conditions",
+    "deid_diffusion.video.tracking.ClipDetections.of",
+    "deid_diffusion.video.identities.prepare_inputs",
     "deid_diffusion.video.identities.replace_faces",
-    "deid_diffusion.video.checkpoint.Tallies.save",
+    "deid_diffusion.video.checkpoint.ClipStats.save",
 )
 #: What every frame passes: it fails from the third call on.
 OFTEN = (
     "deid_diffusion.anonymizer.analyse_face",
     "deid_diffusion.anonymizer.select_faces",
-    "deid_diffusion.anonymizer.touched",
-    "deid_diffusion.anonymizer.missed_faces",
+    "deid_diffusion.anonymizer.union_mask",
+    "deid_diffusion.anonymizer.cover_residual_faces",
     "deid_diffusion.anonymizer.Canvas",
     "deid_diffusion.generation.extract",
     "deid_diffusion.generation.erase",
@@ -43,14 +43,14 @@ OFTEN = (
     "deid_diffusion.video.anonymize.changed",
     "deid_diffusion.io.video_reader._samples",
     "deid_diffusion.io.video_reader.to_rgb",
-    "deid_diffusion.video.identities.Cast.in_frame",
+    "deid_diffusion.video.identities.ClipReplacer.in_frame",
     "deid_diffusion.video.identities.generate",
-    "deid_diffusion.video.identities.read_conditions",
+    "deid_diffusion.video.identities.prepare_inputs",
     "deid_diffusion.video.identities.steady_colour",
     "deid_diffusion.video.tracking.Track.at",
     "deid_diffusion.io.video_writer.SegmentWriter.add",
 )
-PARTS = ("detector", "landmarker", "gate.look", "gate.judge")  # of the anonymizer, likewise
+PARTS = ("detector", "landmarker", "verifier.reference", "verifier.verify")  # of the anonymizer, likewise
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_an_exception_in_any_station_lets_no_face_out(station: str, clip, tiny, 
     error, at = ERRORS[len(station) % len(ERRORS)], 0 if station in ONCE else 2
     REACHED.clear()
     where, _, name = station.rpartition(".")
-    owner = resolve(where) if where.startswith("deid") else tiny.gate if where else tiny
+    owner = resolve(where) if where.startswith("deid") else tiny.verifier if where else tiny
     monkeypatch.setattr(owner, name, breaking(error, getattr(owner, name), at))
     target = tmp_path / "a.mp4"
     try:

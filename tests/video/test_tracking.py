@@ -5,24 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deid_diffusion.faces.boxes import DetectedFace, overlaps
-from deid_diffusion.video.tracking import GUESS, Found, Stretch, Track, follow, make_tracks
+from deid_diffusion.faces.boxes import Detection, overlaps
+from deid_diffusion.video.tracking import GUESS, Chunk, ClipDetections, Track, follow, make_tracks
 
 SIZE = (240, 320)
 
 
-def sightings(*paths: tuple[range, tuple[float, float], tuple[float, float]], but: tuple[int, ...] = ()) -> Found:
+def sightings(
+    *paths: tuple[range, tuple[float, float], tuple[float, float]], but: tuple[int, ...] = ()
+) -> ClipDetections:
     """Faces of 40 pixels: frames, (x, y) in frame 0, and speed; no sighting in the frames ``but``."""
     rows = sorted(((frame, path) for path in paths for frame in path[0] if frame not in but), key=lambda row: row[0])
     faces = []
     for frame, (_, (x, y), (dx, dy)) in rows:
         left, top = x + frame * dx, y + frame * dy
         points = np.array([(left + 10, top + 10)] * 5, np.float32)
-        faces.append(DetectedFace((left, top, left + 40, top + 40), 0.3, "cf", points))
-    return Found.of([frame for frame, _ in rows], faces)
+        faces.append(Detection((left, top, left + 40, top + 40), 0.3, "cf", points))
+    return ClipDetections.of([frame for frame, _ in rows], faces)
 
 
-def tracks(found: Found, frames: int, rate: float = 25) -> list[Track]:
+def tracks(found: ClipDetections, frames: int, rate: float = 25) -> list[Track]:
     groups = follow(found, frames, round(rate))
     assert sorted(row for group in groups for row in group) == list(range(len(found.frames)))
     return make_tracks(found, groups, frames, rate, SIZE)
@@ -93,13 +95,13 @@ def test_guesses_lie_in_the_picture() -> None:
 def test_what_was_found_survives_on_the_disk(tmp_path) -> None:
     found = sightings((range(4), (10, 10), (1, 0)))
     found.points[2] = np.nan
-    whole = Stretch(found, np.array([0, np.nan, 2.0]), np.array([3]))
+    whole = Chunk(found, np.array([0, np.nan, 2.0]), np.array([3]))
     whole.save(tmp_path / "a.npz")
-    again = Stretch.load(tmp_path / "a.npz")
+    again = Chunk.load(tmp_path / "a.npz")
     assert [again.found.face(k).box for k in range(4)] == [found.face(k).box for k in range(4)]
     assert again.found.face(2).points is None
     np.testing.assert_array_equal(again.times, whole.times)
     assert again.unsearched.tolist() == [3]
-    joined = Found.joined([found, again.found])
+    joined = ClipDetections.joined([found, again.found])
     assert len(joined.frames) == 8
     assert overlaps(joined.boxes[0], joined.boxes[4:5])[0] == pytest.approx(1)
