@@ -172,10 +172,10 @@ BLOCKS = 8
 #: One line for each method that leaves a trace of the original face.
 WARNINGS: dict[str, str] = {
     "blur": "blur can be undone in effect: who blurs photos of known people alike recognises the blurred face "
-    "(Newton et al., 2005; other measurements found 58 to 69 % of 102 people so); use generate or fill to hide identity",
+    "(Newton et al., 2005; other measurements found 58 to 69 % of 102 people so); generate or fill hide identity",
     "pixelate": "pixelation can be undone in effect: who pixelates photos of known people alike recognises the face "
-    "(Newton et al., 2005; other measurements found 21 to 33 % of 102 people so, with 12 blocks a face); use "
-    "generate or fill to hide identity",
+    "(Newton et al., 2005; other measurements found 21 to 33 % of 102 people so, with 12 blocks a face); "
+    "generate or fill hide identity",
 }
 
 _SMALLEST_BLOCK = 4  # pixels; a face of eight pixels must not keep each of them
