@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import folder as judges
 import numpy as np
+import torch
 from leakage import attribute_tokens, measure_leakage
 
 from deid_diffusion.anonymizer import Anonymizer
@@ -35,7 +36,7 @@ from deid_diffusion.evaluation.attacks import embed_pairs
 from deid_diffusion.evaluation.pairing import Pair, largest, match_people
 from deid_diffusion.faces.analysis import analyse_face
 from deid_diffusion.faces.boxes import Detection
-from deid_diffusion.faces.masks import union_mask
+from deid_diffusion.faces.face import Face, PreparedImage
 from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map
 from deid_diffusion.generation import prepare_inputs
 from deid_diffusion.io import images
@@ -74,20 +75,21 @@ def conditioning(
     anonymizer: Anonymizer, photo: np.ndarray, choices: Sequence[AttributeSelection]
 ) -> list[tuple[np.ndarray, ...]] | None:
     """What each choice tells of a photo's largest face, one row of numbers for each of `KINDS`; None without a mesh."""
-    pipeline, face = anonymizer.pipeline, largest(anonymizer.detector(photo))
-    seen = None if face is None else analyse_face(photo, face, anonymizer.landmarker, pipeline.crop_size)
-    if seen is None or seen.mesh is None:
+    pipeline, detection = anonymizer.pipeline, largest(anonymizer.detector(photo))
+    if detection is None:
         return None
-    gone = union_mask((photo.shape[0], photo.shape[1]), [seen.mask])
-    found = prepare_inputs(pipeline, *([one] * len(choices) for one in (photo, gone, seen)), choices)
-    tokens = attribute_tokens(pipeline.attribute_adapter, found.features)
-    maps = [control_image(draw_semantic_map(mesh, pipeline.crop_size)) for mesh in found.meshes]
-    small = [cv2.resize(one, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA).reshape(-1) / 255 for one in maps]
-    meshes = [mesh.reshape(-1) / pipeline.crop_size for mesh in found.meshes]
-    lights = [
-        np.append(light.coefficients, 0.0 if camera is None else camera.detail)
-        for light, camera in zip(found.lights, found.cameras, strict=True)
-    ]
+    analysis = analyse_face(photo, detection, anonymizer.landmarker, pipeline.crop_size)
+    if analysis.mesh is None:
+        return None
+    image = PreparedImage(photo)
+    image.faces.append(Face(image, 0, detection, choices[0], analysis.mask, analysis))
+    image.mask_faces()
+    inputs = prepare_inputs(pipeline, [replace(image.faces[0], selection=choice) for choice in choices])
+    tokens = attribute_tokens(pipeline.attribute_adapter, torch.stack([part.features for part in inputs]))
+    maps = [control_image(draw_semantic_map(part.mesh, pipeline.crop_size)) for part in inputs]
+    small = [cv2.resize(map_, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA).reshape(-1) / 255 for map_ in maps]
+    meshes = [part.mesh.reshape(-1) / pipeline.crop_size for part in inputs]
+    lights = [np.append(part.light.coefficients, 0.0 if part.camera is None else part.camera.detail) for part in inputs]
     return list(zip(tokens, small, meshes, lights, strict=True))
 
 

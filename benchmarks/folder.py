@@ -77,7 +77,7 @@ def outside_difference(
 ) -> int:
     """Largest change of a value outside every mask, and outside the boxes that only the second look covered."""
     shape = (photo.shape[0], photo.shape[1])
-    known = [face.face.box for face in faces]
+    known = [face.detection.box for face in faces]
     late = [box_mask(face.box, shape) for face in made.faces if face.box not in known]
     outside = ~union_mask(shape, [*(face.mask for face in faces), *late])
     return int(np.abs(photo.astype(int) - result)[outside].max(initial=0))

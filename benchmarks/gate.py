@@ -41,9 +41,7 @@ class OpenGate:
 
 def anonymize(model: Anonymizer, photos: Sequence[np.ndarray], options: Options) -> list[FaceRecord]:
     """The faces of some photos that share batches, as those of a run do."""
-    begun = [model.begin(photo, options) for photo in photos]
-    made = model.replace(begun)
-    return [face for one, what in zip(begun, made, strict=True) for face in model.finish(one, what).faces]
+    return [face for faces in model(photos, options).faces for face in faces]
 
 
 def main() -> None:

@@ -1,89 +1,83 @@
-"""One photo's way through the house: detect, analyse, generate, verify, paste, look again. Only this knows it all."""
+"""High-level API: detect, analyse, generate, verify and composite every face of an image."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import hashlib
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
+from diffusers.utils import BaseOutput
 from PIL import Image
 
 from .attributes.selection import MAP_ATTRIBUTES, AttributeSelection, validate_selection
 from .errors import DeidError, ImageError, UsageError
 from .faces.analysis import FaceAnalysis, analyse_face
 from .faces.boxes import Detection, FaceDetector, check_image
-from .faces.compositing import Canvas, apply_method
-from .faces.detection import DetectionResult, EnsembleDetector
+from .faces.compositing import apply_method
+from .faces.detection import EnsembleDetector
+from .faces.face import Face, PreparedImage
 from .faces.landmarks import FaceMesh, Landmarker
-from .faces.masks import PasteMask, box_mask, empty_mask, keep_regions, union_mask
+from .faces.masks import box_mask, empty_mask, keep_regions, union_mask
 from .faces.occlusion import find_occluders, spare_occluders
 from .faces.residual_scan import cover_residual_faces, detect, shows_face_through_alpha
 from .faces.selection import select_faces
-from .generation import Replacement, Replacer, Scene, replace_faces
+from .generation import FaceGenerator, StepCallback
+from .identity.assignment import Identity, PseudonymIdentity, RandomIdentity
 from .identity.verification import FaceReference, FaceVerifier, Verifier, shows_one_face_there
+from .io import images as image_io
 from .io.annotations import FaceOverride, match_overrides
-from .models.identity_model import Donors
 from .options import Options
 from .pipelines.loading import fastest_dtype, load_pipeline, pick_device, short_name
-from .results import Action, FaceRecord
+from .results import Action, FaceRecord, ImageRecord, versions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .identity.pseudonyms import Person
     from .io.images import Photo
     from .pipelines.face_deid import FaceDeidPipeline
 
-
 _DEFAULTS = Options()
-_CHOSEN: Mapping[str, Action] = {"fill": "filled", "blur": "blurred", "pixelate": "pixelated"}
-_NEXT_ATTEMPT = 0x1E3779B97F4A7C15  # far from the seeds that other faces, and users' next tries, have
-_LEAST_TO_LINK = 36  # shorter side, in pixels, of a face's box under which nobody can say whose it is
+_ACTIONS: dict[str, Action] = {"fill": "filled", "blur": "blurred", "pixelate": "pixelated"}
+_MIN_SIDE_TO_LINK = 36  # shorter side, in pixels, of a box under which a face is too small to say whose it is
 
 
 @dataclass(frozen=True)
 class AnonymizedImage:
-    """A finished picture and what was done to each of its faces.
+    """A finished image and what was done to its faces.
 
     Attributes:
         image: RGB, of the input's size; bit-identical to the input outside the faces' masks.
-        faces: one record a face, in the detector's order; last, those that only the second look found.
+        faces: one record per face, in the order of detection; those that only the residual scan found come last.
     """
 
     image: Image.Image
     faces: tuple[FaceRecord, ...]
 
+    @property
+    def is_generated(self) -> bool:
+        """Whether generative AI made a part of it, which the file's mark has to say."""
+        return any(face.action == "replaced" for face in self.faces)
 
-@dataclass(frozen=True, eq=False)
-class Begun:
-    """A photo whose faces are found, measured and opaque, and wait for others in their place.
+
+@dataclass
+class AnonymizerOutput(BaseOutput):
+    """Finished images and their records.
 
     Attributes:
-        detected: the faces.
-        scene: those that are to be replaced, on their canvas; none for the simple methods, whose work is done.
-        options: the user's wishes.
+        images: PIL images, in the inputs' order.
+        faces: of each image, one record per face.
     """
 
-    detected: Sequence[Detection]
-    scene: Scene
-    options: Options
-    faces: Mapping[int, FaceAnalysis]
-    kept: Mapping[int, str]
-    problems: Mapping[int, str]
-    people: Mapping[int, Person]
-    whole: Sequence[PasteMask]
-    choices: Sequence[AttributeSelection]
-    only: Sequence[Detection] | None
-    seen: DetectionResult | None
+    images: list[Image.Image]
+    faces: list[tuple[FaceRecord, ...]]
 
 
 class Anonymizer:
-    """Replaces every face of a photo by another person's.
+    """Replaces every face of an image by another person's.
 
     >>> anonymizer = Anonymizer.from_pretrained("builtin")  # doctest: +SKIP
     >>> result = anonymizer(Image.open("photo.jpg"))  # doctest: +SKIP
@@ -99,7 +93,7 @@ class Anonymizer:
         verifier: Verifier | None = None,
         model_name: str = "custom",
     ) -> None:
-        """Takes a loaded pipeline and, instead of the defaults, any detector, landmarker and gate."""
+        """Take a loaded pipeline and, instead of the defaults, any detector, landmarker and verifier."""
         self.pipeline = pipeline
         self.detector = detector or EnsembleDetector()
         self.landmarker = landmarker or FaceMesh()
@@ -117,7 +111,7 @@ class Anonymizer:
                 `docs/models.md`; a folder written by ``FaceDeidPipeline.save_pretrained``, or a hub repository of that
                 layout.
             device: "auto" takes a GPU where there is one; else a torch device such as "cpu", "cuda:1" or "mps".
-            dtype: of the weights; None is what the device is fastest with, see `devices.fastest_dtype`.
+            dtype: of the weights; None is the device's fastest, see `pipelines.loading.fastest_dtype`.
 
         Raises:
             DeidError: when there is no such model or device, or parts of a model cannot be downloaded.
@@ -129,269 +123,368 @@ class Anonymizer:
             pipeline = pipeline.to(target)
         return cls(pipeline, model_name=short_name(model))
 
+    @property
+    def device(self) -> torch.device:
+        """The device that the pipeline runs on."""
+        return self.pipeline.device
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Anonymizer:
+        """Move the pipeline, as diffusers' pipelines are moved; returns the anonymizer itself."""
+        self.pipeline = self.pipeline.to(device) if dtype is None else self.pipeline.to(device, dtype)
+        return self
+
+    @overload
     def __call__(
         self,
         image: Image.Image | np.ndarray,
+        options: Options = ...,
+        *,
+        detections: Sequence[Detection] | None = ...,
+        only: Sequence[Detection] | None = ...,
+        overrides: Sequence[FaceOverride] = ...,
+        callback_on_step_end: StepCallback | None = ...,
+    ) -> AnonymizedImage: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Sequence[Image.Image | np.ndarray],
+        options: Options = ...,
+        *,
+        callback_on_step_end: StepCallback | None = ...,
+    ) -> AnonymizerOutput: ...
+
+    def __call__(
+        self,
+        image: Image.Image | np.ndarray | Sequence[Image.Image | np.ndarray],
         options: Options = _DEFAULTS,
         *,
-        boxes: Sequence[Detection] | None = None,
+        detections: Sequence[Detection] | None = None,
         only: Sequence[Detection] | None = None,
-        wishes: Sequence[FaceOverride] = (),
-        on_step: OnStep | None = None,
-        replacer: Replacer | None = None,
-    ) -> AnonymizedImage:
+        overrides: Sequence[FaceOverride] = (),
+        callback_on_step_end: StepCallback | None = None,
+    ) -> AnonymizedImage | AnonymizerOutput:
         """Replace every face that the detector finds.
 
-        A face that fails at any station, the gate above all, is covered and says why in its record;
-        no exception leaves an original face in the result. The finished picture is searched once more: a face that was
-        missed is covered as well.
+        A face that fails at any stage, verification above all, is covered and says why in its record; no exception
+        leaves an original face in the result. The finished image is searched once more, and a face that was missed is
+        covered as well.
 
         Args:
-            image: an upright photo, PIL or (H, W, 3) uint8 RGB.
-            options: the user's wishes.
-            boxes: the faces, found by somebody else; the detector then only takes the second look.
-            only: places to which the work is limited; faces elsewhere are left untouched.
-            wishes: what is kept and changed of single faces, in place of what the options say of all of them.
-            on_step: called after each denoising step with the steps done and the steps of this run, of which there is
-                one a batch of candidates. What it raises ends the call.
-            replacer: puts verified faces in the faces' places, instead of `replace_faces`, as a clip's does.
+            image: one upright image, PIL or (H, W, 3) uint8 RGB, or several, whose faces share batches.
+            options: how faces are treated.
+            detections: the faces of one image, from another detector; ours then only searches the result.
+            only: places of one image to which the work is limited; faces elsewhere are left untouched.
+            overrides: attributes to keep and to change of single faces of one image.
+            callback_on_step_end: as in diffusers; called after each denoising step of each batch of candidates. What it
+                raises ends the call.
+
+        Returns:
+            `AnonymizedImage` for one image, `AnonymizerOutput` for several.
 
         Raises:
             ValueError: for an array of another kind.
-            UsageError: for attributes or phrases that the model cannot keep or change, or a wish where no face is.
+            UsageError: for attributes or phrases that the model cannot keep or change, or an override where no face is.
             DeidError: when the store of pseudonyms cannot be used.
         """
-        begun = self.begin(image, options, boxes=boxes, only=only, wishes=wishes)
-        with watched(self.pipeline, on_step) as pipeline:
-            if replacer is None:
-                (made,) = replace_faces(pipeline, self.verifier, [begun.scene], options)
-            else:
-                made = replacer(pipeline, self.verifier, begun.scene, options)
-        return self.finish(begun, made)
+        if isinstance(image, (list, tuple)):
+            if detections is not None or only is not None or overrides:
+                raise ValueError("detections, only, overrides: expected with a single image, got several")
+            prepared = [self.prepare(part, options) for part in image]
+            self.generate(prepared, options, callback_on_step_end=callback_on_step_end)
+            results = [self.finalize(part, options) for part in prepared]
+            return AnonymizerOutput([result.image for result in results], [result.faces for result in results])
+        (part,) = prepared = [self.prepare(image, options, detections=detections, only=only, overrides=overrides)]  # type: ignore[arg-type]
+        self.generate(prepared, options, callback_on_step_end=callback_on_step_end)
+        return self.finalize(part, options)
 
-    def begin(
+    def anonymize_bytes(
+        self,
+        data: bytes,
+        options: Options = _DEFAULTS,
+        *,
+        name: str = "image",
+        output: str | Path | None = None,
+        max_pixels: int = image_io.MAX_PIXELS,
+        require_face: bool = False,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> tuple[bytes, ImageRecord]:
+        """Anonymise an encoded image.
+
+        Args:
+            data: bytes of an image file, see `io.images.read`.
+            options: how faces are treated.
+            name: of the input in errors and in the record.
+            output: name of the result, whose suffix is its format; None is ``name`` as a PNG.
+            max_pixels: limit of width x height.
+            require_face: refuse an image in which no face is found.
+            callback_on_step_end: see `__call__`.
+
+        Returns:
+            The result's bytes, which carry no metadata but a colour profile and the mark of edited images, and the
+            record.
+
+        Raises:
+            ImageError: the data is no image or too large, the format cannot hold it, no face was found although one is
+                required, or its transparency shows a face that its colours do not.
+            DeidError: as `__call__` does.
+        """
+        start = time.perf_counter()
+        photo = image_io.decode(data, name, max_pixels=max_pixels)
+        target = Path(name).with_suffix(".png") if output is None else Path(output)
+        height, width = photo.pixels.shape[:2]
+        image_io.check_target(target, (height, width), photo.alpha)
+        result = self(photo.pixels, options, callback_on_step_end=callback_on_step_end)
+        encoded, record = self.encode(photo, result, options, target, name=name, require_face=require_face)
+        return encoded, replace(record, seconds=round(time.perf_counter() - start, 3))
+
+    def encode(
+        self,
+        photo: Photo,
+        result: AnonymizedImage,
+        options: Options,
+        output: Path,
+        *,
+        name: str,
+        require_face: bool = False,
+        only: Sequence[Detection] | None = None,
+    ) -> tuple[bytes, ImageRecord]:
+        """Check that a result may be written, and encode it in the format of its name.
+
+        Args:
+            photo: the input.
+            result: of `finalize`.
+            options, name, require_face, only: those that it was made with.
+            output: name of the result.
+
+        Raises:
+            ImageError: see `anonymize_bytes`.
+        """
+        if require_face and not result.faces:
+            raise ImageError(f"{name}: no face found, and --require-face asks for one: nothing written")
+        pixels, known = np.asarray(result.image), [face.box for face in result.faces]
+        if photo.alpha is not None and shows_face_through_alpha(
+            self.detector, pixels, photo.alpha, known, min_face=options.min_face, only=only
+        ):
+            raise ImageError(f"{name}: its transparency shows a face that its colours do not: flatten it first")
+        encoded = image_io.encode(
+            output, pixels, alpha=photo.alpha, icc_profile=photo.icc_profile, ai_edited=result.is_generated
+        )
+        height, width = photo.pixels.shape[:2]
+        record = ImageRecord(
+            input=name,
+            output=output.name,
+            status="done" if result.faces else "no_face",
+            input_sha256=photo.sha256,
+            output_sha256=hashlib.sha256(encoded).hexdigest(),
+            width=width,
+            height=height,
+            faces=result.faces,
+            model=self.model_name,
+            gate=self.verifier.description,
+            versions=versions(),
+        )
+        return encoded, record
+
+    def prepare(
         self,
         image: Image.Image | np.ndarray,
         options: Options = _DEFAULTS,
         *,
-        boxes: Sequence[Detection] | None = None,
+        detections: Sequence[Detection] | None = None,
         only: Sequence[Detection] | None = None,
-        wishes: Sequence[FaceOverride] = (),
-    ) -> Begun:
-        """The first part of a call, up to where faces are generated, for callers who do that for many photos at once.
+        overrides: Sequence[FaceOverride] = (),
+    ) -> PreparedImage:
+        """Detect and analyse the faces of an image, and make them opaque.
 
-        Another photo may be begun in one thread while a photo is finished in another. Arguments and errors are those
-        of a call.
+        The first part of a call, for callers who generate for many images at once. One image may be prepared in one
+        thread while another is finalised in another. Arguments and errors are those of a call.
         """
         photo = _as_array(image)
         if options.method == "generate":
-            self.check(options, [wish.choice for wish in wishes])
-        seen = detect(self.detector, photo) if boxes is None else None
-        detected = list(boxes or ()) if seen is None else seen.faces
-        chosen = match_overrides(detected, wishes, options.choice)
-        kept = select_faces(detected, min_face=options.min_face, only=only).kept
-        faces, problems = self._analyse_all(photo, {k: f for k, f in enumerate(detected) if k not in kept})
-        originals = self._look_at_all(photo, faces, options, problems)
-        kept |= {k: "a person to keep" for k, one in originals.items() if _consents(faces[k], one, options)}
-        shape = (photo.shape[0], photo.shape[1])
-        whole = [_mask(k, face, faces, kept, shape) for k, face in enumerate(detected)]
-        behind = sorted(faces, key=lambda k: detected[k].score)  # what is seen best is in front: it is pasted last
-        ready = {k: _spare(photo, faces[k], options) for k in behind if k not in kept and k not in problems}
-        masks = [ready[k].mask if k in ready else mask for k, mask in enumerate(whole)]
-        canvas, gone = Canvas(photo, masks, options.fill_colour), union_mask(shape, masks)
-        people = _people(ready, originals, options)
-        if options.method != "generate":
-            for k, one in ready.items():
-                canvas.paste_patch(k, apply_method(photo, one.mask, options.method))
-            ready = {}
-        known = {k: Donors.from_bytes(person.donors) for k, person in people.items() if person.donors}
-        seeds = _seeds(people, options)
-        settle = partial(_settle, people, options)
-        scene = Scene(photo, canvas, gone, ready, originals, dict(enumerate(chosen)), seeds, known, settle)
-        return Begun(detected, scene, options, faces, kept, problems, people, whole, chosen, only, seen)
+            self.check(options, [override.choice for override in overrides])
+        result = detect(self.detector, photo) if detections is None else None
+        boxes = list(detections or ()) if result is None else result.faces
+        selections = match_overrides(boxes, overrides, options.choice)
+        kept = select_faces(boxes, min_face=options.min_face, only=only).kept
+        prepared = PreparedImage(photo, fill_colour=options.fill_colour, only=only, detected=result)
+        for index, (detection, selection) in enumerate(zip(boxes, selections, strict=True)):
+            face = Face(prepared, index, detection, selection, cover_mask=empty_mask(prepared.shape))
+            prepared.faces.append(face)
+            if index in kept:
+                face.finish("kept", kept[index])
+            else:
+                self._analyse(face, options)
+        pending = prepared.pending
+        prepared.mask_faces()
+        for face in pending:
+            if options.method == "generate":
+                face.identity = _identity(face, options)
+            else:
+                prepared.canvas.paste_patch(face.index, apply_method(photo, face.geometry.mask, options.method))
+                face.finish(_ACTIONS[options.method])
+        return prepared
 
-    def replace(self, begun: Sequence[Begun]) -> list[dict[int, Replacement]]:
-        """The second part, for photos that were begun with the same options: faces of several photos share batches."""
-        return (
-            replace_faces(self.pipeline, self.verifier, [one.scene for one in begun], begun[0].options) if begun else []
-        )
+    def generate(
+        self,
+        prepared: Sequence[PreparedImage],
+        options: Options = _DEFAULTS,
+        *,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> None:
+        """Put a verified face in the place of each face that waits for one; faces of several images share batches."""
+        faces = chain.from_iterable(image.pending for image in prepared)
+        FaceGenerator(self.pipeline, self.verifier)(faces, options, callback_on_step_end=callback_on_step_end)
 
-    def finish(self, begun: Begun, made: Mapping[int, Replacement]) -> AnonymizedImage:
-        """The last part: what could not be replaced is covered, and the picture is searched once more.
-
-        Args:
-            begun: by `begin`.
-            made: what `replace` says of its faces.
-        """
-        detected, canvas, kept, options = begun.detected, begun.scene.canvas, begun.kept, begun.options
-        shape = (canvas.pixels.shape[0], canvas.pixels.shape[1])
-        problems = {**begun.problems, **{k: one.reason for k, one in made.items() if one.reason is not None}}
-        for k in problems:
-            canvas.fill(begun.whole[k], k)  # the parts that were to be kept included
-        told = begun.choices if self.pipeline.reads_attributes else [one.restrict_to_map() for one in begun.choices]
-        faces, people = begun.faces, begun.people
-        records = [
-            _record(face, faces.get(k), kept.get(k), problems.get(k), made.get(k), people.get(k), options, told[k])
-            for k, face in enumerate(detected)
-        ]
-        records += cover_residual_faces(
-            self.detector,
-            canvas,
-            union_mask(shape, begun.whole),  # with the parts that were to be kept: they are no face that was missed
-            [face for k, face in enumerate(detected) if k in kept],
+    def finalize(self, image: PreparedImage, options: Options = _DEFAULTS) -> AnonymizedImage:
+        """Cover the faces that could not be replaced, and search the finished image once more."""
+        return finalize(
+            image,
+            options,
+            detector=self.detector,
             landmarker=self.landmarker,
-            min_face=options.min_face,
-            only=begun.only,
-            seen=None if detected else begun.seen,  # without faces the picture is the one that was searched
-            upright_only=begun.seen is not None,
+            map_only=not self.pipeline.reads_attributes,
         )
-        return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
 
-    def check(self, options: Options, choices: Sequence[AttributeSelection] = ()) -> None:
-        """Raise UsageError where the model cannot do what the options, or choices for single faces, ask for.
+    def check(self, options: Options, selections: Sequence[AttributeSelection] = ()) -> None:
+        """Raise UsageError where the model cannot do what the options, or selections for single faces, ask for.
 
         Raises DeidError where it reads attributes but no words, and so cannot keep them apart.
         """
-        for choice in (options.choice, *choices):
+        for selection in (options.choice, *selections):
             if self.pipeline.reads_attributes:
-                validate_selection(self.pipeline, choice)
-            elif asked := choice.requires_encoder():
+                validate_selection(self.pipeline, selection)
+            elif unsupported := selection.requires_encoder():
                 raise UsageError(
-                    f"{asked[0]}: this model has no attribute encoder: only {', '.join(MAP_ATTRIBUTES)}, which the "
+                    f"{unsupported[0]}: this model reads no attributes: only {', '.join(MAP_ATTRIBUTES)}, which the "
                     "semantic map carries, can be selected; load it with image_encoder= and attribute_adapter="
                 )
 
     def analyse(self, image: Image.Image | np.ndarray) -> tuple[FaceAnalysis, ...]:
-        """Detect and measure the faces of a photo; those that cannot be measured are left out."""
-        photo = _as_array(image)
-        return tuple(self._analyse_all(photo, dict(enumerate(self.detector(photo))))[0].values())
-
-    def _analyse_all(
-        self, photo: np.ndarray, detected: Mapping[int, Detection]
-    ) -> tuple[dict[int, FaceAnalysis], dict[int, str]]:
-        """The faces that can be measured, and why the others cannot."""
-        analysed: dict[int, FaceAnalysis] = {}
-        problems: dict[int, str] = {}
-        for k, face in detected.items():
+        """Detect and measure the faces of an image; those that cannot be measured are left out."""
+        photo, analyses = _as_array(image), []
+        for detection in self.detector(photo):
             try:
-                analysed[k] = analyse_face(photo, face, self.landmarker, self.pipeline.crop_size)
-            except DeidError:  # a package is missing: no face can be measured
+                analyses.append(analyse_face(photo, detection, self.landmarker, self.pipeline.crop_size))
+            except DeidError:
                 raise
-            except Exception as error:  # a face that cannot be measured is covered, not skipped
-                problems[k] = f"analysis failed: {type(error).__name__}"
-        return analysed, problems
+            except Exception:
+                continue
+        return tuple(analyses)
 
-    def _look_at_all(
-        self, photo: np.ndarray, faces: Mapping[int, FaceAnalysis], options: Options, problems: dict[int, str]
-    ) -> dict[int, FaceReference]:
-        """What the gate knows of the originals, where that is needed; adds what goes wrong to ``problems``."""
-        originals: dict[int, FaceReference] = {}
-        if options.method != "generate" and options.keep_people is None:
-            return originals
-        for k, face in faces.items():
-            try:
-                originals[k] = self.verifier.reference(photo, face)
-            except Exception as error:  # what cannot be compared cannot be verified
-                problems[k] = f"recognition failed: {type(error).__name__}"
-        return originals
-
-
-def _consents(face: FaceAnalysis, original: FaceReference, options: Options) -> bool:
-    """Whether a face is a person's to keep; where the embedding may be of another face nearby, it is not."""
-    if options.keep_people is None or original.embedding is None or not shows_one_face_there(face, original):
-        return False
-    return options.keep_people.matches(original.embedding)
-
-
-def _spare(photo: np.ndarray, face: FaceAnalysis, options: Options) -> FaceAnalysis:
-    """Leave what stands in front of the face, and the parts that are to be kept, out of its mask.
-
-    Without a mesh nobody knows where they are.
-    """
-    if face.mesh is None:
-        return face
-    size, mask = len(face.semantic_map), face.mask
-    if options.method == "generate":
-        occluders = find_occluders(photo, face.mesh, face.matrix, size)
-        mask = mask if occluders is None else spare_occluders(mask, occluders, face.matrix, size)
-    if options.keep_regions:
-        mask = keep_regions(mask, face.semantic_map, face.matrix, options.keep_regions, size)
-    return replace(face, mask=mask)
+    def _analyse(self, face: Face, options: Options) -> None:
+        """Measure a face and its identity; one that fails is covered, one whose person consented is kept."""
+        photo, stage = face.image.photo, "analysis"
+        face.cover_mask = box_mask(face.detection.box, face.image.shape)
+        try:
+            analysis = analyse_face(photo, face.detection, self.landmarker, self.pipeline.crop_size)
+            face.analysis, face.cover_mask = analysis, analysis.mask
+            if options.method == "generate" or options.keep_people is not None:
+                stage = "recognition"
+                face.reference = self.verifier.reference(photo, analysis)
+            if _has_consent(analysis, face.reference, options):
+                face.cover_mask = empty_mask(face.image.shape)
+                face.finish("kept", "a person to keep")
+                return
+            stage = "masking"
+            face.analysis = _with_spared_parts(photo, analysis, options)
+        except DeidError:  # a package or a model is missing: no face can be analysed
+            raise
+        except Exception as error:
+            face.finish("covered", f"{stage} failed: {type(error).__name__}")
 
 
-def _people(
-    faces: Mapping[int, FaceAnalysis], originals: Mapping[int, FaceReference], options: Options
-) -> dict[int, Person]:
-    """With a key, the person of each face that is large enough to tell, and not mixed up with another one."""
-    if options.pseudonyms is None:
-        return {}
-    people = {}
-    for k, face in faces.items():
-        x0, y0, x1, y1 = face.face.box
-        embedding = originals[k].embedding
-        sure = min(x1 - x0, y1 - y0) >= _LEAST_TO_LINK and shows_one_face_there(face, originals[k])
-        if embedding is not None and sure:
-            people[k] = options.pseudonyms.person(embedding)
-    return people
-
-
-def _seeds(people: Mapping[int, Person], options: Options) -> Callable[[int, int], int]:
-    """The seed of a face's candidate, (index, attempt) -> seed: the person's, the user's, or fresh randomness."""
-
-    def seed_of(k: int, attempt: int) -> int:
-        if k in people:
-            return people[k].seed(attempt)
-        if options.seed is None:
-            return secrets.randbits(63)
-        return (options.seed + k + attempt * _NEXT_ATTEMPT) % 2**63
-
-    return seed_of
-
-
-def _settle(people: Mapping[int, Person], options: Options, index: int, donors: Donors) -> Donors:
-    """Keep who stands in a pseudonym's place; in the first photo that says so, for all to come."""
-    if options.pseudonyms is None or index not in people:
-        return donors
-    kept = options.pseudonyms.remember(people[index], donors.to_bytes())
-    return Donors.from_bytes(kept) if kept else donors
-
-
-def _mask(
-    k: int,
-    face: Detection,
-    faces: Mapping[int, FaceAnalysis],
-    kept: Mapping[int, str],
-    shape: tuple[int, int],
-) -> PasteMask:
-    if k in kept:
-        return empty_mask(shape)
-    return faces[k].mask if k in faces else box_mask(face.box, shape)
-
-
-def _record(
-    face: Detection,
-    analysed: FaceAnalysis | None,
-    kept: str | None,
-    problem: str | None,
-    made: Replacement | None,
-    person: Person | None,
+def finalize(
+    image: PreparedImage,
     options: Options,
-    choice: AttributeSelection,
-) -> FaceRecord:
-    action: Action = "kept" if kept else "covered" if problem else _CHOSEN.get(options.method, "replaced")
+    *,
+    detector: FaceDetector,
+    landmarker: Landmarker,
+    map_only: bool = False,
+) -> AnonymizedImage:
+    """Cover the faces of an image that were not replaced, and those that nobody found before.
+
+    Args:
+        image: after generation.
+        options: that it was prepared with.
+        detector: searches the finished image.
+        landmarker: confirms weak detections.
+        map_only: whether only what the semantic map carries could be kept.
+    """
+    for face in image.faces:
+        if face.action is None:
+            face.finish("covered", "no new face was generated")
+        if face.action == "covered":
+            image.canvas.fill(face.cover_mask, face.index)  # parts that were to be kept included
+    records = [_record(face, map_only=map_only) for face in image.faces]
+    records += cover_residual_faces(
+        detector,
+        image.canvas,
+        union_mask(image.shape, [face.cover_mask for face in image.faces]),
+        [face.detection for face in image.faces if face.action == "kept"],
+        landmarker=landmarker,
+        min_face=options.min_face,
+        only=image.only,
+        known=None if image.faces else image.detected,  # without faces the image is the one that was searched
+        upright_only=image.detected is not None,
+    )
+    return AnonymizedImage(Image.fromarray(image.canvas.pixels), tuple(records))
+
+
+def _has_consent(analysis: FaceAnalysis, reference: FaceReference | None, options: Options) -> bool:
+    """Return whether a face is a person's to keep; where the embedding may be of another face nearby, it is not."""
+    if options.keep_people is None or reference is None or reference.embedding is None:
+        return False
+    return shows_one_face_there(analysis, reference) and options.keep_people.matches(reference.embedding)
+
+
+def _with_spared_parts(photo: np.ndarray, analysis: FaceAnalysis, options: Options) -> FaceAnalysis:
+    """Leave what stands in front of the face, and the regions to keep, out of its mask; both need a mesh."""
+    if analysis.mesh is None:
+        return analysis
+    size, mask = len(analysis.semantic_map), analysis.mask
+    if options.method == "generate":
+        occluders = find_occluders(photo, analysis.mesh, analysis.matrix, size)
+        mask = mask if occluders is None else spare_occluders(mask, occluders, analysis.matrix, size)
+    if options.keep_regions:
+        mask = keep_regions(mask, analysis.semantic_map, analysis.matrix, options.keep_regions, size)
+    return replace(analysis, mask=mask)
+
+
+def _identity(face: Face, options: Options) -> Identity:
+    """Return the identity that replaces a face: a person's under the key, else a random one.
+
+    With a key, a face that is too small, or that overlaps another one, is nobody's.
+    """
+    reference, analysis = face.reference, face.geometry
+    if options.pseudonyms is not None and reference is not None and reference.embedding is not None:
+        x0, y0, x1, y1 = face.detection.box
+        if min(x1 - x0, y1 - y0) >= _MIN_SIDE_TO_LINK and shows_one_face_there(analysis, reference):
+            return PseudonymIdentity(options.pseudonyms.person(reference.embedding), options.pseudonyms)
+    return RandomIdentity(None if options.seed is None else options.seed + face.index)
+
+
+def _record(face: Face, *, map_only: bool) -> FaceRecord:
+    """Return the record of a finished face."""
+    assert face.action is not None
+    selection = face.selection.restrict_to_map() if map_only else face.selection
+    pseudonym = None if face.identity is None else face.identity.pseudonym
+    result = face.chosen.result if face.chosen else face.candidates[-1].result if face.candidates else None
+    similarity = None if result is None else result.similarity
+    replaced = face.action == "replaced"
     return FaceRecord(
-        box=face.box,
-        detector=face.detector,
-        score=face.score,
-        action=action,
-        seed=made.seed if made and person is None else None,  # a person's seed follows from the key
-        mesh=analysed is not None and analysed.mesh is not None,
-        reason=kept or problem,
-        similarity=made.similarity if made and np.isfinite(made.similarity or 0.0) else None,
-        attempts=made.attempts if made else 0,
-        pseudonym=person.id if person and action == "replaced" else None,
-        kept_attributes=choice.keep if action == "replaced" else (),
-        changed_attributes=choice.change if action == "replaced" else {},
+        box=face.detection.box,
+        detector=face.detection.detector,
+        score=face.detection.score,
+        action=face.action,
+        seed=face.chosen.seed if face.chosen and pseudonym is None else None,  # a pseudonym's follows from the key
+        mesh=face.analysis is not None and face.analysis.mesh is not None,
+        reason=face.reason,
+        similarity=similarity if similarity is not None and np.isfinite(similarity) else None,
+        attempts=len(face.candidates),
+        pseudonym=pseudonym if replaced else None,
+        kept_attributes=selection.keep if replaced else (),
+        changed_attributes=selection.change if replaced else {},
     )
 
 
@@ -400,103 +493,3 @@ def _as_array(image: Image.Image | np.ndarray) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
     check_image(image)
     return image
-
-
-def deidentify(
-    model: Anonymizer,
-    photo: Photo,
-    name: str | Path,
-    options: Options,
-    *,
-    require_face: bool,
-    boxes: Sequence[Detection] | None = None,
-    only: Sequence[Detection] | None = None,
-    wishes: Sequence[FaceOverride] = (),
-    on_step: OnStep | None = None,
-) -> AnonymizedImage:
-    """Replace the faces of a photo, and make sure that its transparency shows none that its colours do not.
-
-    Args:
-        model, options, boxes, only, wishes, on_step: see `Anonymizer`.
-        photo: as `images.read` gives it.
-        name: what errors call it.
-        require_face: refuse a photo in which no face is found.
-
-    Raises:
-        ImageError: there is no face, or one in the transparency alone: nothing of the photo may be written.
-        DeidError: as `Anonymizer` does.
-    """
-    result = model(photo.pixels, options, boxes=boxes, only=only, wishes=wishes, on_step=on_step)
-    check_result(model, photo, name, result, options, require_face=require_face, only=only)
-    return result
-
-
-def check_result(
-    model: Anonymizer,
-    photo: Photo,
-    name: str | Path,
-    result: AnonymizedImage,
-    options: Options,
-    *,
-    require_face: bool,
-    only: Sequence[Detection] | None,
-) -> None:
-    """Raise ImageError where nothing of a photo may be written; arguments are those of `deidentify`."""
-    if require_face and not result.faces:
-        raise ImageError(f"{name}: no face found, and --require-face asks for one: nothing written")
-    known = [face.box for face in result.faces]
-    if photo.alpha is not None and shows_face_through_alpha(
-        model.detector, np.asarray(result.image), photo.alpha, known, min_face=options.min_face, only=only
-    ):
-        raise ImageError(f"{name}: its transparency shows a face that its colours do not: flatten it first")
-
-
-def edited(result: AnonymizedImage) -> bool:
-    """Whether generative AI made a part of it, which the file's mark has to say."""
-    return any(face.action == "replaced" for face in result.faces)
-
-
-OnStep = Callable[[int, int], None]
-"""Called after each denoising step with the steps done and the steps of this run; what it raises ends the call."""
-
-
-class _Ended(BaseException):
-    """Carries what a watcher raised past ``except Exception``, which would only cover a face and go on."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-
-class _Watched:
-    """A pipeline whose calls tell a watcher of each step; all else is the pipeline's own."""
-
-    def __init__(self, pipeline: FaceDeidPipeline, on_step: OnStep) -> None:
-        self._pipeline, self._on_step = pipeline, on_step
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pipeline, name)
-
-    def __call__(self, **inputs: Any) -> Any:
-        return self._pipeline(**inputs, callback_on_step_end=self._tell)
-
-    def _tell(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        try:
-            self._on_step(step + 1, pipeline.num_timesteps)
-        except Exception as error:
-            raise _Ended(error) from error
-        return tensors
-
-
-@contextmanager
-def watched(pipeline: FaceDeidPipeline, on_step: OnStep | None) -> Iterator[FaceDeidPipeline]:
-    """The pipeline, watched; what the watcher raises leaves the ``with`` block as it was raised. None: unwatched.
-
-    A pipeline object is shared by threads, so the watcher is not put on it.
-    """
-    if on_step is None:
-        yield pipeline
-        return
-    try:
-        yield cast("FaceDeidPipeline", _Watched(pipeline, on_step))
-    except _Ended as ended:
-        raise ended.error from None

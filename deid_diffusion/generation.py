@@ -1,11 +1,11 @@
-"""From analysed faces and seeds to new face crops: the only place where the pipeline is called."""
+"""Generate a face for each face of prepared images: inputs, donors, composite, denoising, verification, choice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,506 +14,428 @@ from .attributes.selection import AttributeSelection, filter_features
 from .errors import DeidError
 from .faces.alignment import extract, resized
 from .faces.analysis import FaceAnalysis
-from .faces.compositing import Canvas, erase, fill_from_surroundings
+from .faces.compositing import fill_from_surroundings
 from .faces.donors import attribute_costs, draw_donors, glasses_fit, show_teeth, shows_glasses, wears_glasses
+from .faces.face import Candidate, Face
 from .faces.landmarks import measure
 from .faces.lighting import FaceLight, select_light
 from .faces.mesh_editing import neutralize_mesh, reshape_mesh
 from .faces.rendering import Camera, keep_tint, light_texture, match_camera, read_camera, read_light, render_person
 from .faces.semantic_map import draw_control
-from .identity.verification import FaceReference, VerificationResult, Verifier
+from .identity.verification import VerificationResult, Verifier
 from .options import Options
 
 if TYPE_CHECKING:
+    from .identity.assignment import Identity
     from .models.identity_model import Donors
     from .pipelines.face_deid import FaceDeidPipeline
 
+_MAX_UPSCALING = 3  # times the generator's crop: a face is drawn with so many pixels a side at most
+_MAX_YAW_WITH_GLASSES = 0.45  # `FaceMeasures.yaw`; glasses have no depth on a mesh
+_READING_SIZE = 224  # side of the crop in which attributes and light are read, in pixels
+_MIN_CONTRAST = 0.01  # standard deviation inside the mask, 0..1, of a crop that shows anything
+_MAX_AMBIGUOUS_CANDIDATES = 3  # candidates that pass but are ambiguous, before the least similar is taken
+NO_PICTURE = VerificationResult(None, "generation gave no picture")
 
-_MOST_DETAIL = 3  # times as many pixels a side as the generator's crop that a face is drawn with: a texel each, or two
-_TURNED = 0.45  # `FaceMeasures.yaw` from which glasses, which have no depth on a mesh, are left out
-_READ = 224  # side of the crop in which attributes and light are read, in pixels
-_LEAST_DETAIL = 0.01  # standard deviation in the mask, 0..1, under which a crop is no picture
+StepCallback = Callable[[Any, int, Any, dict[str, Any]], "dict[str, Any] | None"]
+"""``callback_on_step_end`` of diffusers: (pipeline, step, timestep, tensors) -> tensors, or None to leave them."""
+
+_Item = TypeVar("_Item")
+
+
+class CallbackError(BaseException):
+    """Carries a callback's exception past the handlers that would only cover a face and go on."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 @dataclass(frozen=True, eq=False)
-class GeneratorInputs:
-    """What the generator gets of B faces, and all that it gets.
+class GeneratorInput:
+    """Everything that the generator sees of one face.
 
     Attributes:
-        contexts: B crops of the photo, (S, S, 3) uint8, every masked pixel of every face erased. S is the pipeline's
-            ``crop_size`` times a whole number, its detail.
-        masks: B (S, S) bool, True where a crop is erased.
-        grounds: B (S, S, 3) float32 RGB in 0..1, the crops with what is erased filled from its surroundings.
-        meshes: B (478, 2) meshes in crop pixels of ``crop_size``, of the kept pose, gaze and expression only.
-        features: (B, N, D) attribute features of the original faces, of the kept attributes only, or None where the
-            pipeline reads none.
-        choices: B, what is kept and changed.
-        lights: B, the light to show the new faces in; 18 numbers each.
-        cameras: B, sharpness of the originals; None where the light is not kept.
-        people: B, who is shown, where that was chosen before.
+        context: (S, S, 3) uint8 crop of the photo, every masked pixel of every face erased. S is the pipeline's
+            ``crop_size`` times a whole number.
+        mask: (S, S) bool, True where the crop is erased.
+        ground: (S, S, 3) float32 RGB in 0..1, the crop with what is erased filled from its surroundings.
+        mesh: (478, 2) in crop pixels of ``crop_size``, of the kept pose, gaze and expression only.
+        features: (N, D) attribute features, of the kept attributes only; None where the pipeline reads none.
+        selection: attributes to keep and to change.
+        light: in which the new face is shown.
+        camera: sharpness of the original; None where light is not kept.
     """
 
-    contexts: tuple[np.ndarray, ...]
-    masks: tuple[np.ndarray, ...]
-    grounds: tuple[np.ndarray, ...]
-    meshes: tuple[np.ndarray, ...]
+    context: np.ndarray
+    mask: np.ndarray
+    ground: np.ndarray
+    mesh: np.ndarray
     features: torch.Tensor | None
-    choices: tuple[AttributeSelection, ...]
-    lights: tuple[FaceLight, ...]
-    cameras: tuple[Camera | None, ...]
-    people: tuple[Donors | None, ...]
-
-    def rows(self, indices: Sequence[int]) -> GeneratorInputs:
-        """Select some of the faces, in any order, repeats allowed."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "features"}
-        features = None if self.features is None else self.features[list(indices)]
-        return GeneratorInputs(
-            features=features, **{name: tuple(part[k] for k in indices) for name, part in values.items()}
-        )
+    selection: AttributeSelection
+    light: FaceLight
+    camera: Camera | None
 
 
-def prepare_inputs(
-    pipeline: FaceDeidPipeline,
-    photos: Sequence[np.ndarray],
-    gone: Sequence[np.ndarray],
-    faces: Sequence[FaceAnalysis],
-    choices: Sequence[AttributeSelection],
-    map_privacy: float = 0.0,
-) -> GeneratorInputs:
-    """Read the conditions of B faces.
+def prepare_inputs(pipeline: FaceDeidPipeline, faces: Sequence[Face], map_blend: float = 0.0) -> list[GeneratorInput]:
+    """Read what the generator sees of each face.
 
     Args:
         pipeline: its image encoder reads the attributes.
-        photos: the photo of each, (H, W, 3) uint8 RGB, the same object for faces of one photo.
-        gone: (H, W) bool each, every pixel of the photo that the mask of any face touches.
-        faces: B of them.
-        choices: what is kept of each, and changed.
-        map_privacy: how far the semantic maps go towards the mean face's, 0 to 1.
+        faces: analysed, of images whose faces are masked.
+        map_blend: how far meshes go towards the mean face's, 0 to 1.
     """
     size = pipeline.crop_size
-    by_photo = {id(photo): (photo, mask) for photo, mask in zip(photos, gone, strict=True)}
-    erased = {key: (erase(photo, mask), mask.astype(np.float32)) for key, (photo, mask) in by_photo.items()}
-    contexts, masks, meshes, lights, cameras, crops = [], [], [], [], [], []
-    for photo, face, choice in zip(photos, faces, choices, strict=True):
-        detail = int(np.clip(np.ceil(0.9 / face.magnification), 1, _MOST_DETAIL))
-        matrix = resized(face.matrix, detail)
-        picture, mask = erased[id(photo)]
-        contexts.append(extract(picture, matrix, detail * size))
-        masks.append(extract(mask, matrix, detail * size) > 1e-3)
-        meshes.append(neutralize_mesh(face.drawn, choice.keep, choice.change, map_privacy))
-        crop = extract(photo, resized(face.matrix, _READ / size), _READ)
-        crops.append(crop)
-        lights.append(select_light(read_light(crop, face.drawn * (_READ / size)), contexts[-1], masks[-1], choice))
-        fine = extract(photo, matrix, detail * size)
-        cameras.append(read_camera(fine, face.drawn * detail) if "light" in choice.keep else None)
-    features = read_attributes(pipeline, crops, faces, choices)
-    return GeneratorInputs(
-        tuple(contexts),
-        tuple(masks),
-        tuple(
-            fill_from_surroundings(context.astype(np.float32) / 255, mask)
-            for context, mask in zip(contexts, masks, strict=True)
-        ),
-        tuple(meshes),
-        features,
-        tuple(choices),
-        tuple(lights),
-        tuple(cameras),
-        (None,) * len(faces),
-    )
+    analyses = [face.geometry for face in faces]
+    crops = [
+        extract(face.image.photo, resized(analysis.matrix, _READING_SIZE / size), _READING_SIZE)
+        for face, analysis in zip(faces, analyses, strict=True)
+    ]
+    features = read_attributes(pipeline, crops, analyses, [face.selection for face in faces])
+    inputs = []
+    for k, (face, analysis, crop) in enumerate(zip(faces, analyses, crops, strict=True)):
+        selection = face.selection
+        scale = int(np.clip(np.ceil(0.9 / analysis.magnification), 1, _MAX_UPSCALING))
+        matrix = resized(analysis.matrix, scale)
+        context = extract(face.image.erased, matrix, scale * size)
+        mask = extract(face.image.erase_weights, matrix, scale * size) > 1e-3
+        light = read_light(crop, analysis.map_mesh * (_READING_SIZE / size))
+        camera = None
+        if "light" in selection.keep:
+            camera = read_camera(extract(face.image.photo, matrix, scale * size), analysis.map_mesh * scale)
+        inputs.append(
+            GeneratorInput(
+                context=context,
+                mask=mask,
+                ground=fill_from_surroundings(context.astype(np.float32) / 255, mask),
+                mesh=neutralize_mesh(analysis.map_mesh, selection.keep, selection.change, map_blend),
+                features=None if features is None else features[k],
+                selection=selection,
+                light=select_light(light, context, mask, selection),
+                camera=camera,
+            )
+        )
+    return inputs
 
 
 def read_attributes(
     pipeline: FaceDeidPipeline,
     crops: Sequence[np.ndarray],
     faces: Sequence[FaceAnalysis],
-    choices: Sequence[AttributeSelection],
+    selections: Sequence[AttributeSelection],
 ) -> torch.Tensor | None:
-    """Read what B choices let through of B crops' attributes.
+    """Read the selected attributes of B crops.
 
     Args:
         pipeline: whose encoders read them.
         crops: B (S, S, 3) uint8 of the faces' squares, of any one size.
         faces: whose semantic maps say where in the crops which region is.
-        choices: B of them.
+        selections: B of them.
 
     Returns:
         (B, N, D) features; None if the pipeline has none.
     """
     pixels = torch.stack([to_tensor(crop) for crop in crops])
-    meshes = [face.drawn * (len(crop) / len(face.semantic_map)) for face, crop in zip(faces, crops, strict=True)]
+    meshes = [face.map_mesh * (len(crop) / len(face.semantic_map)) for face, crop in zip(faces, crops, strict=True)]
     features = pipeline.encode_attributes(pixels, [face.semantic_map for face in faces], meshes)
-    return None if features is None else filter_features(pipeline, features, choices)
+    return None if features is None else filter_features(pipeline, features, selections)
 
 
 def generate(
-    pipeline: FaceDeidPipeline, conditions: GeneratorInputs, seeds: Sequence[int], options: Options
+    pipeline: FaceDeidPipeline,
+    inputs: Sequence[GeneratorInput],
+    donors: Sequence[Donors],
+    seeds: Sequence[int],
+    options: Options,
+    callback_on_step_end: StepCallback | None = None,
 ) -> list[np.ndarray | None]:
     """Generate new faces.
 
-    A new person is drawn for each seed and laid, in the photo's light, on the photo without the face; from there the
-    last denoising steps start (SDEdit; Meng et al., ICLR 2022).
+    The donors' face is rendered, in the photo's light, on the photo without the face; from there the last denoising
+    steps start (SDEdit; Meng et al., ICLR 2022).
 
     Args:
         pipeline: the generator.
-        conditions: of B faces.
-        seeds: B of them; who is drawn and the noise come from nothing else.
-        options: steps and prompt are read.
+        inputs: of B faces.
+        donors: B of them.
+        seeds: B of them, of the noise.
+        options: num_inference_steps and prompt are read.
+        callback_on_step_end: as in diffusers.
 
     Returns:
-        B crops, (S, S, 3) uint8; None for one that came out as NaN or without any detail.
+        B crops, (S, S, 3) uint8; None for one that came out as NaN or without any contrast.
     """
-    composites, meshes = compose(pipeline, conditions, seeds)
-    pictures = denoise(pipeline, replace(conditions, meshes=tuple(meshes)), composites, seeds, options)
+    composites, meshes = compose(pipeline, inputs, donors)
+    reshaped = [replace(part, mesh=mesh) for part, mesh in zip(inputs, meshes, strict=True)]
+    pictures = denoise(pipeline, reshaped, composites, seeds, options, callback_on_step_end)
     crops: list[np.ndarray | None] = []
-    for picture, context, mask in zip(pictures, conditions.contexts, conditions.masks, strict=True):
-        usable = bool(np.isfinite(picture).all()) and float(picture[mask].std()) >= _LEAST_DETAIL
-        crops.append(keep_tint(np.round(picture * 255).astype(np.uint8), context, mask) if usable else None)
+    for picture, part in zip(pictures, inputs, strict=True):
+        usable = bool(np.isfinite(picture).all()) and float(picture[part.mask].std()) >= _MIN_CONTRAST
+        crop = np.round(picture * 255).astype(np.uint8) if usable else None
+        crops.append(None if crop is None else keep_tint(crop, part.context, part.mask))
     return crops
 
 
-def draw_people(
+def choose_donors(
     pipeline: FaceDeidPipeline,
-    conditions: GeneratorInputs,
-    seeds: Sequence[int],
+    inputs: GeneratorInput,
+    seed: int,
+    known: Donors | None = None,
     *,
     steady: bool = False,
-    attempts: Sequence[int] = (),
-) -> list[Donors]:
-    """Draw the person of each seed, among those who fit what is kept of the face, unless one was chosen before.
+    attempt: int = 0,
+) -> Donors:
+    """Draw the donors of a seed, among those who fit what is kept of the face, unless they were chosen before.
 
     Args:
         pipeline: whose identity model holds the people.
-        conditions: of B faces.
-        seeds: B of them.
-        steady: whether the people will be shown with other expressions, too, as a pseudonym's or a clip's.
-        attempts: B numbers of candidates that came before, see `draw_donors`.
+        inputs: of the face.
+        seed: of the draw.
+        known: chosen before; only their teeth follow the expression.
+        steady: whether they will be shown with other expressions, too, as a pseudonym's or a clip's.
+        attempt: number of candidates that came before, see `draw_donors`.
     """
-    model, adapter, people = pipeline.identity_model, pipeline.attribute_adapter, []
-    for row, seed in enumerate(seeds):
-        shown, chosen = measure(conditions.meshes[row]), conditions.people[row]
-        if chosen is not None:
-            people.append(show_teeth(model, chosen, shown, seed))
-            continue
-        attempt = attempts[row] if attempts else 0
-        choice, features = conditions.choices[row], None if conditions.features is None else conditions.features[row]
-        subspace = None if features is None else pipeline.subspace(choice.phrases)
-        nobody = torch.zeros(1) if features is None else torch.zeros_like(features)
-        centre = nobody if adapter is None else adapter.centre
-        costs = attribute_costs(model, features, centre, subspace, choice.named)
-        glasses = (
-            "glasses" in choice.named
-            and features is not None
-            and subspace is not None
-            and abs(shown.yaw) < _TURNED
-            and wears_glasses(model, features, centre, subspace)
-            and ("glasses" in choice.change or glasses_fit(model, costs))
-        )
-        people.append(draw_donors(model, costs, shown, seed, glasses=glasses, steady=steady, attempt=attempt))
-    return people
+    model, adapter = pipeline.identity_model, pipeline.attribute_adapter
+    expression = measure(inputs.mesh)
+    if known is not None:
+        return show_teeth(model, known, expression, seed)
+    selection, features = inputs.selection, inputs.features
+    subspace = None if features is None else pipeline.subspace(selection.phrases)
+    nobody = torch.zeros(1) if features is None else torch.zeros_like(features)
+    centre = nobody if adapter is None else adapter.centre
+    costs = attribute_costs(model, features, centre, subspace, selection.named)
+    glasses = (
+        "glasses" in selection.named
+        and features is not None
+        and subspace is not None
+        and abs(expression.yaw) < _MAX_YAW_WITH_GLASSES
+        and wears_glasses(model, features, centre, subspace)
+        and ("glasses" in selection.change or glasses_fit(model, costs))
+    )
+    return draw_donors(model, costs, expression, seed, glasses=glasses, steady=steady, attempt=attempt)
 
 
 def compose(
-    pipeline: FaceDeidPipeline, conditions: GeneratorInputs, seeds: Sequence[int]
+    pipeline: FaceDeidPipeline, inputs: Sequence[GeneratorInput], donors: Sequence[Donors]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Lay each seed's person on the photo without the face.
-
-    Args:
-        pipeline: whose identity model holds the people.
-        conditions: of B faces.
-        seeds: B of them.
+    """Render each face's donors on the photo without the face.
 
     Returns:
-        B composites, (S, S, 3) float32 RGB in 0..1, and B meshes, (478, 2), of the new people's proportions in crop
+        B composites, (S, S, 3) float32 RGB in 0..1, and B meshes, (478, 2), of the new faces' proportions in crop
         pixels of ``crop_size``.
     """
     size, model, composites, meshes = pipeline.crop_size, pipeline.identity_model, [], []
-    for row, donors in enumerate(draw_people(pipeline, conditions, seeds)):
-        context, mask, camera = conditions.contexts[row], conditions.masks[row], conditions.cameras[row]
-        glasses = bool(shows_glasses(model)[donors.eyes])
-        share = donors.emphasis / 100
-        mesh = reshape_mesh(conditions.meshes[row], model.shape(donors), size, share=share, own_eyes=glasses)
+    for part, mixture in zip(inputs, donors, strict=True):
+        glasses = bool(shows_glasses(model)[mixture.eyes])
+        share = mixture.emphasis / 100
+        mesh = reshape_mesh(part.mesh, model.shape(mixture), size, share=share, own_eyes=glasses)
         meshes.append(mesh)
-        mesh = mesh * (len(context) / size)
-        face = light_texture(model.texture(donors), conditions.lights[row])
-        composite = render_person(face, mesh, conditions.grounds[row], mask)
-        composites.append(composite if camera is None else match_camera(composite, mesh, mask, camera))
+        mesh = mesh * (len(part.context) / size)
+        texture = light_texture(model.texture(mixture), part.light)
+        composite = render_person(texture, mesh, part.ground, part.mask)
+        camera = part.camera
+        composites.append(composite if camera is None else match_camera(composite, mesh, part.mask, camera))
     return composites, meshes
 
 
 def denoise(
     pipeline: FaceDeidPipeline,
-    conditions: GeneratorInputs,
+    inputs: Sequence[GeneratorInput],
     composites: Sequence[np.ndarray],
     seeds: Sequence[int],
     options: Options,
+    callback_on_step_end: StepCallback | None = None,
 ) -> list[np.ndarray]:
     """Run the pipeline on B composites, those of one size in one batch; returns (S, S, 3) float32 in 0..1 each."""
     pictures: dict[int, np.ndarray] = {}
     for size in sorted({len(composite) for composite in composites}):
         indices = [k for k, composite in enumerate(composites) if len(composite) == size]
-        rows = conditions.rows(indices)
-        controls = [draw_control(mesh, pipeline.crop_size, pipeline.config.control) for mesh in rows.meshes]
+        batch = [inputs[k] for k in indices]
+        features = [part.features for part in batch if part.features is not None]
+        controls = [draw_control(part.mesh, pipeline.crop_size, pipeline.config.control) for part in batch]
         images = pipeline(
-            image=torch.stack([to_tensor(context) for context in rows.contexts]),
-            mask_image=torch.stack([torch.from_numpy(mask)[None].float() for mask in rows.masks]),
+            image=torch.stack([to_tensor(part.context) for part in batch]),
+            mask_image=torch.stack([torch.from_numpy(part.mask)[None].float() for part in batch]),
             control_image=torch.stack([to_tensor(control) for control in controls]),
             start_image=torch.from_numpy(np.stack([composites[k] for k in indices])).permute(0, 3, 1, 2),
-            attribute_features=rows.features,
-            attribute_names=tuple(dict.fromkeys(name for choice in rows.choices for name in choice.named)),
+            attribute_features=torch.stack(features) if features else None,
+            attribute_names=tuple(dict.fromkeys(name for part in batch for name in part.selection.named)),
             prompt=options.prompt,
             num_inference_steps=options.num_inference_steps or pipeline.config.default_steps,
             generator=[torch.Generator("cpu").manual_seed(seeds[k]) for k in indices],
             output_type="np",
             return_dict=False,
+            callback_on_step_end=callback_on_step_end,
         )[0]
         pictures.update(zip(indices, images, strict=True))
     return [pictures[k] for k in range(len(composites))]
 
 
 def to_tensor(crop: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32 in 0..1."""
+    """Convert (H, W, 3) uint8 to (3, H, W) float32 in 0..1."""
     return torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1).float() / 255
 
 
-_ALIKE_ATTEMPTS = 3  # candidates at most of which all pass and all are alike
-_Row = TypeVar("_Row")
-
-
 @dataclass(frozen=True)
-class Replacement:
-    """What became of one face.
+class _Run:
+    """Arguments of one call of a `FaceGenerator`."""
 
-    Attributes:
-        reason: why the face is covered; None if a candidate passed and stands in the picture.
-        seed: of that candidate.
-        similarity: cosine of its embedding and the original's; of the last one judged if none passed.
-        attempts: candidates that were judged.
-        donors: the person that the candidate shows.
-    """
-
-    reason: str | None
-    seed: int | None = None
-    similarity: float | None = None
-    attempts: int = 0
-    donors: Donors | None = None
+    options: Options
+    steady: bool
+    callback: StepCallback | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    crop: np.ndarray
-    seed: int
-    verdict: VerificationResult
-    donors: Donors
+class FaceGenerator:
+    """Puts a verified face in each pending face's place; a face without one stays opaque and says why."""
 
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """A photo and what is known of it.
-
-    Attributes:
-        photo: (H, W, 3) uint8 RGB, the original.
-        canvas: of that photo, every face opaque.
-        gone: (H, W) bool, every pixel that the mask of any face touches.
-        faces: those to replace, by their index on the canvas.
-        originals: what the gate knows of each.
-        choices: what is kept of each, and changed.
-        seed_of: the seed of a face's candidate: (index, attempt) -> 0 to 2**63 - 1.
-        people: who stands in a face's place, by its index, where that was chosen before.
-        settle: says who stands in a face's place from now on, (index, the person chosen for it) -> that one, or another
-            whom a photo of the same person got meanwhile.
-    """
-
-    photo: np.ndarray
-    canvas: Canvas
-    gone: np.ndarray
-    faces: Mapping[int, FaceAnalysis]
-    originals: Mapping[int, FaceReference]
-    choices: Mapping[int, AttributeSelection]
-    seed_of: Callable[[int, int], int]
-    people: Mapping[int, Donors] = field(default_factory=dict)
-    settle: Callable[[int, Donors], Donors] = lambda index, donors: donors
-
-
-class Replacer(Protocol):
-    """Puts a verified face in each face's place on a scene's canvas, and leaves those without one opaque."""
+    def __init__(self, pipeline: FaceDeidPipeline, verifier: Verifier) -> None:
+        self.pipeline = pipeline
+        self.verifier = verifier
 
     def __call__(
-        self, pipeline: FaceDeidPipeline, verifier: Verifier, scene: Scene, options: Options
-    ) -> dict[int, Replacement]:
-        """What became of each of the scene's faces, by its index."""
-        ...
+        self,
+        faces: Iterable[Face],
+        options: Options,
+        *,
+        steady: bool = False,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> None:
+        """Generate, verify and paste, in batches that faces of several images share.
 
+        Each face gets one candidate first. Where it fails verification, or passes but is more similar to the original
+        than most strangers are, another one is generated, again for all such faces of the batch. The first that passes
+        and is not ambiguous is taken; if all are, the least similar.
 
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """One face of a scene."""
+        Args:
+            faces: pending ones of prepared images.
+            options: num_inference_steps, batch_size, num_candidates, prompt, map_blend and pseudonyms are read.
+            steady: whether the faces will be shown in other images, too, with other expressions; with pseudonyms
+                always.
+            callback_on_step_end: as in diffusers, for each run of the pipeline; what it raises ends the call.
 
-    scene: Scene
-    index: int
-
-    @property
-    def face(self) -> FaceAnalysis:
-        return self.scene.faces[self.index]
-
-    @property
-    def choice(self) -> AttributeSelection:
-        return self.scene.choices[self.index]
-
-    def put(self, crop: np.ndarray, replacement: Replacement) -> Replacement:
-        """Paste what was chosen, and say what became of the face."""
+        Raises:
+            DeidError: when the store of pseudonyms cannot be used.
+        """
+        run = _Run(options, steady, None if callback_on_step_end is None else _past_handlers(callback_on_step_end))
         try:
-            self.scene.canvas.paste(self.index, crop, self._matrix_of(crop))
-        except Exception as error:
-            return self.failed(error)
-        return replacement
+            for _, group in groupby(faces, key=lambda face: face.selection.named):  # one text for a batch
+                for batch in chunks(list(group), options.batch_size):
+                    self._replace(batch, run)
+        except CallbackError as error:
+            raise error.error from None
 
-    def failed(self, error: Exception) -> Replacement:
-        """Cover the face."""
-        self.scene.canvas.cover(self.index)
-        return Replacement(f"generation failed: {type(error).__name__}")
+    def _replace(self, batch: Sequence[Face], run: _Run) -> None:
+        """Replace the faces of one batch; if that fails, try each image's faces apart from other images'."""
+        try:
+            chosen = self._choose(batch, run)
+        except DeidError:  # the store of pseudonyms cannot be used: no other face would fare better
+            raise
+        except Exception as error:  # whatever it was, the faces are covered and the record says why
+            by_image = [list(group) for _, group in groupby(batch, key=lambda face: id(face.image))]
+            if len(by_image) > 1:
+                for part in by_image:
+                    self._replace(part, run)
+                return
+            for face in batch:
+                face.fail(error, "generation")
+            return
+        for face, candidate in zip(batch, chosen, strict=True):
+            try:
+                paste_or_cover(face, candidate)
+            except Exception as error:
+                face.fail(error, "generation")
 
-    def judged(self, verifier: Verifier, crop: np.ndarray | None, seed: int, donors: Donors) -> _Candidate:
-        """A candidate, judged on the canvas but not left there."""
-        if crop is None:
-            return _Candidate(np.empty(0), seed, VerificationResult(None, "generation gave no picture"), donors)
-        with self.scene.canvas.preview(self.index, crop, self._matrix_of(crop)) as picture:
-            verdict = verifier.verify(picture, self.face, self.scene.originals[self.index])
-        return _Candidate(crop, seed, verdict, donors)
+    def _choose(self, batch: Sequence[Face], run: _Run) -> list[Candidate | None]:
+        """Return the candidate to paste for each face; None where none passed."""
+        pipeline, options = self.pipeline, run.options
+        for face, inputs in zip(batch, prepare_inputs(pipeline, batch, options.map_blend), strict=True):
+            face.inputs, face.candidates = inputs, []
+        keyed = options.pseudonyms is not None
 
-    def _matrix_of(self, crop: np.ndarray) -> np.ndarray:
-        """The face's crop matrix for a crop that may be finer than the generator's."""
-        return resized(self.face.matrix, len(crop) / len(self.face.semantic_map))
+        def try_candidates(faces: Sequence[Face], attempt: int, known: Sequence[Donors | None]) -> list[Candidate]:
+            inputs = [face.inputs for face in faces if face.inputs is not None]
+            seeds = [_identity(face).seed(attempt) for face in faces]
+            donors = [
+                choose_donors(pipeline, part, seed, chosen, steady=run.steady or keyed, attempt=attempt)
+                for part, seed, chosen in zip(inputs, seeds, known, strict=True)
+            ]
+            crops = generate(pipeline, inputs, donors, seeds, options, run.callback)
+            candidates = [
+                Candidate(crop, seed, mixture, face.verify(crop, self.verifier, NO_PICTURE))
+                for face, crop, seed, mixture in zip(faces, crops, seeds, donors, strict=True)
+            ]
+            for face, candidate in zip(faces, candidates, strict=True):
+                face.candidates.append(candidate)
+            return candidates
+
+        try_candidates(batch, 0, [_identity(face).donors for face in batch])
+        for attempt in range(1, options.num_candidates):  # most faces need one candidate, few need them all
+            again = [face for face in batch if _needs_another(face.candidates, attempt, keyed, run.steady)]
+            if again:
+                try_candidates(again, attempt, [None] * len(again))
+        chosen = [best_candidate(face.candidates) for face in batch]
+        for k, (face, best) in enumerate(zip(batch, chosen, strict=True)):
+            if best is None or best.donors is None or _identity(face).donors is not None:
+                continue
+            settled = _identity(face).settle(best.donors)
+            if settled != best.donors:  # another image of the same person was faster: show whom that one shows
+                (candidate,) = try_candidates([face], 0, [settled])
+                chosen[k] = candidate if candidate.result.reason is None else best
+        return chosen
 
 
-def replace_faces(
-    pipeline: FaceDeidPipeline, verifier: Verifier, scenes: Sequence[Scene], options: Options, *, steady: bool = False
-) -> list[dict[int, Replacement]]:
-    """Put a verified face in each face's place on its canvas; those without one are left as opaque as they were.
+def paste_or_cover(face: Face, candidate: Candidate | None) -> None:
+    """Paste the chosen candidate; without one, leave the face opaque for the reason of its last candidate."""
+    if candidate is not None:
+        face.paste(candidate)
+    else:
+        last = face.candidates[-1].result if face.candidates else NO_PICTURE
+        face.finish("covered", last.reason)
 
-    Each face gets one candidate first, many faces, of several scenes, in one batch. Where it fails verification, or
-    passes but is more like the original than most strangers are, another one is generated, again for all such faces of
-    the batch. The first that passes and is not so alike is taken; if all are, the one least alike.
 
-    Args:
-        pipeline: the generator.
-        gate: the judge.
-        scenes: the photos, their canvases and their faces.
-        options: steps, batch_size, attempts, prompt and map_privacy are read.
-        steady: whether the people will be shown in other pictures, too, with other expressions; with pseudonyms always.
+def best_candidate(candidates: Sequence[Candidate]) -> Candidate | None:
+    """Return the first candidate that passed and is not ambiguous, else the least similar; None if none passed."""
+    passed = [candidate for candidate in candidates if candidate.result.reason is None]
+    clear = [candidate for candidate in passed if not candidate.result.ambiguous]
+    return clear[0] if clear else min(passed, key=_ambiguity, default=None)
 
-    Returns:
-        For each scene what became of its faces, by their index.
 
-    Raises:
-        DeidError: when the store of pseudonyms cannot be used.
+def _ambiguity(candidate: Candidate) -> tuple[bool, float]:
+    """Order ambiguous candidates: those that show a face first, then by similarity."""
+    result = candidate.result
+    return not result.seen, -1.0 if result.similarity is None else result.similarity
+
+
+def _needs_another(candidates: Sequence[Candidate], attempt: int, keyed: bool, steady: bool) -> bool:
+    """Return whether another candidate should be tried.
+
+    One that passes but is ambiguous is followed by a few others, or by all for a face that is shown in many frames, in
+    some of which it will be more similar; a pseudonym's is not: the first that passes is the same in all images.
     """
-    results: list[dict[int, Replacement]] = [{} for _ in scenes]
-    of_scene = {id(scene): result for scene, result in zip(scenes, results, strict=True)}
-    places = [_Place(scene, index) for scene in scenes for index in scene.faces]
-    for _, alike in groupby(places, key=lambda place: place.choice.named):  # one text for a batch
-        for rows in _chunks(list(alike), options.batch_size):
-            for place, made in zip(rows, _replace_rows(pipeline, verifier, rows, options, steady), strict=True):
-                of_scene[id(place.scene)][place.index] = made
-    return results
-
-
-def _replace_rows(
-    pipeline: FaceDeidPipeline, verifier: Verifier, rows: Sequence[_Place], options: Options, steady: bool
-) -> list[Replacement]:
-    """What became of the faces of one batch; if it fails, each photo's faces are tried apart from other photos'."""
-    try:
-        made = _choose(pipeline, verifier, rows, options, steady)
-    except DeidError:  # the store of pseudonyms cannot be used: no other face would fare better
-        raise
-    except Exception as error:  # whatever it was, the faces are covered and the record says why
-        apart = [list(group) for _, group in groupby(rows, key=lambda place: id(place.scene))]
-        if len(apart) == 1:
-            return [place.failed(error) for place in rows]
-        return [one for part in apart for one in _replace_rows(pipeline, verifier, part, options, steady)]
-    return [
-        replacement if crop is None else place.put(crop, replacement)
-        for place, (replacement, crop) in zip(rows, made, strict=True)
-    ]
-
-
-def _choose(
-    pipeline: FaceDeidPipeline, verifier: Verifier, rows: Sequence[_Place], options: Options, steady: bool
-) -> list[tuple[Replacement, np.ndarray | None]]:
-    """What becomes of each face, and the crop to paste."""
-    conditions = prepare_inputs(
-        pipeline,
-        [place.scene.photo for place in rows],
-        [place.scene.gone for place in rows],
-        [place.face for place in rows],
-        [place.choice for place in rows],
-        options.map_blend,
-    )
-
-    def seeds_of(wanted: Sequence[tuple[int, int]]) -> list[int]:
-        return [rows[row].scene.seed_of(rows[row].index, attempt) for row, attempt in wanted]
-
-    def judged(wanted: Sequence[tuple[int, int]], known: Sequence[Donors | None]) -> list[_Candidate]:
-        """Judge candidates of (row, attempt) pairs, of a person each that is known or is drawn."""
-        seeds, some = seeds_of(wanted), conditions.rows([row for row, _ in wanted])
-        some = replace(some, people=tuple(known))
-        attempts, lasting = [attempt for _, attempt in wanted], steady or options.pseudonyms is not None
-        people = draw_people(pipeline, some, seeds, steady=lasting, attempts=attempts)
-        crops = generate(pipeline, replace(some, people=tuple(people)), seeds, options)
-        each = zip(wanted, crops, seeds, people, strict=True)
-        return [rows[row].judged(verifier, crop, seed, donors) for (row, _), crop, seed, donors in each]
-
-    known = [place.scene.people.get(place.index) for place in rows]
-    tried = [[candidate] for candidate in judged([(row, 0) for row in range(len(rows))], known)]
-    for attempt in range(1, options.num_candidates):  # most faces need one candidate, few need them all
-        again = [row for row, candidates in enumerate(tried) if _another(candidates, attempt, options, steady)]
-        drawn = judged([(row, attempt) for row in again], [None] * len(again)) if again else []
-        for candidate, row in zip(drawn, again, strict=True):
-            tried[row].append(candidate)
-    chosen = [_best(candidates) for candidates in tried]
-    for row, best in enumerate(chosen):
-        if best is None or known[row] is not None:
-            continue
-        settled = rows[row].scene.settle(rows[row].index, best.donors)
-        if settled != best.donors:  # a photo of the same person came first: show whom that one shows
-            (candidate,) = judged([(row, 0)], [settled])
-            tried[row].append(candidate)
-            chosen[row] = candidate if candidate.verdict.reason is None else best
-    return [_replacement(candidates, best) for candidates, best in zip(tried, chosen, strict=True)]
-
-
-def _best(candidates: Sequence[_Candidate]) -> _Candidate | None:
-    """Choose the first candidate that passed and is not alike; if all are, the one least alike; None if none passed."""
-    passed = [candidate for candidate in candidates if candidate.verdict.reason is None]
-    unlike = [candidate for candidate in passed if not candidate.verdict.ambiguous]
-    return unlike[0] if unlike else min(passed, key=_last_choice, default=None)
-
-
-def _replacement(candidates: Sequence[_Candidate], best: _Candidate | None) -> tuple[Replacement, np.ndarray | None]:
-    """Say what became of a face, and return the crop to paste."""
-    if best is None:
-        last = candidates[-1].verdict
-        return Replacement(last.reason, None, last.similarity, len(candidates)), None
-    return Replacement(None, best.seed, best.verdict.similarity, len(candidates), best.donors), best.crop
-
-
-def _another(candidates: Sequence[_Candidate], attempt: int, options: Options, steady: bool) -> bool:
-    """Whether another candidate should be tried.
-
-    One that passes but is alike is followed by a few others, or by all for a person who is shown in many frames, of
-    which some will be more alike; a pseudonym's is not: the first that passes is the same in all photos.
-    """
-    if not any(candidate.verdict.reason is None for candidate in candidates):
+    passed = [candidate for candidate in candidates if candidate.result.reason is None]
+    if not passed:
         return True
-    unlike = any(candidate.verdict.reason is None and not candidate.verdict.ambiguous for candidate in candidates)
-    return not unlike and options.pseudonyms is None and (steady or attempt < _ALIKE_ATTEMPTS)
+    clear = any(not candidate.result.ambiguous for candidate in passed)
+    return not clear and not keyed and (steady or attempt < _MAX_AMBIGUOUS_CANDIDATES)
 
 
-def _last_choice(candidate: _Candidate) -> tuple[bool, float]:
-    """Order candidates that all are alike: those that show a face first, then by similarity."""
-    verdict = candidate.verdict
-    return not verdict.seen, -1.0 if verdict.similarity is None else verdict.similarity
+def _identity(face: Face) -> Identity:
+    if face.identity is None:
+        raise ValueError(f"face {face.index}: has no identity to be replaced by")
+    return face.identity
 
 
-def _chunks(rows: Sequence[_Row], size: int) -> Iterable[Sequence[_Row]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
+def _past_handlers(callback: StepCallback) -> StepCallback:
+    """Return the callback with its exceptions as `CallbackError`."""
+
+    def call(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return callback(pipeline, step, timestep, tensors) or tensors
+        except Exception as error:
+            raise CallbackError(error) from error
+
+    return call
+
+
+def chunks(items: Sequence[_Item], size: int) -> Iterable[Sequence[_Item]]:
+    """Yield slices of at most ``size`` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from deid_diffusion.anonymizer import AnonymizedImage, Anonymizer
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.masks import box_mask
@@ -35,18 +36,24 @@ class FakeAnonymizer:
     def check(self, options, choices=()):
         pass
 
-    def __call__(self, image, options=None, *, boxes=None, only=None, wishes=(), on_step=None):
-        return self.finish(self.begin(image, options, boxes=boxes, only=only, wishes=wishes), {})
+    def __call__(self, image, options=None, *, callback_on_step_end=None, **places):
+        return self.finalize(self.prepare(image, options, **places), options)
 
-    def begin(self, image, options=None, *, boxes=None, only=None, wishes=()):
-        self.calls.append({"options": options, "boxes": boxes, "only": only, "wishes": wishes})
+    def prepare(self, image, options=None, *, detections=None, only=None, overrides=()):
+        self.calls.append({"options": options, "detections": detections, "only": only, "overrides": overrides})
         if self.hook is not None:
             self.hook(image)
-        return SimpleNamespace(image=image, scene=SimpleNamespace(faces={}))
+        return SimpleNamespace(image=image, pending=[])
 
-    def finish(self, begun, made):
-        result = expected(begun.image) if self.faces else begun.image
-        return SimpleNamespace(image=Image.fromarray(result), faces=self.faces)
+    def generate(self, prepared, options=None, *, callback_on_step_end=None):
+        pass
+
+    def finalize(self, prepared, options=None):
+        result = expected(prepared.image) if self.faces else prepared.image
+        return AnonymizedImage(Image.fromarray(result), self.faces)
+
+    anonymize_bytes = Anonymizer.anonymize_bytes
+    encode = Anonymizer.encode
 
     def analyse(self, image):
         return tuple(analysis(image) for _ in self.faces)
@@ -66,10 +73,10 @@ def analysis(pixels: np.ndarray, mesh: bool = True) -> FaceAnalysis:
     labels[16:48, 16:48] = 1
     points = np.array([[20, 30], [32, 30], [26, 36], [21, 42], [31, 42]], np.float32)
     return FaceAnalysis(
-        face=Detection((10.0, 20.0, 42.0, 52.0), 0.9, "fake", points),
+        detection=Detection((10.0, 20.0, 42.0, 52.0), 0.9, "fake", points),
         matrix=np.array([[2, 0, -20], [0, 2, -40]], np.float32),
         mesh=np.full((478, 2), 32, np.float32) if mesh else None,
-        drawn=np.full((478, 2), 32, np.float32),
+        map_mesh=np.full((478, 2), 32, np.float32),
         semantic_map=labels,
         mask=box_mask((20.0, 30.0, 32.0, 42.0), (pixels.shape[0], pixels.shape[1])),
     )

@@ -130,7 +130,7 @@ def test_choices_reach_the_faces_and_their_records(tiny: Anonymizer, astronaut: 
     plain = tiny(astronaut, options)
     assert plain.faces[1].kept_attributes == ("expression", "age")
     assert plain.faces[1].changed_attributes == {"gender": "man"}
-    wished = tiny(astronaut, options, wishes=[FaceOverride(FACE, make_selection((), {"gender": "woman"}))])
+    wished = tiny(astronaut, options, overrides=[FaceOverride(FACE, make_selection((), {"gender": "woman"}))])
     first, second = wished.faces
     assert (first.kept_attributes, first.changed_attributes) == ((), {"gender": "woman"})
     assert second == plain.faces[1]
@@ -164,7 +164,7 @@ def test_a_phrase_that_says_nothing_to_the_encoder_is_one_line(
 def test_a_wish_where_no_face_is_gives_no_picture(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     wish = FaceOverride(Detection((0.0, 0.0, 9.0, 9.0), 1.0, "boxes"), make_selection(()))
     with pytest.raises(UsageError, match="no face is at"):
-        tiny(astronaut, wishes=[wish])
+        tiny(astronaut, overrides=[wish])
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_the_embedded_model_keeps_a_smile_if_it_is_to(
 ) -> None:
     result = anonymizer(astronaut, Options(seed=2, **wish))
     assert result.faces[0].action == "replaced"
-    found = measure(anonymizer.analyse(result.image)[0].drawn)
+    found = measure(anonymizer.analyse(result.image)[0].map_mesh)
     assert (found.smile > 0.09) == smiles
 
 

@@ -1,4 +1,4 @@
-"""What the generator gets of a face, what it does not, and who is drawn."""
+"""Generator inputs, donors, candidates and their choice."""
 
 from __future__ import annotations
 
@@ -8,13 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.anonymizer import _NEXT_ATTEMPT, Anonymizer
+from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.attributes.selection import make_selection
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.compositing import FILL
+from deid_diffusion.faces.face import Face, PreparedImage
 from deid_diffusion.faces.semantic_map import mean_faces
-from deid_diffusion.generation import compose, denoise, draw_people, generate, prepare_inputs, replace_faces
+from deid_diffusion.generation import (
+    Candidate,
+    FaceGenerator,
+    GeneratorInput,
+    best_candidate,
+    choose_donors,
+    compose,
+    denoise,
+    generate,
+    prepare_inputs,
+)
+from deid_diffusion.identity.assignment import SEED_STEP
 from deid_diffusion.identity.keys import Key
 from deid_diffusion.identity.pseudonyms import Pseudonyms
 from deid_diffusion.identity.verification import VerificationResult
@@ -38,9 +50,17 @@ def mesh_in(crop: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     return (mesh - low) / (high - low) * 0.6 * len(crop) + 0.2 * len(crop)
 
 
-def conditions(pipeline, photo: np.ndarray, face: FaceAnalysis, *keep: str):
-    gone = face.mask.full() > 0
-    return prepare_inputs(pipeline, [photo], [gone], [face], [make_selection(keep)])
+def inputs_of(pipeline, photo: np.ndarray, analysis: FaceAnalysis, *keep: str) -> GeneratorInput:
+    image = PreparedImage(photo)
+    image.faces.append(Face(image, 0, analysis.detection, make_selection(keep), analysis.mask, analysis))
+    image.mask_faces()
+    (inputs,) = prepare_inputs(pipeline, image.faces)
+    return inputs
+
+
+def generated(pipeline, inputs: GeneratorInput, seed: int = 5) -> np.ndarray | None:
+    (crop,) = generate(pipeline, [inputs], [choose_donors(pipeline, inputs, seed)], [seed], Options())
+    return crop
 
 
 def other_face(photo: np.ndarray, face: FaceAnalysis) -> np.ndarray:
@@ -50,97 +70,77 @@ def other_face(photo: np.ndarray, face: FaceAnalysis) -> np.ndarray:
     return other
 
 
-def test_nothing_kept_leaves_no_trace_of_the_face(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+def test_nothing_kept_leaves_no_trace(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
     photos = astronaut, other_face(astronaut, face)
-    first, second = (conditions(tiny_pipeline, photo, face) for photo in photos)
+    first, second = (inputs_of(tiny_pipeline, photo, face) for photo in photos)
     assert torch.equal(first.features, second.features)
-    assert torch.equal(first.features[0], tiny_pipeline.attribute_adapter.centre)
-    assert np.array_equal(first.contexts[0], second.contexts[0])
-    assert np.array_equal(first.lights[0].coefficients, second.lights[0].coefficients)
-    assert first.cameras == second.cameras == (None,)
-    made = [generate(tiny_pipeline, given, [5], Options())[0] for given in (first, second)]
-    assert np.array_equal(*made)
+    assert torch.equal(first.features, tiny_pipeline.attribute_adapter.centre)
+    assert np.array_equal(first.context, second.context)
+    assert np.array_equal(first.light.coefficients, second.light.coefficients)
+    assert first.camera is second.camera is None
+    assert np.array_equal(*(generated(tiny_pipeline, inputs) for inputs in (first, second)))
 
 
-def test_masked_pixels_act_through_the_listed_numbers_alone(
+def test_masked_pixels_act_through_listed_numbers_only(
     tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis
 ) -> None:
     keep = ("age", "gender", "light", "skin", "expression", "pose", "gaze")
-    kept = conditions(tiny_pipeline, astronaut, face, *keep)
-    other = conditions(tiny_pipeline, other_face(astronaut, face), face, *keep)
-    assert not np.array_equal(kept.lights[0].coefficients, other.lights[0].coefficients)
-    held = replace(other, features=kept.features, lights=kept.lights, cameras=kept.cameras)
-    crops = [generate(tiny_pipeline, given, [5], Options())[0] for given in (kept, held)]
-    assert np.array_equal(*crops)
-    assert not np.array_equal(crops[0], generate(tiny_pipeline, other, [5], Options())[0])
+    kept = inputs_of(tiny_pipeline, astronaut, face, *keep)
+    other = inputs_of(tiny_pipeline, other_face(astronaut, face), face, *keep)
+    assert not np.array_equal(kept.light.coefficients, other.light.coefficients)
+    held = replace(other, features=kept.features, light=kept.light, camera=kept.camera)
+    assert np.array_equal(generated(tiny_pipeline, kept), generated(tiny_pipeline, held))
+    assert not np.array_equal(generated(tiny_pipeline, kept), generated(tiny_pipeline, other))
 
 
-def test_what_is_not_kept_is_in_no_condition(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
-    """Not the features as they were read, and not the mesh."""
+def test_inputs_hold_kept_attributes_only(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
     features = tiny_pipeline.encode_attributes(torch.rand(1, 3, 32, 32), [face.semantic_map])
-    made = conditions(tiny_pipeline, astronaut, face, "gender")
-    assert made.features.shape == features.shape
+    inputs = inputs_of(tiny_pipeline, astronaut, face, "gender")
+    assert inputs.features.shape == features.shape[1:]
     assert tiny_pipeline.subspace().dimensions(["gender"]) == 1
-    rank = torch.linalg.matrix_rank(made.features[0] - tiny_pipeline.attribute_adapter.centre, tol=1e-4)
+    rank = torch.linalg.matrix_rank(inputs.features - tiny_pipeline.attribute_adapter.centre, tol=1e-4)
     assert int(rank) <= 1
-    assert not np.allclose(made.meshes[0], face.drawn, atol=0.5)
-    assert conditions(tiny_pipeline, astronaut, face, "pose", "gaze", "expression").meshes[0] is face.drawn
-
-
-def test_rows_keep_choices_beside_their_faces(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
-    gone = face.mask.full() > 0
-    both = prepare_inputs(
-        tiny_pipeline, [astronaut] * 2, [gone] * 2, [face] * 2, [make_selection(["age"]), make_selection(())]
-    )
-    swapped = both.rows([1, 0, 1])
-    assert swapped.choices == (make_selection(()), make_selection(["age"]), make_selection(()))
-    assert torch.equal(swapped.features[1], both.features[0])
-    assert swapped.lights == (both.lights[1], both.lights[0], both.lights[1])
+    assert not np.allclose(inputs.mesh, face.map_mesh, atol=0.5)
+    assert inputs_of(tiny_pipeline, astronaut, face, "pose", "gaze", "expression").mesh is face.map_mesh
 
 
 def test_every_bit_of_a_seed_draws(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
-    seeds = [1, 1, 1 + 2**32, 1 + 2**62]
-    people = draw_people(tiny_pipeline, conditions(tiny_pipeline, astronaut, face).rows([0] * 4), seeds)
-    assert people[0] == people[1]
-    assert len(set(people)) > 1
+    inputs = inputs_of(tiny_pipeline, astronaut, face)
+    donors = [choose_donors(tiny_pipeline, inputs, seed) for seed in (1, 1, 1 + 2**32, 1 + 2**62)]
+    assert donors[0] == donors[1]
+    assert len(set(donors)) > 1
 
 
-def test_people_chosen_before_are_shown_whatever_the_seed(
-    tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis
-) -> None:
-    given = conditions(tiny_pipeline, astronaut, face)
-    (person,) = draw_people(tiny_pipeline, given, [1], steady=True)
-    (again,) = draw_people(tiny_pipeline, replace(given, people=(person,)), [99])
-    assert replace(again, inner=person.inner) == person  # teeth are the photo's expression's
+def test_known_donors_are_shown_whatever_the_seed(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+    inputs = inputs_of(tiny_pipeline, astronaut, face)
+    donors = choose_donors(tiny_pipeline, inputs, 1, steady=True)
+    again = choose_donors(tiny_pipeline, inputs, 99, donors)
+    assert replace(again, inner=donors.inner) == donors  # teeth follow the photo's expression
 
 
-def test_small_faces_in_the_photo_are_not_drawn_with_more_pixels_than_it_has(
-    tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis
-) -> None:
+def test_crops_have_at_most_three_times_the_size(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
     assert face.magnification < 0.5  # of a tiny pipeline
-    large = conditions(tiny_pipeline, astronaut, face, "age")
-    assert large.contexts[0].shape == (96, 96, 3)  # at most three times as many a side
-    (crop,) = generate(tiny_pipeline, large, [1], Options())
-    assert crop.shape == (96, 96, 3)
+    inputs = inputs_of(tiny_pipeline, astronaut, face, "age")
+    assert inputs.context.shape == (96, 96, 3)
+    assert generated(tiny_pipeline, inputs).shape == (96, 96, 3)
 
 
-def test_what_the_pipeline_returns_is_what_is_pasted(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
-    given = conditions(tiny_pipeline, astronaut, face, "age", "light")
-    composites, meshes = compose(tiny_pipeline, given, [1])
-    assert not np.allclose(meshes[0], given.meshes[0], atol=0.2)  # no map shows the original's proportions
-    (picture,) = denoise(tiny_pipeline, replace(given, meshes=tuple(meshes)), composites, [1], Options())
-    (crop,) = generate(tiny_pipeline, given, [1], Options())
-    assert np.abs(np.round(picture * 255) - crop).max() <= 1
+def test_what_the_pipeline_returns_is_pasted(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+    inputs = inputs_of(tiny_pipeline, astronaut, face, "age", "light")
+    composites, (mesh,) = compose(tiny_pipeline, [inputs], [choose_donors(tiny_pipeline, inputs, 1)])
+    assert not np.allclose(mesh, inputs.mesh, atol=0.2)  # no map shows the original's proportions
+    (picture,) = denoise(tiny_pipeline, [replace(inputs, mesh=mesh)], composites, [1], Options())
+    assert np.abs(np.round(picture * 255) - generated(tiny_pipeline, inputs, 1)).max() <= 1
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.5])
-def test_a_picture_of_nothing_is_no_face(
+def test_flat_or_nan_pictures_are_no_candidates(
     value: float, tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = conditions(tiny_pipeline, astronaut, face, "age")
-    flat = np.full(given.contexts[0].shape, value, np.float32)
+    inputs = inputs_of(tiny_pipeline, astronaut, face, "age")
+    flat = np.full(inputs.context.shape, value, np.float32)
     monkeypatch.setattr("deid_diffusion.generation.denoise", lambda *args: [flat])
-    assert generate(tiny_pipeline, given, [1], Options()) == [None]
+    assert generated(tiny_pipeline, inputs) is None
 
 
 OTHER = Detection((300.0, 300.0, 360.0, 380.0), 0.9, "given")
@@ -174,7 +174,7 @@ def test_only_faces_that_fail_get_further_candidates(
     first, second = make(tiny_pipeline, verifier, FACE, OTHER)(astronaut, Options(seed=3, num_candidates=4)).faces
     assert sum(sizes) == 4
     assert (first.action, first.attempts, second.action, second.attempts) == ("replaced", 3, "replaced", 1)
-    assert first.seed == (3 + 2 * _NEXT_ATTEMPT) % 2**63
+    assert first.seed == (3 + 2 * SEED_STEP) % 2**63
     assert second.seed == 4
 
 
@@ -217,7 +217,7 @@ def test_a_face_that_passes_but_is_alike_gets_other_candidates(tiny_pipeline, as
     verifier = FakeVerifier(lambda n: PASS if n == 2 else LIKE)
     (face,) = make(tiny_pipeline, verifier, FACE)(astronaut, Options(seed=3)).faces
     assert (face.action, face.attempts, face.similarity) == ("replaced", 3, PASS.similarity)
-    assert face.seed == (3 + 2 * _NEXT_ATTEMPT) % 2**63
+    assert face.seed == (3 + 2 * SEED_STEP) % 2**63
 
 
 def test_of_faces_that_are_all_alike_the_least_alike_is_taken(tiny_pipeline, astronaut: np.ndarray) -> None:
@@ -229,9 +229,26 @@ def test_of_faces_that_are_all_alike_the_least_alike_is_taken(tiny_pipeline, ast
 def test_a_person_for_many_frames_is_sought_with_all_attempts(tiny_pipeline, astronaut: np.ndarray) -> None:
     verifier = FakeVerifier(lambda n: PASS if n == 4 else LIKE)
     model = make(tiny_pipeline, verifier, FACE)
-    begun = model.begin(astronaut, Options(seed=3, num_candidates=6))
-    (made,) = replace_faces(tiny_pipeline, verifier, [begun.scene], Options(seed=3, num_candidates=6), steady=True)
-    assert made[0].attempts == 5
+    options = Options(seed=3, num_candidates=6)
+    image = model.prepare(astronaut, options)
+    FaceGenerator(tiny_pipeline, verifier)(image.pending, options, steady=True)
+    assert len(image.faces[0].candidates) == 5
+
+
+def test_best_candidate() -> None:
+    """The first clear one; else, of the ambiguous ones, one that shows a face, then the least similar."""
+    crop = np.zeros((8, 8, 3), np.uint8)
+
+    def candidates(*results: VerificationResult) -> list[Candidate]:
+        return [Candidate(crop, k, None, result) for k, result in enumerate(results)]
+
+    fail, clear = VerificationResult(0.99, "too like"), VerificationResult(0.5, None)
+    faceless = VerificationResult(0.1, None, ambiguous=True, seen=False)
+    ambiguous = [VerificationResult(value, None, ambiguous=True) for value in (0.93, 0.91)]
+    assert best_candidate(candidates(fail, *ambiguous, clear, clear)).seed == 3
+    assert best_candidate(candidates(fail, faceless, *ambiguous)).seed == 3
+    assert best_candidate(candidates(faceless, fail)).seed == 0
+    assert best_candidate(candidates(fail, fail)) is None
 
 
 def test_a_pseudonym_is_the_same_person_with_other_attributes(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
@@ -253,10 +270,10 @@ def test_photos_of_one_batch_show_one_person_for_a_pseudonym(tiny_pipeline, astr
     key = Pseudonyms(Key(bytes(range(32))), tmp_path / "people", dimension=8, threshold=0.9, recogniser="fake")
     model = make(tiny_pipeline, FakeVerifier(lambda n: PASS, np.eye(8, dtype=np.float32)[0]), FACE)
     kept = (("gender", "age"), ("glasses",), (), ("expression",))
-    begun = [model.begin(astronaut, Options(pseudonyms=key, keep=keep)) for keep in kept]
-    assert not any(photo.scene.people for photo in begun)
-    shown = {replace(photo[0].donors, inner=0) for photo in model.replace(begun)}
-    assert len(shown) == 1
+    images = [model.prepare(astronaut, Options(pseudonyms=key, keep=keep)) for keep in kept]
+    assert all(image.faces[0].identity.donors is None for image in images)
+    model.generate(images, Options(pseudonyms=key))
+    assert len({replace(image.faces[0].chosen.donors, inner=0) for image in images}) == 1
 
 
 def test_a_pseudonym_is_not_drawn_again_because_it_is_alike(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
@@ -277,32 +294,43 @@ def tiny(tiny_pipeline) -> Anonymizer:
     )
 
 
-def test_each_step_of_each_run_is_told(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    told: list[tuple[int, int]] = []
-    tiny(astronaut, Options(seed=1, num_inference_steps=5), on_step=lambda done, steps: told.append((done, steps)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
-    told.clear()
+def test_callback_after_each_step_of_each_run(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    steps: list[tuple[int, int]] = []
+
+    def callback(pipeline, step: int, timestep, tensors: dict) -> None:
+        steps.append((step + 1, pipeline.num_timesteps))
+
+    tiny(astronaut, Options(seed=1, num_inference_steps=5), callback_on_step_end=callback)
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    steps.clear()
     tiny.verifier = FakeVerifier(lambda n: FAIL)
-    tiny(
-        astronaut,
-        Options(seed=1, num_inference_steps=4, num_candidates=3),
-        on_step=lambda done, steps: told.append((done, steps)),
-    )
-    assert told == [(1, 2), (2, 2)] * 3
+    options = Options(seed=1, num_inference_steps=4, num_candidates=3)
+    tiny(astronaut, options, callback_on_step_end=callback)
+    assert steps == [(1, 2), (2, 2)] * 3
 
 
-def test_watching_changes_nothing(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    unwatched = tiny(astronaut, Options(seed=1))
-    watched = tiny(astronaut, Options(seed=1), on_step=lambda done, steps: None)
-    assert np.array_equal(np.asarray(unwatched.image), np.asarray(watched.image))
+def test_callback_changes_nothing(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    plain = tiny(astronaut, Options(seed=1))
+    watched = tiny(astronaut, Options(seed=1), callback_on_step_end=lambda *args: None)
+    assert np.array_equal(np.asarray(plain.image), np.asarray(watched.image))
 
 
-def test_what_a_watcher_raises_ends_the_call(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    """It does not merely cover a face, as a station's exception does."""
+def test_callback_error_ends_the_call(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    """It does not merely cover a face, as a stage's exception does."""
 
-    def stop(done: int, steps: int) -> None:
+    def stop(*args) -> None:
         raise Stop("enough")
 
     with pytest.raises(Stop, match="enough"):
-        tiny(astronaut, Options(seed=1), on_step=stop)
+        tiny(astronaut, Options(seed=1), callback_on_step_end=stop)
     assert tiny(astronaut, Options(seed=1)).faces[0].action == "replaced"
+
+
+def test_images_share_batches(tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = painted(tiny_pipeline, monkeypatch)
+    model = make(tiny_pipeline, FakeVerifier(), FACE, OTHER)
+    output = model([astronaut, astronaut[:, ::-1].copy()], Options(seed=3))
+    assert sizes == [4]
+    assert [[face.action for face in faces] for faces in output.faces] == [["replaced"] * 2] * 2
+    alone = np.asarray(model(astronaut, Options(seed=3)).image).astype(int)
+    assert np.abs(np.asarray(output.images[0]) - alone).max() <= 2

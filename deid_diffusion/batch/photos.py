@@ -1,4 +1,4 @@
-"""The loop over photos and clips: each is read, de-identified, written and recorded; a bad one stops only itself."""
+"""Run a plan: read, anonymise, write and record each photo and clip; one that fails stops only itself."""
 
 from __future__ import annotations
 
@@ -12,72 +12,69 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from .. import results
-from ..anonymizer import check_result, edited
 from ..errors import DeidError, ImageError
 from ..io import images
 from ..io.annotations import Boxes, FaceOverrides
-from ..io.files import prepare_folder, refusal
+from ..io.files import prepare_folder, refusal, write_atomic
 from ..io.video_reader import is_clip
 from ..options import Options
 from ..results import ImageRecord, JobResult, VideoRecord, elapsed, failure, finished, unexpected
 from .planning import Job, Plan
 
 if TYPE_CHECKING:
-    from ..anonymizer import Anonymizer, Begun
+    from ..anonymizer import Anonymizer
     from ..faces.boxes import Detection
-    from ..generation import Replacement
+    from ..faces.face import PreparedImage
     from ..video.anonymize import OnFrame
 
 
 _Item = TypeVar("_Item")
 
 
-def prefetch(items: Iterable[_Item], weigh: Callable[[_Item], int], room: int) -> Generator[_Item]:
-    """The items of an iterable, in order, taken from it in another thread.
+def prefetch(items: Iterable[_Item], cost: Callable[[_Item], int], budget: int) -> Generator[_Item]:
+    """Yield the items of an iterable, in order, computed ahead in another thread.
 
     Args:
-        items: is asked for the next item while those that wait weigh no more than ``room``.
-        weigh: how much room an item takes while it waits.
-        room: over which nothing more is made ahead; one item always fits.
+        items: the next is computed while those that wait cost no more than ``budget``.
+        cost: of an item while it waits.
+        budget: over which nothing more is computed ahead; a single item always fits.
 
     Raises:
-        BaseException: what ``items`` raises, in its turn. When the generator is closed, the item that is being made is
-            waited for.
+        BaseException: what ``items`` raises, in its turn. When the generator is closed, the item that is being computed
+            is waited for.
     """
-    waiting: deque[tuple[_Item, int]] = deque()
+    ready: deque[_Item] = deque()
     changed = threading.Condition()
-    closed, over = False, False
+    closed = exhausted = False
     error: BaseException | None = None
 
     def work() -> None:
-        nonlocal over, error
+        nonlocal exhausted, error
         try:
             for item in items:
                 with changed:
-                    waiting.append((item, weigh(item)))
+                    ready.append(item)
                     changed.notify()
-                    changed.wait_for(lambda: closed or sum(weight for _, weight in waiting) <= room)
+                    changed.wait_for(lambda: closed or sum(cost(waiting) for waiting in ready) <= budget)
                     if closed:
                         return
         except BaseException as raised:  # also an interrupt: it is for the thread that waits
             error = raised
         finally:
             with changed:
-                over = True
+                exhausted = True
                 changed.notify()
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
             with changed:
-                changed.wait_for(lambda: waiting or over)
-                if not waiting:
+                changed.wait_for(lambda: ready or exhausted)
+                if not ready:
                     break
-                item, _ = waiting.popleft()
+                item = ready.popleft()
                 changed.notify()
             yield item
         if error is not None:
@@ -89,40 +86,43 @@ def prefetch(items: Iterable[_Item], weigh: Callable[[_Item], int], room: int) -
         thread.join()
 
 
-_ROOM = 1 << 24  # pixels of photos that were read ahead, and of those that share a batch
+_MAX_PIXELS_AHEAD = 1 << 24  # of photos that were read ahead, and of those that share a batch
 
 
 def process_photos(
     jobs: Iterable[Job], anonymizer: Callable[[], Anonymizer], settings: Settings
 ) -> Iterator[tuple[Job, JobResult]]:
-    """Photos are read and searched ahead, and their faces share batches; batches are the same in each run."""
+    """Process photos: the next ones are read and searched ahead, and faces share batches, the same in each run."""
     size = settings.options.batch_size
-    begun = (_PhotoJob(job, settings).begin(anonymizer) for job in jobs)
+    prepared = (_PhotoJob(job, settings).prepare(anonymizer) for job in jobs)
     group: list[_PhotoJob] = []
-    with closing(prefetch(begun, lambda photo: photo.area, _ROOM)) as ahead:
-        for photo in ahead:
+    with closing(prefetch(prepared, lambda photo: photo.area, _MAX_PIXELS_AHEAD)) as photos:
+        for photo in photos:
             group.append(photo)
-            faces, area = sum(one.faces for one in group), sum(one.area for one in group)
-            if max(faces, len(group)) >= size or area >= _ROOM:
+            faces, area = sum(part.faces for part in group), sum(part.area for part in group)
+            if max(faces, len(group)) >= size or area >= _MAX_PIXELS_AHEAD:
                 yield from _finish(group)
                 group = []
         yield from _finish(group)
 
 
 def _finish(group: Sequence[_PhotoJob]) -> Iterator[tuple[Job, JobResult]]:
-    """Replace the faces of some photos together, then finish and write one after the other."""
+    """Generate the faces of some photos together, then finish and write one after the other."""
     start = time.perf_counter()
-    waiting = [one for one in group if one.faces]
-    try:
-        made = waiting[0].model.replace([one.begun for one in waiting]) if waiting else []
-    except Exception:  # each for itself, then: the others are to live
-        made = []
-    spent, faces = elapsed(start), sum(one.faces for one in waiting)
-    for one, replacements in zip(waiting, made, strict=False):
-        one.made = replacements
-        one.seconds += spent * one.faces / faces
-    for one in group:
-        yield one.job, one.finish()
+    waiting = [photo for photo in group if photo.faces]
+    counts = [photo.faces for photo in waiting]
+    if waiting:
+        model, options = waiting[0].model, waiting[0].settings.options
+        try:
+            model.generate([photo.prepared for photo in waiting], options)
+        except Exception:  # each by itself, then: a photo whose error is its own must not stop the others
+            for photo in waiting:
+                photo.generate_alone = True
+    spent = elapsed(start)
+    for photo, count in zip(waiting, counts, strict=True):
+        photo.seconds += spent * count / sum(counts)
+    for photo in group:
+        yield photo.job, photo.finish()
 
 
 class _PhotoJob:
@@ -130,62 +130,63 @@ class _PhotoJob:
 
     Attributes:
         job: the photo's.
+        settings: of the run.
         seconds: spent on it so far.
-        made: what became of its faces, as soon as that is known.
+        generate_alone: whether generation for several photos failed, and is repeated for this one.
     """
 
     model: Anonymizer
-    begun: Begun
+    prepared: PreparedImage
 
     def __init__(self, job: Job, settings: Settings) -> None:
-        self.job, self._settings = job, settings
+        self.job, self.settings = job, settings
         self.seconds = 0.0
-        self.made: dict[int, Replacement] | None = None
+        self.generate_alone = False
         self._failed = ImageRecord(job.input_name, None, "failed")
-        self._outcome: JobResult | None = None
+        self._result: JobResult | None = None
 
     @property
     def faces(self) -> int:
-        """Number of its faces that wait for another in their place."""
-        return 0 if self._outcome is not None else len(self.begun.scene.faces)
+        """Number of faces that wait for generation."""
+        return 0 if self._result is not None else len(self.prepared.pending)
 
     @property
     def area(self) -> int:
         """Pixels that are held in memory."""
-        return 0 if self._outcome is not None else self._photo.pixels.shape[0] * self._photo.pixels.shape[1]
+        return 0 if self._result is not None else self._photo.pixels.shape[0] * self._photo.pixels.shape[1]
 
-    def begin(self, anonymizer: Callable[[], Anonymizer]) -> _PhotoJob:
-        """Read it and everything that is said of it, and search it. Raises only what ``anonymizer`` raises."""
+    def prepare(self, anonymizer: Callable[[], Anonymizer]) -> _PhotoJob:
+        """Read and search the photo. Raises only what ``anonymizer`` raises."""
         start = time.perf_counter()
         if self._survives(self._open):
             self.model = model = anonymizer()
             self._failed = replace(self._failed, model=model.model_name, gate=model.verifier.description)
-            self._survives(self._begin, self._settings.options)
+            self._survives(self._prepare, self.settings.options)
         self.seconds += elapsed(start)
         return self
 
     def finish(self) -> JobResult:
         """Write the result."""
         start = time.perf_counter()
-        if self._outcome is None:
-            self._survives(self._finish, self._settings.options)
-        assert self._outcome is not None
+        if self._result is None:
+            self._survives(self._finish, self.settings.options)
+        assert self._result is not None
         self.seconds += elapsed(start)
-        return replace(self._outcome, report=replace(self._outcome.report, seconds=round(self.seconds, 3)))
+        return replace(self._result, report=replace(self._result.report, seconds=round(self.seconds, 3)))
 
     def _survives(self, part: Callable[[], None], options: Options | None = None) -> bool:
-        """Whether a part of the work went well; if not, the outcome says why."""
+        """Run a part of the work; if it fails, the result says why. Returns whether the photo is still in work."""
         start = time.perf_counter()
         try:
             part()
         except DeidError as error:
-            self._outcome = failure(self.job, self._failed, start, error, options)
+            self._result = failure(self.job, self._failed, start, error, options)
         except Exception as error:
-            self._outcome = unexpected(self.job, self._failed, start, error)
-        return self._outcome is None
+            self._result = unexpected(self.job, self._failed, start, error)
+        return self._result is None
 
     def _open(self) -> None:
-        job, settings = self.job, self._settings
+        job, settings = self.job, self.settings
         images.output_format(job.target)
         prepare_folder(job.target.parent)
         self._photo = photo = images.read(job.source)
@@ -194,52 +195,56 @@ class _PhotoJob:
         images.check_target(job.target, (height, width), photo.alpha)
         self._boxes = _boxes(settings.boxes, job, (height, width), "if it has no faces")
         self._only = _boxes(settings.only, job, (height, width), "to leave it as it is")
-        self._wishes = () if settings.wishes is None else settings.wishes.of(job.input_name, (height, width))
+        self._overrides = () if settings.wishes is None else settings.wishes.of(job.input_name, (height, width))
 
-    def _begin(self) -> None:
-        self.begun = self.model.begin(
-            self._photo.pixels, self._settings.options, boxes=self._boxes, only=self._only, wishes=self._wishes
+    def _prepare(self) -> None:
+        self.prepared = self.model.prepare(
+            self._photo.pixels,
+            self.settings.options,
+            detections=self._boxes,
+            only=self._only,
+            overrides=self._overrides,
         )
 
     def _finish(self) -> None:
-        job, photo, settings, model = self.job, self._photo, self._settings, self.model
-        made = model.replace([self.begun])[0] if self.made is None and self.faces else self.made or {}
-        result = model.finish(self.begun, made)
-        check_result(
-            model, photo, job.source, result, settings.options, require_face=settings.require_face, only=self._only
-        )
-        digest = images.write(
+        job, settings, options = self.job, self.settings, self.settings.options
+        if self.generate_alone:
+            self.model.generate([self.prepared], options)
+        result = self.model.finalize(self.prepared, options)
+        data, record = self.model.encode(
+            self._photo,
+            result,
+            options,
             job.target,
-            np.asarray(result.image),
-            alpha=photo.alpha,
-            icc_profile=photo.icc_profile,
-            overwrite=job.replace,
-            ai_edited=edited(result),
+            name=str(job.source),
+            require_face=settings.require_face,
+            only=self._only,
         )
-        done = replace(self._failed, output_sha256=digest, faces=result.faces)
-        self._outcome = JobResult(finished(done, job))
+        write_atomic(job.target, data, overwrite=job.replace)
+        record = replace(record, input=job.input_name, versions=self._failed.versions)
+        self._result = JobResult(finished(record, job))
 
 
-def _boxes(given: Boxes | None, job: Job, shape: tuple[int, int], why: str) -> list[Detection] | None:
-    """The photo's boxes. A photo that the file does not know fails: nothing says whether it holds faces."""
-    if given is None:
+def _boxes(file: Boxes | None, job: Job, shape: tuple[int, int], purpose: str) -> list[Detection] | None:
+    """Return the photo's boxes. A photo that the file does not know fails: nothing says whether it has faces."""
+    if file is None:
         return None
-    found = given.of(job.input_name, shape)
-    if found is None:
-        raise ImageError(f"{job.source}: is not in {given.source}: add it, with no boxes {why}")
-    return found
+    boxes = file.of(job.input_name, shape)
+    if boxes is None:
+        raise ImageError(f"{job.source}: is not in {file.source}: add it, with no boxes {purpose}")
+    return boxes
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the photos of a run are processed.
+    """Settings of a run.
 
     Attributes:
         options: for each photo.
         require_face: a photo with no face fails instead of being written.
-        boxes: where the faces are, from a file; None is the detector's business.
+        boxes: of the faces, from a file; None detects them.
         only: places to which the work is limited, likewise; None is no limit.
-        wishes: for single faces, likewise; None is none. Clips are not processed with any of the three.
+        wishes: selections for single faces, likewise. Clips take none of the three.
     """
 
     options: Options = field(default_factory=Options)
@@ -256,22 +261,22 @@ def run(
     report_file: Path | None = None,
     on_frame: OnFrame | None = None,
 ) -> Iterator[JobResult]:
-    """Process the jobs of a plan, photos some ahead of those whose results are written.
+    """Process the jobs of a plan.
 
     Args:
         plan: the jobs.
-        load: makes the anonymizer; called once, when the first photo has been read.
+        load: returns the anonymizer; called once, when the first photo has been read.
         settings: for all photos.
         report_file: JSON-lines file that gets each photo's record before the next photo's result is written.
-        on_frame: told how far a clip is.
+        on_frame: called after each frame of a clip.
 
     Raises:
         DeidError: the model cannot be loaded, the record cannot be written, or a copy of a photo under a result's name
-            cannot be removed. A photo's own errors become outcomes.
+            cannot be removed. A photo's own errors become results.
     """
     for job in plan.jobs:
         if job.holds_original:
-            _withdraw(job.target)  # whatever happens next, the photo is not left under the result's name
+            _withdraw(job.target)  # whatever happens next, the original is not left under the result's name
     loaded: list[Anonymizer] = []
 
     def anonymizer() -> Anonymizer:
@@ -280,38 +285,38 @@ def run(
         return loaded[0]
 
     versions = results.versions()
-    for job, outcome in _outcomes(plan.jobs, anonymizer, settings, on_frame):
-        outcome = replace(outcome, report=replace(outcome.report, versions=versions))
+    for job, result in _results(plan.jobs, anonymizer, settings, on_frame):
+        result = replace(result, report=replace(result.report, versions=versions))
         if report_file is not None:
-            _record(report_file, job, outcome.report)
-        yield outcome
+            _record(report_file, job, result.report)
+        yield result
 
 
-def _outcomes(
+def _results(
     jobs: Sequence[Job], anonymizer: Callable[[], Anonymizer], settings: Settings, on_frame: OnFrame | None
 ) -> Iterator[tuple[Job, JobResult]]:
-    """What becomes of each job, in order; the caller records it before it asks for the next."""
-    for clips, some in groupby(jobs, key=lambda job: is_clip(job.source)):
-        if clips:
-            yield from ((job, _process(_ClipJob(job, settings, on_frame), job, anonymizer, settings)) for job in some)
+    """Yield the result of each job, in order; the caller records it before it asks for the next."""
+    for are_clips, group in groupby(jobs, key=lambda job: is_clip(job.source)):
+        if are_clips:
+            yield from ((job, _process(_ClipJob(job, settings, on_frame), job, anonymizer, settings)) for job in group)
         else:
-            yield from process_photos(some, anonymizer, settings)
+            yield from process_photos(group, anonymizer, settings)
 
 
 class _ClipJob:
     """One clip from file to file.
 
     Attributes:
-        failed: what is said of it if it fails now.
+        failed: its record if it fails now.
     """
 
     def __init__(self, job: Job, settings: Settings, on_frame: OnFrame | None) -> None:
         self._job, self._settings = job, settings
-        self._on_frame = on_frame or (lambda what, done, total: None)
+        self._on_frame = on_frame or (lambda name, done, total: None)
         self.failed = VideoRecord(job.input_name, None, "failed")
 
     def open(self) -> None:
-        """Read its header."""
+        """Read the header."""
         from ..io.video_reader import open_clip
 
         prepare_folder(self._job.target.parent)
@@ -324,7 +329,7 @@ class _ClipJob:
         from ..video.anonymize import anonymize_clip
 
         job, settings = self._job, self._settings
-        made = anonymize_clip(
+        result = anonymize_clip(
             model,
             self._clip,
             job.target,
@@ -335,20 +340,22 @@ class _ClipJob:
         )
         done = replace(
             self.failed,
-            output_sha256=made.sha256,
-            frames=made.frames,
-            tracks=made.tracks,
-            missed=made.missed,
-            filled=made.filled,
+            output_sha256=result.sha256,
+            frames=result.frames,
+            tracks=result.tracks,
+            missed=result.missed,
+            filled=result.filled,
         )
         done = finished(done, job)
-        if not made.filled:
+        if not result.filled:
             return JobResult(done)
-        return JobResult(done, f"{job.source}: {made.filled} frames are filled altogether ({', '.join(made.errors)})")
+        return JobResult(
+            done, f"{job.source}: {result.filled} frames are filled as a whole ({', '.join(result.errors)})"
+        )
 
 
 def _process(work: _ClipJob, job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings) -> JobResult:
-    """A clip from file to file. Raises only what `anonymizer` raises, when the model cannot be loaded."""
+    """Process a clip from file to file. Raises only what ``anonymizer`` raises, when the model cannot be loaded."""
     start = time.perf_counter()
     try:
         work.open()
@@ -359,16 +366,16 @@ def _process(work: _ClipJob, job: Job, anonymizer: Callable[[], Anonymizer], set
     model = anonymizer()
     work.failed = replace(work.failed, model=model.model_name, gate=model.verifier.description)
     try:
-        outcome = work.make(model)
+        result = work.make(model)
     except DeidError as error:
         return failure(job, work.failed, start, error, settings.options)
     except Exception as error:
         return unexpected(job, work.failed, start, error)
-    return replace(outcome, report=replace(outcome.report, seconds=elapsed(start)))
+    return replace(result, report=replace(result.report, seconds=elapsed(start)))
 
 
 def _record(report_file: Path, job: Job, record: ImageRecord | VideoRecord) -> None:
-    """Append the record; a new result that could not be recorded is withdrawn, so that the next run makes it again."""
+    """Append the record; a new result that could not be recorded is withdrawn, so that the next run repeats it."""
     try:
         results.append(report_file, record)
     except BaseException:

@@ -14,10 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from .. import results
-from ..anonymizer import deidentify, edited
 from ..errors import DeidError, ImageError, UsageError, one_line
 from ..io import images
 from ..options import Options
@@ -327,19 +324,10 @@ class ImageWorker:
         try:
             data = read()
             failed = replace(failed, input_sha256=hashlib.sha256(data).hexdigest())
-            photo = images.decode(data, name)
-            height, width = photo.pixels.shape[:2]
-            failed = replace(failed, width=width, height=height)
-            images.check_target(Path(output), (height, width), photo.alpha)
             model, recipe = self._model, self.recipe
             failed = replace(failed, model=model.model_name, gate=model.verifier.description)
-            result = deidentify(model, photo, name, recipe.options, require_face=recipe.require_face)
-            made = images.encode(
-                output,
-                np.asarray(result.image),
-                alpha=photo.alpha,
-                icc_profile=photo.icc_profile,
-                ai_edited=edited(result),
+            encoded, record = model.anonymize_bytes(
+                data, recipe.options, name=name, output=output, require_face=recipe.require_face
             )
         except ImageError as error:
             text = one_line(error)
@@ -348,14 +336,6 @@ class ImageWorker:
             raise
         except Exception as error:
             text = "".join(traceback.format_exception(error))  # the exception itself may not travel
-            outcome = internal(replace(failed, seconds=elapsed(start)), name, error)
-            return None, replace(outcome, unexpected=RuntimeError(text))
-        done = replace(
-            failed,
-            status="done" if result.faces else "no_face",
-            output=display_name,
-            output_sha256=hashlib.sha256(made).hexdigest(),
-            faces=result.faces,
-            seconds=elapsed(start),
-        )
-        return made, JobResult(done)
+            result = internal(replace(failed, seconds=elapsed(start)), name, error)
+            return None, replace(result, unexpected=RuntimeError(text))
+        return encoded, JobResult(replace(record, output=display_name))

@@ -170,7 +170,7 @@ def _labels(crops: FaceCrops) -> torch.Tensor:
 
 
 def _meshes(crops: FaceCrops) -> torch.Tensor:
-    return torch.from_numpy(np.stack([face.drawn for _, face in crops.faces]).astype(np.float32))
+    return torch.from_numpy(np.stack([face.map_mesh for _, face in crops.faces]).astype(np.float32))
 
 
 def _kind(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""New faces from anywhere go into the photos as the library's own do: judged first, and else covered."""
+"""Faces of a batch of images: detection, crops for any generator, and stitching with verification."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
-from ..anonymizer import AnonymizedImage
+from ..anonymizer import AnonymizedImage, finalize
+from ..attributes.selection import make_selection
 from ..errors import UsageError
 from ..faces.alignment import extract
 from ..faces.analysis import FaceAnalysis, analyse_face
 from ..faces.boxes import Detection, FaceDetector
-from ..faces.compositing import FILL, Canvas, erase, match_boundary_colour
+from ..faces.compositing import FILL, match_boundary_colour
 from ..faces.detection import EnsembleDetector
 from ..faces.donors import draw_donors
+from ..faces.face import Candidate, Face, PreparedImage
 from ..faces.landmarks import FaceMesh, measure
-from ..faces.masks import union_mask
 from ..faces.mesh_editing import reshape_mesh
-from ..faces.residual_scan import cover_residual_faces
 from ..faces.semantic_map import draw_control, draw_semantic_map, map_in_photo
+from ..generation import NO_PICTURE
 from ..identity.verification import FaceVerifier, VerificationResult, Verifier
 from ..models.identity_model import IdentityModel
+from ..options import Options
 from ..pipelines.loading import BUILTIN
-from ..results import FaceRecord
 
 Proportions = Literal["another person's", "the photo's"]
-"""Whose eyes, brows, nose and mouth a map shows. The photo's own tell who somebody is."""
+"""Whose eyes, brows, nose and mouth a map shows; the photo's own identify the person."""
 
 _MAP_SIZE = 512  # side of the crops that maps of whole photos are drawn in, in pixels
 
 
 @cache
 def shared_detector() -> EnsembleDetector:
-    """The library's detector, loaded once."""
+    """Return the default detector, loaded once."""
     return EnsembleDetector()
 
 
 @cache
 def shared_landmarker() -> FaceMesh:
-    """The library's face mesh, loaded once."""
+    """Return the default landmarker, loaded once."""
     return FaceMesh()
 
 
@@ -61,7 +61,7 @@ class DetectedFaces:
     shape: tuple[int, int]
 
     def of(self, photos: Sequence[np.ndarray]) -> tuple[tuple[FaceAnalysis, ...], ...]:
-        """The faces, if these can be the photos that they were found in.
+        """Return the faces, if these can be the photos that they were detected in.
 
         Raises:
             UsageError: for another number or size of photos.
@@ -75,19 +75,19 @@ class DetectedFaces:
         return self.faces
 
     def boxes(self, photos: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """What the detector said, of each photo. Raises UsageError as `of`."""
-        return [[face.face for face in faces] for faces in self.of(photos)]
+        """Return the detections of each photo. Raises UsageError as `of`."""
+        return [[face.detection for face in faces] for faces in self.of(photos)]
 
 
 def find_faces(photos: Sequence[np.ndarray]) -> DetectedFaces:
     """Detect and measure the faces of B photos, (H, W, 3) uint8 of one size."""
     detector, landmarker = shared_detector(), shared_landmarker()
-    found = (tuple(analyse_face(photo, one, landmarker, _MAP_SIZE) for one in detector(photo)) for photo in photos)
-    return DetectedFaces(tuple(found), (photos[0].shape[0], photos[0].shape[1]))
+    faces = (tuple(analyse_face(photo, face, landmarker, _MAP_SIZE) for face in detector(photo)) for photo in photos)
+    return DetectedFaces(tuple(faces), (photos[0].shape[0], photos[0].shape[1]))
 
 
 def drawn_mesh(face: FaceAnalysis, proportions: Proportions, seed: int | None) -> np.ndarray:
-    """(478, 2) crop pixels, from which a face's map is drawn.
+    """Return the mesh, (478, 2) crop pixels, that a face's map is drawn from.
 
     Args:
         face: the face.
@@ -95,22 +95,22 @@ def drawn_mesh(face: FaceAnalysis, proportions: Proportions, seed: int | None) -
         seed: draws another person's; None is fresh randomness.
     """
     if proportions == "the photo's":
-        return face.drawn
+        return face.map_mesh
     model, own = _people(), secrets.randbits(63) if seed is None else seed
-    donors = draw_donors(model, np.zeros(len(model)), measure(face.drawn), own, glasses=False, steady=True)
-    return reshape_mesh(face.drawn, model.shape(donors), len(face.semantic_map), share=donors.emphasis / 100)
+    donors = draw_donors(model, np.zeros(len(model)), measure(face.map_mesh), own, glasses=False, steady=True)
+    return reshape_mesh(face.map_mesh, model.shape(donors), len(face.semantic_map), share=donors.emphasis / 100)
 
 
 @cache
 def _people() -> IdentityModel:
-    """The embedded identity model."""
+    """Return the embedded identity model."""
     return IdentityModel.from_pretrained(BUILTIN / "identity_model")
 
 
 def photo_map(
     faces: Sequence[FaceAnalysis], shape: tuple[int, int], proportions: Proportions, seed: int | None
 ) -> np.ndarray:
-    """(height, width) uint8 labels of all faces of a photo, in their places; 0 where there is none.
+    """Return (height, width) uint8 labels of all faces of a photo, in their places; 0 where there is none.
 
     Args:
         faces: of the photo.
@@ -140,32 +140,41 @@ class FaceCrops:
     size: int
 
     @cached_property
-    def gone(self) -> list[np.ndarray]:
-        """(H, W) bool of each photo: every pixel that the mask of any face touches."""
-        return [union_mask(self._shape, [face.mask for face in self.of(k)]) for k in range(len(self.photos))]
+    def _images(self) -> list[PreparedImage]:
+        """Of each photo what a generator may see."""
+        return [self.prepare(index) for index in range(len(self.photos))]
+
+    def prepare(self, index: int) -> PreparedImage:
+        """Return a photo with its faces opaque, as new."""
+        image = PreparedImage(self.photos[index])
+        analyses = [analysis for owner, analysis in self.faces if owner == index]
+        for k, analysis in enumerate(analyses):
+            selection = make_selection(())
+            image.faces.append(Face(image, k, analysis.detection, selection, analysis.mask, analysis))
+        image.mask_faces()
+        return image
 
     def of(self, photo: int) -> list[FaceAnalysis]:
-        """The faces of one photo."""
-        return [face for k, face in self.faces if k == photo]
+        """Return the faces of one photo."""
+        return [face for owner, face in self.faces if owner == photo]
 
     def originals(self) -> list[np.ndarray]:
-        """N crops, (S, S, 3) uint8, with the faces still in them."""
+        """Return N crops, (S, S, 3) uint8, with the original faces."""
         return [extract(self.photos[k], face.matrix, self.size) for k, face in self.faces]
 
     def erased(self) -> list[np.ndarray]:
-        """N crops, (S, S, 3) uint8, every masked pixel of every face grey; all that a generator may see."""
-        grey = [erase(photo, gone) for photo, gone in zip(self.photos, self.gone, strict=True)]
-        return [extract(grey[k], face.matrix, self.size) for k, face in self.faces]
+        """Return N crops, (S, S, 3) uint8, every masked pixel of every face grey: all that a generator may see."""
+        return [extract(self._images[owner].erased, face.matrix, self.size) for owner, face in self.faces]
 
     def masks(self) -> list[np.ndarray]:
-        """N masks, (S, S) bool, True where a crop is erased."""
-        return [extract(self.gone[k].astype(np.float32), face.matrix, self.size) > 1e-3 for k, face in self.faces]
+        """Return N masks, (S, S) bool, True where a crop is erased."""
+        return [extract(self._images[owner].erase_weights, face.matrix, self.size) > 1e-3 for owner, face in self.faces]
 
     def control_images(self, kind: str, proportions: Proportions, seed: int | None) -> list[np.ndarray]:
-        """N control images, (S, S, 3) uint8.
+        """Return N control images, (S, S, 3) uint8.
 
         Args:
-            kind: of `faces.controls.CONTROLS`.
+            kind: of `faces.semantic_map.CONTROLS`.
             proportions: whose eyes, brows, nose and mouth they show.
             seed: draws another person's; the k-th face takes the seed k places on.
                 None is fresh randomness.
@@ -177,134 +186,87 @@ class FaceCrops:
         return drawn
 
     def blank(self) -> np.ndarray:
-        """(S, S, 3) uint8, grey: what stands for the crops of photos without faces, since no batch may be empty."""
+        """Return (S, S, 3) uint8, grey, for photos without faces: ComfyUI has no empty batches."""
         return np.full((self.size, self.size, 3), FILL, np.uint8)
 
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return self.photos[0].shape[0], self.photos[0].shape[1]
 
-
-def crop_faces(photos: Sequence[np.ndarray], found: DetectedFaces, size: int) -> FaceCrops:
-    """The crops of the found faces, S x S pixels each. Raises UsageError when they are of other photos."""
+def crop_faces(photos: Sequence[np.ndarray], detected: DetectedFaces, size: int) -> FaceCrops:
+    """Crop the detected faces, S x S pixels each. Raises UsageError when they are of other photos."""
     landmarker = shared_landmarker()
     faces = [
-        (k, analyse_face(photos[k], one, landmarker, size))
-        for k, boxes in enumerate(found.boxes(photos))
-        for one in boxes
+        (k, analyse_face(photos[k], detection, landmarker, size))
+        for k, boxes in enumerate(detected.boxes(photos))
+        for detection in boxes
     ]
     return FaceCrops(tuple(photos), tuple(faces), size)
 
 
 @cache
 def shared_verifier() -> FaceVerifier:
-    """The library's gate, loaded once."""
+    """Return the default verifier, loaded once."""
     return FaceVerifier()
 
 
-def stitch(crops: FaceCrops, made: torch.Tensor, verifier: Verifier, detector: FaceDetector) -> list[AnonymizedImage]:
+def stitch(
+    crops: FaceCrops, generated: torch.Tensor, verifier: Verifier, detector: FaceDetector
+) -> list[AnonymizedImage]:
     """Put new faces in the places of the old ones.
 
-    A face that the gate refuses, that cannot be judged or that is no picture stays covered, and the
-    finished pictures are searched once more. No path leaves an original face.
+    A face that fails verification, that cannot be verified or that is no picture stays covered, and the finished
+    images are searched once more. No path leaves an original face.
 
     Args:
-        crops: where the N faces were cut from.
-        made: (N, S', S', 3) in 0..1, in the crops' order; of any size. Not read where there are no faces.
-        gate: judges each face in the finished picture.
-        detector: takes the second look.
+        crops: where the N faces were cropped from.
+        generated: (N, S', S', 3) in 0..1, in the crops' order; of any size. Not read where there are no faces.
+        verifier: compares each face with the original, in the finished image.
+        detector: searches the finished images.
 
     Raises:
         UsageError: when there are not as many new faces, or they are not square.
     """
-    square = made.ndim == 4 and made.shape[1] == made.shape[2] and made.shape[3] == 3
-    if crops.faces and (len(made) != len(crops.faces) or not square):
+    square = generated.ndim == 4 and generated.shape[1] == generated.shape[2] and generated.shape[3] == 3
+    if crops.faces and (len(generated) != len(crops.faces) or not square):
         raise UsageError(
-            f"image: expected {len(crops.faces)} square face crops, one a face, got a batch of {tuple(made.shape)}: "
-            "connect what was made of Crop Faces' images, all of them and in order"
+            f"image: expected {len(crops.faces)} square face crops, one per face, got a batch of "
+            f"{tuple(generated.shape)}: connect what was generated from Crop Faces' images, all of them and in order"
         )
-    pictures = [_picture(one) for one in made[: len(crops.faces)]]
+    pictures = iter([_picture(crop) for crop in generated[: len(crops.faces)]])
     results = []
-    for k, photo in enumerate(crops.photos):
-        mine = [picture for (owner, _), picture in zip(crops.faces, pictures, strict=True) if owner == k]
-        results.append(_stitch_one(photo, crops.gone[k], crops.of(k), mine, verifier, detector))
+    for index in range(len(crops.photos)):
+        image = crops.prepare(index)
+        for face in image.faces:
+            try:
+                _replace(face, next(pictures), verifier)
+            except Exception as error:  # whatever it was, the face is covered and the record says why
+                face.fail(error, "stitching")
+        results.append(finalize(image, Options(), detector=detector, landmarker=shared_landmarker()))
     return results
 
 
-def _stitch_one(
-    photo: np.ndarray,
-    gone: np.ndarray,
-    faces: Sequence[FaceAnalysis],
-    pictures: Sequence[np.ndarray | None],
-    verifier: Verifier,
-    detector: FaceDetector,
-) -> AnonymizedImage:
-    canvas = Canvas(photo, [face.mask for face in faces])
-    records = []
-    for k, (face, picture) in enumerate(zip(faces, pictures, strict=True)):
-        try:
-            verdict = _place(canvas, k, photo, gone, face, picture, verifier)
-        except Exception as error:  # whatever it was, the face is covered and the record says why
-            verdict = VerificationResult(None, f"stitching failed: {type(error).__name__}")
-        if verdict.reason is not None:
-            canvas.cover(k)
-        records.append(_record(face, verdict))
-    landmarker = shared_landmarker()
-    records += cover_residual_faces(detector, canvas, gone, [], landmarker=landmarker, min_face=0, only=None)
-    return AnonymizedImage(Image.fromarray(canvas.pixels), tuple(records))
-
-
-def _place(
-    canvas: Canvas,
-    k: int,
-    photo: np.ndarray,
-    gone: np.ndarray,
-    face: FaceAnalysis,
-    picture: np.ndarray | None,
-    verifier: Verifier,
-) -> VerificationResult:
-    """Paste one new face if the gate lets it pass."""
+def _replace(face: Face, picture: np.ndarray | None, verifier: Verifier) -> None:
+    """Paste one new face if it passes verification."""
     if picture is None:
-        return VerificationResult(None, "generation gave no picture")
-    size, matrix = len(picture), _resized(face, len(picture))
-    context = extract(erase(photo, gone), matrix, size)
-    crop = match_boundary_colour(picture, context, extract(gone.astype(np.float32), matrix, size) > 1e-3)
-    original = verifier.reference(photo, face)
-    with canvas.preview(k, crop, matrix) as finished:
-        verdict = verifier.verify(finished, face, original)
-    if verdict.reason is None and not verdict.seen:
-        return replace(verdict, reason="no face can be found in the result")
-    if verdict.reason is None and verdict.similarity is None:  # nobody knows where the picture came from
-        return VerificationResult(None, "cannot be compared with the original")
-    if verdict.reason is None:
-        canvas.paste(k, crop, matrix)
-    return verdict
+        face.cover("generation gave no picture")
+        return
+    size, matrix = len(picture), face.matrix_of(picture)
+    context = extract(face.image.erased, matrix, size)
+    mask = extract(face.image.erase_weights, matrix, size) > 1e-3
+    crop = match_boundary_colour(picture, context, mask)
+    face.reference = verifier.reference(face.image.photo, face.geometry)
+    result = face.verify(crop, verifier, NO_PICTURE)
+    if result.reason is None and not result.seen:
+        result = replace(result, reason="no face can be found in the result")
+    elif result.reason is None and result.similarity is None:  # nobody knows where the picture came from
+        result = VerificationResult(None, "cannot be compared with the original")
+    face.candidates.append(Candidate(crop, None, None, result))
+    if result.reason is None:
+        face.paste(face.candidates[0])
+    else:
+        face.cover(result.reason)
 
 
-def _picture(made: torch.Tensor) -> np.ndarray | None:
-    """(S, S, 3) uint8; None for what holds values that are no numbers."""
-    if not torch.isfinite(made).all():
+def _picture(crop: torch.Tensor) -> np.ndarray | None:
+    """Return (S, S, 3) uint8; None for values that are not finite."""
+    if not torch.isfinite(crop).all():
         return None
-    return (made.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
-
-
-def _resized(face: FaceAnalysis, size: int) -> np.ndarray:
-    """The face's (2, 3) crop matrix for a crop of another size."""
-    scale = size / len(face.semantic_map)
-    half = (scale - 1) / 2  # pixel centres
-    return np.column_stack([face.matrix[:, :2] * scale, face.matrix[:, 2] * scale + half]).astype(np.float32)
-
-
-def _record(face: FaceAnalysis, verdict: VerificationResult) -> FaceRecord:
-    finite = verdict.similarity is not None and np.isfinite(verdict.similarity)
-    return FaceRecord(
-        box=face.face.box,
-        detector=face.face.detector,
-        score=face.face.score,
-        action="replaced" if verdict.reason is None else "covered",
-        seed=None,
-        mesh=face.mesh is not None,
-        reason=verdict.reason,
-        similarity=verdict.similarity if finite else None,
-        attempts=1,
-    )
+    return (crop.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()

@@ -411,15 +411,15 @@ class DeidentifyFaces(io.ComfyNode):
         options = Options(method=method, keep=choice.keep, change=choice.change, seed=seed_of(seed))
         anonymizer = runtime.ready(model, options.batch_size)
         bar, results, seconds = comfy.utils.ProgressBar(_PARTS * len(photos)), [], []
-        for k, (photo, found) in enumerate(zip(photos, boxes, strict=True)):
+        for k, (photo, detections) in enumerate(zip(photos, boxes, strict=True)):
 
-            def on_step(done: int, steps: int, before: int = _PARTS * k) -> None:
+            def on_step_end(pipeline: Any, step: int, timestep: Any, tensors: Any, before: int = _PARTS * k) -> None:
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                bar.update_absolute(before + _PARTS * done // (steps + 1))
+                bar.update_absolute(before + _PARTS * (step + 1) // (pipeline.num_timesteps + 1))
 
             comfy.model_management.throw_exception_if_processing_interrupted()
             start = time.perf_counter()
-            results.append(anonymizer(photo, options, boxes=found, on_step=on_step))
+            results.append(anonymizer(photo, options, detections=detections, callback_on_step_end=on_step_end))
             seconds.append(time.perf_counter() - start)
             bar.update_absolute(_PARTS * (k + 1), preview=_preview(results[-1].image))
         pictures = [np.asarray(one.image) for one in results]

@@ -84,7 +84,9 @@ def read_faces(
     if not faces:
         return []
     pixels = torch.stack([to_tensor(extract(photo, face.matrix, pipeline.crop_size)) for face in faces])
-    features = pipeline.encode_attributes(pixels, [face.semantic_map for face in faces], [face.drawn for face in faces])
+    features = pipeline.encode_attributes(
+        pixels, [face.semantic_map for face in faces], [face.map_mesh for face in faces]
+    )
     if features is None:
         raise UsageError("this model reads no attributes: load it with image_encoder= and phrase_encoder=")
     subspace, adapter = pipeline.subspace(phrases), pipeline.attribute_adapter
@@ -115,7 +117,7 @@ def compare(anonymizer: Anonymizer, photo: np.ndarray, options: Options) -> list
     """
     faces, pipeline = anonymizer.analyse(photo), anonymizer.pipeline
     before = read_faces(pipeline, photo, faces, options.choice.phrases)
-    result = anonymizer(photo, options, boxes=[face.face for face in faces])
+    result = anonymizer(photo, options, detections=[face.detection for face in faces])
     changed = np.asarray(result.image)
     after = read_faces(pipeline, changed, faces, options.choice.phrases)
     size, found = pipeline.crop_size, []
@@ -191,11 +193,12 @@ def draw_faces(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
     line = max(1, round(max(pixels.shape[:2]) / 400))
     font = ImageFont.load_default(12 + 2 * line)
     for analysis in faces:
-        x0, y0, x1, y1 = analysis.face.box
+        x0, y0, x1, y1 = analysis.detection.box
         draw.rectangle((x0, y0, x1, y1), outline=_BOX, width=line)
-        label = f"{analysis.face.detector} {analysis.face.score:.2f}{'' if analysis.mesh is not None else ', no mesh'}"
+        note = "" if analysis.mesh is not None else ", no mesh"
+        label = f"{analysis.detection.detector} {analysis.detection.score:.2f}{note}"
         draw.text((x0, y0 - line), label, fill=_BOX, font=font, anchor="lb", stroke_width=1, stroke_fill=(0, 0, 0))
-        points = analysis.face.points
+        points = analysis.detection.points
         radius = float(line)
         if analysis.mesh is not None:
             inverse = cv2.invertAffineTransform(analysis.matrix)

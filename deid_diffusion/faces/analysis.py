@@ -27,18 +27,18 @@ class FaceAnalysis:
     """One face of one photo.
 
     Attributes:
-        face: what the detector said.
+        detection: box, score and five points.
         matrix: (2, 3) float32, photo pixels to crop pixels.
         mesh: (478, 2) float32 crop pixels, or None when the landmarker found none.
-        drawn: (478, 2) float32 crop pixels that the map is drawn from: the mesh or, without one, the mean face's.
+        map_mesh: (478, 2) float32 crop pixels that the map is drawn from: the mesh or, without one, the mean face's.
         semantic_map: (S, S) uint8 labels in the crop.
         mask: where in the photo the face is replaced.
     """
 
-    face: Detection
+    detection: Detection
     matrix: np.ndarray
     mesh: np.ndarray | None
-    drawn: np.ndarray
+    map_mesh: np.ndarray
     semantic_map: np.ndarray
     mask: PasteMask
 

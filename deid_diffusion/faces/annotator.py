@@ -203,7 +203,7 @@ class SemanticFaceDetector:
         back = (back * scale[:, None]).astype(np.float32)
         back[:, 2] += (scale - 1) / 2
         if self.parser is None:
-            return draw_semantic_map(transform(face.drawn, back), max(size))[: size[1], : size[0]]
+            return draw_semantic_map(transform(face.map_mesh, back), max(size))[: size[1], : size[0]]
         parsed = self.parser(extract(seen, face.matrix, _CROP))
         return cv2.warpAffine(parsed, back, size, flags=cv2.INTER_NEAREST)
 
@@ -233,5 +233,5 @@ def _size(picture: np.ndarray, resolution: int) -> tuple[int, int]:
 
 
 def _area(face: FaceAnalysis) -> float:
-    x0, y0, x1, y1 = face.face.box
+    x0, y0, x1, y1 = face.detection.box
     return (x1 - x0) * (y1 - y0)

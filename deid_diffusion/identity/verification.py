@@ -178,7 +178,7 @@ def shows_one_face_there(face: FaceAnalysis, original: FaceReference) -> bool:
         return False
     if original.box is None:
         return True
-    x0, y0, x1, y1 = face.face.box
+    x0, y0, x1, y1 = face.detection.box
     corners = transform(np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)], np.float32), _view_matrix(face))
     (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
     return _same_place(original.box, (left, top, right, bottom))
@@ -194,7 +194,7 @@ def _points_in_view(face: FaceAnalysis) -> np.ndarray | None:
     to_view = _view_matrix(face)
     if face.mesh is not None:
         return transform(transform(five_points(face.mesh), invert(face.matrix)), to_view)
-    return None if face.face.points is None else transform(face.face.points, to_view)
+    return None if face.detection.points is None else transform(face.detection.points, to_view)
 
 
 def _nearest(found: list[Detection]) -> Detection | None:

@@ -449,23 +449,24 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         from ..anonymizer import Anonymizer
         from ..options import Options
 
-        every = [photos] if isinstance(photos, Image.Image) else list(photos)
-        if not every or not all(isinstance(photo, Image.Image) for photo in every):
+        images = [photos] if isinstance(photos, Image.Image) else list(photos)
+        if not images or not all(isinstance(image, Image.Image) for image in images):
             raise ValueError("image: expected PIL photos, or crops together with mask_image and control_image")
-        given: dict[str, Any] = {"prompt": prompt, "steps": steps}
-        seeds = [one.initial_seed() % 2**63 for one in generator] if isinstance(generator, list) else None
+        overrides: dict[str, Any] = {"prompt": prompt, "num_inference_steps": steps}
         if isinstance(generator, torch.Generator):
-            given["seed"] = generator.initial_seed() % 2**63
-        given = {name: value for name, value in given.items() if value is not None}
-        wanted = replace(options or Options(), **given)
+            overrides["seed"] = generator.initial_seed() % 2**63
+        options = replace(options or Options(), **{name: v for name, v in overrides.items() if v is not None})
         if self._anonymizer is None:
             self._anonymizer = Anonymizer(self)
-        results = [
-            self._anonymizer(photo, wanted if seeds is None else replace(wanted, seed=seeds[index]))
-            for index, photo in enumerate(every)
-        ]
-        images, records = [result.image for result in results], [result.faces for result in results]
-        return FaceDeidPipelineOutput(images, None, records) if return_dict else (images, records)
+        if isinstance(generator, list):
+            seeds = [part.initial_seed() % 2**63 for part in generator]
+            results = [
+                self._anonymizer(image, replace(options, seed=seed)) for image, seed in zip(images, seeds, strict=True)
+            ]
+        else:
+            results = [self._anonymizer(image, options) for image in images]
+        outputs, records = [result.image for result in results], [result.faces for result in results]
+        return FaceDeidPipelineOutput(outputs, None, records) if return_dict else (outputs, records)
 
     def _wrap(
         self, pictures: torch.Tensor, output_type: str, return_dict: bool

@@ -23,10 +23,11 @@ from ..errors import DeidError, UsageError, one_line
 from ..evaluation.inspection import MAX_SIDE, draw_maps, draw_masks
 from ..faces.compositing import WARNINGS, Method
 from ..identity.pseudonyms import Pseudonyms
+from ..io import images
 from ..io.images import READABLE
 from ..options import Options
 from .gradio_sessions import MAX_PHOTOS, Result, Session, Sessions, clear_old
-from .http import answer
+from .http import anonymize_request
 from .queue import Check, RequestQueue, deadline_check
 
 if TYPE_CHECKING:
@@ -178,17 +179,17 @@ def process(
     limits = desk.limits
 
     def work(check: Check) -> Result:
-        made = answer(
+        encoded, record = anonymize_request(
             anonymizer, data, name, options, file_format=file_format, max_pixels=limits.max_pixels, check=check
         )
-        found = anonymizer.analyse(made.before)
+        before = images.decode(data, name, max_pixels=limits.max_pixels).pixels
         return Result(
-            name=made.record.output or name,
-            data=made.data,
-            record=made.record.to_json(),
-            before=data_uri(made.before),
-            after=data_uri(made.after),
-            overlay=overlay(made.before, found),
+            name=record.output or name,
+            data=encoded,
+            record=record.to_json(),
+            before=data_uri(before),
+            after=data_uri(images.decode(encoded, name).pixels),
+            overlay=overlay(before, anonymizer.analyse(before)),
         )
 
     try:

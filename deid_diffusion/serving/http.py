@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -24,14 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from .. import results
 from .._version import __version__
-from ..anonymizer import deidentify, edited
 from ..attributes.selection import parse_change, parse_keep
 from ..errors import ImageError, UsageError, one_line
 from ..faces.compositing import Method
 from ..identity.pseudonyms import Pseudonyms
-from ..io import images
 from ..options import Options
 from ..results import ImageRecord
 from .access import ApiKey
@@ -166,24 +159,7 @@ SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 """Format by its name to the result's suffix; JPEG alone loses anything."""
 
 
-@dataclass(frozen=True, eq=False)
-class ServedImage:
-    """A finished picture.
-
-    Attributes:
-        data: the file's bytes.
-        record: what was done.
-        before: (H, W, 3) uint8 RGB, the upright photo.
-        after: likewise, the result.
-    """
-
-    data: bytes
-    record: ImageRecord
-    before: np.ndarray
-    after: np.ndarray
-
-
-def answer(
+def anonymize_request(
     anonymizer: Anonymizer,
     data: bytes,
     name: str,
@@ -193,50 +169,33 @@ def answer(
     max_pixels: int,
     check: Check,
     require_face: bool = False,
-) -> ServedImage:
-    """Do to one photo what the command line does: the same checks, the same metadata, marks and record.
+) -> tuple[bytes, ImageRecord]:
+    """Anonymise one uploaded photo, as the command line does.
 
     Args:
         anonymizer: with its model loaded.
-        data: the photo's bytes, in any format that `images.decode` reads.
-        name: what messages and the record call it.
-        options: the wishes.
+        data, options, max_pixels, require_face: see `Anonymizer.anonymize_bytes`.
+        name: of the photo in messages and in the record.
         file_format: one of `SUFFIXES`.
-        max_pixels: limit of width x height.
-        check: called between the steps; what it raises ends the work.
-        require_face: a photo in which no face is found is an error.
+        check: called before the work and after each denoising step; what it raises ends the work.
 
     Raises:
-        ImageError: no photo, too large, no face although one is required, or a face that only its transparency shows.
-        UsageError: wishes that the model cannot carry out.
-        DeidError: the store of pseudonyms cannot be used.
+        DeidError: see `Anonymizer.anonymize_bytes`.
     """
-    start = time.perf_counter()
-    photo = images.decode(data, name, max_pixels=max_pixels)
-    height, width = photo.pixels.shape[:2]
-    target = Path(name).with_suffix(SUFFIXES[file_format])
-    images.check_target(target, (height, width), photo.alpha)
     check()
-    result = deidentify(
-        anonymizer, photo, name, options, require_face=require_face, on_step=lambda done, total: check()
+
+    def on_step_end(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> None:
+        check()
+
+    return anonymizer.anonymize_bytes(
+        data,
+        options,
+        name=name,
+        output=Path(name).with_suffix(SUFFIXES[file_format]),
+        max_pixels=max_pixels,
+        require_face=require_face,
+        callback_on_step_end=on_step_end,
     )
-    pixels = np.asarray(result.image)
-    encoded = images.encode(target, pixels, alpha=photo.alpha, icc_profile=photo.icc_profile, ai_edited=edited(result))
-    record = ImageRecord(
-        input=name,
-        output=target.name,
-        status="done" if result.faces else "no_face",
-        input_sha256=photo.sha256,
-        output_sha256=hashlib.sha256(encoded).hexdigest(),
-        width=width,
-        height=height,
-        faces=result.faces,
-        model=anonymizer.model_name,
-        gate=anonymizer.verifier.description,
-        versions=results.versions(),
-        seconds=round(time.perf_counter() - start, 3),
-    )
-    return ServedImage(encoded, record, photo.pixels, pixels)
 
 
 logger = logging.getLogger(__name__)
@@ -299,8 +258,8 @@ def make_app(
         with desk.place():
             data = await asyncio.wait_for(read_photo(request, limits), limits.seconds)
 
-            def work(check: Check) -> ServedImage:
-                return answer(
+            def work(check: Check) -> tuple[bytes, ImageRecord]:
+                return anonymize_request(
                     anonymizer,
                     data,
                     _NAME,
@@ -311,9 +270,9 @@ def make_app(
                     require_face=wish.require_face,
                 )
 
-            made = await _until(asyncio.wrap_future(desk.submit(work)), limits)
-        metrics.finished(made.record)
-        return _answer(made, f"image/{wish.format}", request.headers.get("accept", ""))
+            encoded, record = await _until(asyncio.wrap_future(desk.submit(work)), limits)
+        metrics.finished(record)
+        return _answer(encoded, record, f"image/{wish.format}", request.headers.get("accept", ""))
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -328,25 +287,25 @@ def make_app(
     return app
 
 
-async def _until(result: asyncio.Future[ServedImage], limits: Limits) -> ServedImage:
+async def _until(result: asyncio.Future[tuple[bytes, ImageRecord]], limits: Limits) -> tuple[bytes, ImageRecord]:
     try:
         return await asyncio.wait_for(result, limits.seconds)
     except asyncio.TimeoutError as error:
         raise deadline_check(limits) from error
 
 
-def _answer(made: ServedImage, media_type: str, accept: str) -> Response:
+def _answer(encoded: bytes, record: ImageRecord, media_type: str, accept: str) -> Response:
     headers = {
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
-        "Deid-Status": made.record.status,
-        "Deid-Faces": _counts(made.record),
+        "Deid-Status": record.status,
+        "Deid-Faces": _counts(record),
     }
     if "application/json" in accept and "image/" not in accept:
-        image = base64.b64encode(made.data).decode()
-        record = json.loads(made.record.to_json())
-        return JSONResponse({"media_type": media_type, "image": image, "record": record}, headers=headers)
-    return Response(made.data, media_type=media_type, headers=headers)
+        image = base64.b64encode(encoded).decode()
+        values = {"media_type": media_type, "image": image, "record": json.loads(record.to_json())}
+        return JSONResponse(values, headers=headers)
+    return Response(encoded, media_type=media_type, headers=headers)
 
 
 def _counts(record: ImageRecord) -> str:

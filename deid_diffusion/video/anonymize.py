@@ -1,8 +1,8 @@
-"""One clip's way through the house: find, follow, cast, replace frame by frame, join. Only this knows it all."""
+"""Anonymise a clip: detect in every frame, track, assign identities, replace frame by frame, join the segments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -18,28 +18,27 @@ from ..io.video_writer import SegmentWriter, join, steady_times
 from ..results import TrackRecord
 from . import checkpoint
 from .checkpoint import ClipCheckpoint, ClipStats, track_record
-from .identities import ClipReplacer, TrackIdentity, assign_identities, load_identities, save_identities
+from .identities import ClipGenerator, TrackIdentity, assign_identities, load_identities, save_identities
 from .tracking import GAP_S, Chunk, ClipDetections, Track, follow, make_tracks
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
     from ..options import Options
 
-
 OnFrame = Callable[[str, int, int], None]
-"""Called with what is being done, the frames done, and their number (0: unknown)."""
+"""Called with the name of the pass, the frames done, and their number (0: unknown)."""
 
 
 @dataclass(frozen=True)
 class AnonymizedVideo:
-    """What became of a clip.
+    """What was done to a clip.
 
     Attributes:
-        tracks: one record a face.
+        tracks: one record per tracked face.
         frames: number of frames.
-        missed: faces that only the second look found, and covered.
-        filled: frames that were filled altogether.
-        errors: kinds of the unexpected exceptions because of which they were.
+        missed: faces that only the residual scan found, and covered.
+        filled: frames that were filled as a whole.
+        errors: types of the exceptions because of which they were.
         sha256: hex digest of the result.
     """
 
@@ -59,22 +58,22 @@ def anonymize_clip(
     *,
     overwrite: bool = False,
     require_face: bool = False,
-    on_frame: OnFrame = lambda what, done, total: None,
+    on_frame: OnFrame = lambda name, done, total: None,
 ) -> AnonymizedVideo:
     """Replace every face in every frame of a clip, and write the result with the clip's sound.
 
-    The frames are gone through twice, and a few of them once more to choose the new faces; one frame at a time is in
-    memory. What is finished lies in a hidden folder beside the target: after a kill the same call goes on from there.
-    The target appears when all of it is done. A face that fails is covered in that frame; a frame that fails is filled.
+    The frames are read twice, and a few of them once more to choose the new faces; one frame at a time is in memory.
+    Finished parts lie in a hidden folder beside the target: after a kill the same call resumes there. The target
+    appears when it is complete. A face that fails is covered in that frame; a frame that fails is filled.
 
     Args:
         anonymizer: with its model loaded.
-        clip: made by `open_clip`.
-        target: the result; its suffix is one of `formats.WRITABLE`.
-        options: the user's wishes. A seed is that of the first face; each later one has the next.
+        clip: of `open_clip`.
+        target: the result; its suffix is one of `io.video_reader.READABLE` that can be written.
+        options: how faces are treated. A seed is that of the first face; each later one has the next.
         overwrite: replace an existing file.
         require_face: raise VideoError for a clip in which no face is found.
-        on_frame: told how far it is.
+        on_frame: called after each frame of each pass.
 
     Raises:
         VideoError: the clip is damaged, or the result cannot be written.
@@ -89,68 +88,68 @@ def anonymize_clip(
         options=checkpoint.fingerprint(options, encoding),
     )
     try:
-        stretches = _find(anonymizer, clip, work, on_frame)
-    except VideoError:  # a damaged clip will not be gone on with
+        chunks = _detect(anonymizer, clip, work, on_frame)
+    except VideoError:  # a damaged clip is not resumed
         work.remove()
         raise
-    total = sum(len(one.times) for one in stretches)
-    found = ClipDetections.joined([one.found for one in stretches])
-    if require_face and not len(found.frames):
+    total = sum(len(chunk.times) for chunk in chunks)
+    detections = ClipDetections.joined([chunk.detections for chunk in chunks])
+    if require_face and not len(detections.frames):
         work.remove()
         raise VideoError(f"{clip.path}: no face found, and --require-face asks for one: nothing written")
     rate = float(clip.rate)
-    tracks = make_tracks(found, follow(found, total, max(1, round(GAP_S * rate))), total, rate, clip.upright)
-    roles = _roles(anonymizer, clip, work, options, tracks, total, on_frame)
-    unsearched = frozenset(number for one in stretches for number in one.unsearched.tolist())
-    _replace(anonymizer, clip, work, encoding, _Plan(tracks, roles, unsearched, options, total), on_frame)
-    numbers = range(len(stretches))
-    counts = ClipStats.load(work.tally(number) for number in numbers)
+    groups = follow(detections, total, max(1, round(GAP_S * rate)))
+    tracks = make_tracks(detections, groups, total, rate, clip.upright)
+    identities = _identities(anonymizer, clip, work, options, tracks, total, on_frame)
+    unsearched = frozenset(frame for chunk in chunks for frame in chunk.unsearched.tolist())
+    _replace(anonymizer, clip, work, encoding, _Plan(tracks, identities, unsearched, options, total), on_frame)
+    numbers = range(len(chunks))
+    stats = ClipStats.load(work.stats(number) for number in numbers)
     records = tuple(
-        track_record(one, counts.of(number), roles.get(number), keyed=options.pseudonyms is not None)
-        for number, one in enumerate(tracks)
+        track_record(track, stats.of(number), identities.get(number), keyed=options.pseudonyms is not None)
+        for number, track in enumerate(tracks)
     )
-    raw = np.concatenate([one.times for one in stretches])
-    times = steady_times([None if np.isnan(time) else int(time) for time in raw.tolist()], clip)
+    stored = np.concatenate([chunk.times for chunk in chunks])
+    times = steady_times([None if np.isnan(time) else int(time) for time in stored.tolist()], clip)
     result = work.result(target.suffix)
-    edited = any(one.action == "replaced" for one in records)
-    join(clip, [work.segment(number) for number in numbers], *times, result, target.suffix, ai_edited=edited)
+    generated = any(record.action == "replaced" for record in records)
+    join(clip, [work.segment(number) for number in numbers], *times, result, target.suffix, ai_edited=generated)
     digest = sha256_of(result)
     try:
         publish(result, target, overwrite=overwrite)
     except OSError as error:
         raise VideoError(refusal(target, error)) from error
     checkpoint.clear(target)
-    return AnonymizedVideo(records, total, counts.missed, counts.filled, tuple(sorted(counts.errors)), digest)
+    return AnonymizedVideo(records, total, stats.missed, stats.filled, tuple(sorted(stats.errors)), digest)
 
 
-def _find(anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, on_frame: OnFrame) -> list[Chunk]:
-    """The first pass: faces in every frame, and the frames' times. Stretches that are there are not searched again."""
-    stretches: list[Chunk] = []
-    for number, frames in _stretches(pictures(clip)):
-        path = work.found(number)
+def _detect(anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, on_frame: OnFrame) -> list[Chunk]:
+    """Detect the faces of every frame and read the frames' times; chunks that exist are not searched again."""
+    chunks: list[Chunk] = []
+    for number, frames in _by_chunk(pictures(clip)):
+        path = work.detections(number)
         if path.exists():
-            stretches.append(Chunk.load(path))
+            chunks.append(Chunk.load(path))
             continue
         numbers, faces, unsearched = list[int](), list[Detection](), list[int]()
         times = list[float]()
         for picture in frames:
             try:
-                seen = anonymizer.detector(picture.rgb())
+                detections = anonymizer.detector(picture.rgb())
             except Exception:  # nobody knows what it shows: it will be filled
-                seen = []
+                detections = []
                 unsearched.append(picture.index)
-            numbers += [picture.index] * len(seen)
-            faces += seen
+            numbers += [picture.index] * len(detections)
+            faces += detections
             times.append(np.nan if picture.time is None else picture.time)
             on_frame("looking for faces", picture.index + 1, clip.expected)
-        found = ClipDetections.of(numbers, faces)
-        stretch = Chunk(found, np.array(times), np.array(unsearched, np.int64))
-        stretch.save(path)
-        stretches.append(stretch)
-    return stretches
+        chunk = Chunk(ClipDetections.of(numbers, faces), np.array(times), np.array(unsearched, np.int64))
+        chunk.save(path)
+        chunks.append(chunk)
+    return chunks
 
 
-def _roles(
+def _identities(
     anonymizer: Anonymizer,
     clip: Clip,
     work: ClipCheckpoint,
@@ -159,90 +158,87 @@ def _roles(
     total: int,
     on_frame: OnFrame,
 ) -> dict[int, TrackIdentity]:
-    """Who is who; drawn once, and the same after a kill."""
+    """Return each track's identity; drawn once, and the same after a kill."""
     if options.method != "generate" or not tracks:
         return {}
-    if not work.roles.exists():
-        save_identities(
-            work.roles,
-            assign_identities(anonymizer, options, tracks, _told(pictures(clip), "choosing faces", total, on_frame)),
-        )
-    return load_identities(work.roles)
+    if not work.identities.exists():
+        frames = _reported(pictures(clip), "choosing faces", total, on_frame)
+        save_identities(work.identities, assign_identities(anonymizer, options, tracks, frames))
+    return load_identities(work.identities)
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What the second pass goes by; ``unsearched`` are frames that nobody could search."""
+    """Results of the first pass; ``unsearched`` are frames in which detection itself failed."""
 
     tracks: Sequence[Track]
-    roles: dict[int, TrackIdentity]
+    identities: Mapping[int, TrackIdentity]
     unsearched: frozenset[int]
     options: Options
     total: int
 
     def near(self, first: int, stop: int) -> dict[int, Track]:
-        """The tracks, by their numbers, that have a place in some of the frames from first to before stop."""
-        ends = {number: (one.places.frames[0], one.places.frames[-1]) for number, one in enumerate(self.tracks)}
+        """Return the tracks, by their numbers, that have a place in some of the frames from first to before stop."""
+        ends = {number: (track.places.frames[0], track.places.frames[-1]) for number, track in enumerate(self.tracks)}
         return {number: self.tracks[number] for number, (low, high) in ends.items() if low < stop and first <= high}
 
 
 def _replace(
     anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, encoding: Encoding, plan: _Plan, on_frame: OnFrame
 ) -> None:
-    """The second pass: every stretch that has no segment yet is replaced and encoded."""
-    players = ClipReplacer(plan.roles, plan.options)
-    options = replace(
-        plan.options, pseudonyms=None, seed=None
-    )  # nobody is looked up in frames: the roles say who is who
-    for number, frames in _stretches(_told(pictures(clip), "replacing faces", plan.total, on_frame)):
+    """Replace and encode every chunk that has no segment yet."""
+    generator = ClipGenerator(anonymizer, plan.identities, plan.options)
+    for number, frames in _by_chunk(_reported(pictures(clip), "replacing faces", plan.total, on_frame)):
         if work.segment(number).exists():
             continue
-        counts = ClipStats()
-        near = plan.near(number * checkpoint.STRETCH, (number + 1) * checkpoint.STRETCH)
+        stats = ClipStats()
+        near = plan.near(number * checkpoint.CHUNK_FRAMES, (number + 1) * checkpoint.CHUNK_FRAMES)
         with SegmentWriter(work.segment(number), clip, encoding) as segment:
             for picture in frames:
                 before = picture.rgb()
-                here = {k: one for k, one in near.items() if one.has(picture.index)}
+                tracks = {number: track for number, track in near.items() if track.has(picture.index)}
                 if picture.index in plan.unsearched:
-                    after = counts.fill(before, "search failed")
-                elif here:
-                    after = _frame(anonymizer, picture.index, before, here, players, options, counts)
+                    after = stats.fill(before, "search failed")
+                elif tracks:
+                    after = _frame(anonymizer, picture.index, before, tracks, generator, stats)
                 else:
                     after = before  # the first pass has just searched this very picture
                 segment.add(changed(picture.stored, encoding.pixels, before, after, clip.turns))
-            counts.save(work.tally(number))
+            stats.save(work.stats(number))
 
 
 def _frame(
     anonymizer: Anonymizer,
     frame: int,
     photo: np.ndarray,
-    here: dict[int, Track],
-    players: ClipReplacer,
-    options: Options,
-    counts: ClipStats,
+    tracks: Mapping[int, Track],
+    generator: ClipGenerator,
+    stats: ClipStats,
 ) -> np.ndarray:
-    """(H, W, 3) uint8: a frame as it is to be shown. Whatever happens, no original face is left on it."""
-    replacer = players.in_frame(list(here), [one.seen_at(frame) for one in here.values()])
+    """Return (H, W, 3) uint8, a frame as it may be shown. Whatever happens, no original face is left on it."""
+    options = replace(generator.options, pseudonyms=None, seed=None)  # tracks, not frames, say who is who
     try:
-        shown = anonymizer(photo, options, boxes=[one.at(frame) for one in here.values()], replacer=replacer)
+        prepared = anonymizer.prepare(photo, options, detections=[track.at(frame) for track in tracks.values()])
+        generator(prepared.pending, list(tracks), [track.observed_at(frame) for track in tracks.values()])
+        result = anonymizer.finalize(prepared, options)
     except DeidError:
         raise
     except Exception as error:
-        return counts.fill(photo, type(error).__name__)
-    for (number, track), face in zip(here.items(), shown.faces, strict=False):
-        first, last = track.sighted
-        counts.of(number).add(face, around=not first <= frame <= last)
-    counts.missed += len(shown.faces) - len(here)
-    return np.asarray(shown.image)
+        return stats.fill(photo, type(error).__name__)
+    for (number, track), face in zip(tracks.items(), result.faces, strict=False):
+        first, last = track.observed_frames
+        stats.of(number).add(face, around=not first <= frame <= last)
+    stats.missed += len(result.faces) - len(tracks)
+    return np.asarray(result.image)
 
 
-def _stretches(frames: Iterator[Picture]) -> Iterator[tuple[int, Iterator[Picture]]]:
-    """Frames in stretches, with their numbers; what is not taken of a stretch is decoded and dropped."""
-    return groupby(frames, lambda picture: picture.index // checkpoint.STRETCH)
+def _by_chunk(frames: Iterator[Picture]) -> Iterator[tuple[int, Iterator[Picture]]]:
+    """Group frames by chunk, with the chunks' numbers; frames of a group that is not read are decoded and dropped."""
+    return groupby(frames, lambda picture: picture.index // checkpoint.CHUNK_FRAMES)
 
 
-def _told(frames: Iterator[Picture], what: str, total: int, on_frame: OnFrame) -> Iterator[Picture]:
+def _reported(frames: Iterator[Picture], name: str, total: int, on_frame: OnFrame) -> Iterator[Picture]:
+    """Yield frames and report each after it was used."""
     for picture in frames:
         yield picture
-        on_frame(what, picture.index + 1, total)
+        on_frame(name, picture.index + 1, total)

@@ -1,4 +1,4 @@
-"""What was done to each track in a stretch of frames, counted while the frames go by and kept beside the segment."""
+"""Checkpoints of a clip: the files of each finished chunk of frames, and the counts of what was done in it."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from .tracking import Track
 
 
-STRETCH = 120
-"""Frames of a stretch: what a kill costs at most."""
+CHUNK_FRAMES = 120
+"""Frames per chunk: what a kill costs at most."""
 
-_VERSION = 2  # of what lies in the folder
-_MODE = 0o700  # boxes, seeds and attribute features are nobody else's business
+_VERSION = 2  # of the folder's files
+_MODE = 0o700  # boxes, seeds and attribute features are private
 
 
 @dataclass(frozen=True)
 class ClipCheckpoint:
-    """Names of what lies in the folder; a file that has its name is complete.
+    """The folder of a clip in progress; a file under its final name is complete.
 
     Attributes:
         folder: made by `open`; its name holds the target's name and a digest of everything that shapes the result.
@@ -49,11 +49,13 @@ class ClipCheckpoint:
 
     @classmethod
     def open(cls, target: Path, **shaping: str) -> ClipCheckpoint:
-        """The folder of a result; what an earlier run with the same values left in it is still there.
+        """Open the folder of a result; files of an earlier run with the same values are still there.
 
         Raises VideoError if it cannot be made.
         """
-        text = json.dumps({"version": _VERSION, "program": __version__, "stretch": STRETCH, **shaping}, sort_keys=True)
+        text = json.dumps(
+            {"version": _VERSION, "program": __version__, "stretch": CHUNK_FRAMES, **shaping}, sort_keys=True
+        )
         folder = target.with_name(f"{_prefix(target)}{hashlib.sha256(text.encode()).hexdigest()[:16]}")
         try:
             folder.mkdir(mode=_MODE, exist_ok=True)
@@ -61,25 +63,25 @@ class ClipCheckpoint:
             raise VideoError(refusal(folder, error)) from error
         return cls(folder)
 
-    def found(self, number: int) -> Path:
-        """What the detectors found in a stretch."""
+    def detections(self, number: int) -> Path:
+        """Return the path of a chunk's detections."""
         return self.folder / f"found-{number:05}.npz"
 
     @property
-    def roles(self) -> Path:
-        """Who is who."""
+    def identities(self) -> Path:
+        """Path of the tracks' identities."""
         return self.folder / "roles.npz"
 
-    def tally(self, number: int) -> Path:
-        """What was done in a stretch; written before its segment."""
+    def stats(self, number: int) -> Path:
+        """Return the path of a chunk's counts; written before its segment."""
         return self.folder / f"tally-{number:05}.json"
 
     def segment(self, number: int) -> Path:
-        """The finished pictures of a stretch."""
+        """Return the path of a chunk's finished pictures."""
         return self.folder / f"segment-{number:05}.mkv"
 
     def result(self, suffix: str) -> Path:
-        """The whole clip, until it gets its name."""
+        """Return the path of the joined clip until it is published."""
         return self.folder / f"result{suffix}"
 
     def remove(self) -> None:
@@ -88,13 +90,13 @@ class ClipCheckpoint:
 
 
 def clear(target: Path) -> None:
-    """Delete what runs with other options or another input left for a result that is finished now."""
+    """Delete the folders that runs with other options or another input left for a finished result."""
     for folder in target.parent.glob(f"{_escaped(_prefix(target))}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def fingerprint(options: Options, encoding: Encoding) -> str:
-    """A text that differs where results may differ."""
+    """Return a text that differs where results may differ."""
     return json.dumps([options_digest(options), encoding.codec, encoding.pixels, encoding.options], sort_keys=True)
 
 
@@ -103,7 +105,7 @@ def _prefix(target: Path) -> str:
 
 
 def _escaped(name: str) -> str:
-    """A name with glob's special letters made plain."""
+    """Escape glob's special characters."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
@@ -130,25 +132,25 @@ class TrackStats:
                 self.similarity = max(self.similarity if self.similarity is not None else -math.inf, face.similarity)
 
     def merge(self, other: Self) -> None:
-        """Count what another tally of the same track has counted."""
+        """Add the counts of the same track in other frames."""
         self.actions += other.actions
         self.reasons += other.reasons
         self.around += other.around
-        known = [one.similarity for one in (self, other) if one.similarity is not None]
-        self.similarity = max(known, default=None)
+        similarities = [stats.similarity for stats in (self, other) if stats.similarity is not None]
+        self.similarity = max(similarities, default=None)
         if other.actions["replaced"]:
             self.kept_attributes, self.changed_attributes = other.kept_attributes, other.changed_attributes
 
 
 @dataclass
 class ClipStats:
-    """Counts of a stretch of frames.
+    """Counts of a chunk of frames.
 
     Attributes:
         tracks: by the tracks' numbers.
-        missed: faces that only the second look found.
-        filled: frames that were filled altogether.
-        errors: kinds of the exceptions because of which they were.
+        missed: faces that only the residual scan found.
+        filled: frames that were filled as a whole.
+        errors: types of the exceptions because of which they were.
     """
 
     tracks: dict[int, TrackStats] = field(default_factory=dict)
@@ -157,32 +159,32 @@ class ClipStats:
     errors: Counter[str] = field(default_factory=Counter)
 
     def of(self, number: int) -> TrackStats:
-        """The tally of a track."""
+        """Return the counts of a track."""
         return self.tracks.setdefault(number, TrackStats())
 
-    def fill(self, frame: np.ndarray, why: str) -> np.ndarray:
-        """Count a frame, (H, W, 3) uint8, as filled, and return one of its size that shows nothing."""
+    def fill(self, frame: np.ndarray, reason: str) -> np.ndarray:
+        """Count a frame, (H, W, 3) uint8, as filled, and return a uniform one of its size."""
         self.filled += 1
-        self.errors[why] += 1
+        self.errors[reason] += 1
         return np.full_like(frame, FILL)
 
     def save(self, path: Path) -> None:
         """Write it atomically. Raises ImageError if the disk refuses."""
-        rows = {str(number): vars(one) for number, one in self.tracks.items()}
-        whole = {"tracks": rows, "missed": self.missed, "filled": self.filled, "errors": self.errors}
-        write_atomic(path, json.dumps(whole).encode(), overwrite=True)
+        rows = {str(number): vars(stats) for number, stats in self.tracks.items()}
+        values = {"tracks": rows, "missed": self.missed, "filled": self.filled, "errors": self.errors}
+        write_atomic(path, json.dumps(values).encode(), overwrite=True)
 
     @classmethod
     def load(cls, paths: Iterable[Path]) -> Self:
-        """The counts of several stretches together."""
+        """Read and add the counts of several chunks."""
         total = cls()
         for path in paths:
-            whole = json.loads(path.read_bytes())
-            total.missed += whole["missed"]
-            total.filled += whole["filled"]
-            total.errors += Counter(whole["errors"])
-            for number, row in whole["tracks"].items():
-                counted = TrackStats(
+            values = json.loads(path.read_bytes())
+            total.missed += values["missed"]
+            total.filled += values["filled"]
+            total.errors += Counter(values["errors"])
+            for number, row in values["tracks"].items():
+                stats = TrackStats(
                     Counter(row["actions"]),
                     row["around"],
                     Counter(row["reasons"]),
@@ -190,35 +192,35 @@ class ClipStats:
                     tuple(row["kept_attributes"]),
                     row["changed_attributes"],
                 )
-                total.of(int(number)).merge(counted)
+                total.of(int(number)).merge(stats)
         return total
 
 
-def track_record(track: Track, tally: TrackStats, role: TrackIdentity | None, *, keyed: bool) -> TrackRecord:
-    """The record of a track; ``keyed``: seeds follow from a secret, and are not told."""
-    first, last = track.sighted
+def track_record(track: Track, stats: TrackStats, identity: TrackIdentity | None, *, keyed: bool) -> TrackRecord:
+    """Return the record of a track; ``keyed``: seeds follow from a secret and are left out."""
+    first, last = track.observed_frames
     best = track.at(track.best())
-    shown = sum(tally.actions[one] for one in ("replaced", *SIMPLE))
-    simple = [one for one in SIMPLE if tally.actions[one]]
+    shown = sum(stats.actions[name] for name in ("replaced", *SIMPLE))
+    simple = [name for name in SIMPLE if stats.actions[name]]
     action: Action = "replaced" if shown else "covered"
-    replaced = tally.actions["replaced"] > 0
+    replaced = stats.actions["replaced"] > 0
     return TrackRecord(
         first,
         last,
         best.box,
         best.detector,
         best.score,
-        "kept" if tally.actions["kept"] else simple[0] if simple else action,
-        frames=sum(tally.actions.values()),
-        seen=int(track.seen.sum()),
+        "kept" if stats.actions["kept"] else simple[0] if simple else action,
+        frames=sum(stats.actions.values()),
+        seen=int(track.observed.sum()),
         replaced=shown,
-        covered=tally.actions["covered"] - tally.around,
-        covered_around=tally.around,
-        kept=tally.actions["kept"],
-        reasons=dict(tally.reasons),
-        seed=role.seed if role is not None and replaced and not keyed else None,
-        pseudonym=role.pseudonym if role is not None and replaced else None,
-        similarity=tally.similarity,
-        kept_attributes=tally.kept_attributes,
-        changed_attributes=tally.changed_attributes,
+        covered=stats.actions["covered"] - stats.around,
+        covered_around=stats.around,
+        kept=stats.actions["kept"],
+        reasons=dict(stats.reasons),
+        seed=identity.first_seed if identity is not None and replaced and not keyed else None,
+        pseudonym=identity.pseudonym if identity is not None and replaced else None,
+        similarity=stats.similarity,
+        kept_attributes=stats.kept_attributes,
+        changed_attributes=stats.changed_attributes,
     )

@@ -1,4 +1,4 @@
-"""Which sightings are of one face: ByteTrack, over all frames of a clip (Zhang et al., "ByteTrack", ECCV 2022)."""
+"""Tracking: group detections by face with ByteTrack (Zhang et al., ECCV 2022) and fill the gaps of each track."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 GAP_S = 1.0
-"""Longest time between two sightings, in seconds, over which a track goes on."""
+"""Longest time between two detections of a track, in seconds."""
 
 MARGIN_S, MARGIN = 0.1, 3
-"""How long before its first and after its last sighting a face is still dealt with: in seconds, and frames at least."""
+"""How long before its first and after its last detection a face is still replaced: in seconds, and frames at least."""
 
 GUESS = "track"
-"""What a guessed place says instead of the detector's name."""
+"""Detector's name of an interpolated or extrapolated box."""
 
-_LEAST_OVERLAP = 0.2  # intersection over union of a track's box, carried on, and the one that goes on with it
-_DOUBLE = 0.8  # share of a guessed box that lies in one where a face was seen, from which on it is that face
-_STEPS = 3  # sightings from which a track's speed is taken
+_MIN_IOU = 0.2  # IoU of a track's box, extrapolated, and the box that continues it
+_MAX_CONTAINED = 0.8  # share of an interpolated box inside a detected one, from which it is that face
+_SPEED_DETECTIONS = 3  # detections that a track's speed is measured on
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,138 +38,147 @@ class Track:
 
     Attributes:
         places: where it is in each of them, one row a frame.
-        seen: (n,) bool, whether a detector saw it there; elsewhere its place is a guess.
+        observed: (n,) bool, whether a detector saw it there; elsewhere its place is a guess.
     """
 
     places: ClipDetections
-    seen: np.ndarray
+    observed: np.ndarray
 
     @property
-    def sighted(self) -> tuple[int, int]:
-        """Numbers of the frames in which a detector saw it first and last."""
-        frames = self.places.frames[self.seen]
+    def observed_frames(self) -> tuple[int, int]:
+        """Numbers of the frames of its first and last detection."""
+        frames = self.places.frames[self.observed]
         return int(frames[0]), int(frames[-1])
 
     def has(self, frame: int) -> bool:
-        """Whether it has a place in a frame."""
+        """Return whether it has a box in a frame."""
         row = self._row(frame)
-        return row < len(self.seen) and int(self.places.frames[row]) == frame
+        return row < len(self.observed) and int(self.places.frames[row]) == frame
 
     def at(self, frame: int) -> Detection:
-        """Where it is in one of its frames."""
+        """Return its box in one of its frames."""
         return self.places.face(self._row(frame))
 
-    def seen_at(self, frame: int) -> bool:
-        """Whether a detector saw it there."""
-        return bool(self.seen[self._row(frame)])
+    def observed_at(self, frame: int) -> bool:
+        """Return whether a detector saw it in one of its frames."""
+        return bool(self.observed[self._row(frame)])
 
     def best(self) -> int:
-        """Number of the frame in which it was seen best: large, and surely."""
+        """Return the number of the frame that shows it best: large, and with a high score."""
         sides = self.places.boxes[:, 2:] - self.places.boxes[:, :2]
-        return int(self.places.frames[(np.sqrt(sides.prod(1)) * self.places.scores * self.seen).argmax()])
+        return int(self.places.frames[(np.sqrt(sides.prod(1)) * self.places.scores * self.observed).argmax()])
 
     def _row(self, frame: int) -> int:
         return int(np.searchsorted(self.places.frames, frame))
 
 
 def make_tracks(
-    found: ClipDetections, groups: Sequence[Sequence[int]], frames: int, rate: float, shape: tuple[int, int]
+    detections: ClipDetections, groups: Sequence[Sequence[int]], frames: int, rate: float, shape: tuple[int, int]
 ) -> list[Track]:
-    """Tracks without holes, in the order in which they begin.
+    """Build tracks without gaps, in the order in which they begin.
 
     Args:
-        found: the sightings.
-        groups: rows of ``found`` that a tracker holds for one face each; every row is in one of them.
+        detections: of the clip.
+        groups: rows of ``detections`` that a tracker holds for one face each; every row is in one of them.
         frames: number of frames of the clip.
         rate: frames a second.
         shape: (height, width) of the upright frames.
     """
     limit, margin = max(1, round(GAP_S * rate)), max(MARGIN, round(MARGIN_S * rate))
-    joined = join(found, [_sorted(found, group) for group in groups if len(group)], limit)
-    tracks = [_whole(found, rows, frames, margin, shape) for rows in joined]
-    return sorted((_without_doubles(track, found) for track in tracks), key=lambda track: int(track.places.frames[0]))
+    joined = join(detections, [_sorted(detections, group) for group in groups if len(group)], limit)
+    tracks = [_interpolated(detections, rows, frames, margin, shape) for rows in joined]
+    return sorted(
+        (_without_doubles(track, detections) for track in tracks), key=lambda track: int(track.places.frames[0])
+    )
 
 
-def join(found: ClipDetections, groups: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
-    """Groups of rows, those united that go on with each other.
+def join(detections: ClipDetections, groups: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
+    """Join groups of rows that continue each other.
 
-    A group goes on with another that ends at most ``limit`` frames before it, if the other's last box, left where it is
-    or carried on at its speed, overlaps this one's first. Of several the one that ended last is taken. A tracker that
-    needs a second sighting before it believes in a face, or loses one, leaves such pieces.
+    A group continues another that ends at most ``limit`` frames before it, if the other's last box, unmoved or
+    extrapolated at its speed, overlaps this one's first. Of several the one that ended last is taken. A tracker that
+    needs a second detection before it starts a track, or loses one, leaves such pieces.
     """
-    whole: list[list[np.ndarray]] = []
-    open_ones: list[list[np.ndarray]] = []
-    for group in sorted(groups, key=lambda rows: int(found.frames[rows[0]])):
-        begin = int(found.frames[group[0]])
-        open_ones = [one for one in open_ones if begin - int(found.frames[one[-1][-1]]) <= limit]
-        before = [one for one in open_ones if found.frames[one[-1][-1]] < begin and _goes_on(found, one[-1], group)]
+    joined: list[list[np.ndarray]] = []
+    recent: list[list[np.ndarray]] = []
+    for group in sorted(groups, key=lambda rows: int(detections.frames[rows[0]])):
+        begin = int(detections.frames[group[0]])
+        recent = [pieces for pieces in recent if begin - int(detections.frames[pieces[-1][-1]]) <= limit]
+        before = [
+            pieces
+            for pieces in recent
+            if detections.frames[pieces[-1][-1]] < begin and _continues(detections, pieces[-1], group)
+        ]
         if before:
-            max(before, key=lambda one: int(found.frames[one[-1][-1]])).append(group)
+            max(before, key=lambda pieces: int(detections.frames[pieces[-1][-1]])).append(group)
         else:
-            whole.append([group])
-            open_ones.append(whole[-1])
-    return [np.concatenate(pieces) for pieces in whole]
+            joined.append([group])
+            recent.append(joined[-1])
+    return [np.concatenate(pieces) for pieces in joined]
 
 
-def _goes_on(found: ClipDetections, earlier: np.ndarray, later: np.ndarray) -> bool:
-    last, first = found.boxes[earlier[-1]], found.boxes[later[0]]
-    away = int(found.frames[later[0]] - found.frames[earlier[-1]])
-    carried = last + away * _speed(found, earlier[-_STEPS:])
-    return bool((overlaps(first, np.stack([last, carried]))[0] >= _LEAST_OVERLAP).any())
+def _continues(detections: ClipDetections, earlier: np.ndarray, later: np.ndarray) -> bool:
+    last, first = detections.boxes[earlier[-1]], detections.boxes[later[0]]
+    away = int(detections.frames[later[0]] - detections.frames[earlier[-1]])
+    carried = last + away * _speed(detections, earlier[-_SPEED_DETECTIONS:])
+    return bool((overlaps(first, np.stack([last, carried]))[0] >= _MIN_IOU).any())
 
 
-def _speed(found: ClipDetections, rows: np.ndarray) -> np.ndarray:
-    """(4,) change of a box from frame to frame, over some sightings."""
-    passed = int(found.frames[rows[-1]] - found.frames[rows[0]])
-    return (found.boxes[rows[-1]] - found.boxes[rows[0]]) / passed if passed else np.zeros(4, np.float32)
+def _speed(detections: ClipDetections, rows: np.ndarray) -> np.ndarray:
+    """Return (4,) the change of a box from frame to frame over some rows."""
+    passed = int(detections.frames[rows[-1]] - detections.frames[rows[0]])
+    return (detections.boxes[rows[-1]] - detections.boxes[rows[0]]) / passed if passed else np.zeros(4, np.float32)
 
 
-def _whole(found: ClipDetections, rows: np.ndarray, frames: int, margin: int, shape: tuple[int, int]) -> Track:
-    """The track of some sightings: between them its box moves evenly, around them it grows along its way."""
-    known = found.frames[rows]
+def _interpolated(
+    detections: ClipDetections, rows: np.ndarray, frames: int, margin: int, shape: tuple[int, int]
+) -> Track:
+    """Return the track of some rows: its box is interpolated between them and grows along its way around them."""
+    known = detections.frames[rows]
     first, last = int(known[0]), int(known[-1])
     at = np.arange(max(0, first - margin), min(frames, last + margin + 1))
-    boxes = np.stack([np.interp(at, known, found.boxes[rows, side]) for side in range(4)], 1)
-    for here, edge, speed in (
-        (at < first, rows[0], _speed(found, rows[:_STEPS])),
-        (at > last, rows[-1], _speed(found, rows[-_STEPS:])),
+    boxes = np.stack([np.interp(at, known, detections.boxes[rows, side]) for side in range(4)], 1)
+    for outside, edge, speed in (
+        (at < first, rows[0], _speed(detections, rows[:_SPEED_DETECTIONS])),
+        (at > last, rows[-1], _speed(detections, rows[-_SPEED_DETECTIONS:])),
     ):
-        carried = found.boxes[edge] + np.outer(at[here] - found.frames[edge], speed)
-        boxes[here, :2] = np.minimum(found.boxes[edge, :2], carried[:, :2])
-        boxes[here, 2:] = np.maximum(found.boxes[edge, 2:], carried[:, 2:])
+        carried = detections.boxes[edge] + np.outer(at[outside] - detections.frames[edge], speed)
+        boxes[outside, :2] = np.minimum(detections.boxes[edge, :2], carried[:, :2])
+        boxes[outside, 2:] = np.maximum(detections.boxes[edge, 2:], carried[:, 2:])
     boxes = boxes.clip(0, [shape[1], shape[0], shape[1], shape[0]])
-    flat = found.points[rows].reshape(len(rows), 10)
+    flat = detections.points[rows].reshape(len(rows), 10)
     points = np.stack([np.interp(at, known, flat[:, k], np.nan, np.nan) for k in range(10)], 1)
-    seen = np.isin(at, known)
+    observed = np.isin(at, known)
     scores, names = (
         np.zeros(len(at), np.float32),
-        np.full(len(at), GUESS, np.promote_types(found.names.dtype, f"<U{len(GUESS)}")),
+        np.full(len(at), GUESS, np.promote_types(detections.names.dtype, f"<U{len(GUESS)}")),
     )
-    scores[seen], names[seen] = found.scores[rows], found.names[rows]
+    scores[observed], names[observed] = detections.scores[rows], detections.names[rows]
     return Track(
-        ClipDetections(at, boxes.astype(np.float32), scores, points.reshape(-1, 5, 2).astype(np.float32), names), seen
+        ClipDetections(at, boxes.astype(np.float32), scores, points.reshape(-1, 5, 2).astype(np.float32), names),
+        observed,
     )
 
 
-def _without_doubles(track: Track, found: ClipDetections) -> Track:
-    """The track without its guesses at places where another face was seen: that one is dealt with there."""
-    keep = track.seen.copy()
+def _without_doubles(track: Track, detections: ClipDetections) -> Track:
+    """Drop interpolated boxes at places where another face was detected: that one is replaced there."""
+    keep = track.observed.copy()
     for row in np.flatnonzero(~keep):
-        first, last = np.searchsorted(found.frames, [track.places.frames[row], track.places.frames[row] + 1])
-        box, others = track.places.boxes[row], found.boxes[first:last]
+        first, last = np.searchsorted(detections.frames, [track.places.frames[row], track.places.frames[row] + 1])
+        box, others = track.places.boxes[row], detections.boxes[first:last]
         sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-        keep[row] = not (np.prod(sides.clip(0), axis=1) >= _DOUBLE * np.prod(box[2:] - box[:2])).any()
-    return Track(ClipDetections(*(column[keep] for column in track.places.columns())), track.seen[keep])
+        keep[row] = not (np.prod(sides.clip(0), axis=1) >= _MAX_CONTAINED * np.prod(box[2:] - box[:2])).any()
+    return Track(ClipDetections(*(column[keep] for column in track.places.columns())), track.observed[keep])
 
 
-def _sorted(found: ClipDetections, group: Sequence[int]) -> np.ndarray:
+def _sorted(detections: ClipDetections, group: Sequence[int]) -> np.ndarray:
     rows = np.array(group, np.int64)
-    return rows[np.argsort(found.frames[rows], kind="stable")]
+    return rows[np.argsort(detections.frames[rows], kind="stable")]
 
 
 @dataclass(frozen=True, eq=False)
 class ClipDetections:
-    """M faces in some frames, in the order of the frames.
+    """M detections, in the order of their frames.
 
     Attributes:
         frames: (M,) int64, number of the frame in the clip.
@@ -187,7 +196,7 @@ class ClipDetections:
 
     @classmethod
     def of(cls, frames: Sequence[int], faces: Sequence[Detection]) -> Self:
-        """Faces and the numbers of their frames, ascending."""
+        """Build from faces and the ascending numbers of their frames."""
         unknown = np.full((5, 2), np.nan)
         points = [unknown if face.points is None else face.points for face in faces]
         return cls(
@@ -200,15 +209,15 @@ class ClipDetections:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """The faces of successive stretches, of which there is at least one."""
+        """Concatenate the detections of successive chunks, of which there is at least one."""
         return cls(*(np.concatenate(columns) for columns in zip(*(part.columns() for part in parts), strict=True)))
 
     def columns(self) -> tuple[np.ndarray, ...]:
-        """The arrays, in the order of the attributes."""
+        """Return the arrays, in the order of the attributes."""
         return self.frames, self.boxes, self.scores, self.points, self.names
 
     def face(self, row: int) -> Detection:
-        """One of the faces."""
+        """Return one detection."""
         points = self.points[row]
         return Detection(
             tuple(self.boxes[row].tolist()),
@@ -220,54 +229,56 @@ class ClipDetections:
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Everything that the first pass learns of a stretch of N frames.
+    """Results of the first pass over N frames.
 
     Attributes:
-        found: the faces.
+        detections: of the frames.
         times: (N,) float64, when each frame is shown, in units of the clip's time base; NaN if the file does not say.
         unsearched: (K,) int64, numbers of the frames in which the search itself failed.
     """
 
-    found: ClipDetections
+    detections: ClipDetections
     times: np.ndarray
     unsearched: np.ndarray
 
     def save(self, path: Path) -> None:
         """Write it atomically. Raises ImageError if the disk refuses."""
         buffer = io.BytesIO()
-        np.savez(buffer, *self.found.columns(), self.times, self.unsearched)
+        np.savez(buffer, *self.detections.columns(), self.times, self.unsearched)
         write_atomic(path, buffer.getvalue(), overwrite=True)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             columns = [file[f"arr_{k}"] for k in range(7)]
         return cls(ClipDetections(*columns[:5]), *columns[5:])
 
 
-def follow(found: ClipDetections, frames: int, limit: int) -> list[list[int]]:
-    """Rows of ``found``, grouped by face; every row is in one group.
+def follow(detections: ClipDetections, frames: int, limit: int) -> list[list[int]]:
+    """Group the rows of ``detections`` by face; every row is in one group.
 
-    Scores play no part: whatever a detector took for a face is dealt with, and followed as well as any other. What the
-    tracker does not take up is a group of its own.
+    Scores play no part: whatever a detector took for a face is tracked. A row that the tracker leaves out is a group of
+    its own.
 
     Args:
-        found: the sightings.
+        detections: of the clip.
         frames: number of frames of the clip.
-        limit: frames for which a face that is not seen is waited for.
+        limit: frames for which a lost face is waited for.
     """
-    if not len(found.frames):
+    if not len(detections.frames):
         return []
     module = supervision()
     tracker = module.ByteTrack(lost_track_buffer=limit, frame_rate=30)  # at 30 the buffer is counted in frames
     groups: dict[int, list[int]] = {}
     left: list[list[int]] = []
-    ends = np.searchsorted(found.frames, np.arange(frames + 1))
+    ends = np.searchsorted(detections.frames, np.arange(frames + 1))
     for first, last in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         rows = np.arange(first, last)
-        seen = module.Detections(xyxy=found.boxes[rows], confidence=np.ones(len(rows), np.float32), data={"row": rows})
-        taken = tracker.update_with_detections(seen)
+        observations = module.Detections(
+            xyxy=detections.boxes[rows], confidence=np.ones(len(rows), np.float32), data={"row": rows}
+        )
+        taken = tracker.update_with_detections(observations)
         numbers = (
             {} if not len(taken) else dict(zip(taken.data["row"].tolist(), taken.tracker_id.tolist(), strict=True))
         )

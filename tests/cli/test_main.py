@@ -344,7 +344,7 @@ def test_wishes_reach_every_photo(call, fake):
     options = given["options"]
     assert (options.num_candidates, options.min_face, options.keep_regions) == (5, 20, {"eyes"})
     assert options.pseudonyms.store == Path("key.people.sqlite")
-    assert [face.box for face in given["boxes"]] == [face.box for face in given["only"]] == [(1, 2, 9, 11)]
+    assert [face.box for face in given["detections"]] == [face.box for face in given["only"]] == [(1, 2, 9, 11)]
     assert json.loads(Path("found.json").read_text())["annotations"][0]["action"] == "replaced"
 
 
@@ -418,8 +418,8 @@ def test_attributes_in_words(call, fake_model):
         ["expression", "facial hair", "freckles"], {"age": "elderly", "gender": "woman"}
     )
     assert (options.prompt, options.map_blend) == ("in the rain", 0.5)
-    assert first["wishes"] == ()
-    (wish,) = second["wishes"]
+    assert first["overrides"] == ()
+    (wish,) = second["overrides"]
     assert (wish.place.box, wish.choice) == ((1, 2, 9, 11), make_selection((), {"gender": "man"}))
     Path("out/a.png").unlink()
     assert call("anonymize", "in", "-o", "out", "--wishes", "w.json")[0] == 0  # b.png is there, though already done

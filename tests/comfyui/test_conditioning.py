@@ -64,7 +64,7 @@ def test_the_embedded_encoder_reads_as_the_pipeline_does(crops: FaceCrops) -> No
     anonymizer = Anonymizer.from_pretrained("builtin", device="cpu", dtype=torch.float32)  # as ComfyUI reads
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()])
     expected = anonymizer.pipeline.encode_attributes(
-        pixels, [face.semantic_map for _, face in crops.faces], [face.drawn for _, face in crops.faces]
+        pixels, [face.semantic_map for _, face in crops.faces], [face.map_mesh for _, face in crops.faces]
     )
     assert torch.allclose(encoder_features(LoadedAdapter(BUILTIN), crops), expected, atol=1e-5)
 

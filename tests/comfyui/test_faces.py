@@ -63,7 +63,7 @@ def test_a_photos_map_shows_all_its_faces(photos: list[np.ndarray]) -> None:
     faces = find_faces(photos).faces[0]
     labels = photo_map(faces, (512, 512), "the photo's", None)
     for face in faces:
-        x0, y0, x1, y1 = face.face.box
+        x0, y0, x1, y1 = face.detection.box
         assert LABEL["nose"] in labels[int(y0) : int(y1), int(x0) : int(x1)]
     assert labels[500, 20] == 0
     assert not photo_map((), (8, 8), "the photo's", None).any()
@@ -176,7 +176,7 @@ def test_a_face_that_was_missed_is_covered(crops: FaceCrops, given: None, astron
 
     def detector(picture: np.ndarray) -> list:
         seen.append(picture)
-        return [face.face for _, face in crops.faces[:1]] if len(seen) == 1 else []
+        return [face.detection for _, face in crops.faces[:1]] if len(seen) == 1 else []
 
     result = stitch(empty, to_image([empty.blank()]), FakeVerifier(), detector)[0]
     assert result.faces[0].reason == "missed at first, found at the second look"

@@ -98,7 +98,7 @@ def detector() -> SemanticFaceDetector:
 def test_the_map_is_the_one_that_our_controlnet_sees(detector: SemanticFaceDetector, astronaut: np.ndarray) -> None:
     face = analyse_face(astronaut, FACE, FaceMesh(), 512)
     assert face.mesh is not None
-    mesh = transform(face.drawn, invert(face.matrix))
+    mesh = transform(face.map_mesh, invert(face.matrix))
     made = detector(astronaut, output_type="np")
     assert np.array_equal(made, control_image(draw_semantic_map(mesh, 512)))
     assert np.array_equal(np.asarray(detector(Image.fromarray(astronaut))), made)

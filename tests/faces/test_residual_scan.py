@@ -62,9 +62,9 @@ def test_faces_that_the_user_keeps_are_not_missed(tiny_pipeline, astronaut: np.n
 
 def test_own_boxes_do_not_switch_the_second_look_off(tiny_pipeline, astronaut: np.ndarray) -> None:
     detector = Later([FACE, MISSED])
-    result = run(tiny_pipeline, astronaut, detector, boxes=[FACE])
+    result = run(tiny_pipeline, astronaut, detector, detections=[FACE])
     assert [face.action for face in result.faces] == ["replaced", "covered"]
-    nobody = run(tiny_pipeline, astronaut, Later([MISSED]), boxes=[])
+    nobody = run(tiny_pipeline, astronaut, Later([MISSED]), detections=[])
     assert [face.action for face in nobody.faces] == ["covered"]
 
 
@@ -108,7 +108,7 @@ def test_heads_that_lie_are_sought_once(tiny_pipeline, astronaut: np.ndarray, mo
     )
     model(astronaut)
     assert searches == [False, True]
-    model(astronaut, boxes=[FACE])
+    model(astronaut, detections=[FACE])
     assert searches == [False, True, False]
 
 

@@ -16,7 +16,7 @@ from tests.video.oracle import Painter, let_paint
 
 @pytest.fixture(autouse=True)
 def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "STRETCH", 20)
+    monkeypatch.setattr(checkpoint, "CHUNK_FRAMES", 20)
 
 
 @pytest.fixture

@@ -226,7 +226,7 @@ class ByPlace(FakeVerifier):
     """Knows people by the side of the picture on which they are."""
 
     def reference(self, photo, face):
-        x0, _, x1, _ = face.face.box
+        x0, _, x1, _ = face.detection.box
         vector = np.eye(4, dtype=np.float32)[int(x0 + x1 > 370)]
         return replace(super().look(photo, face), embedding=vector)
 

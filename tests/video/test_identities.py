@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deid_diffusion.video.identities import steady_colour, steady_shape
+from deid_diffusion.video.identities import smooth_colour, smooth_shape
 
 
 def test_a_trembling_mesh_trembles_less_and_a_moving_one_arrives() -> None:
@@ -12,27 +12,27 @@ def test_a_trembling_mesh_trembles_less_and_a_moving_one_arrives() -> None:
     mesh = rng.uniform(0, 128, (478, 2)).astype(np.float32)
     noisy = [mesh + rng.normal(0, 1, mesh.shape).astype(np.float32) for _ in range(30)]
     calm = [noisy[0]]
-    for one in noisy[1:]:
-        calm.append(steady_shape(one, calm[-1]))
-    steps = [np.abs(np.diff(np.array(one), axis=0)).mean() for one in (noisy, calm)]
+    for mesh_now in noisy[1:]:
+        calm.append(smooth_shape(mesh_now, calm[-1]))
+    steps = [np.abs(np.diff(np.array(meshes), axis=0)).mean() for meshes in (noisy, calm)]
     assert steps[1] < 0.6 * steps[0]
     late = calm[-1]
     for _ in range(6):
-        late = steady_shape(mesh + 20, late)
+        late = smooth_shape(mesh + 20, late)
     assert np.abs(late - mesh - 20).max() < 0.2
-    assert steady_shape(mesh, None) is mesh
+    assert smooth_shape(mesh, None) is mesh
 
 
 def test_a_flicker_of_the_colour_is_calmed_and_a_change_of_light_passes() -> None:
     mask = np.zeros((32, 32), bool)
     mask[8:24, 8:24] = True
     dark, bright = np.full((32, 32, 3), 100, np.uint8), np.full((32, 32, 3), 105, np.uint8)
-    first, colour = steady_colour(dark, mask, None)
+    first, colour = smooth_colour(dark, mask, None)
     assert first is dark
-    second, colour = steady_colour(bright, mask, colour)
+    second, colour = smooth_colour(bright, mask, colour)
     assert (second == 102).all()
-    lit, _ = steady_colour(np.full((32, 32, 3), 180, np.uint8), mask, colour)
+    lit, _ = smooth_colour(np.full((32, 32, 3), 180, np.uint8), mask, colour)
     assert (lit == 174).all()
-    nothing, same = steady_colour(bright, np.zeros((32, 32), bool), colour)
+    nothing, same = smooth_colour(bright, np.zeros((32, 32), bool), colour)
     assert nothing is bright
     assert same is colour

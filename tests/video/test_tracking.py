@@ -33,10 +33,10 @@ def tracks(found: ClipDetections, frames: int, rate: float = 25) -> list[Track]:
 def test_gaps_are_filled_with_places_on_the_way() -> None:
     (track,) = tracks(sightings((range(50), (10, 50), (2, 1)), but=(0, 20, 21, 22)), 50)
     assert track.places.frames.tolist() == list(range(50))
-    assert track.sighted == (1, 49)
+    assert track.observed_frames == (1, 49)
     np.testing.assert_allclose(track.at(21).box, (52, 71, 92, 111), atol=1e-3)
     np.testing.assert_allclose(track.at(21).points[0], (62, 81), atol=1e-3)
-    assert (track.at(21).detector, track.at(21).score, track.seen_at(21)) == (GUESS, 0.0, False)
+    assert (track.at(21).detector, track.at(21).score, track.observed_at(21)) == (GUESS, 0.0, False)
     assert (track.at(20).detector, track.at(23).detector) == (GUESS, "cf")
 
 
@@ -56,7 +56,7 @@ def test_two_people_are_two_tracks_and_a_single_sighting_is_one() -> None:
     )
     made = tracks(found, 30)
     assert [int(one.seen.sum()) for one in made] == [30, 20, 1]
-    assert [one.sighted for one in made] == [(0, 29), (5, 24), (12, 12)]
+    assert [one.observed_frames for one in made] == [(0, 29), (5, 24), (12, 12)]
 
 
 def test_nobody_is_waited_for_longer_than_a_second() -> None:
@@ -87,7 +87,7 @@ def test_the_best_frame_is_one_in_which_it_was_seen() -> None:
 
 def test_guesses_lie_in_the_picture() -> None:
     (track,) = tracks(sightings((range(10, 20), (-30, 100), (6, 0))), 30)
-    boxes = track.places.boxes[~track.seen]
+    boxes = track.places.boxes[~track.observed]
     assert (boxes[:, 0] >= 0).all()
     assert (boxes[:, 2] > boxes[:, 0]).all()
 
