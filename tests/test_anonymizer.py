@@ -169,7 +169,7 @@ def test_a_wish_where_no_face_is_gives_no_picture(tiny: Anonymizer, astronaut: n
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"keep": ("age",)}, {"change": {"age": "70"}}, {"prompt": "x"}, {"map_privacy": 0.5}],
+    [{"keep": ("age",)}, {"change": {"age": "70"}}, {"prompt": "x"}, {"map_blend": 0.5}],
 )
 def test_simple_methods_keep_and_change_nothing(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="method fill: keeps and changes no attribute"):

@@ -22,7 +22,7 @@ from deid_diffusion.batch.photos import Settings, prefetch, run
 from deid_diffusion.batch.planning import make_plan
 from deid_diffusion.errors import DeidError, ImageError
 from deid_diffusion.faces.boxes import Detection
-from deid_diffusion.faces.compositing import FILL
+from deid_diffusion.faces.compositing import FILL, erase
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 from deid_diffusion.results import ImageRecord, JobResult, RunStats
@@ -137,7 +137,7 @@ def test_shared_batches_give_what_single_ones_give(tiny_pipeline, folder: Path) 
 
 def test_further_candidates_of_several_photos_share_a_batch(tiny_pipeline, folder: Path, sizes: list[int]) -> None:
     verifier = FakeVerifier(lambda n: FAIL if n in (1, 3) else PASS)
-    outcomes = process(folder, model(tiny_pipeline, verifier), batch_size=5, attempts=3)
+    outcomes = process(folder, model(tiny_pipeline, verifier), batch_size=5, num_candidates=3)
     assert sizes == [5, 2]
     assert [outcome.report.faces[0].attempts for outcome in outcomes] == [1, 2, 1, 2, 1]
 
@@ -145,16 +145,14 @@ def test_further_candidates_of_several_photos_share_a_batch(tiny_pipeline, folde
 def test_a_face_that_breaks_a_batch_covers_only_its_photo(
     tiny_pipeline, folder: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import deid_diffusion.generation as generation
+    third = np.roll(astronaut, 2, axis=2)
 
-    real, third = generation.erase, np.roll(astronaut, 2, axis=2)
-
-    def broken(photo: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    def broken(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if np.array_equal(photo, third):
             raise MemoryError
-        return real(photo, gone)
+        return erase(photo, mask)
 
-    monkeypatch.setattr(generation, "erase", broken)
+    monkeypatch.setattr("deid_diffusion.faces.face.erase", broken)
     outcomes = process(folder, model(tiny_pipeline), batch_size=5)
     actions = [outcome.report.faces[0].action for outcome in outcomes]
     assert actions == ["replaced", "replaced", "covered", "replaced", "replaced"]
@@ -165,14 +163,14 @@ def test_a_photo_that_cannot_be_finished_stops_only_itself(
     tiny_pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     anonymizer = model(tiny_pipeline)
-    finish, calls = anonymizer.finish, iter(range(9))
+    finalize, calls = anonymizer.finalize, iter(range(9))
 
     def broken(*given: object) -> object:
         if next(calls) == 1:
             raise RuntimeError("no")
-        return finish(*given)
+        return finalize(*given)
 
-    monkeypatch.setattr(anonymizer, "finish", broken)
+    monkeypatch.setattr(anonymizer, "finalize", broken)
     outcomes = process(folder, anonymizer, batch_size=5)
     assert [outcome.report.status for outcome in outcomes] == ["done", "failed", "done", "done", "done"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["0.png", "2.png", "3.png", "4.png"]
@@ -181,7 +179,7 @@ def test_a_photo_that_cannot_be_finished_stops_only_itself(
 def test_large_photos_wait_for_no_others(
     tiny_pipeline, folder: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deid_diffusion.batch.photos._ROOM", 512 * 512 * 2)
+    monkeypatch.setattr("deid_diffusion.batch.photos._MAX_PIXELS_AHEAD", 512 * 512 * 2)
     process(folder, model(tiny_pipeline), batch_size=8)
     assert sizes == [2, 2, 1]
 

@@ -121,14 +121,14 @@ def test_interrupt_ends_the_run_at_once(comfy: SimpleNamespace, image: torch.Ten
     assert comfy.model_management.loads == ["FaceDeidModel"]
 
 
-@pytest.mark.parametrize("broken", ["UnionDetector.search", "Canvas.__init__"])
+@pytest.mark.parametrize("broken", ["EnsembleDetector.search", "Canvas.__init__"])
 def test_what_breaks_stops_the_workflow(
     comfy: SimpleNamespace, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("broken on purpose")
 
-    home = {"UnionDetector": "detection", "Canvas": "compositing"}[broken.split(".")[0]]
+    home = {"EnsembleDetector": "detection", "Canvas": "compositing"}[broken.split(".")[0]]
     monkeypatch.setattr(f"deid_diffusion.faces.{home}.{broken}", fail)
     with pytest.raises(RuntimeError, match="on purpose"):
         comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES)
@@ -159,7 +159,7 @@ def test_face_nodes_in_line(
     )
     shapes = [tuple(one.shape) for one in pictures]
     assert shapes == [(4, 96, 96, 3), (4, 96, 96, 3), (4, 96, 96), (4, 96, 96, 3)]
-    monkeypatch.setattr(nodes, "shared_gate", FakeVerifier)
+    monkeypatch.setattr(nodes, "shared_verifier", FakeVerifier)
     monkeypatch.setattr(nodes, "shared_detector", lambda: lambda picture: [])
     made, mask, record = comfy.nodes["DeidStitchFaces"].execute(crops, torch.rand(4, 96, 96, 3)).args
     assert made.shape == image.shape

@@ -88,10 +88,10 @@ def test_thresholds_rise_where_strangers_are_as_alike(face: FaceAnalysis, astron
 
 
 def test_the_default_gate_knows_how_alike_strangers_are(face: FaceAnalysis, astronaut: np.ndarray) -> None:
-    original = FaceVerifier().look(astronaut, face)
+    original = FaceVerifier().reference(astronaut, face)
     assert original.embedding is not None
     assert original.strangers == similarity_of_strangers(original.embedding, dlib_cohort())
-    assert FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).look(astronaut, face).strangers == -1
+    assert FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).reference(astronaut, face).strangers == -1
 
 
 @pytest.mark.parametrize("cosine", [0.95, float("nan")])
@@ -114,10 +114,10 @@ def test_a_result_passes_that_is_no_more_alike_than_the_picture_without_the_face
 
 
 def test_nothing_of_the_face_is_left_in_the_picture_without_it(face: FaceAnalysis, astronaut: np.ndarray) -> None:
-    original = FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).look(astronaut, face)
+    original = FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).reference(astronaut, face)
     other = astronaut.copy()
     other[face.mask.full() > 0] = 7
-    again = FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).look(other, face)
+    again = FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).reference(other, face)
     assert np.abs(original.empty.astype(int) - again.empty).max() <= 1
     assert original.empty[96, 96].astype(int).sum() > 30
 
@@ -164,5 +164,5 @@ def test_the_default_gate_knows_the_astronaut_again(face: FaceAnalysis, astronau
     [([HERE], True), ([], True), ([HERE, (90.0, 60.0, 150.0, 140.0)], False), ([(90, 80, 110, 100)], False)],
 )
 def test_whose_embedding_it_is(face: FaceAnalysis, astronaut: np.ndarray, found: list, sure: bool) -> None:
-    original = FaceVerifier(Scripted((1.0, 0.0)), Views(found)).look(astronaut, face)
+    original = FaceVerifier(Scripted((1.0, 0.0)), Views(found)).reference(astronaut, face)
     assert shows_one_face_there(face, original) == sure

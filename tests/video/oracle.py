@@ -49,13 +49,13 @@ class Painter:
         self.features: list[np.ndarray] = []
         self.keyed: list[bool] = []
 
-    def __call__(self, pipeline, conditions, seeds, options):
+    def __call__(self, pipeline, inputs, donors, seeds, options, callback=None):
         self.seeds.append(list(seeds))
         self.keyed.append(options.pseudonyms is not None)
-        self.features.append(conditions.features.numpy().copy())
+        self.features.append(np.stack([part.features.numpy() for part in inputs]))
         if len(self.seeds) - 1 in self.failing:
             raise RuntimeError("out of luck")
-        return [self.paint(seed, len(context)) for seed, context in zip(seeds, conditions.contexts, strict=True)]
+        return [self.paint(seed, len(part.context)) for seed, part in zip(seeds, inputs, strict=True)]
 
     def paint(self, seed: int, size: int) -> np.ndarray:
         colour = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)

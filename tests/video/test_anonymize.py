@@ -228,7 +228,7 @@ class ByPlace(FakeVerifier):
     def reference(self, photo, face):
         x0, _, x1, _ = face.detection.box
         vector = np.eye(4, dtype=np.float32)[int(x0 + x1 > 370)]
-        return replace(super().look(photo, face), embedding=vector)
+        return replace(super().reference(photo, face), embedding=vector)
 
     def verify(self, picture, face, original):
         return VerificationResult(0.2, None)

@@ -24,10 +24,10 @@ def sightings(
     return ClipDetections.of([frame for frame, _ in rows], faces)
 
 
-def tracks(found: ClipDetections, frames: int, rate: float = 25) -> list[Track]:
-    groups = follow(found, frames, round(rate))
-    assert sorted(row for group in groups for row in group) == list(range(len(found.frames)))
-    return make_tracks(found, groups, frames, rate, SIZE)
+def tracks(detections: ClipDetections, frames: int, rate: float = 25) -> list[Track]:
+    groups = follow(detections, frames, round(rate))
+    assert sorted(row for group in groups for row in group) == list(range(len(detections.frames)))
+    return make_tracks(detections, groups, frames, rate, SIZE)
 
 
 def test_gaps_are_filled_with_places_on_the_way() -> None:
@@ -51,11 +51,11 @@ def test_ends_grow_along_the_way() -> None:
 
 
 def test_two_people_are_two_tracks_and_a_single_sighting_is_one() -> None:
-    found = sightings(
+    detections = sightings(
         (range(30), (10, 10), (1, 0)), (range(5, 25), (200, 100), (0, -1)), (range(12, 13), (280, 190), (0, 0))
     )
-    made = tracks(found, 30)
-    assert [int(one.seen.sum()) for one in made] == [30, 20, 1]
+    made = tracks(detections, 30)
+    assert [int(one.observed.sum()) for one in made] == [30, 20, 1]
     assert [one.observed_frames for one in made] == [(0, 29), (5, 24), (12, 12)]
 
 
@@ -67,21 +67,21 @@ def test_nobody_is_waited_for_longer_than_a_second() -> None:
 
 def test_every_sighting_is_in_a_track_however_fast_a_face_is() -> None:
     made = tracks(sightings((range(8), (0, 50), (39, 0))), 8)
-    seen = sorted(frame for one in made for frame in one.places.frames[one.seen].tolist())
+    seen = sorted(frame for one in made for frame in one.places.frames[one.observed].tolist())
     assert seen == list(range(8))
 
 
 def test_a_guess_where_another_face_was_seen_is_left_to_that_one() -> None:
-    found = sightings((range(20), (100, 50), (0, 0)), (range(5, 10), (101, 50), (0, 0)))
-    groups = [[row for row in range(len(found.frames)) if found.boxes[row, 0] == x] for x in (100, 101)]
-    _, second = make_tracks(found, groups, 20, 25, SIZE)
+    detections = sightings((range(20), (100, 50), (0, 0)), (range(5, 10), (101, 50), (0, 0)))
+    groups = [[row for row in range(len(detections.frames)) if detections.boxes[row, 0] == x] for x in (100, 101)]
+    _, second = make_tracks(detections, groups, 20, 25, SIZE)
     assert second.places.frames.tolist() == list(range(5, 10))
 
 
 def test_the_best_frame_is_one_in_which_it_was_seen() -> None:
-    found = sightings((range(20), (100, 50), (0, 0)), but=(8,))
-    found.scores[11] = 0.9
-    (track,) = tracks(found, 20)
+    detections = sightings((range(20), (100, 50), (0, 0)), but=(8,))
+    detections.scores[11] = 0.9
+    (track,) = tracks(detections, 20)
     assert track.best() == 12
 
 
@@ -93,15 +93,15 @@ def test_guesses_lie_in_the_picture() -> None:
 
 
 def test_what_was_found_survives_on_the_disk(tmp_path) -> None:
-    found = sightings((range(4), (10, 10), (1, 0)))
-    found.points[2] = np.nan
-    whole = Chunk(found, np.array([0, np.nan, 2.0]), np.array([3]))
+    detections = sightings((range(4), (10, 10), (1, 0)))
+    detections.points[2] = np.nan
+    whole = Chunk(detections, np.array([0, np.nan, 2.0]), np.array([3]))
     whole.save(tmp_path / "a.npz")
     again = Chunk.load(tmp_path / "a.npz")
-    assert [again.found.face(k).box for k in range(4)] == [found.face(k).box for k in range(4)]
-    assert again.found.face(2).points is None
+    assert [again.detections.face(k).box for k in range(4)] == [detections.face(k).box for k in range(4)]
+    assert again.detections.face(2).points is None
     np.testing.assert_array_equal(again.times, whole.times)
     assert again.unsearched.tolist() == [3]
-    joined = ClipDetections.joined([found, again.found])
+    joined = ClipDetections.joined([detections, again.detections])
     assert len(joined.frames) == 8
     assert overlaps(joined.boxes[0], joined.boxes[4:5])[0] == pytest.approx(1)
