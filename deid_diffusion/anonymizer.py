@@ -22,10 +22,10 @@ from .faces.boxes import Detection, FaceDetector, check_image
 from .faces.compositing import apply_method
 from .faces.detection import EnsembleDetector
 from .faces.face import Face, PreparedImage
+from .faces.finalization import AnonymizedImage, detect, finalize, shows_face_through_alpha
 from .faces.landmarks import FaceMesh, Landmarker
-from .faces.masks import box_mask, empty_mask, keep_regions, union_mask
+from .faces.masks import box_mask, empty_mask, keep_regions
 from .faces.occlusion import find_occluders, spare_occluders
-from .faces.residual_scan import cover_residual_faces, detect, shows_face_through_alpha
 from .faces.selection import select_faces
 from .generation import FaceGenerator, StepCallback
 from .identity.assignment import Identity, PseudonymIdentity, RandomIdentity
@@ -39,28 +39,11 @@ from .results import Action, FaceRecord, ImageRecord, versions
 if TYPE_CHECKING:
     from .io.images import Photo
     from .pipelines.face_deid import FaceDeidPipeline
+    from .video.anonymize import AnonymizedVideo, OnFrame
 
 _DEFAULTS = Options()
 _ACTIONS: dict[str, Action] = {"fill": "filled", "blur": "blurred", "pixelate": "pixelated"}
 _MIN_SIDE_TO_LINK = 36  # shorter side, in pixels, of a box under which a face is too small to say whose it is
-
-
-@dataclass(frozen=True)
-class AnonymizedImage:
-    """A finished image and what was done to its faces.
-
-    Attributes:
-        image: RGB, of the input's size; bit-identical to the input outside the faces' masks.
-        faces: one record per face, in the order of detection; those that only the residual scan found come last.
-    """
-
-    image: Image.Image
-    faces: tuple[FaceRecord, ...]
-
-    @property
-    def is_generated(self) -> bool:
-        """Whether generative AI made a part of it, which the file's mark has to say."""
-        return any(face.action == "replaced" for face in self.faces)
 
 
 @dataclass
@@ -197,6 +180,37 @@ class Anonymizer:
         (part,) = prepared = [self.prepare(image, options, detections=detections, only=only, overrides=overrides)]  # type: ignore[arg-type]
         self.generate(prepared, options, callback_on_step_end=callback_on_step_end)
         return self.finalize(part, options)
+
+    def anonymize_video(
+        self,
+        source: str | Path,
+        target: str | Path,
+        options: Options = _DEFAULTS,
+        *,
+        overwrite: bool = False,
+        require_face: bool = False,
+        on_frame: OnFrame | None = None,
+    ) -> AnonymizedVideo:
+        """Replace every face in every frame of a clip; see `video.anonymize.anonymize_clip`.
+
+        Args:
+            source: the clip.
+            target: the result; its suffix is its format.
+            options: how faces are treated.
+            overwrite: replace an existing file.
+            require_face: refuse a clip in which no face is found.
+            on_frame: called after each frame of each pass with the pass's name, the frames done and their number.
+
+        Raises:
+            VideoError: the clip is damaged, it cannot be written, or no face was found although one is required.
+            DeidError: as `__call__` does, or a package for clips is missing.
+        """
+        from .io.video_reader import open_clip
+        from .video.anonymize import anonymize_clip
+
+        more = {} if on_frame is None else {"on_frame": on_frame}
+        clip = open_clip(Path(source))
+        return anonymize_clip(self, clip, Path(target), options, overwrite=overwrite, require_face=require_face, **more)
 
     def anonymize_bytes(
         self,
@@ -394,43 +408,6 @@ class Anonymizer:
             face.finish("covered", f"{stage} failed: {type(error).__name__}")
 
 
-def finalize(
-    image: PreparedImage,
-    options: Options,
-    *,
-    detector: FaceDetector,
-    landmarker: Landmarker,
-    map_only: bool = False,
-) -> AnonymizedImage:
-    """Cover the faces of an image that were not replaced, and those that nobody found before.
-
-    Args:
-        image: after generation.
-        options: that it was prepared with.
-        detector: searches the finished image.
-        landmarker: confirms weak detections.
-        map_only: whether only what the semantic map carries could be kept.
-    """
-    for face in image.faces:
-        if face.action is None:
-            face.finish("covered", "no new face was generated")
-        if face.action == "covered":
-            image.canvas.fill(face.cover_mask, face.index)  # parts that were to be kept included
-    records = [_record(face, map_only=map_only) for face in image.faces]
-    records += cover_residual_faces(
-        detector,
-        image.canvas,
-        union_mask(image.shape, [face.cover_mask for face in image.faces]),
-        [face.detection for face in image.faces if face.action == "kept"],
-        landmarker=landmarker,
-        min_face=options.min_face,
-        only=image.only,
-        known=None if image.faces else image.detected,  # without faces the image is the one that was searched
-        upright_only=image.detected is not None,
-    )
-    return AnonymizedImage(Image.fromarray(image.canvas.pixels), tuple(records))
-
-
 def _has_consent(analysis: FaceAnalysis, reference: FaceReference | None, options: Options) -> bool:
     """Return whether a face is a person's to keep; where the embedding may be of another face nearby, it is not."""
     if options.keep_people is None or reference is None or reference.embedding is None:
@@ -462,30 +439,6 @@ def _identity(face: Face, options: Options) -> Identity:
         if min(x1 - x0, y1 - y0) >= _MIN_SIDE_TO_LINK and shows_one_face_there(analysis, reference):
             return PseudonymIdentity(options.pseudonyms.person(reference.embedding), options.pseudonyms)
     return RandomIdentity(None if options.seed is None else options.seed + face.index)
-
-
-def _record(face: Face, *, map_only: bool) -> FaceRecord:
-    """Return the record of a finished face."""
-    assert face.action is not None
-    selection = face.selection.restrict_to_map() if map_only else face.selection
-    pseudonym = None if face.identity is None else face.identity.pseudonym
-    result = face.chosen.result if face.chosen else face.candidates[-1].result if face.candidates else None
-    similarity = None if result is None else result.similarity
-    replaced = face.action == "replaced"
-    return FaceRecord(
-        box=face.detection.box,
-        detector=face.detection.detector,
-        score=face.detection.score,
-        action=face.action,
-        seed=face.chosen.seed if face.chosen and pseudonym is None else None,  # a pseudonym's follows from the key
-        mesh=face.analysis is not None and face.analysis.mesh is not None,
-        reason=face.reason,
-        similarity=similarity if similarity is not None and np.isfinite(similarity) else None,
-        attempts=len(face.candidates),
-        pseudonym=pseudonym if replaced else None,
-        kept_attributes=selection.keep if replaced else (),
-        changed_attributes=selection.change if replaced else {},
-    )
 
 
 def _as_array(image: Image.Image | np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ STATIONS = (
     "deid_diffusion.anonymizer.match_overrides",
     "deid_diffusion.anonymizer.FaceGenerator.__call__",
     "deid_diffusion.anonymizer.finalize",
-    "deid_diffusion.anonymizer.cover_residual_faces",
+    "deid_diffusion.faces.finalization.cover_residual_faces",
     "deid_diffusion.anonymizer.Anonymizer.encode",
     "deid_diffusion.batch.photos.write_atomic",
     "deid_diffusion.faces.face.Canvas",

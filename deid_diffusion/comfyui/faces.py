@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ..anonymizer import AnonymizedImage, finalize
 from ..attributes.selection import make_selection
 from ..errors import UsageError
 from ..faces.alignment import extract
@@ -21,6 +20,7 @@ from ..faces.compositing import FILL, match_boundary_colour
 from ..faces.detection import EnsembleDetector
 from ..faces.donors import draw_donors
 from ..faces.face import Candidate, Face, PreparedImage
+from ..faces.finalization import AnonymizedImage, finalize
 from ..faces.landmarks import FaceMesh, measure
 from ..faces.mesh_editing import reshape_mesh
 from ..faces.semantic_map import draw_control, draw_semantic_map, map_in_photo

@@ -1,4 +1,4 @@
-"""The gate: a face gets out only if a face recogniser says that it is another person's."""
+"""Verify that a generated face does not match the identity of the original."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from .recognition import (
     similarity_of_strangers,
 )
 
-_VIEW = 192  # side of the picture around a face in which the gate looks, in pixels
-_RESAMPLED = 7  # pixels of the view, across, that one of the photo's may reach
-_BARE = 0.985  # similarity to the original from which a picture without its face is the original
-_SHIFT, _GROWTH = 0.35, 1.8  # how far a face may move, in its widths, and grow or shrink, before its place is wrong
+_VIEW = 192  # side of the crop around a face in which it is verified, in pixels
+_RESAMPLED = 7  # width, in pixels of the view, that one pixel of the photo may reach
+_BARE = 0.985  # similarity to the original from which a view without its face still shows the original
+_MAX_SHIFT, _MAX_GROWTH = 0.35, 1.8  # of a face, in its widths and as a factor, before it is misplaced
 
 
 @dataclass(frozen=True, eq=False)
 class FaceReference:
-    """What the gate knows of an original face.
+    """An original face as the verifier knows it.
 
     Attributes:
-        embedding: (D,) unit vector, or None where it is not known where its eyes, nose and mouth are.
-        points: (5, 2) in the gate's view, or None likewise.
-        box: x0, y0, x1, y1 in the view, or None when the gate's detector does not see the face.
-        faces: number of faces that lie in its mask.
-        strangers: how like the face strangers are, a cosine; -1 where that is not known.
-        empty: (V, V, 3) uint8, the view without the face, its mask filled from around it; None where it is not known.
+        embedding: (D,) unit vector; None where its five points are unknown.
+        points: (5, 2) in the verifier's view; None likewise.
+        box: x0, y0, x1, y1 in the view; None when the verifier's detector misses the face.
+        faces: number of faces in its mask.
+        strangers: cosine of the face and the strangers most similar to it; -1 where that is unknown.
+        empty: (V, V, 3) uint8, the view with the mask filled from its surroundings; None where it is unknown.
     """
 
     embedding: np.ndarray | None
@@ -54,14 +54,14 @@ class FaceReference:
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What the gate says of a result.
+    """Result of a verification.
 
     Attributes:
         similarity: cosine of the two faces' embeddings; None if there was nothing to compare.
-        reason: why the result must not get out; None if it may.
-        ambiguous: whether it may get out, but another candidate should be tried, because few strangers are so like the
-            original, or because of ``seen``.
-        seen: whether a face is found in it where one was in the original.
+        reason: why the face must not be shown; None if it passed.
+        ambiguous: whether it passed, but another candidate should be tried: few strangers are so similar to the
+            original, or no face was detected in its place.
+        seen: whether a face is detected where one was in the original.
     """
 
     similarity: float | None
@@ -71,27 +71,31 @@ class VerificationResult:
 
 
 class Verifier(Protocol):
-    """Anything that judges results. Attributes: one line for the record that says by what and how strictly."""
+    """Anything that verifies generated faces.
+
+    Attributes:
+        description: one line for the record: the recogniser and its threshold.
+    """
 
     description: str
 
     def reference(self, photo: np.ndarray, face: FaceAnalysis) -> FaceReference:
-        """What there is to know of an original face of a photo, (H, W, 3) uint8 RGB."""
+        """Return the reference of an original face of a photo, (H, W, 3) uint8 RGB."""
         ...
 
     def verify(self, picture: np.ndarray, face: FaceAnalysis, original: FaceReference) -> VerificationResult:
-        """The verdict on what stands in the face's place in a picture, (H, W, 3) uint8 RGB."""
+        """Verify what stands in the face's place in an image, (H, W, 3) uint8 RGB."""
         ...
 
 
 class FaceVerifier:
-    """Compares what stands in a face's place with the original, in the picture as it would be written.
+    """Compares a generated face with the original, in the image as it would be written.
 
-    A result fails when the recogniser takes it for the original's person, or when it shows two faces. Where no face is
-    found in the original's place, the original's five points say where to compare, beside any that is found. For faces
-    that the recogniser hardly tells from strangers' the thresholds rise, see `cohort`. Nor does it fail where the
-    recogniser says the same of the picture without any face there: of a face cut by the photo's edge, say, it sees
-    mostly what is around it.
+    A face fails when the recogniser matches it with the original's person, or when it shows two faces. Where no face is
+    detected in the original's place, the original's five points say where to compare, beside any that is detected. For
+    faces that the recogniser hardly tells from strangers' the thresholds rise, see `similarity_of_strangers`. Nor does
+    it fail where the recogniser says the same of the image without any face there: of a face cut by the photo's edge,
+    say, it sees mostly the surroundings.
     """
 
     def __init__(
@@ -100,11 +104,11 @@ class FaceVerifier:
         detector: FaceDetector | None = None,
         ambiguous: float | None = None,
     ) -> None:
-        """Takes networks other than dlib's and CenterFace.
+        """Use networks other than dlib's and CenterFace.
 
         Args:
-            recogniser: had no part in generation.
-            detector: gives five points.
+            recogniser: that had no part in generation.
+            detector: that gives five points.
             ambiguous: cosine over which a result is `VerificationResult.ambiguous`; None is `recognition.ALIKE` for
                 dlib's recogniser and, for another one, its threshold, so that none is.
         """
@@ -117,8 +121,9 @@ class FaceVerifier:
         self.description = f"{self.recogniser.name}: cosine at most {self.recogniser.threshold:g}{rate}"
 
     def reference(self, photo: np.ndarray, face: FaceAnalysis) -> FaceReference:
-        view, found = self._see(photo, face)
-        best = _nearest(found)
+        """Return the reference of an original face of a photo, (H, W, 3) uint8 RGB."""
+        view, faces = self._see(photo, face)
+        best = _nearest(faces)
         points = _points_in_view(face) if best is None or best.points is None else best.points
         embedding = None if points is None else self.recogniser(view, points)
         strangers = -1.0
@@ -128,12 +133,13 @@ class FaceVerifier:
         mask = cv2.dilate(mask.astype(np.uint8), np.ones((_RESAMPLED, _RESAMPLED), np.uint8)) > 0
         empty = fill_from_surroundings(view.astype(np.float32) / 255, mask)
         box = None if best is None else best.box
-        return FaceReference(embedding, points, box, len(found), strangers, np.round(empty * 255).astype(np.uint8))
+        return FaceReference(embedding, points, box, len(faces), strangers, np.round(empty * 255).astype(np.uint8))
 
     def verify(self, picture: np.ndarray, face: FaceAnalysis, original: FaceReference) -> VerificationResult:
-        view, found = self._see(picture, face)
-        best = _nearest(found)
-        if len(found) > max(1, original.faces):
+        """Verify what stands in the face's place in an image, (H, W, 3) uint8 RGB."""
+        view, faces = self._see(picture, face)
+        best = _nearest(faces)
+        if len(faces) > max(1, original.faces):
             return VerificationResult(None, "the result shows two faces")
         there = best is not None and (original.box is None or _same_place(best.box, original.box))
         own = None if best is None else best.points
@@ -149,9 +155,9 @@ class FaceVerifier:
         return VerificationResult(similarity, None, not seen or similarity > alike, seen)
 
     def _without_face(self, original: FaceReference, same: float, similarity: float) -> float:
-        """Similarity of a face's place without it, where that may excuse the result; else -1.
+        """Return the similarity of a face's place without it, where that may excuse a match; else -1.
 
-        What still shows a face, or is nearly the original, tells of a mask that left the face bare: no excuse.
+        A view that still shows a face, or nearly the original, comes from a mask that left the face bare: no excuse.
         """
         if not similarity > same or original.empty is None or original.embedding is None or original.points is None:
             return -1.0
@@ -161,19 +167,19 @@ class FaceVerifier:
         return without if without <= _BARE else -1.0
 
     def _see(self, picture: np.ndarray, face: FaceAnalysis) -> tuple[np.ndarray, list[Detection]]:
-        """The view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""
+        """Return the view around a face, (V, V, 3) uint8, and the faces in it whose centre lies in the face's mask."""
         matrix = _view_matrix(face)
         view = extract(picture, matrix, _VIEW)
-        found = self.detector(view)
-        centres = np.array([((f.box[0] + f.box[2]) / 2, (f.box[1] + f.box[3]) / 2) for f in found]).reshape(-1, 2)
+        faces = self.detector(view)
+        centres = np.array([((f.box[0] + f.box[2]) / 2, (f.box[1] + f.box[3]) / 2) for f in faces]).reshape(-1, 2)
         x, y = (transform(centres, invert(matrix)) - (face.mask.left, face.mask.top)).round().astype(int).T
         height, width = face.mask.alpha.shape
         inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
-        return view, [f for f, a, b, yes in zip(found, x, y, inside, strict=True) if yes and face.mask.alpha[b, a] > 0]
+        return view, [f for f, a, b, yes in zip(faces, x, y, inside, strict=True) if yes and face.mask.alpha[b, a] > 0]
 
 
 def shows_one_face_there(face: FaceAnalysis, original: FaceReference) -> bool:
-    """Whether what the gate knows of an original is surely of that face, and not of another one that overlaps it."""
+    """Return whether a reference is surely of that face, and not of another one that overlaps it."""
     if original.faces > 1:
         return False
     if original.box is None:
@@ -185,27 +191,28 @@ def shows_one_face_there(face: FaceAnalysis, original: FaceReference) -> bool:
 
 
 def _view_matrix(face: FaceAnalysis) -> np.ndarray:
-    """(2, 3) photo to view: the face crop at another size."""
+    """Return the (2, 3) matrix from photo to view: the face crop at another size."""
     return resized(face.matrix, _VIEW / len(face.semantic_map))
 
 
 def _points_in_view(face: FaceAnalysis) -> np.ndarray | None:
-    """(5, 2) of the mesh or, without one, of the detector."""
+    """Return the (5, 2) points of the mesh or, without one, of the detector."""
     to_view = _view_matrix(face)
     if face.mesh is not None:
         return transform(transform(five_points(face.mesh), invert(face.matrix)), to_view)
     return None if face.detection.points is None else transform(face.detection.points, to_view)
 
 
-def _nearest(found: list[Detection]) -> Detection | None:
-    """The face nearest to the view's centre."""
-    return min(found, key=lambda f: np.hypot(f.box[0] + f.box[2] - _VIEW, f.box[1] + f.box[3] - _VIEW), default=None)
+def _nearest(faces: list[Detection]) -> Detection | None:
+    """Return the face nearest to the view's centre."""
+    return min(faces, key=lambda f: np.hypot(f.box[0] + f.box[2] - _VIEW, f.box[1] + f.box[3] - _VIEW), default=None)
 
 
-def _same_place(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    a, b = np.array(one), np.array(other)
+def _same_place(box: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    """Return whether two boxes are of one face."""
+    a, b = np.array(box), np.array(other)
     sides_a, sides_b = a[2:] - a[:2], b[2:] - b[:2]
     width = float(np.sqrt(sides_b.prod()))
     growth = float(np.sqrt(sides_a.prod())) / max(width, 1e-6)
     shift = np.hypot(*((a[:2] + a[2:] - b[:2] - b[2:]) / 2))
-    return bool(shift <= _SHIFT * width and 1 / _GROWTH <= growth <= _GROWTH)
+    return bool(shift <= _MAX_SHIFT * width and 1 / _MAX_GROWTH <= growth <= _MAX_GROWTH)

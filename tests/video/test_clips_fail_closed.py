@@ -33,7 +33,7 @@ OFTEN = (
     "deid_diffusion.anonymizer.analyse_face",
     "deid_diffusion.anonymizer.select_faces",
     "deid_diffusion.anonymizer.finalize",
-    "deid_diffusion.anonymizer.cover_residual_faces",
+    "deid_diffusion.faces.finalization.cover_residual_faces",
     "deid_diffusion.faces.face.Canvas",
     "deid_diffusion.faces.face.union_mask",
     "deid_diffusion.faces.face.erase",

@@ -9,8 +9,8 @@ from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.compositing import FILL
 from deid_diffusion.faces.detection import DetectionResult, EnsembleDetector
+from deid_diffusion.faces.finalization import shows_face_through_alpha
 from deid_diffusion.faces.landmarks import FaceMesh
-from deid_diffusion.faces.residual_scan import shows_face_through_alpha
 from deid_diffusion.options import Options
 from tests.fake_verifier import FakeVerifier
 
@@ -124,7 +124,7 @@ def test_a_hint_that_a_mesh_confirms_is_covered_not_replaced(
         return MISSED if one is faint and not known(MISSED.box) else None
 
     monkeypatch.setattr(EnsembleDetector, "search", lambda self, image, **_: DetectionResult(faces, [faint]))
-    monkeypatch.setattr("deid_diffusion.faces.residual_scan.confirm_by_mesh", confirmed)
+    monkeypatch.setattr("deid_diffusion.faces.finalization.confirm_by_mesh", confirmed)
     result = run(tiny_pipeline, astronaut, EnsembleDetector())
     assert [face.action for face in result.faces] == ["replaced"] * len(faces) + ["covered"]
     assert asked[0] is bool(faces)

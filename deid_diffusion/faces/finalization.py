@@ -1,23 +1,105 @@
-"""Residual scan: search a finished image once more, and cover the faces that were missed."""
+"""Finalise an image: cover what was not replaced, scan for residual faces, and record what was done."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from ..options import Options
 from ..results import FaceRecord
 from .boxes import PART, Detection, FaceDetector, same_face
 from .compositing import Canvas
 from .detection import Box, DetectionResult, EnsembleDetector, confirm_by_mesh
+from .face import Face, PreparedImage
 from .landmarks import Landmarker
-from .masks import box_mask
+from .masks import box_mask, union_mask
 from .selection import select_faces
 
 _MAX_ROUNDS = 3  # covering a face can bring out another one that overlapped it
 _MIN_SHARE_DONE = 0.5  # of the middle of a face, from which it counts as replaced or covered
 REASON = "missed at first, found at the second look"
+
+
+@dataclass(frozen=True)
+class AnonymizedImage:
+    """A finished image and what was done to its faces.
+
+    Attributes:
+        image: RGB, of the input's size; bit-identical to the input outside the faces' masks.
+        faces: one record per face, in the order of detection; those that only the residual scan found come last.
+    """
+
+    image: Image.Image
+    faces: tuple[FaceRecord, ...]
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether generative AI made a part of it, which the file's mark has to say."""
+        return any(face.action == "replaced" for face in self.faces)
+
+
+def finalize(
+    image: PreparedImage,
+    options: Options,
+    *,
+    detector: FaceDetector,
+    landmarker: Landmarker,
+    map_only: bool = False,
+) -> AnonymizedImage:
+    """Cover the faces of an image that were not replaced, and those that nobody found before.
+
+    Args:
+        image: after generation.
+        options: that it was prepared with.
+        detector: searches the finished image.
+        landmarker: confirms weak detections.
+        map_only: whether only what the semantic map carries could be kept.
+    """
+    for face in image.faces:
+        if face.action is None:
+            face.finish("covered", "no new face was generated")
+        if face.action == "covered":
+            image.canvas.fill(face.cover_mask, face.index)  # parts that were to be kept included
+    records = [_record(face, map_only=map_only) for face in image.faces]
+    records += cover_residual_faces(
+        detector,
+        image.canvas,
+        union_mask(image.shape, [face.cover_mask for face in image.faces]),
+        [face.detection for face in image.faces if face.action == "kept"],
+        landmarker=landmarker,
+        min_face=options.min_face,
+        only=image.only,
+        known=None if image.faces else image.detected,  # without faces the image is the one that was searched
+        upright_only=image.detected is not None,
+    )
+    return AnonymizedImage(Image.fromarray(image.canvas.pixels), tuple(records))
+
+
+def _record(face: Face, *, map_only: bool) -> FaceRecord:
+    """Return the record of a finished face."""
+    assert face.action is not None
+    selection = face.selection.restrict_to_map() if map_only else face.selection
+    pseudonym = None if face.identity is None else face.identity.pseudonym
+    result = face.chosen.result if face.chosen else face.candidates[-1].result if face.candidates else None
+    similarity = None if result is None else result.similarity
+    replaced = face.action == "replaced"
+    return FaceRecord(
+        box=face.detection.box,
+        detector=face.detection.detector,
+        score=face.detection.score,
+        action=face.action,
+        seed=face.chosen.seed if face.chosen and pseudonym is None else None,  # a pseudonym's follows from the key
+        mesh=face.analysis is not None and face.analysis.mesh is not None,
+        reason=face.reason,
+        similarity=similarity if similarity is not None and np.isfinite(similarity) else None,
+        attempts=len(face.candidates),
+        pseudonym=pseudonym if replaced else None,
+        kept_attributes=selection.keep if replaced else (),
+        changed_attributes=selection.change if replaced else {},
+    )
 
 
 def cover_residual_faces(
