@@ -147,7 +147,7 @@ def test_a_frame_that_fails_altogether_is_filled(tmp_path, tiny, monkeypatch) ->
         return sees(image)
 
     tiny.detector = detector
-    monkeypatch.setattr("deid_diffusion.anonymizer.union_mask", _failing(9))
+    monkeypatch.setattr("deid_diffusion.faces.finalization.union_mask", _failing(4))
     done = run(tiny, source)
     after = result(source)
     assert (done.filled, done.errors) == (2, ("ValueError", "search failed"))
