@@ -1,4 +1,4 @@
-"""Attribute tokens for a CONDITIONING, of the faces of Crop Faces. Nothing here needs diffusers."""
+"""Attribute tokens for a CONDITIONING, read from the faces of Crop Faces."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .faces import FaceCrops
 
 
 class LoadedAdapter:
-    """An attribute adapter, with what reads faces and words for it: the part of a model that needs no generator.
+    """An attribute adapter with its image and text encoders: the part of a model that needs no generator.
 
     Attributes:
         name: of the model's folder.
-        attribute_adapter: makes tokens of features.
+        attribute_adapter: maps features to tokens.
         image_encoder: the small face network; None where the features come from a CLIP vision model.
     """
 
@@ -41,7 +41,7 @@ class LoadedAdapter:
         self._subspaces: dict[tuple[str, ...], AttributeSubspace] = {}
 
     def subspace(self, phrases: Sequence[str] = ()) -> AttributeSubspace:
-        """The subspaces of the built-in attributes and of more phrases; the text encoder is loaded for that alone.
+        """Return the subspaces of the built-in attributes and of more phrases; loads the text encoder.
 
         Raises:
             DeidError: when the folder has no text side of the image encoder.
@@ -70,7 +70,7 @@ class LoadedAdapter:
 
 @torch.no_grad()
 def encoder_features(adapter: LoadedAdapter, crops: FaceCrops) -> torch.Tensor:
-    """(N, R + 1, D) features of the original crops by the adapter's own image encoder.
+    """Return (N, R + 1, D) features of the original crops by the adapter's own image encoder.
 
     Raises:
         UsageError: when it has none.
@@ -86,13 +86,13 @@ def encoder_features(adapter: LoadedAdapter, crops: FaceCrops) -> torch.Tensor:
 
 @torch.no_grad()
 def clip_features(adapter: LoadedAdapter, crops: FaceCrops, output: Any, vision: Any) -> torch.Tensor:
-    """(N, R + 1, D) features of the original crops from a CLIP_VISION_OUTPUT.
+    """Return (N, R + 1, D) features of the original crops from a CLIP_VISION_OUTPUT.
 
-    That holds the embedding of the whole face in the joint space, but its patches before CLIP's last norm and
-    projection. With the model that made it, these are averaged per region; without, the regions are nobody's.
+    It holds the face's embedding in the joint space, but its patches before CLIP's last norm and projection. With the
+    model that made it, these are averaged per region; without, the regions get the mean features.
 
     Args:
-        adapter: for which they are.
+        adapter: that the features are for.
         crops: that were encoded, in order.
         output: its ``image_embeds`` are (N, D), its ``last_hidden_state`` (N, 1 + P, H).
         vision: the network that made it, with ``vision_model.post_layernorm`` and ``visual_projection``; or None.
@@ -102,45 +102,45 @@ def clip_features(adapter: LoadedAdapter, crops: FaceCrops, output: Any, vision:
     """
     tokens = adapter.attribute_adapter
     assert tokens is not None
-    whole = output.image_embeds.float()
-    if tuple(whole.shape) != (len(crops.faces), tokens.feature_dim):
+    embeds = output.image_embeds.float()
+    if tuple(embeds.shape) != (len(crops.faces), tokens.feature_dim):
         raise UsageError(
             f"clip_vision_output: expected {len(crops.faces)} pictures and {tokens.feature_dim} numbers of each, got "
-            f"{tuple(whole.shape)}: encode all of Crop Faces' original_image by the CLIP of {adapter.name}'s training"
+            f"{tuple(embeds.shape)}: encode all of Crop Faces' original_image by the CLIP of {adapter.name}'s training"
         )
     if vision is None:
-        regions = tokens.centre[1:].to(whole).expand(len(whole), -1, -1)
-        return torch.cat([F.normalize(whole, dim=-1)[:, None], regions], 1)
+        regions = tokens.centre[1:].to(embeds).expand(len(embeds), -1, -1)
+        return torch.cat([F.normalize(embeds, dim=-1)[:, None], regions], 1)
     weight = next(vision.parameters())
     patches = vision.vision_model.post_layernorm(output.last_hidden_state[:, 1:].to(weight.device, torch.float32))
-    regions = vision.visual_projection(pool_patches(patches, _labels(crops).to(weight.device))).to(whole)
-    return F.normalize(torch.cat([whole[:, None], regions], 1), dim=-1)
+    regions = vision.visual_projection(pool_patches(patches, _labels(crops).to(weight.device))).to(embeds)
+    return F.normalize(torch.cat([embeds[:, None], regions], 1), dim=-1)
 
 
 @torch.no_grad()
 def make_tokens(
-    adapter: LoadedAdapter, features: torch.Tensor, choice: AttributeSelection
+    adapter: LoadedAdapter, features: torch.Tensor, selection: AttributeSelection
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, T, W) tokens of what is let through of N faces' features, and as many that say nothing.
+    """Return (N, T, W) tokens of the selected part of N faces' features, and as many null tokens.
 
     Args:
         adapter: makes them.
         features: (N, R + 1, D).
-        choice: what is kept of all of them, and changed.
+        selection: attributes of all of them to keep and to change.
 
     Raises:
         UsageError: for words that the model's text encoder does not understand.
         DeidError: when the model has none.
     """
-    validate_selection(adapter, choice)
-    tokens = adapter.attribute_adapter
-    assert tokens is not None
-    told = tokens(filter_features(adapter, features.cpu(), [choice] * len(features)))
-    return told, tokens.null(len(told))
+    validate_selection(adapter, selection)
+    network = adapter.attribute_adapter
+    assert network is not None
+    tokens = network(filter_features(adapter, features.cpu(), [selection] * len(features)))
+    return tokens, network.null(len(tokens))
 
 
 def append_tokens(conditioning: list[list[Any]], tokens: torch.Tensor, name: str) -> list[list[Any]]:
-    """A CONDITIONING with (N, T, W) tokens appended to its text: N rows, one a face crop.
+    """Append (N, T, W) tokens to the text of a CONDITIONING: N rows, one per face crop.
 
     Args:
         conditioning: pairs of an embedding, (1, L, W) or (N, L, W), and a dictionary.
@@ -150,7 +150,7 @@ def append_tokens(conditioning: list[list[Any]], tokens: torch.Tensor, name: str
     Raises:
         UsageError: when the widths or the numbers of rows do not fit.
     """
-    made = []
+    result = []
     for embedding, extras in conditioning:
         count, _, width = embedding.shape
         if width != tokens.shape[-1]:
@@ -161,8 +161,8 @@ def append_tokens(conditioning: list[list[Any]], tokens: torch.Tensor, name: str
         if count not in (1, len(tokens)):
             raise UsageError(f"{name}: holds {count} texts for {len(tokens)} face crops: give one for all or one each")
         rows = embedding.expand(len(tokens), -1, -1)
-        made.append([torch.cat([rows, tokens.to(rows)], 1), extras])
-    return made
+        result.append([torch.cat([rows, tokens.to(rows)], 1), extras])
+    return result
 
 
 def _labels(crops: FaceCrops) -> torch.Tensor:
@@ -174,6 +174,6 @@ def _meshes(crops: FaceCrops) -> torch.Tensor:
 
 
 def _kind(folder: Path) -> str:
-    """The class that a component's config names; "" where there is no config."""
+    """Return the class that a component's config names; "" where there is no config."""
     config = folder / "config.json"
     return str(json.loads(config.read_text()).get("_class_name", "")) if config.is_file() else ""

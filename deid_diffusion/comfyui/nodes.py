@@ -1,4 +1,4 @@
-"""What ComfyUI loads: the pack's folder `comfyui` hands on `comfy_entrypoint`."""
+"""ComfyUI nodes. The pack's folder `comfyui` exports `comfy_entrypoint`."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ Adapter = io.Custom("DEID_ADAPTER")
 
 
 def selection_inputs() -> list[Any]:
-    """What is kept and changed, in words."""
-    listed = ", ".join(VOCABULARY)
+    """Return the inputs that select attributes in words."""
+    names = ", ".join(VOCABULARY)
     return [
         io.String.Input(
             "keep",
             default="all",
-            tooltip=f"What the new face has of the old one: all, none, or a list of {listed}, and phrases of your own.",
+            tooltip=f"What the new face has of the old one: all, none, or a list of {names}, and phrases of your own.",
         ),
         io.String.Input(
             "change",
@@ -56,12 +56,12 @@ def selection_inputs() -> list[Any]:
 
 
 def read_selection(keep: str, change: str) -> AttributeSelection:
-    """What `selection_inputs` mean. Raises UsageError."""
-    return make_selection(parse_keep([keep]), parse_change([one for one in change.split(",") if one.strip()]))
+    """Parse the values of `selection_inputs`. Raises UsageError."""
+    return make_selection(parse_keep([keep]), parse_change([part for part in change.split(",") if part.strip()]))
 
 
 class LoadAttributeAdapter(io.ComfyNode):
-    """Loads an adapter."""
+    """Node that loads an attribute adapter."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -87,7 +87,7 @@ class LoadAttributeAdapter(io.ComfyNode):
 
 
 class ApplyAttributes(io.ComfyNode):
-    """Adds the tokens."""
+    """Node that appends attribute tokens to conditionings."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -95,11 +95,11 @@ class ApplyAttributes(io.ComfyNode):
             node_id="DeidApplyAttributes",
             display_name="Apply Attributes",
             category=CATEGORY,
-            description="Append a few tokens of each old face's kept attributes to the texts, where any sampler, LoRA "
-            "and ControlNet finds them. All that they carry of a face has passed the adapter's bottleneck.",
+            description="Append a few tokens of each original face's kept attributes to the text conditioning, for any "
+            "sampler, LoRA and ControlNet. Everything they carry of a face has passed the adapter's bottleneck.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="One text for all face crops, or one each."),
-                io.Conditioning.Input("negative", tooltip="Gets as many tokens, which say nothing."),
+                io.Conditioning.Input("negative", tooltip="Gets as many null tokens."),
                 Adapter.Input("adapter", tooltip="From Load Attribute Adapter, trained for this checkpoint."),
                 Crops.Input("crops", tooltip="From Crop Faces."),
                 *selection_inputs(),
@@ -113,7 +113,7 @@ class ApplyAttributes(io.ComfyNode):
                     "clip_vision",
                     optional=True,
                     tooltip="The model that made clip_vision_output: the regions' features need its last layer. "
-                    "Without it only the whole face's attributes are told.",
+                    "Without it only the attributes of the whole face are read.",
                 ),
             ],
             outputs=[
@@ -134,20 +134,21 @@ class ApplyAttributes(io.ComfyNode):
         clip_vision_output: Any = None,
         clip_vision: Any = None,
     ) -> Any:
-        choice = read_selection(keep, change)
+        selection = read_selection(keep, change)
         if not crops.faces:
             return io.NodeOutput(positive, negative)
         if clip_vision_output is None:
             features = encoder_features(adapter, crops)
         else:
             features = clip_features(adapter, crops, clip_vision_output, _network(clip_vision))
-        told, untold = make_tokens(adapter, features, choice)
-        texts = append_tokens(positive, told, "positive"), append_tokens(negative, untold, "negative")
-        return io.NodeOutput(*texts)
+        tokens, null_tokens = make_tokens(adapter, features, selection)
+        return io.NodeOutput(
+            append_tokens(positive, tokens, "positive"), append_tokens(negative, null_tokens, "negative")
+        )
 
 
 def _network(clip_vision: Any) -> Any:
-    """ComfyUI's CLIP vision model, on its device."""
+    """Return ComfyUI's CLIP vision model, on its device."""
     if clip_vision is None:
         return None
     import comfy.model_management
@@ -161,21 +162,21 @@ LARGEST_SEED = 2**53 - 1  # the largest number that a browser keeps exactly
 Faces = io.Custom("DEID_FACES")
 Crops = io.Custom("DEID_CROPS")
 
-_SEED_TIP = "-1: fresh randomness, which nothing links. Another number gives the same again, and so links pictures."
+_SEED_TIP = "-1: fresh randomness, unlinkable. Any other number is repeatable, and makes its results linkable."
 _PROPORTIONS_TIP = (
-    "Whose distances between eyes, brows, nose and mouth the map shows. The photo's own tell who somebody is; "
+    "Whose distances between eyes, brows, nose and mouth the map shows. The photo's own identify the person; "
     "expression, pose and gaze are kept in both."
 )
 
 
 def seed_input() -> Any:
-    """The seed of every node that draws: -1 for none."""
-    # ComfyUI's page would else draw another number after each run for whatever is called seed
+    """Return the seed input: -1 for none."""
+    # without control_after_generate=False, ComfyUI draws another number after each run
     return io.Int.Input("seed", default=-1, min=-1, max=LARGEST_SEED, control_after_generate=False, tooltip=_SEED_TIP)
 
 
 def seed_of(value: int) -> int | None:
-    """What `seed_input` means."""
+    """Parse the value of `seed_input`."""
     return None if value < 0 else value
 
 
@@ -185,7 +186,7 @@ def _proportions_input() -> Any:
 
 
 class DetectFaces(io.ComfyNode):
-    """Finds faces."""
+    """Node that detects faces."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -193,25 +194,25 @@ class DetectFaces(io.ComfyNode):
             node_id="DeidDetectFaces",
             display_name="Detect Faces",
             category=CATEGORY,
-            description="Find every face of every picture, of any size and roll, and fit a 478-point mesh to each.",
-            inputs=[io.Image.Input("image", tooltip="Photos; more than one in a batch are searched one by one.")],
+            description="Detect every face of every image, of any size and roll, and fit a 478-point mesh to each.",
+            inputs=[io.Image.Input("image", tooltip="Photos; a batch is searched one by one.")],
             outputs=[
                 Faces.Output("faces", display_name="faces", tooltip="For the other nodes of this pack."),
                 io.Image.Output("drawn", display_name="drawn", tooltip="The photos with boxes and meshes drawn in."),
-                io.Int.Output("count", display_name="count", tooltip="Faces in the whole batch."),
+                io.Int.Output("count", display_name="count", tooltip="Faces in the batch."),
             ],
         )
 
     @classmethod
     def execute(cls, image: torch.Tensor) -> Any:
         photos = to_photos(image)
-        found = find_faces(photos)
-        drawn = [draw_faces(photo, faces) for photo, faces in zip(photos, found.faces, strict=True)]
-        return io.NodeOutput(found, to_image(drawn), sum(map(len, found.faces)))
+        detected = find_faces(photos)
+        drawn = [draw_faces(photo, faces) for photo, faces in zip(photos, detected.faces, strict=True)]
+        return io.NodeOutput(detected, to_image(drawn), sum(map(len, detected.faces)))
 
 
 class FaceSemanticMap(io.ComfyNode):
-    """Draws the semantic map of whole photos."""
+    """Node that draws semantic maps of photos."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -243,15 +244,16 @@ class FaceSemanticMap(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: torch.Tensor, faces: DetectedFaces, proportions: Proportions, seed: int) -> Any:
-        found, shape = faces.of(to_photos(image)), faces.shape
-        maps = [photo_map(one, shape, proportions, seed_of(seed)) for one in found]
-        masks = [np.max([np.zeros(shape, np.float32), *(face.mask.full() for face in one)], axis=0) for one in found]
+        photos, shape = faces.of(to_photos(image)), faces.shape
+        maps = [photo_map(analyses, shape, proportions, seed_of(seed)) for analyses in photos]
+        empty = np.zeros(shape, np.float32)
+        masks = [np.max([empty, *(face.mask.full() for face in analyses)], axis=0) for analyses in photos]
         grey = [np.repeat(labels[..., None], 3, axis=2) for labels in maps]
         return io.NodeOutput(to_image([control_image(labels) for labels in maps]), to_mask(masks), to_image(grey))
 
 
 class CropFaces(io.ComfyNode):
-    """Cuts faces out."""
+    """Node that crops faces."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -259,8 +261,8 @@ class CropFaces(io.ComfyNode):
             node_id="DeidCropFaces",
             display_name="Crop Faces",
             category=CATEGORY,
-            description="Cut every face out as an aligned square, erased, with its map and mask, as one batch for a "
-            "generator. Without any face the batch is one grey square, which Stitch Faces leaves out.",
+            description="Crop every face as an aligned square, erased, with its map and mask, as one batch for a "
+            "generator. Without any face the batch is one grey square, which Stitch Faces ignores.",
             inputs=[
                 io.Image.Input("image", tooltip="The photos that Detect Faces got."),
                 Faces.Input("faces", tooltip="From Detect Faces."),
@@ -270,14 +272,14 @@ class CropFaces(io.ComfyNode):
                     min=64,
                     max=2048,
                     step=8,
-                    tooltip="Side of the squares: what the checkpoint likes.",
+                    tooltip="Side of the squares, in pixels: the checkpoint's size.",
                 ),
                 io.Combo.Input(
                     "control",
                     options=list(CONTROLS),
                     default=CONTROLS[0],
-                    tooltip="What the ControlNet was trained with: our map, the map with a look painted in, or the "
-                    "lines that CrucibleAI's ControlNetMediaPipeFace knows.",
+                    tooltip="What the ControlNet was trained with: our semantic map, or the lines of CrucibleAI's "
+                    "ControlNetMediaPipeFace.",
                 ),
                 _proportions_input(),
                 seed_input(),
@@ -309,7 +311,7 @@ class CropFaces(io.ComfyNode):
 
 
 class StitchFaces(io.ComfyNode):
-    """Puts new faces in."""
+    """Node that stitches generated faces into the photos."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -317,19 +319,17 @@ class StitchFaces(io.ComfyNode):
             node_id="DeidStitchFaces",
             display_name="Stitch Faces",
             category=CATEGORY,
-            description="Put new faces in the old ones' places. Each is judged by a face recogniser first: what is too "
-            "like the original, shows no face or is in another place is covered. No original face stays.",
+            description="Put generated faces in the places of the originals. Each is verified by a recogniser first: "
+            "if it is too similar, shows no face or is misplaced, the face is covered. No original face stays.",
             inputs=[
                 Crops.Input("crops", tooltip="From Crop Faces."),
-                io.Image.Input(
-                    "image", tooltip="What was generated of its erased_image: all of them, in order, of any size."
-                ),
+                io.Image.Input("image", tooltip="Generated from its erased_image: all of them, in order, of any size."),
             ],
             outputs=[
                 io.Image.Output("photos", display_name="image", tooltip="The photos with new or covered faces."),
                 io.Mask.Output("mask", display_name="mask", tooltip="1 where a pixel differs from the photo."),
                 io.String.Output(
-                    "record", display_name="record", tooltip="What was done to each face: a JSON line a photo."
+                    "record", display_name="record", tooltip="What was done to each face: one JSON line per photo."
                 ),
             ],
         )
@@ -338,9 +338,9 @@ class StitchFaces(io.ComfyNode):
     def execute(cls, crops: FaceCrops, image: torch.Tensor) -> Any:
         start, verifier = time.perf_counter(), shared_verifier()
         results = stitch(crops, image, verifier, shared_detector())
-        pictures = [np.asarray(one.image) for one in results]
-        took = (time.perf_counter() - start) / len(results)
-        record = record_lines(results, model=None, gate=verifier.description, seconds=[took] * len(results))
+        pictures = [np.asarray(result.image) for result in results]
+        seconds = [(time.perf_counter() - start) / len(results)] * len(results)
+        record = record_lines(results, model=None, gate=verifier.description, seconds=seconds)
         masks = [changed(photo, picture) for photo, picture in zip(crops.photos, pictures, strict=True)]
         return io.NodeOutput(to_image(pictures), to_mask(masks), record)
 
@@ -350,7 +350,7 @@ _PREVIEW = 512  # longest side of the previews, in pixels
 
 
 class DeidentifyFaces(io.ComfyNode):
-    """Replaces every face."""
+    """Node that does everything."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -362,36 +362,36 @@ class DeidentifyFaces(io.ComfyNode):
             "with its original by a face recogniser; what cannot be replaced and verified is covered. "
             "If anything else fails, the workflow stops: no original face comes out.",
             inputs=[
-                io.Image.Input("image", tooltip="Photos; each of a batch is treated as if it were alone."),
+                io.Image.Input("image", tooltip="Photos; a batch is processed one by one."),
                 io.Combo.Input(
                     "model",
                     options=runtime.list_models("deid_diffusion"),
-                    tooltip="The small model that comes with the pack, or a folder in models/deid_diffusion.",
+                    tooltip="The built-in model, or a folder in models/deid_diffusion.",
                 ),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
                     default=METHODS[0],
-                    tooltip="generate: another face. fill: one grey. blur and pixelate can be recognised again.",
+                    tooltip="generate: another face. fill: no face. blur and pixelate can be recognised again.",
                 ),
                 *selection_inputs(),
                 seed_input(),
                 Faces.Input(
-                    "faces", optional=True, tooltip="From Detect Faces; without it the faces are searched here."
+                    "faces", optional=True, tooltip="From Detect Faces; without it the faces are detected here."
                 ),
             ],
             outputs=[
                 io.Image.Output("photos", display_name="image", tooltip="The photos with new or covered faces."),
                 io.Mask.Output("mask", display_name="mask", tooltip="1 where a pixel differs from the photo."),
                 io.String.Output(
-                    "record", display_name="record", tooltip="What was done to each face: a JSON line a photo."
+                    "record", display_name="record", tooltip="What was done to each face: one JSON line per photo."
                 ),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, seed: int = -1, **_: Any) -> str:
-        """Without a seed every run draws anew, so that nothing is the same as last time."""
+        """Return a fresh value without a seed, so that every run draws anew."""
         return secrets.token_hex(8) if seed_of(seed) is None else str(seed)
 
     @classmethod
@@ -407,8 +407,8 @@ class DeidentifyFaces(io.ComfyNode):
     ) -> Any:
         photos = to_photos(image)
         boxes = [None] * len(photos) if faces is None else faces.boxes(photos)
-        choice = read_selection(keep, change)
-        options = Options(method=method, keep=choice.keep, change=choice.change, seed=seed_of(seed))
+        selection = read_selection(keep, change)
+        options = Options(method=method, keep=selection.keep, change=selection.change, seed=seed_of(seed))
         anonymizer = runtime.ready(model, options.batch_size)
         bar, results, seconds = comfy.utils.ProgressBar(_PARTS * len(photos)), [], []
         for k, (photo, detections) in enumerate(zip(photos, boxes, strict=True)):
@@ -422,7 +422,7 @@ class DeidentifyFaces(io.ComfyNode):
             results.append(anonymizer(photo, options, detections=detections, callback_on_step_end=on_step_end))
             seconds.append(time.perf_counter() - start)
             bar.update_absolute(_PARTS * (k + 1), preview=_preview(results[-1].image))
-        pictures = [np.asarray(one.image) for one in results]
+        pictures = [np.asarray(result.image) for result in results]
         record = record_lines(
             results, model=anonymizer.model_name, gate=anonymizer.verifier.description, seconds=seconds
         )
@@ -431,15 +431,14 @@ class DeidentifyFaces(io.ComfyNode):
 
 
 def _preview(finished: Image.Image) -> tuple[str, Image.Image, int]:
-    """A finished photo as ComfyUI's progress bar shows it."""
+    """Return a finished photo as ComfyUI's progress bar takes it."""
     return "JPEG", finished, _PREVIEW
 
 
 class DeidExtension(ComfyExtension):
-    """The nodes of deid-diffusion. Their ids are stable: a saved workflow goes on working."""
+    """The nodes of deid-diffusion. Their ids are stable, so that saved workflows keep working."""
 
     async def get_node_list(self) -> list[Any]:
-
         return [
             DeidentifyFaces,
             DetectFaces,
@@ -452,6 +451,6 @@ class DeidExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> DeidExtension:
-    """ComfyUI's way in."""
+    """Return the extension, for ComfyUI."""
     runtime.register()  # here, since older ComfyUI never calls on_load
     return DeidExtension()

@@ -1,4 +1,4 @@
-"""The one-click node's model under ComfyUI's memory manager: loaded once, moved and emptied when ComfyUI says so."""
+"""ComfyUI runtime: model folders, tensors, records, and the model under ComfyUI's memory manager."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from ..results import ImageRecord, versions
 Kind = Literal["deid_diffusion", "attribute_adapters"]
 
 EMBEDDED = "embedded"
-"""The name of the model that comes with the library."""
+"""Name of the built-in model."""
 
 
 def register() -> None:
-    """Tell ComfyUI of the two kinds of folders; those that extra_model_paths.yaml adds are kept."""
+    """Register the two model folders; those that extra_model_paths.yaml adds are kept."""
     for kind in ("deid_diffusion", "attribute_adapters"):
         folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / kind))
         paths, _ = folder_paths.folder_names_and_paths[kind]
-        folder_paths.folder_names_and_paths[kind] = (paths, {".safetensors"})  # or its lists would show every file
+        folder_paths.folder_names_and_paths[kind] = (paths, {".safetensors"})  # else its lists show every file
 
 
 def list_models(kind: Kind) -> list[str]:
-    """The embedded model, then the folders that hold a model of this kind, by name."""
-    return [EMBEDDED, *sorted(_found(kind))]
+    """Return the built-in model's name, then those of the folders that hold a model of this kind."""
+    return [EMBEDDED, *sorted(_folders(kind))]
 
 
 def model_folder(kind: Kind, name: str) -> Path:
-    """The folder of a name that `list_models` gave.
+    """Return the folder of a name of `list_models`.
 
     Raises:
-        FileNotFoundError: when it is gone.
+        FileNotFoundError: when it no longer exists.
     """
     if name == EMBEDDED:
         return BUILTIN
-    found = _found(kind)
-    if name not in found:
+    folders = _folders(kind)
+    if name not in folders:
         raise FileNotFoundError(f"{name}: no such model in models/{kind}: there are {', '.join(list_models(kind))}")
-    return found[name]
+    return folders[name]
 
 
-def _found(kind: Kind) -> dict[str, Path]:
-    """Name -> folder of the models; adapters are looked for in both kinds' folders, since whole models have them."""
+def _folders(kind: Kind) -> dict[str, Path]:
+    """Return name -> folder; adapters are listed from both folders, since complete models have them, too."""
     kinds = (kind, "deid_diffusion") if kind == "attribute_adapters" else (kind,)
     part = "attribute_adapter/config.json" if kind == "attribute_adapters" else "model_index.json"
     folders: dict[str, Path] = {}
-    for root in (Path(root) for one in kinds for root in folder_paths.get_folder_paths(one)):
+    for root in (Path(root) for name in kinds for root in folder_paths.get_folder_paths(name)):
         for folder in root.iterdir() if root.is_dir() else ():
             if folder.name != EMBEDDED and (folder / part).is_file():
                 folders.setdefault(folder.name, folder)
@@ -66,10 +66,10 @@ def _found(kind: Kind) -> dict[str, Path]:
 
 
 def to_photos(image: torch.Tensor) -> list[np.ndarray]:
-    """IMAGE, (B, H, W, 3) in 0..1 -> B arrays (H, W, 3) uint8, each value rounded.
+    """Convert an IMAGE, (B, H, W, 3) in 0..1, to B arrays (H, W, 3) uint8, rounded.
 
     Raises:
-        UsageError: for another shape, as of a picture with transparency, or values that are no numbers.
+        UsageError: for another shape, as with transparency, or values that are not finite.
     """
     if image.ndim != 4 or image.shape[-1] != 3 or not image.numel():
         raise UsageError(
@@ -77,33 +77,33 @@ def to_photos(image: torch.Tensor) -> list[np.ndarray]:
             "take transparency off first (node Split Image with Alpha)"
         )
     if not torch.isfinite(image).all():
-        raise UsageError("image: holds values that are no numbers (NaN or infinity): look at the node that made it")
+        raise UsageError("image: contains NaN or infinity: check the node that produced it")
     values = (image.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     return list(values.numpy())
 
 
 def to_image(pictures: Sequence[np.ndarray]) -> torch.Tensor:
-    """B arrays (H, W, 3) uint8, of one size -> IMAGE, (B, H, W, 3) float32 in 0..1."""
+    """Convert B arrays (H, W, 3) uint8 of one size to an IMAGE, (B, H, W, 3) float32 in 0..1."""
     return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
 
 
 def to_mask(masks: Sequence[np.ndarray]) -> torch.Tensor:
-    """B arrays (H, W), bool or float in 0..1 -> MASK, (B, H, W) float32."""
+    """Convert B arrays (H, W), bool or float in 0..1, to a MASK, (B, H, W) float32."""
     return torch.from_numpy(np.stack(masks).astype(np.float32))
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """(H, W) bool, True where two (H, W, 3) pictures differ."""
+    """Return (H, W) bool, True where two (H, W, 3) pictures differ."""
     return (before != after).any(-1)
 
 
 def record_lines(results: Sequence[AnonymizedImage], *, model: str | None, gate: str, seconds: Sequence[float]) -> str:
-    """JSON lines of `ImageRecord`, in the batch's order; a photo's name is its place in the batch.
+    """Return JSON lines of `ImageRecord`, in the batch's order; a photo's name is its index.
 
     Args:
         results: of each photo.
-        model: the generator's name; None where somebody else generated.
-        gate: what judged the results.
+        model: the generator's name; None for faces from elsewhere.
+        gate: description of the verifier.
         seconds: that each photo took.
     """
     package_versions = versions()
@@ -111,33 +111,33 @@ def record_lines(results: Sequence[AnonymizedImage], *, model: str | None, gate:
         ImageRecord(
             input=f"image {k}",
             output=f"image {k}",
-            status="done" if one.faces else "no_face",
-            width=one.image.width,
-            height=one.image.height,
-            faces=one.faces,
+            status="done" if result.faces else "no_face",
+            width=result.image.width,
+            height=result.image.height,
+            faces=result.faces,
             model=model,
             gate=gate,
             versions=package_versions,
-            seconds=round(took, 3),
+            seconds=round(duration, 3),
         ).to_json()
-        for k, (one, took) in enumerate(zip(results, seconds, strict=True))
+        for k, (result, duration) in enumerate(zip(results, seconds, strict=True))
     ]
     return "\n".join(lines)
 
 
-_WORKING_MEMORY = 2**28  # bytes for a face of 512 x 512 pixels while it is generated, a guess on the safe side
+_WORKING_MEMORY = 2**28  # bytes per face of 512 x 512 pixels during generation, an upper estimate
 
 
 class FaceDeidModel(nn.ModuleDict):
-    """A pipeline's networks as one module; its name is what ComfyUI's log shows."""
+    """A pipeline's networks as one module; ComfyUI's log shows its name."""
 
     def empty(self) -> None:
-        """Let go of all weights."""
+        """Release all weights."""
         self.to("meta")
 
     @property
     def is_empty(self) -> bool:
-        """Whether the weights are gone."""
+        """Whether the weights were released."""
         return any(weight.is_meta for weight in self.parameters())
 
 
@@ -152,14 +152,14 @@ _held: dict[str, _Held] = {}
 
 
 def ready(name: str, batch_size: int) -> Anonymizer:
-    """An anonymizer whose networks are on ComfyUI's device.
+    """Return an anonymizer whose networks are on ComfyUI's device.
 
-    It is kept for the next run until ComfyUI unloads it, be it on a user's wish or to make room; then its weights are
-    gone from all memory, and the next run reads them again.
+    It is kept for the next run until ComfyUI unloads it; then its weights are released, and the next run reads them
+    again.
 
     Args:
-        name: of `folders.names("deid_diffusion")`.
-        batch_size: faces that are generated together, for which ComfyUI makes room.
+        name: of `list_models("deid_diffusion")`.
+        batch_size: faces that are generated together, for which ComfyUI frees memory.
 
     Raises:
         DeidError: when the folder holds no model that can be loaded.
@@ -168,7 +168,7 @@ def ready(name: str, batch_size: int) -> Anonymizer:
         _held[name] = _load(name)
     held = _held[name]
     room = round(_WORKING_MEMORY * batch_size * (held.anonymizer.pipeline.crop_size / 512) ** 2)
-    # these networks cannot run with a part of their weights elsewhere, as ComfyUI's own can
+    # these networks cannot run partly offloaded, as ComfyUI's own can
     comfy.model_management.load_models_gpu([held.patcher], memory_required=room, force_full_load=True)
     return held.anonymizer
 
@@ -177,17 +177,17 @@ def _load(name: str) -> _Held:
     device = comfy.model_management.get_torch_device()
     source = "builtin" if name == EMBEDDED else str(model_folder("deid_diffusion", name))
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    with torch.inference_mode(False):  # nodes run in that mode, and what is made in it cannot be moved outside it
+    with torch.inference_mode(False):  # nodes run in that mode, and tensors created in it cannot be moved outside it
         anonymizer = Anonymizer.from_pretrained(source, device="cpu", dtype=dtype)
         parts = {k: part for k, part in anonymizer.pipeline.components.items() if isinstance(part, nn.Module)}
         model = FaceDeidModel(parts).requires_grad_(False)
     offload = comfy.model_management.unet_offload_device()
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
-    patcher.add_callback(CallbacksMP.ON_DETACH, _let_go)
+    patcher.add_callback(CallbacksMP.ON_DETACH, _release)
     return _Held(anonymizer, model, patcher)
 
 
-def _let_go(patcher: Any, unpatch_all: bool) -> None:
-    """Empty a model that ComfyUI unloads. The object must live on: ComfyUI is still counting its models."""
-    if unpatch_all:  # else it is only listed anew
+def _release(patcher: Any, unpatch_all: bool) -> None:
+    """Empty a model that ComfyUI unloads. The object must stay: ComfyUI is still counting its models."""
+    if unpatch_all:  # else it is only re-registered
         patcher.model.empty()
