@@ -71,7 +71,7 @@ def test_what_is_no_batch_of_rgb_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_nan_is_refused() -> None:
-    with pytest.raises(UsageError, match="no numbers"):
+    with pytest.raises(UsageError, match="NaN or infinity"):
         to_photos(torch.full((1, 2, 2, 3), float("nan")))
 
 
