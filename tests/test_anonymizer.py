@@ -47,7 +47,7 @@ def tiny(tiny_pipeline) -> Anonymizer:
     return Anonymizer(tiny_pipeline, detector=Given(FACE, OTHER), landmarker=no_mesh, verifier=FakeVerifier())
 
 
-def test_every_face_is_replaced_and_the_rest_is_bit_identical(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_all_faces_replaced_rest_bit_identical(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     result = tiny(astronaut, Options(seed=1))
     pixels = np.asarray(result.image)
     assert [face.action for face in result.faces] == ["replaced", "replaced"]
@@ -56,25 +56,25 @@ def test_every_face_is_replaced_and_the_rest_is_bit_identical(tiny: Anonymizer, 
     assert (pixels[CORE] != astronaut[CORE]).any(-1).mean() > 0.9
 
 
-def test_a_photo_without_faces_comes_back_as_it_was(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_photo_without_faces_unchanged(tiny_pipeline, astronaut: np.ndarray) -> None:
     result = Anonymizer(tiny_pipeline, detector=Given(), landmarker=no_mesh, verifier=FakeVerifier())(astronaut)
     assert result.faces == ()
     assert np.array_equal(np.asarray(result.image), astronaut)
 
 
-def test_seeds_make_results_repeatable_and_their_absence_does_not(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_seed_makes_results_repeatable(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     one, again, fresh, other = (np.asarray(tiny(astronaut, Options(seed=s)).image) for s in (5, 5, None, None))
     assert np.array_equal(one, again)
     assert not np.array_equal(fresh, other)
     assert len({face.seed for face in tiny(astronaut).faces}) == 2
 
 
-def test_one_face_at_a_time_gives_the_same_picture(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_batch_size_does_not_change_result(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     together, alone = (np.asarray(tiny(astronaut, Options(seed=5, batch_size=n)).image).astype(int) for n in (8, 1))
     assert np.abs(together - alone).max() <= 2  # levels: float32's rounding, then that of sharpening, skin and rim
 
 
-def test_the_generators_input_does_not_depend_on_what_is_masked(
+def test_generator_ignores_masked_pixels(
     tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attribute features and the skin's colour aside, which are not read here: they are meant to read the face."""
@@ -89,7 +89,7 @@ def test_the_generators_input_does_not_depend_on_what_is_masked(
 
 
 @pytest.mark.parametrize("station", ["landmarker", "encode_attributes", "__call__", "nan", "flat"])
-def test_whatever_fails_the_face_is_covered(
+def test_failing_stage_covers_face(
     station: str, tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if station == "landmarker":
@@ -106,7 +106,7 @@ def test_whatever_fails_the_face_is_covered(
     assert (np.asarray(result.image)[CORE] == FILL).all()
 
 
-def test_attributes_that_are_not_kept_do_not_influence_the_result(
+def test_attributes_not_kept_have_no_influence(
     tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The features are moved far within the un-kept attributes, as far as no kept word speaks of it."""
@@ -125,7 +125,7 @@ def test_attributes_that_are_not_kept_do_not_influence_the_result(
     assert not np.array_equal(np.asarray(tiny(astronaut, options).image), before)
 
 
-def test_choices_reach_the_faces_and_their_records(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_selections_reach_faces_and_records(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     options = Options(seed=1, keep=("expression", "age"), change={"gender": "man"})
     plain = tiny(astronaut, options)
     assert plain.faces[1].kept_attributes == ("expression", "age")
@@ -153,7 +153,7 @@ def test_words_change_the_result(tiny: Anonymizer, astronaut: np.ndarray) -> Non
     assert not any(np.array_equal(plain, other) for other in others)
 
 
-def test_a_phrase_that_says_nothing_to_the_encoder_is_one_line(
+def test_meaningless_phrase_is_refused(
     tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny.pipeline, "embed_phrases", lambda texts: torch.ones(len(texts), 16))
@@ -161,7 +161,7 @@ def test_a_phrase_that_says_nothing_to_the_encoder_is_one_line(
         tiny(astronaut, Options(keep=("a phrase",)))
 
 
-def test_a_wish_where_no_face_is_gives_no_picture(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_override_without_face_is_refused(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     wish = FaceOverride(Detection((0.0, 0.0, 9.0, 9.0), 1.0, "boxes"), make_selection(()))
     with pytest.raises(UsageError, match="no face is at"):
         tiny(astronaut, overrides=[wish])
@@ -171,7 +171,7 @@ def test_a_wish_where_no_face_is_gives_no_picture(tiny: Anonymizer, astronaut: n
     "wrong",
     [{"keep": ("age",)}, {"change": {"age": "70"}}, {"prompt": "x"}, {"map_blend": 0.5}],
 )
-def test_simple_methods_keep_and_change_nothing(wrong: dict[str, object]) -> None:
+def test_simple_methods_refuse_attributes(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="method fill: keeps and changes no attribute"):
         Options(method="fill", **wrong)
 
@@ -182,14 +182,14 @@ def test_a_maps_privacy_is_a_share(value: float) -> None:
         Options(map_blend=value)
 
 
-def test_a_failing_detector_gives_no_picture_at_all(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_failing_detector_raises(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     tiny.detector = failing
     with pytest.raises(RuntimeError):
         tiny(astronaut)
 
 
 @pytest.mark.parametrize("image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), "photo.jpg"])
-def test_what_is_no_photo_is_refused_by_name(tiny: Anonymizer, image: object) -> None:
+def test_wrong_arrays_are_refused(tiny: Anonymizer, image: object) -> None:
     with pytest.raises(ValueError, match="image: expected"):
         tiny(image)
 
@@ -200,19 +200,19 @@ def test_bad_numbers_are_refused(tiny: Anonymizer, astronaut: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize(("model", "device"), [("no/such/folder/anywhere", "cpu"), ("builtin", "warp")])
-def test_a_missing_model_or_device_is_one_line(model: str, device: str) -> None:
+def test_missing_model_or_device(model: str, device: str) -> None:
     with pytest.raises(DeidError) as caught:
         Anonymizer.from_pretrained(model, device=device)
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_whose_weights_are_pickles_is_refused(tiny_pipeline, tmp_path) -> None:
+def test_pickled_weights_are_refused(tiny_pipeline, tmp_path) -> None:
     tiny_pipeline.save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(DeidError, match="safetensors"):
         Anonymizer.from_pretrained(str(tmp_path), device="cpu")
 
 
-def test_the_embedded_model_gives_the_astronaut_another_face(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
+def test_builtin_replaces_astronaut(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
     result = anonymizer(Image.fromarray(astronaut), Options(seed=3))
     (face,) = result.faces
     assert (face.action, face.mesh) == ("replaced", True)
@@ -222,9 +222,7 @@ def test_the_embedded_model_gives_the_astronaut_another_face(anonymizer: Anonymi
     assert np.abs(np.subtract(found.box, face.box)).max() < 0.35 * (face.box[2] - face.box[0])
 
 
-def test_the_embedded_model_handles_a_face_at_the_border_and_a_tiny_one(
-    anonymizer: Anonymizer, astronaut: np.ndarray
-) -> None:
+def test_builtin_border_and_tiny_faces(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
     cut = astronaut[:, 215:]  # half of the face is outside
     anonymizer_result = Anonymizer(
         anonymizer.pipeline, detector=Given(Detection((0.0, 60.0, 55.0, 190.0), 0.9, "given"))
@@ -237,9 +235,7 @@ def test_the_embedded_model_handles_a_face_at_the_border_and_a_tiny_one(
     )
 
 
-def test_a_record_tells_neither_the_seed_of_a_pseudonym_nor_what_is_no_number(
-    tiny_pipeline, astronaut: np.ndarray, tmp_path
-) -> None:
+def test_record_hides_pseudonym_seed_and_nan(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
     """The seed follows from the key: with it anybody could give other photos that pseudonym's face."""
     embedding = np.array([1.0, 0.0], np.float32)
     people = Pseudonyms(Key(bytes(range(32))), tmp_path / "s", recogniser="fake", dimension=2, threshold=0.9)
@@ -251,7 +247,7 @@ def test_a_record_tells_neither_the_seed_of_a_pseudonym_nor_what_is_no_number(
 
 
 @pytest.mark.parametrize(("faces", "action"), [(1, "kept"), (2, "replaced")])
-def test_where_two_faces_overlap_nobody_is_taken_for_a_person_to_keep(
+def test_overlapping_faces_have_no_consent(
     tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: int, action: str
 ) -> None:
     embedding = np.array([1.0, 0.0], np.float32)
@@ -263,7 +259,7 @@ def test_where_two_faces_overlap_nobody_is_taken_for_a_person_to_keep(
 
 
 @pytest.mark.parametrize(("wish", "smiles"), [({}, True), ({"keep": ("pose", "gaze")}, False), ({"keep": ()}, False)])
-def test_the_embedded_model_keeps_a_smile_if_it_is_to(
+def test_builtin_keeps_smile_when_selected(
     anonymizer: Anonymizer, astronaut: np.ndarray, wish: dict[str, object], smiles: bool
 ) -> None:
     result = anonymizer(astronaut, Options(seed=2, **wish))
@@ -272,7 +268,7 @@ def test_the_embedded_model_keeps_a_smile_if_it_is_to(
     assert (found.smile > 0.09) == smiles
 
 
-def test_the_embedded_model_takes_a_new_phrase(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
+def test_builtin_takes_new_phrase(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
     """The same weights, and no training."""
     plain, told = (anonymizer(astronaut, Options(seed=2, keep=words)) for words in (("age",), ("age", "a long scar")))
     assert told.faces[0].kept_attributes == ("age", "a long scar")

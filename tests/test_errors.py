@@ -53,7 +53,7 @@ def test_everything_imports_without_them() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_mesh_and_the_detector_say_what_to_install(blocked) -> None:
+def test_mediapipe_missing(blocked) -> None:
     picture = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(DeidError, match=rf"^the face mesh needs a package that is missing here: {INSTALL}"):
         FaceMesh()(picture)
@@ -67,7 +67,7 @@ def test_no_face_is_blamed_for_it(blocked, tiny_pipeline, astronaut: np.ndarray)
         Anonymizer(tiny_pipeline, detector=lambda image: faces)(astronaut)
 
 
-def test_the_command_line_says_it_in_one_line(blocked, call, tmp_path: Path, astronaut: np.ndarray) -> None:
+def test_missing_package_on_command_line(blocked, call, tmp_path: Path, astronaut: np.ndarray) -> None:
     Image.fromarray(astronaut).save(tmp_path / "photo.png")
     code, _, lines = call("inspect", str(tmp_path / "photo.png"), "-o", str(tmp_path / "seen.png"))
     assert (code, len(lines)) == (2, 1)

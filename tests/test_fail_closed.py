@@ -115,7 +115,7 @@ def breaking(error: Exception, real: Callable[..., object], at: int) -> Callable
 
 @pytest.mark.parametrize("station", STATIONS)
 @pytest.mark.parametrize("at", [0, 1])
-def test_an_exception_in_any_station_lets_no_face_out(
+def test_exception_at_any_stage(
     station: str, at: int, tiny: Anonymizer, photo: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each station is passed by a first face or photo, and by a second one; the error is raised for sure."""
@@ -149,7 +149,7 @@ def resolve(dotted: str) -> object:
 
 
 @pytest.mark.parametrize("part", ["reference", "verify"])
-def test_a_gate_that_breaks_lets_nothing_pass(part: str, tiny: Anonymizer, photo: Path, astronaut: np.ndarray) -> None:
+def test_failing_verifier_covers_all(part: str, tiny: Anonymizer, photo: Path, astronaut: np.ndarray) -> None:
     setattr(tiny.verifier, part, breaking(RuntimeError("no weights"), getattr(tiny.verifier, part), 0))
     (outcome,) = process(photo, tiny)
     assert [face.action for face in outcome.report.faces] == ["covered", "covered"]
@@ -157,7 +157,7 @@ def test_a_gate_that_breaks_lets_nothing_pass(part: str, tiny: Anonymizer, photo
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])
-def test_a_generator_that_returns_no_picture_lets_nothing_pass(
+def test_flat_or_nan_generator_covers_all(
     value: float, tiny: Anonymizer, photo: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: object, **given: object) -> tuple[np.ndarray, None]:
@@ -171,7 +171,7 @@ def test_a_generator_that_returns_no_picture_lets_nothing_pass(
 
 
 @pytest.mark.parametrize("method", ["fill", "blur", "pixelate"])
-def test_the_simple_methods_fail_closed_too(
+def test_simple_methods_fail_closed(
     method: str, tiny: Anonymizer, photo: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process(photo, tiny, Options(method=method))
@@ -185,7 +185,7 @@ def test_the_simple_methods_fail_closed_too(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_process_killed_at_any_moment_leaves_no_face(photo: Path) -> None:
+def test_killed_process_leaves_no_face(photo: Path) -> None:
     """Twenty runs, each killed at another moment; what was written is whole and shows no original face."""
     for index in range(2):
         (photo.parent / f"b{index}.png").write_bytes(photo.read_bytes())

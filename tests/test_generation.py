@@ -166,7 +166,7 @@ def painted(pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_only_faces_that_fail_get_further_candidates(
+def test_only_failing_faces_get_more_candidates(
     tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = painted(tiny_pipeline, monkeypatch)
@@ -178,7 +178,7 @@ def test_only_faces_that_fail_get_further_candidates(
     assert second.seed == 4
 
 
-def test_the_candidate_that_passed_is_what_stands_in_the_picture(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_passing_candidate_is_pasted(tiny_pipeline, astronaut: np.ndarray) -> None:
     verifier = FakeVerifier(lambda n: FAIL if n == 0 else PASS)
     model = make(tiny_pipeline, verifier, FACE)
     result = model(astronaut, Options(seed=3, num_candidates=4))
@@ -187,7 +187,7 @@ def test_the_candidate_that_passed_is_what_stands_in_the_picture(tiny_pipeline, 
     assert not np.array_equal(verifier.seen[0], verifier.seen[1])
 
 
-def test_a_face_of_which_no_candidate_passes_is_opaque_and_says_why(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_face_without_passing_candidate_is_covered(tiny_pipeline, astronaut: np.ndarray) -> None:
     model = make(tiny_pipeline, FakeVerifier(lambda n: FAIL), FACE)
     result = model(astronaut, Options(num_candidates=2, fill_colour="grey"))
     (face,) = result.faces
@@ -203,7 +203,7 @@ def test_one_attempt_is_one(tiny_pipeline, astronaut: np.ndarray) -> None:
     assert len(verifier.seen) == 1
 
 
-def test_the_gate_sees_the_picture_as_it_will_be(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_verifier_sees_final_image(tiny_pipeline, astronaut: np.ndarray) -> None:
     verifier = FakeVerifier()
     model = make(tiny_pipeline, verifier, FACE)
     result = np.asarray(model(astronaut).image)
@@ -213,20 +213,20 @@ def test_the_gate_sees_the_picture_as_it_will_be(tiny_pipeline, astronaut: np.nd
 LIKE = VerificationResult(0.92, None, ambiguous=True)
 
 
-def test_a_face_that_passes_but_is_alike_gets_other_candidates(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_ambiguous_face_gets_more_candidates(tiny_pipeline, astronaut: np.ndarray) -> None:
     verifier = FakeVerifier(lambda n: PASS if n == 2 else LIKE)
     (face,) = make(tiny_pipeline, verifier, FACE)(astronaut, Options(seed=3)).faces
     assert (face.action, face.attempts, face.similarity) == ("replaced", 3, PASS.similarity)
     assert face.seed == (3 + 2 * SEED_STEP) % 2**63
 
 
-def test_of_faces_that_are_all_alike_the_least_alike_is_taken(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_least_similar_of_ambiguous_candidates(tiny_pipeline, astronaut: np.ndarray) -> None:
     verifier = FakeVerifier(lambda n: VerificationResult((0.92, 0.91, 0.93)[n], None, ambiguous=True))
     (face,) = make(tiny_pipeline, verifier, FACE)(astronaut, Options(seed=3)).faces
     assert (face.action, face.similarity) == ("replaced", 0.91)
 
 
-def test_a_person_for_many_frames_is_sought_with_all_attempts(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_steady_face_uses_all_candidates(tiny_pipeline, astronaut: np.ndarray) -> None:
     verifier = FakeVerifier(lambda n: PASS if n == 4 else LIKE)
     model = make(tiny_pipeline, verifier, FACE)
     options = Options(seed=3, num_candidates=6)
@@ -251,7 +251,7 @@ def test_best_candidate() -> None:
     assert best_candidate(candidates(fail, fail)) is None
 
 
-def test_a_pseudonym_is_the_same_person_with_other_attributes(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
+def test_pseudonym_keeps_donors_across_selections(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
     """Who stands in somebody's place is chosen in the first photo and kept in the store, by whatever process."""
     place = (Key(bytes(range(32))), tmp_path / "people")
     known = {"dimension": 8, "threshold": 0.9, "recogniser": "fake"}
@@ -265,7 +265,7 @@ def test_a_pseudonym_is_the_same_person_with_other_attributes(tiny_pipeline, ast
     assert drawn[0] == drawn[1] == drawn[2]
 
 
-def test_photos_of_one_batch_show_one_person_for_a_pseudonym(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
+def test_pseudonym_shared_within_batch(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
     """Photos are begun before the first of them has chosen who stands in the person's place."""
     key = Pseudonyms(Key(bytes(range(32))), tmp_path / "people", dimension=8, threshold=0.9, recogniser="fake")
     model = make(tiny_pipeline, FakeVerifier(lambda n: PASS, np.eye(8, dtype=np.float32)[0]), FACE)
@@ -276,7 +276,7 @@ def test_photos_of_one_batch_show_one_person_for_a_pseudonym(tiny_pipeline, astr
     assert len({replace(image.faces[0].chosen.donors, inner=0) for image in images}) == 1
 
 
-def test_a_pseudonym_is_not_drawn_again_because_it_is_alike(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
+def test_ambiguous_pseudonym_is_not_redrawn(tiny_pipeline, astronaut: np.ndarray, tmp_path) -> None:
     key = Pseudonyms(Key(bytes(range(32))), tmp_path / "people", dimension=8, threshold=0.9, recogniser="fake")
     verifier = FakeVerifier(lambda n: LIKE, np.eye(8, dtype=np.float32)[0])
     (face,) = make(tiny_pipeline, verifier, FACE)(astronaut, Options(pseudonyms=key)).faces

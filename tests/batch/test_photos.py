@@ -51,7 +51,7 @@ def test_all_items_come_in_order() -> None:
 
 
 @pytest.mark.parametrize(("weight", "ahead"), [(0, 100), (1, 4), (2, 2), (50, 1)])
-def test_no_more_is_made_ahead_than_there_is_room(weight: int, ahead: int) -> None:
+def test_prefetch_respects_budget(weight: int, ahead: int) -> None:
     made: list[int] = []
     with closing(prefetch(counted(made), lambda item: weight, 3)) as items:
         assert next(items) == 0
@@ -59,7 +59,7 @@ def test_no_more_is_made_ahead_than_there_is_room(weight: int, ahead: int) -> No
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
-def test_an_error_comes_after_the_items_before_it(error: BaseException) -> None:
+def test_prefetch_error_order(error: BaseException) -> None:
     def items() -> Iterator[int]:
         yield 1
         yield 2
@@ -119,7 +119,7 @@ def process(folder: Path, anonymizer: Anonymizer, out: str = "out", **options: o
     )
 
 
-def test_faces_of_several_photos_share_batches(tiny_pipeline, folder: Path, sizes: list[int]) -> None:
+def test_photos_share_batches(tiny_pipeline, folder: Path, sizes: list[int]) -> None:
     outcomes = process(folder, model(tiny_pipeline), batch_size=3)
     assert sizes == [3, 2]
     assert [outcome.report.input for outcome in outcomes] == [f"in/{k}.png" for k in range(5)]
@@ -127,7 +127,7 @@ def test_faces_of_several_photos_share_batches(tiny_pipeline, folder: Path, size
     assert len((folder / "report.jsonl").read_text().splitlines()) == 5
 
 
-def test_shared_batches_give_what_single_ones_give(tiny_pipeline, folder: Path) -> None:
+def test_shared_batches_equal_single_ones(tiny_pipeline, folder: Path) -> None:
     process(folder, model(tiny_pipeline), "together", batch_size=4, seed=5)
     process(folder, model(tiny_pipeline), "alone", batch_size=1, seed=5)
     for k in range(5):
@@ -135,14 +135,14 @@ def test_shared_batches_give_what_single_ones_give(tiny_pipeline, folder: Path) 
         assert np.abs(pictures[0] - pictures[1]).max() <= 2
 
 
-def test_further_candidates_of_several_photos_share_a_batch(tiny_pipeline, folder: Path, sizes: list[int]) -> None:
+def test_more_candidates_share_batches(tiny_pipeline, folder: Path, sizes: list[int]) -> None:
     verifier = FakeVerifier(lambda n: FAIL if n in (1, 3) else PASS)
     outcomes = process(folder, model(tiny_pipeline, verifier), batch_size=5, num_candidates=3)
     assert sizes == [5, 2]
     assert [outcome.report.faces[0].attempts for outcome in outcomes] == [1, 2, 1, 2, 1]
 
 
-def test_a_face_that_breaks_a_batch_covers_only_its_photo(
+def test_failing_face_covers_only_its_photo(
     tiny_pipeline, folder: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     third = np.roll(astronaut, 2, axis=2)
@@ -159,9 +159,7 @@ def test_a_face_that_breaks_a_batch_covers_only_its_photo(
     assert (np.asarray(Image.open(folder / "out" / "2.png"))[CORE] == FILL).all()
 
 
-def test_a_photo_that_cannot_be_finished_stops_only_itself(
-    tiny_pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_photo_stops_only_itself(tiny_pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     anonymizer = model(tiny_pipeline)
     finalize, calls = anonymizer.finalize, iter(range(9))
 
@@ -232,7 +230,7 @@ def test_alpha_and_profile_go_along():
     np.testing.assert_array_equal(images.read("out/a.png").alpha, alpha)
 
 
-def test_a_face_in_the_transparency_alone_stops_the_photo():
+def test_face_in_transparency_is_refused():
     alpha = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32).astype(np.uint8)
     Image.fromarray(np.dstack([PIXELS, alpha])).save("a.png")
     fake = FakeAnonymizer(())
@@ -273,7 +271,7 @@ def test_a_bad_photo_stops_only_itself():
     assert len(Path("r.jsonl").read_text().splitlines()) == 4
 
 
-def test_an_unexpected_error_stops_only_its_photo():
+def test_unexpected_error_stops_only_its_photo():
     photos("a.png", "b.png")
     fake = FakeAnonymizer()
 
@@ -304,7 +302,7 @@ def test_records_hold_no_absolute_path(tmp_path):
     ]
 
 
-def test_records_of_a_folder_or_store_that_fails_hold_no_absolute_path(tmp_path, monkeypatch):
+def test_records_hold_no_absolute_paths(tmp_path, monkeypatch):
     photos("in/a.png")
     store = tmp_path / "secret" / "people"
 
@@ -320,7 +318,7 @@ def test_records_of_a_folder_or_store_that_fails_hold_no_absolute_path(tmp_path,
     assert outcome.report.error.startswith("out: writing there is not allowed")
 
 
-def test_transparency_for_jpeg_is_refused_before_the_work():
+def test_transparency_for_jpeg():
     Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]])).save("a.png")
     fake = FakeAnonymizer()
     (outcome,) = run_batch(["a.png"], fake, file_format="jpeg")
@@ -328,7 +326,7 @@ def test_transparency_for_jpeg_is_refused_before_the_work():
     assert not fake.calls
 
 
-def test_an_unwritable_output_is_refused_before_the_work(monkeypatch):
+def test_unwritable_output(monkeypatch):
     photos("in/deep/a.png")
     Path("out").mkdir()
     Path("out/deep").write_bytes(b"")
@@ -355,7 +353,7 @@ def test_in_place():
     assert len(list(Path("in").iterdir())) == 3
 
 
-def test_an_interrupt_leaves_no_partial_output_and_the_next_run_goes_on():
+def test_interrupt_and_resume():
     photos("in/a.png", "in/b.png", "in/c.png")
     fake = FakeAnonymizer()
 
@@ -374,7 +372,7 @@ def test_an_interrupt_leaves_no_partial_output_and_the_next_run_goes_on():
     assert Path("out/a.png").stat().st_mtime_ns == before
 
 
-def test_a_failure_never_leaves_the_original_under_the_outputs_name():
+def test_failure_leaves_no_original():
     photos("in/a.png", "in/b.png")
     Path("out").mkdir()
     for name in ("a.png", "b.png"):
@@ -389,7 +387,7 @@ def test_a_failure_never_leaves_the_original_under_the_outputs_name():
     assert len(list(Path("in").iterdir())) == 2
 
 
-def test_a_copy_of_a_photo_that_cannot_be_removed_is_one_line(monkeypatch):
+def test_copy_that_cannot_be_removed(monkeypatch):
     photos("in/a.png")
     Path("out").mkdir()
     Path("out/a.png").write_bytes(Path("in/a.png").read_bytes())
@@ -416,7 +414,7 @@ def test_full_disk(monkeypatch):
     assert not list(Path("out").iterdir())
 
 
-def test_a_result_that_cannot_be_recorded_is_withdrawn(monkeypatch):
+def test_unrecorded_result_is_withdrawn(monkeypatch):
     photos("a.png")
     monkeypatch.setattr(results, "append", lambda *_: full_disk())
     with pytest.raises(OSError, match="No space"):
@@ -424,7 +422,7 @@ def test_a_result_that_cannot_be_recorded_is_withdrawn(monkeypatch):
     assert not list(Path("out").iterdir())
 
 
-def test_the_model_is_loaded_once_and_only_for_a_readable_photo():
+def test_model_is_loaded_once():
     photos("a.png", "c.png")
     Path("b.jpg").write_bytes(b"")
     loads: list[FakeAnonymizer] = []

@@ -60,7 +60,7 @@ def seen_by(pipeline, crops: FaceCrops) -> SimpleNamespace:
     return SimpleNamespace(image_embeds=output.image_embeds, last_hidden_state=output.last_hidden_state)
 
 
-def test_the_embedded_encoder_reads_as_the_pipeline_does(crops: FaceCrops) -> None:
+def test_encoder_features_equal_pipeline(crops: FaceCrops) -> None:
     anonymizer = Anonymizer.from_pretrained("builtin", device="cpu", dtype=torch.float32)  # as ComfyUI reads
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()])
     expected = anonymizer.pipeline.encode_attributes(
@@ -69,9 +69,7 @@ def test_the_embedded_encoder_reads_as_the_pipeline_does(crops: FaceCrops) -> No
     assert torch.allclose(encoder_features(LoadedAdapter(BUILTIN), crops), expected, atol=1e-5)
 
 
-def test_clips_output_and_its_model_give_what_the_pipeline_reads(
-    crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter
-) -> None:
+def test_clip_features_equal_pipeline(crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter) -> None:
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()]) * 2 - 1
     labels = labels_tensor([face.semantic_map for _, face in crops.faces])
     with torch.no_grad():
@@ -83,14 +81,14 @@ def test_clips_output_and_its_model_give_what_the_pipeline_reads(
     assert torch.equal(whole_only[0, 1:], adapter_alone.attribute_adapter.centre[1:])
 
 
-def test_clips_output_of_other_crops_is_refused(crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter) -> None:
+def test_clip_output_of_other_crops(crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter) -> None:
     seen = seen_by(tiny_pipeline, crops)
     seen.image_embeds = seen.image_embeds[:1]
     with pytest.raises(UsageError, match="expected 2 pictures and 16 numbers of each"):
         clip_features(adapter_alone, crops, seen, None)
 
 
-def test_without_any_encoder_one_is_asked_for(crops: FaceCrops, adapter_alone: LoadedAdapter) -> None:
+def test_missing_encoder(crops: FaceCrops, adapter_alone: LoadedAdapter) -> None:
     with pytest.raises(UsageError, match="connect CLIP Vision Encode"):
         encoder_features(adapter_alone, crops)
 
@@ -101,7 +99,7 @@ def test_what_is_not_kept_does_not_pass(crops: FaceCrops, model_folder: Path) ->
     assert torch.equal(*tokens)
 
 
-def test_a_model_that_reads_no_words_says_so(adapter_alone: LoadedAdapter) -> None:
+def test_model_without_text_encoder(adapter_alone: LoadedAdapter) -> None:
     with pytest.raises(DeidError, match="alone: this model cannot read words"):
         make_tokens(adapter_alone, torch.randn(2, COUNT, 16), AttributeSelection())
 
@@ -113,7 +111,7 @@ def test_a_model_that_reads_no_words_says_so(adapter_alone: LoadedAdapter) -> No
         (make_selection(change={"age": "70"}), "change: age=elderly: this model does not tell elderly from child"),
     ],
 )
-def test_words_that_the_text_encoder_does_not_understand_are_refused(
+def test_unknown_words_are_refused(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, choice: AttributeSelection, words: str
 ) -> None:
     def embed(texts: list[str]) -> torch.Tensor:
@@ -128,20 +126,20 @@ def test_words_that_the_text_encoder_does_not_understand_are_refused(
         make_tokens(adapter, torch.randn(1, COUNT, 16), choice)
 
 
-def test_a_phrase_of_ones_own_is_embedded_by_the_models_text_encoder(model_folder: Path) -> None:
+def test_custom_phrase(model_folder: Path) -> None:
     adapter, features = LoadedAdapter(model_folder), torch.randn(1, COUNT, 16)
     kept = [make_tokens(adapter, features, make_selection(words))[0] for words in (["age"], ["age", "a scar"])]
     assert not torch.equal(*kept)
 
 
-def test_a_folder_that_holds_no_adapter_is_one_line(model_folder: Path, tmp_path: Path) -> None:
+def test_folder_without_adapter(model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path / "broken")
     shutil.rmtree(tmp_path / "broken" / "attribute_adapter")
     with pytest.raises(DeidError, match="no AttributeTokens can be loaded"):
         LoadedAdapter(tmp_path / "broken")
 
 
-def test_tokens_follow_the_text_of_each_crop() -> None:
+def test_tokens_follow_text() -> None:
     tokens = torch.randn(3, 6, 8)
     one, three = torch.randn(1, 77, 8), torch.randn(3, 77, 8, dtype=torch.float16)
     made = append_tokens([[one, {"pooled_output": None}], [three, {}]], tokens, "positive")

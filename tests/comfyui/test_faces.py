@@ -25,7 +25,7 @@ def photos(astronaut: np.ndarray) -> list[np.ndarray]:
     return [astronaut, np.ascontiguousarray(astronaut[:, ::-1])]
 
 
-def test_crops_of_a_batch_are_in_order_and_erased(photos: list[np.ndarray]) -> None:
+def test_crops_are_ordered_and_erased(photos: list[np.ndarray]) -> None:
     crops = crop_faces(photos, find_faces(photos), 96)
     assert [photo for photo, _ in crops.faces] == [0, 0, 1, 1]
     masks, erased, originals = crops.masks(), crops.erased(), crops.originals()
@@ -38,7 +38,7 @@ def test_crops_of_a_batch_are_in_order_and_erased(photos: list[np.ndarray]) -> N
         assert (original[inside] != without[inside]).any()
 
 
-def test_erased_crops_do_not_depend_on_the_faces(photos: list[np.ndarray]) -> None:
+def test_erased_crops_ignore_faces(photos: list[np.ndarray]) -> None:
     found = find_faces(photos)
     crops = crop_faces(photos, found, 96)
     other = [photo.copy() for photo in photos]
@@ -50,7 +50,7 @@ def test_erased_crops_do_not_depend_on_the_faces(photos: list[np.ndarray]) -> No
 
 
 @pytest.mark.parametrize("kind", CONTROLS)
-def test_maps_have_other_proportions_unless_the_photos_are_asked_for(photos: list[np.ndarray], kind: str) -> None:
+def test_map_proportions(photos: list[np.ndarray], kind: str) -> None:
     crops = crop_faces(photos, find_faces(photos), 128)
     exact = crops.control_images(kind, "the photo's", 1)
     first, again, other = (crops.control_images(kind, "another person's", seed) for seed in (1, 1, 2))
@@ -98,7 +98,7 @@ def crops(given: None, astronaut: np.ndarray) -> FaceCrops:
 
 
 @pytest.mark.parametrize("size", [32, 64, 150])
-def test_new_faces_of_any_size_go_to_their_places(crops: FaceCrops, astronaut: np.ndarray, size: int) -> None:
+def test_stitch_any_size(crops: FaceCrops, astronaut: np.ndarray, size: int) -> None:
     made = torch.stack([torch.full((size, size, 3), value) for value in (0.1, 0.3, 0.5, 0.9)])
     made += torch.rand_like(made) * 0.05
     results = stitch(crops, made, FakeVerifier(), nothing)
@@ -120,7 +120,7 @@ def test_what_the_gate_refuses_is_covered(crops: FaceCrops, astronaut: np.ndarra
     assert [face.action for face in results[1].faces] == ["replaced"] * 2
 
 
-def test_what_cannot_be_compared_is_covered(crops: FaceCrops, astronaut: np.ndarray) -> None:
+def test_unverifiable_faces_are_covered(crops: FaceCrops, astronaut: np.ndarray) -> None:
     """It may be the original, which nobody would notice."""
     results = stitch(
         crops, to_image(crops.originals()), FakeVerifier(lambda n: VerificationResult(None, None)), nothing

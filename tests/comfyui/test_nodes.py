@@ -23,13 +23,13 @@ CORE = (slice(100, 160), slice(200, 240))  # inside the astronaut's face, whatev
 WISHES = {"model": "embedded", "method": "generate", "keep": "all", "change": "", "seed": 3}
 
 
-def test_the_nodes_are_those_that_a_real_comfyui_saw(comfy: SimpleNamespace) -> None:
+def test_node_schemas_match_snapshot(comfy: SimpleNamespace) -> None:
     """Ids, names, types and ranges: saved workflows depend on them."""
     seen = {name: essence(node.GET_NODE_INFO_V1()) for name, node in comfy.nodes.items()}
     assert json.loads(json.dumps(seen)) == SNAPSHOT
 
 
-def test_all_that_a_user_meets_is_explained(comfy: SimpleNamespace) -> None:
+def test_inputs_and_outputs_have_tooltips(comfy: SimpleNamespace) -> None:
     for node in comfy.nodes.values():
         schema = node.define_schema()
         assert schema.description.endswith(".")
@@ -37,7 +37,7 @@ def test_all_that_a_user_meets_is_explained(comfy: SimpleNamespace) -> None:
         assert schema.category == "deid-diffusion"
 
 
-def test_one_click_replaces_faces_and_says_so(comfy: SimpleNamespace, image: torch.Tensor) -> None:
+def test_deidentify_node(comfy: SimpleNamespace, image: torch.Tensor) -> None:
     made, mask, record = comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES).args
     assert made.shape == image.shape
     assert mask.shape == image.shape[:3]
@@ -61,9 +61,7 @@ def test_one_click_gives_what_a_call_gives(comfy: SimpleNamespace, anonymizer: A
     assert differences((result[0] * 255).round().numpy(), expected).max() <= 1
 
 
-def test_one_click_takes_other_methods_and_given_faces(
-    comfy: SimpleNamespace, image: torch.Tensor, given: None
-) -> None:
+def test_deidentify_node_methods_and_faces(comfy: SimpleNamespace, image: torch.Tensor, given: None) -> None:
     faces = comfy.nodes["DeidDetectFaces"].execute(image[:1]).args[0]
     wishes = {**WISHES, "method": "fill"}
     made, _, record = comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **wishes, faces=faces).args
@@ -90,7 +88,7 @@ def test_a_photo_without_faces_comes_back(comfy: SimpleNamespace) -> None:
         ({"method": "fill", "keep": "age"}, "keeps and changes no attribute"),
     ],
 )
-def test_a_wish_that_cannot_be_read_stops_the_workflow(
+def test_bad_selection_stops_workflow(
     comfy: SimpleNamespace, image: torch.Tensor, wishes: dict[str, str], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -134,7 +132,7 @@ def test_what_breaks_stops_the_workflow(
         comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES)
 
 
-def test_without_a_seed_no_run_is_like_another(comfy: SimpleNamespace) -> None:
+def test_fingerprint_without_seed(comfy: SimpleNamespace) -> None:
     node = comfy.nodes["DeidDeidentifyFaces"]
     assert node.fingerprint_inputs(seed=-1, keep="all") != node.fingerprint_inputs(seed=-1, keep="all")
     assert node.fingerprint_inputs(seed=3) == node.fingerprint_inputs(seed=3)

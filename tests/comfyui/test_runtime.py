@@ -27,7 +27,7 @@ def models(comfy: SimpleNamespace, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_folders_that_hold_a_model_are_listed(models: Path) -> None:
+def test_model_folders_are_listed(models: Path) -> None:
     from deid_diffusion.comfyui import runtime
 
     assert runtime.list_models("deid_diffusion") == ["embedded", "no_adapter", "whole"]
@@ -44,7 +44,7 @@ def test_no_other_name_leads_anywhere(models: Path, name: str) -> None:
         runtime.model_folder("deid_diffusion", name)
 
 
-def test_without_any_folder_the_embedded_model_is_there(comfy: SimpleNamespace) -> None:
+def test_builtin_without_folders(comfy: SimpleNamespace) -> None:
     from deid_diffusion.comfyui import runtime
 
     assert runtime.list_models("attribute_adapters") == ["embedded"]
@@ -59,13 +59,13 @@ def test_eight_bits_come_back_as_they_were() -> None:
     assert np.array_equal(np.clip(255.0 * image[0].numpy(), 0, 255).astype(np.uint8), picture)
 
 
-def test_values_outside_are_clipped_and_between_are_rounded() -> None:
+def test_clipping_and_rounding() -> None:
     image = torch.tensor([-1.0, 0.4999 / 255, 0.5001 / 255, 2.0]).view(1, 2, 2, 1).expand(1, 2, 2, 3)
     assert to_photos(image)[0][..., 0].ravel().tolist() == [0, 0, 1, 255]
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4, 4), (4, 4, 3), (0, 4, 4, 3), (1, 3, 4, 4)])
-def test_what_is_no_batch_of_rgb_is_refused(shape: tuple[int, ...]) -> None:
+def test_non_rgb_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="expected a batch of RGB pictures"):
         to_photos(torch.zeros(shape))
 
@@ -90,7 +90,7 @@ def test_a_second_run_loads_nothing(comfy: SimpleNamespace) -> None:
     assert comfy.model_management.loads == ["FaceDeidModel"]
 
 
-def test_what_comfyui_unloads_has_no_weights_left_and_comes_again(comfy: SimpleNamespace) -> None:
+def test_unloaded_model_is_reloaded(comfy: SimpleNamespace) -> None:
     first = comfy.generator.ready("embedded", 8)
     networks = [one for one in first.pipeline.components.values() if isinstance(one, torch.nn.Module)]
     comfy.model_management.unload_all_models()
@@ -101,7 +101,7 @@ def test_what_comfyui_unloads_has_no_weights_left_and_comes_again(comfy: SimpleN
     assert comfy.model_management.loads == ["FaceDeidModel"] * 2
 
 
-def test_weights_that_nodes_load_can_be_moved_outside_of_them(comfy: SimpleNamespace) -> None:
+def test_weights_move_outside_inference_mode(comfy: SimpleNamespace) -> None:
     """Nodes run in inference mode, and ComfyUI's memory manager does not."""
     with torch.inference_mode():
         pipeline = comfy.generator.ready("embedded", 8).pipeline
@@ -109,7 +109,7 @@ def test_weights_that_nodes_load_can_be_moved_outside_of_them(comfy: SimpleNames
     assert not pipeline.unet.conv_in.weight.requires_grad
 
 
-def test_a_folder_without_a_model_is_one_line(comfy: SimpleNamespace, tmp_path) -> None:
+def test_folder_without_model(comfy: SimpleNamespace, tmp_path) -> None:
     (tmp_path / "deid_diffusion" / "broken").mkdir(parents=True)
     (tmp_path / "deid_diffusion" / "broken" / "model_index.json").write_text(
         '{"_class_name": ["pipeline", "FaceDeidPipeline"]}'

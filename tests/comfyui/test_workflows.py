@@ -120,7 +120,7 @@ def described(comfy: SimpleNamespace) -> dict[str, Any]:
     return {**others, **own}
 
 
-def test_every_example_is_there_with_its_picture() -> None:
+def test_examples_have_pictures() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.json")}
     assert names == {"de-identify_faces", "faces_by_your_own_checkpoint"}
     for name in names:
@@ -137,7 +137,7 @@ def test_the_one_click_example_runs(comfy: SimpleNamespace, described: dict[str,
     assert len(json.loads(saved["PreviewAny"][0])["faces"]) == 3
 
 
-def test_the_example_with_a_checkpoint_runs_and_fails_closed(
+def test_checkpoint_example_fails_closed(
     comfy: SimpleNamespace, described: dict[str, Any], tiny_pipeline, tmp_path: Path
 ) -> None:
     """Noise is no face: all are covered. What the generator saw was erased."""

@@ -9,7 +9,7 @@ from deid_diffusion.faces.semantic_map import mean_mesh
 FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 
 
-def test_a_face_without_a_mesh_is_masked_by_its_box(astronaut: np.ndarray) -> None:
+def test_mask_from_box(astronaut: np.ndarray) -> None:
     found = analyse_face(astronaut, FACE, lambda crop: None, 64)
     assert found.mesh is None
     assert set(np.unique(found.semantic_map)) > {0, 1, 2}
@@ -36,7 +36,7 @@ class Doubtful(FaceMesh):
         return [mean_mesh(len(picture), transform(self.points, look)) + shift for shift in self.shifts]
 
 
-def test_a_mesh_of_a_low_score_has_to_agree_with_the_detector_s_points(astronaut: np.ndarray) -> None:
+def test_doubtful_mesh_must_agree_with_points(astronaut: np.ndarray) -> None:
     face = Detection(FACE.box, 0.9, "given", POINTS)
     found = analyse_face(astronaut, face, Doubtful(POINTS, 100.0, 4.0, 60.0), 64)
     assert found.mesh is not None
@@ -46,7 +46,7 @@ def test_a_mesh_of_a_low_score_has_to_agree_with_the_detector_s_points(astronaut
     assert analyse_face(astronaut, FACE, Doubtful(POINTS, 0.0), 64).mesh is None
 
 
-def test_points_say_where_a_face_without_a_mesh_ends(astronaut: np.ndarray) -> None:
+def test_mask_from_points(astronaut: np.ndarray) -> None:
     """A profile's box holds the ear and hair as well; where the points disagree with it the box is believed."""
     masks = [
         analyse_face(astronaut, Detection(FACE.box, 0.9, "given", points), lambda crop: None, 64).mask.full()
@@ -57,11 +57,11 @@ def test_points_say_where_a_face_without_a_mesh_ends(astronaut: np.ndarray) -> N
     assert (masks[1][masks[2] == 1] > 0).mean() > 0.95
 
 
-def test_a_mesh_that_lies_on_another_face_is_not_believed(astronaut: np.ndarray) -> None:
+def test_mesh_of_another_face_is_rejected(astronaut: np.ndarray) -> None:
     assert analyse_face(astronaut, FACE, lambda crop: mean_mesh(80), 64).mesh is None
 
 
-def test_what_the_detector_saw_is_covered_even_where_the_mesh_misses_it(astronaut: np.ndarray) -> None:
+def test_mask_includes_detector_points(astronaut: np.ndarray) -> None:
     points = np.array([(200, 100), (245, 100), (222, 130), (205, 155), (262, 185)], np.float32)
     found = analyse_face(astronaut, Detection(FACE.box, 0.9, "given", points), lambda crop: 0.9 * mean_mesh(320), 64)
     assert found.mesh is not None
@@ -75,7 +75,7 @@ def test_a_mesh_sets_crop_map_and_mask(astronaut: np.ndarray) -> None:
     assert (found.mask.full()[photo_points[:, 1], photo_points[:, 0]] == 1).all()
 
 
-def test_a_face_that_the_edge_cuts_off_is_completed_by_its_mirror_image(astronaut: np.ndarray) -> None:
+def test_cut_face_uses_mirror_image(astronaut: np.ndarray) -> None:
     """Half of a face at the left edge: the landmarker finds a mesh only where the mirror image shows the other half."""
     photo = np.ascontiguousarray(astronaut[:, 225:])
     points = POINTS - (225, 0)
@@ -98,7 +98,7 @@ def test_a_face_that_the_edge_cuts_off_is_completed_by_its_mirror_image(astronau
     assert len(alone) == 1  # no edge cuts that one off
 
 
-def test_a_guessed_mask_does_not_reach_far_past_the_box(astronaut: np.ndarray) -> None:
+def test_guessed_mask_ends_near_box(astronaut: np.ndarray) -> None:
     points = np.array([(175, 100), (205, 100), (165, 130), (170, 160), (205, 160)], np.float32)  # as of a wide profile
     box = (160.0, 60.0, 215.0, 190.0)
     mask = analyse_face(astronaut, Detection(box, 0.9, "given", points), lambda crop: None, 64).mask.full()

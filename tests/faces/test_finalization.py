@@ -35,7 +35,7 @@ def run(tiny_pipeline, picture: np.ndarray, detector: Later, options: Options | 
     return model(picture, options or Options(fill_colour="grey"), **given)
 
 
-def test_a_missed_face_is_covered_and_recorded(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_missed_face_is_covered(tiny_pipeline, astronaut: np.ndarray) -> None:
     for missed in (MISSED, BESIDE):
         result = run(tiny_pipeline, astronaut, Later([FACE], [FACE, missed]))
         assert [face.action for face in result.faces] == ["replaced", "covered"]
@@ -44,13 +44,13 @@ def test_a_missed_face_is_covered_and_recorded(tiny_pipeline, astronaut: np.ndar
         assert (np.asarray(result.image)[y0:y1, x0:x1] == FILL).all()
 
 
-def test_what_covering_brings_out_is_covered_too(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_faces_revealed_by_covers(tiny_pipeline, astronaut: np.ndarray) -> None:
     detector = Later([FACE], [MISSED], [Detection((400.0, 400.0, 450.0, 460.0), 0.7, "given")], [])
     assert len(run(tiny_pipeline, astronaut, detector).faces) == 3
     assert detector.count == 4
 
 
-def test_faces_that_the_user_keeps_are_not_missed(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_kept_faces_are_not_covered(tiny_pipeline, astronaut: np.ndarray) -> None:
     result = run(tiny_pipeline, astronaut, Later([FACE, MISSED]), Options(min_face=70))
     assert [face.action for face in result.faces] == ["replaced", "kept"]
     only = run(tiny_pipeline, astronaut, Later([FACE], [FACE, MISSED]), only=[FACE])
@@ -60,7 +60,7 @@ def test_faces_that_the_user_keeps_are_not_missed(tiny_pipeline, astronaut: np.n
         assert np.array_equal(np.asarray(one.image)[y0:y1, x0:x1], astronaut[y0:y1, x0:x1])
 
 
-def test_own_boxes_do_not_switch_the_second_look_off(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_scan_runs_with_given_detections(tiny_pipeline, astronaut: np.ndarray) -> None:
     detector = Later([FACE, MISSED])
     result = run(tiny_pipeline, astronaut, detector, detections=[FACE])
     assert [face.action for face in result.faces] == ["replaced", "covered"]
@@ -68,20 +68,20 @@ def test_own_boxes_do_not_switch_the_second_look_off(tiny_pipeline, astronaut: n
     assert [face.action for face in nobody.faces] == ["covered"]
 
 
-def test_a_kept_speck_does_not_keep_the_face_around_it(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_small_kept_box_inside_face(tiny_pipeline, astronaut: np.ndarray) -> None:
     speck = Detection((214.0, 118.0, 226.0, 132.0), 0.9, "given")
     result = run(tiny_pipeline, astronaut, Later([speck], [FACE]), Options(min_face=20))
     assert [face.action for face in result.faces] == ["kept", "covered"]
 
 
-def test_a_kept_region_is_not_a_missed_face(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_kept_region_is_not_missed(tiny_pipeline, astronaut: np.ndarray) -> None:
     model = Anonymizer(tiny_pipeline, detector=Later([FACE]), landmarker=FaceMesh(), verifier=FakeVerifier())
     result = model(astronaut, Options(keep_regions=frozenset({"skin", "nose"})))
     assert [face.action for face in result.faces] == ["replaced"]
 
 
 @pytest.mark.parametrize("ground", [0, 255])
-def test_a_face_that_only_the_transparency_shows_is_seen(astronaut: np.ndarray, ground: int) -> None:
+def test_face_visible_through_alpha(astronaut: np.ndarray, ground: int) -> None:
     flat, alpha = np.full_like(astronaut, 255 - ground), astronaut[..., 0]
 
     def detector(image: np.ndarray) -> list[Detection]:
@@ -113,7 +113,7 @@ def test_heads_that_lie_are_sought_once(tiny_pipeline, astronaut: np.ndarray, mo
 
 
 @pytest.mark.parametrize("faces", [[], [FACE]])
-def test_a_hint_that_a_mesh_confirms_is_covered_not_replaced(
+def test_confirmed_weak_detection_is_covered(
     tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: list[Detection]
 ) -> None:
     faint = Detection((400.0, 20.0, 470.0, 100.0), 0.2, "centerface")

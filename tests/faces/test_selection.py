@@ -17,12 +17,12 @@ SMALL, WIDE, LARGE = _face(0, 0, 20, 24), _face(30, 0, 90, 19), _face(100, 100, 
 FACES = (SMALL, WIDE, LARGE)
 
 
-def test_without_wishes_every_face_is_processed():
+def test_all_faces_by_default():
     assert select_faces(FACES) == Selection((0, 1, 2), {})
     assert select_faces(()) == Selection((), {})
 
 
-def test_the_shorter_side_decides_and_the_limit_itself_is_large_enough():
+def test_min_face_uses_shorter_side():
     assert select_faces(FACES, min_face=20) == Selection((0, 2), {1: "smaller than --min-face 20"})
     assert select_faces(FACES, min_face=500).process == ()
 
@@ -37,7 +37,7 @@ def test_the_shorter_side_decides_and_the_limit_itself_is_large_enough():
         (_face(200, 220, 300, 300), False),
     ],
 )
-def test_a_place_means_the_faces_that_it_overlaps(place: Detection, meant: bool):
+def test_only_selects_overlapping_faces(place: Detection, meant: bool):
     chosen = select_faces((LARGE,), only=(_face(900, 900, 910, 910), place))
     assert chosen == (Selection((0,), {}) if meant else Selection((), {0: "outside --only"}))
 

@@ -53,7 +53,7 @@ def verdict(face: FaceAnalysis, picture: np.ndarray, *, before, after, cosine: f
     return verifier.verify(picture, face, verifier.reference(picture, face))
 
 
-def test_another_person_in_the_same_place_passes(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+def test_other_person_passes(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     found = verdict(face, astronaut, before=[HERE], after=[HERE], cosine=0.5)
     assert found.reason is None
     assert found.similarity == pytest.approx(0.5)
@@ -69,11 +69,11 @@ def test_one_that_passes_may_be_alike(face: FaceAnalysis, astronaut: np.ndarray,
     assert not own.ambiguous  # a recogniser of one's own has no threshold for it
 
 
-def test_the_default_gate_calls_alike_what_is_below_its_threshold() -> None:
+def test_ambiguous_below_threshold() -> None:
     assert FaceVerifier().ambiguous == ALIKE < SAME_PERSON
 
 
-def test_thresholds_rise_where_strangers_are_as_alike(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+def test_thresholds_rise_with_strangers(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     """As for small children: 0.95 to the original says nothing where strangers have 0.96."""
 
     def judged(cosine: float, strangers: float):
@@ -87,7 +87,7 @@ def test_thresholds_rise_where_strangers_are_as_alike(face: FaceAnalysis, astron
     assert judged(0.97, 0.96).reason is not None
 
 
-def test_the_default_gate_knows_how_alike_strangers_are(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+def test_similarity_of_strangers_in_reference(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     original = FaceVerifier().reference(astronaut, face)
     assert original.embedding is not None
     assert original.strangers == similarity_of_strangers(original.embedding, dlib_cohort())
@@ -104,7 +104,7 @@ def test_the_same_person_does_not(face: FaceAnalysis, astronaut: np.ndarray, cos
     ("without", "seen", "passes"),
     [(0.96, [], True), (0.94, [], False), (0.99, [], False), (0.96, [HERE], False), (float("nan"), [], False)],
 )
-def test_a_result_passes_that_is_no_more_alike_than_the_picture_without_the_face(
+def test_similarity_without_face_excuses(
     face: FaceAnalysis, astronaut: np.ndarray, without: float, seen: list, passes: bool
 ) -> None:
     """But not where that still shows a face, or the original itself: then the mask missed it."""
@@ -113,7 +113,7 @@ def test_a_result_passes_that_is_no_more_alike_than_the_picture_without_the_face
     assert (verifier.verify(astronaut, face, verifier.reference(astronaut, face)).reason is None) == passes
 
 
-def test_nothing_of_the_face_is_left_in_the_picture_without_it(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+def test_empty_view_shows_no_face(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     original = FaceVerifier(Scripted((1.0, 0.0)), Views([HERE])).reference(astronaut, face)
     other = astronaut.copy()
     other[face.mask.full() > 0] = 7
@@ -128,7 +128,7 @@ def test_two_faces_do_not(face: FaceAnalysis, astronaut: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [(96.0, 50.0, 176.0, 150.0), (86.0, 90.0, 106.0, 110.0)])
-def test_a_face_elsewhere_is_compared_in_both_places(
+def test_misplaced_face_is_compared_twice(
     face: FaceAnalysis, astronaut: np.ndarray, elsewhere: tuple[float, float, float, float]
 ) -> None:
     for one, other, passes in ((0.5, 0.6, True), (0.95, 0.5, False), (0.5, 0.95, False), (0.5, float("nan"), False)):
@@ -139,18 +139,18 @@ def test_a_face_elsewhere_is_compared_in_both_places(
         assert passes == (found.ambiguous and not found.seen)
 
 
-def test_where_no_face_is_seen_the_original_s_place_is_compared(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+def test_undetected_face_is_compared_in_place(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     unseen = verdict(face, astronaut, before=[HERE], after=[], cosine=0.5)
     assert (unseen.reason, unseen.ambiguous, unseen.seen) == (None, True, False)  # another candidate is tried
     assert "too like" in verdict(face, astronaut, before=[HERE], after=[], cosine=0.95).reason
 
 
-def test_what_could_not_be_seen_before_need_not_be_seen_now(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+def test_face_undetected_before_need_not_be_detected(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     assert verdict(face, astronaut, before=[], after=[], cosine=0.5).reason is None
     assert "too like" in verdict(face, astronaut, before=[], after=[], cosine=0.95).reason
 
 
-def test_the_default_gate_knows_the_astronaut_again(face: FaceAnalysis, astronaut: np.ndarray) -> None:
+def test_astronaut_matches_itself(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     verifier = FaceVerifier()
     original = verifier.reference(astronaut, face)
     assert (original.faces, original.box is not None) == (1, True)

@@ -44,7 +44,7 @@ def looked_at(model: Anonymizer, made: Scene, blind: tuple[int, ...] = ()) -> Or
     return model.detector
 
 
-def test_every_frame_of_every_face_is_replaced_and_the_rest_is_kept(tmp_path, tiny, painter) -> None:
+def test_all_frames_replaced_rest_unchanged(tmp_path, tiny, painter) -> None:
     made = scene(50, actors=TWO)
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made)
@@ -84,7 +84,7 @@ def test_a_track_has_one_pseudonym(tmp_path, tiny, painter) -> None:
 
 
 @pytest.mark.parametrize("mesh", [True, False])
-def test_a_detector_that_drops_out_leaves_no_face_bare(mesh, tmp_path, tiny) -> None:
+def test_detector_dropouts_leave_no_face(mesh, tmp_path, tiny) -> None:
     made = scene(40)
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made, blind=(17, 18, 19))
@@ -97,7 +97,7 @@ def test_a_detector_that_drops_out_leaves_no_face_bare(mesh, tmp_path, tiny) -> 
     assert track.covered == (0 if mesh else 3)
 
 
-def test_a_face_is_not_bare_in_the_frames_before_and_after_it_is_seen(tmp_path, tiny) -> None:
+def test_margins_before_and_after_detections(tmp_path, tiny) -> None:
     """Who comes and goes is often seen late: here the detector sees from frame 13 to 25 who is there from 10 to 28."""
     made = scene(40, actors=(Actor(frames=(10, 29)),))
     source = write(tmp_path / "a.mp4", made.frames)
@@ -108,7 +108,7 @@ def test_a_face_is_not_bare_in_the_frames_before_and_after_it_is_seen(tmp_path, 
     assert (track.first, track.last, track.covered, track.covered_around) == (13, 25, 0, 6)
 
 
-def test_frames_whose_generation_fails_are_covered(tmp_path, tiny, painter) -> None:
+def test_failing_generation_covers_frames(tmp_path, tiny, painter) -> None:
     made = scene(30)
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made)
@@ -121,7 +121,7 @@ def test_frames_whose_generation_fails_are_covered(tmp_path, tiny, painter) -> N
     assert np.abs(after[4][y0 + 20 : y1 - 20, x0 + 15 : x1 - 15].astype(int) - FILL).max() < 12
 
 
-def test_a_face_that_the_gate_refuses_gives_way_to_the_one_before(tmp_path, tiny) -> None:
+def test_rejected_face_holds_previous_one(tmp_path, tiny) -> None:
     made = scene(20)
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made)
@@ -135,7 +135,7 @@ def test_a_face_that_the_gate_refuses_gives_way_to_the_one_before(tmp_path, tiny
     assert bare(made, result(source)) == []
 
 
-def test_a_frame_that_fails_altogether_is_filled(tmp_path, tiny, monkeypatch) -> None:
+def test_failing_frame_is_filled(tmp_path, tiny, monkeypatch) -> None:
     made = scene(20)
     source = write(tmp_path / "a.mp4", made.frames)
     sees = looked_at(tiny, made)
@@ -179,7 +179,7 @@ def test_the_simple_methods(method, tmp_path, tiny, painter) -> None:
     assert track.action == {"fill": "filled", "blur": "blurred", "pixelate": "pixelated"}[method]
 
 
-def test_a_clip_without_a_face_keeps_its_pictures(tmp_path, tiny) -> None:
+def test_clip_without_faces_unchanged(tmp_path, tiny) -> None:
     made = scene(10, actors=())
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made)
@@ -191,7 +191,7 @@ def test_a_clip_without_a_face_keeps_its_pictures(tmp_path, tiny) -> None:
         run(tiny, source, require_face=True, overwrite=True)
 
 
-def test_an_existing_result_is_not_replaced(tmp_path, tiny) -> None:
+def test_existing_result_is_kept(tmp_path, tiny) -> None:
     made = scene(5)
     source = write(tmp_path / "a.mp4", made.frames)
     looked_at(tiny, made)

@@ -62,7 +62,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize("station", [*ONCE, *OFTEN, *PARTS])
-def test_an_exception_in_any_station_lets_no_face_out(station: str, clip, tiny, tmp_path: Path, monkeypatch) -> None:
+def test_exception_at_any_stage(station: str, clip, tiny, tmp_path: Path, monkeypatch) -> None:
     made, source = clip
     tiny.detector = Oracle(made)
     error, at = ERRORS[len(station) % len(ERRORS)], 0 if station in ONCE else 2

@@ -74,7 +74,7 @@ def test_a_broken_clip_stops_only_itself(made: Scene, call) -> None:
     ]  # fmt: skip
 
 
-def test_files_of_boxes_are_refused_where_there_are_clips(made: Scene, call) -> None:
+def test_annotations_are_refused_for_clips(made: Scene, call) -> None:
     Path("b.json").write_text("[]")
     for option in ("--boxes", "--only", "--wishes"):
         code, _, err = call("anonymize", "in", "-o", "out", option, "b.json")
@@ -86,7 +86,7 @@ def test_files_of_boxes_are_refused_where_there_are_clips(made: Scene, call) -> 
     assert not Path("x.json").exists()
 
 
-def test_covered_frames_are_told_by_the_exit_code(made: Scene, call, painter) -> None:
+def test_exit_code_of_covered_frames(made: Scene, call, painter) -> None:
     painter.failing = (3,)
     code, out, _ = call("anonymize", "in/b.mp4", "-o", "out")
     assert (code, out) == (3, ["1 file: 1 de-identified; 1 face: 1 replaced, 1 of these covered in some frames"])
@@ -103,7 +103,7 @@ def test_a_missing_package_is_one_line(made: Scene, call, monkeypatch: pytest.Mo
     assert any("pip install 'deid-diffusion[video]'" in line for line in err)
 
 
-def test_a_clip_is_not_a_place_for_a_report(made: Scene, call) -> None:
+def test_clip_as_report_is_refused(made: Scene, call) -> None:
     code, _, err = call("anonymize", "in", "-o", "out", "--report", "in/b.mp4")
     assert (code, len(err)) == (2, 1)
     assert "is a clip's name" in err[0]

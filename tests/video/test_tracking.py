@@ -30,7 +30,7 @@ def tracks(detections: ClipDetections, frames: int, rate: float = 25) -> list[Tr
     return make_tracks(detections, groups, frames, rate, SIZE)
 
 
-def test_gaps_are_filled_with_places_on_the_way() -> None:
+def test_gaps_are_interpolated() -> None:
     (track,) = tracks(sightings((range(50), (10, 50), (2, 1)), but=(0, 20, 21, 22)), 50)
     assert track.places.frames.tolist() == list(range(50))
     assert track.observed_frames == (1, 49)
@@ -50,7 +50,7 @@ def test_ends_grow_along_the_way() -> None:
     assert len(track.places.frames) == 20 + 2 * 6
 
 
-def test_two_people_are_two_tracks_and_a_single_sighting_is_one() -> None:
+def test_two_people_are_two_tracks() -> None:
     detections = sightings(
         (range(30), (10, 10), (1, 0)), (range(5, 25), (200, 100), (0, -1)), (range(12, 13), (280, 190), (0, 0))
     )
@@ -59,26 +59,26 @@ def test_two_people_are_two_tracks_and_a_single_sighting_is_one() -> None:
     assert [one.observed_frames for one in made] == [(0, 29), (5, 24), (12, 12)]
 
 
-def test_nobody_is_waited_for_longer_than_a_second() -> None:
+def test_lost_track_ends_after_gap() -> None:
     gone = tuple(range(10, 40))
     assert len(tracks(sightings((range(50), (100, 50), (0, 0)), but=gone), 50)) == 2
     assert len(tracks(sightings((range(50), (100, 50), (0, 0)), but=gone[:20]), 50)) == 1
 
 
-def test_every_sighting_is_in_a_track_however_fast_a_face_is() -> None:
+def test_all_detections_are_tracked() -> None:
     made = tracks(sightings((range(8), (0, 50), (39, 0))), 8)
     seen = sorted(frame for one in made for frame in one.places.frames[one.observed].tolist())
     assert seen == list(range(8))
 
 
-def test_a_guess_where_another_face_was_seen_is_left_to_that_one() -> None:
+def test_interpolated_box_yields_to_detection() -> None:
     detections = sightings((range(20), (100, 50), (0, 0)), (range(5, 10), (101, 50), (0, 0)))
     groups = [[row for row in range(len(detections.frames)) if detections.boxes[row, 0] == x] for x in (100, 101)]
     _, second = make_tracks(detections, groups, 20, 25, SIZE)
     assert second.places.frames.tolist() == list(range(5, 10))
 
 
-def test_the_best_frame_is_one_in_which_it_was_seen() -> None:
+def test_best_frame_is_observed() -> None:
     detections = sightings((range(20), (100, 50), (0, 0)), but=(8,))
     detections.scores[11] = 0.9
     (track,) = tracks(detections, 20)
@@ -92,7 +92,7 @@ def test_guesses_lie_in_the_picture() -> None:
     assert (boxes[:, 2] > boxes[:, 0]).all()
 
 
-def test_what_was_found_survives_on_the_disk(tmp_path) -> None:
+def test_chunk_round_trip(tmp_path) -> None:
     detections = sightings((range(4), (10, 10), (1, 0)))
     detections.points[2] = np.nan
     whole = Chunk(detections, np.array([0, np.nan, 2.0]), np.array([3]))
