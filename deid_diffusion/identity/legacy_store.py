@@ -1,6 +1,6 @@
-"""Reader of pseudonym stores of formats 1 and 2, whose embeddings were rotated by a secret matrix, not encrypted.
+"""Reader of pseudonym stores of formats 1 and 2, for their migration.
 
-Only `pseudonyms.Pseudonyms` uses it, to migrate such a store to the current format.
+Their embeddings were rotated by a secret matrix, and not encrypted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_legacy_rows(
 
 
 def _decipher_donors(key: Key, row_id: bytes, data: bytes) -> bytes:
-    """XOR up to 32 bytes with the row's key stream."""
+    """Decipher up to 32 bytes, which were combined with the row's key stream by XOR."""
     return bytes(a ^ b for a, b in zip(data, key.derive("donors", row_id), strict=False))
 
 

@@ -1,4 +1,4 @@
-"""Pseudonym store: one person, one pseudonym, for the holder of a key (pseudonymisation, GDPR Art. 4(5)).
+"""Pseudonym store: one pseudonym per person, for the holder of a key (GDPR Art. 4(5)).
 
 Faces are matched by a recogniser's embeddings. The store, a SQLite file beside the key, has one row per person: the
 number of faces, their mean embedding, and the synthetic people that the person's new face is mixed from. So the same
@@ -10,8 +10,8 @@ person gets the same pseudonym in the next photo, run and process.
 
 Without the key the file shows the key's fingerprint, the recogniser and the number of people, and nothing about any of
 them; two copies of a store show which rows changed in between. With the key it is biometric data (GDPR Art. 9).
-Encryption does not prevent anyone who can write to the file from deleting rows or restoring older ones. Deleting
-overwrites the bytes in the file; backups, snapshots and flash memory may still hold them.
+Encryption does not protect a writable file from deleted or outdated rows. Deleting overwrites the bytes in the file;
+backups, snapshots and flash memory may still hold them.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def transaction(path: Path, *, write: bool) -> Iterator[tuple[sqlite3.Connection
 
     Args:
         path: a store that passed `check_file`.
-        write: exclude other writers from the beginning, so that what is read stays true until it is changed.
+        write: exclude other writers from the beginning, so that the data read cannot change before it is written.
 
     Yields:
         The connection, and the store's header.

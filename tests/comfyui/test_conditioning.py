@@ -110,7 +110,7 @@ def test_a_model_that_reads_no_words_says_so(adapter_alone: LoadedAdapter) -> No
     ("choice", "words"),
     [
         (make_selection(["a scar"]), r"keep: .*: use other words"),
-        (make_selection(change={"age": "70"}), "change: age=elderly: this model does not tell elderly from child"),
+        (make_selection(change={"age": "70"}), "change: age=elderly: this model cannot distinguish elderly from child"),
     ],
 )
 def test_words_that_the_text_encoder_does_not_understand_are_refused(
