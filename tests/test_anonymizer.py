@@ -157,7 +157,7 @@ def test_meaningless_phrase_is_refused(
     tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny.pipeline, "embed_phrases", lambda texts: torch.ones(len(texts), 16))
-    with pytest.raises(UsageError, match="does not tell these words apart"):
+    with pytest.raises(UsageError, match="cannot distinguish these words"):
         tiny(astronaut, Options(keep=("a phrase",)))
 
 

@@ -1,4 +1,4 @@
-"""What is let through of faces' features: the kept attributes' part, and words in place of what is changed."""
+"""Attribute selection: validation of kept and changed attributes, and filtering of features."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ..models.attribute_adapter import AttributeTokens
 
 
-#: What the semantic map and the light bring of a face, whether or not there is an encoder that reads attributes.
+#: Attributes that the semantic map and the light carry, without any attribute encoder.
 MAP_ATTRIBUTES: tuple[str, ...] = ("pose", "gaze", "expression", "light")
 _ALL, _NONE = "all", "none"
-_NEAR = 0.8  # likeness, 0 to 1, over which a word is a built-in name with a typing error
-_OTHER_NAMES: Mapping[str, str] = {
+_NEAR = 0.8  # similarity, 0 to 1, over which a word counts as a misspelt built-in name
+_SYNONYMS: Mapping[str, str] = {
     "sex": "gender",
     "emotion": "expression",
     "race": "ethnicity",
@@ -36,11 +36,11 @@ _AGES = ((3, "toddler"), (13, "child"), (20, "teenager"), (35, "young"), (55, "m
 
 @dataclass(frozen=True)
 class AttributeSelection:
-    """What is kept of a face, and what is changed. Made by `make_selection`, which checks it.
+    """Attributes of a face to keep and to change, as validated by `make_selection`.
 
     Attributes:
-        keep: names of `VOCABULARY` and phrases of the user's own; no other attribute is let through.
-        change: name of `VOCABULARY` -> one of its words, which takes the place of what the face shows.
+        keep: names of `VOCABULARY` and custom phrases; all other attributes are removed.
+        change: name of `VOCABULARY` -> one of its words, which replaces the face's own.
     """
 
     keep: tuple[str, ...] = tuple(VOCABULARY)
@@ -48,24 +48,24 @@ class AttributeSelection:
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """The user's own phrases among what is kept."""
+        """Return the custom phrases to keep."""
         return tuple(name for name in self.keep if name not in VOCABULARY)
 
     @property
     def named(self) -> tuple[str, ...]:
-        """All that the new face is told: what is kept, then what is changed."""
+        """Return the attributes that reach the new face: the kept ones, then the changed ones."""
         return (*self.keep, *self.change)
 
     def requires_encoder(self) -> list[str]:
-        """What is asked for that no semantic map brings; all of `VOCABULARY` was not asked for, it is the default."""
+        """Return the attributes that need an encoder; the default, all of `VOCABULARY`, requires none."""
         by_default = VOCABULARY if set(VOCABULARY) <= set(self.named) else MAP_ATTRIBUTES
         return [
-            *(one for one in self.change if one not in MAP_ATTRIBUTES),
-            *(k for k in self.keep if k not in by_default),
+            *(name for name in self.change if name not in MAP_ATTRIBUTES),
+            *(name for name in self.keep if name not in by_default),
         ]
 
     def restrict_to_map(self) -> AttributeSelection:
-        """The part of it that a semantic map can carry out, for a model that reads no attributes."""
+        """Return the part that a semantic map can carry, for a model without an attribute encoder."""
         return AttributeSelection(
             tuple(name for name in self.keep if name in MAP_ATTRIBUTES),
             {name: word for name, word in self.change.items() if name in MAP_ATTRIBUTES},
@@ -73,93 +73,95 @@ class AttributeSelection:
 
 
 def make_selection(keep: Iterable[str] | None = None, change: Mapping[str, object] | None = None) -> AttributeSelection:
-    """The choice that a user's words make.
+    """Validate a user's attribute selection.
 
-    >>> choose(["expression", "freckles"], {"age": "70"})
-    AttributeChoice(keep=('expression', 'freckles'), change={'age': 'elderly'})
+    >>> make_selection(["expression", "freckles"], {"age": "70"})
+    AttributeSelection(keep=('expression', 'freckles'), change={'age': 'elderly'})
 
     Args:
-        keep: names of `VOCABULARY` and phrases of the user's own; none at all keeps nothing; None is all of
-            `VOCABULARY` but what is changed.
-        change: name of `VOCABULARY` -> one of its words; a number of years serves for "age".
+        keep: names of `VOCABULARY` and custom phrases; an empty list keeps nothing; None keeps all of `VOCABULARY`
+            except changed attributes.
+        change: name of `VOCABULARY` -> one of its words; "age" also takes a number of years.
 
     Raises:
         UsageError: a name, phrase or word is empty or unknown, or an attribute is both kept and changed.
     """
     if isinstance(keep, str):
-        raise UsageError(f'keep: {keep!r} is one text: give the attributes one by one, as ("{one_line(keep)}",)')
-    words = {_name(name): one for name, one in (change or {}).items()}
-    changed = {name: _word(name, one) for name, one in words.items()}
+        raise UsageError(f'keep: {keep!r} is a string: pass a list of attributes, such as ["{one_line(keep)}"]')
+    texts = {_parse_name(name): text for name, text in (change or {}).items()}
+    changed = {name: _parse_word(name, text) for name, text in texts.items()}
     if keep is None:
         return AttributeSelection(tuple(name for name in VOCABULARY if name not in changed), changed)
-    kept = tuple(dict.fromkeys(_kept(one) for one in keep))
-    if both := [name for name in kept if name in changed]:
-        raise UsageError(f"{', '.join(both)}: cannot be kept and changed at once: leave it out of one of the two")
+    kept = tuple(dict.fromkeys(_parse_kept(text) for text in keep))
+    if conflicts := [name for name in kept if name in changed]:
+        raise UsageError(f"{', '.join(conflicts)}: cannot be both kept and changed: remove it from one of the two")
     return AttributeSelection(kept, changed)
 
 
 def parse_keep(texts: Sequence[str]) -> tuple[str, ...] | None:
-    """What `--keep` lists, separated by commas: () for "none", None for "all" or no text at all. Raises UsageError."""
-    names = tuple(one.strip() for text in texts for one in text.split(","))
+    """Split the comma-separated values of `--keep`; returns () for "none", and None for "all" or no value."""
+    names = tuple(name.strip() for text in texts for name in text.split(","))
     if not names or names == (_ALL,):
         return None
     return () if names == (_NONE,) else names
 
 
 def parse_change(texts: Sequence[str]) -> dict[str, str]:
-    """What `--change` says, each text as NAME=WORD. Raises UsageError."""
-    found: dict[str, str] = {}
+    """Parse the NAME=WORD values of `--change`. Raises UsageError."""
+    words: dict[str, str] = {}
     for text in texts:
         name, sign, word = (part.strip() for part in text.partition("="))
         if not sign:
-            raise UsageError(f"--change {one_line(text)}: expected NAME=WORD, as age=70 or gender=woman")
-        if found.setdefault(name, word) != word:
-            raise UsageError(f"--change {name}: is asked to become {found[name]} and {word}: give one of them")
-    return found
+            raise UsageError(f"--change {one_line(text)}: expected NAME=WORD, such as age=70 or gender=woman")
+        if words.setdefault(name, word) != word:
+            raise UsageError(f"--change {name}: has two values, {words[name]} and {word}: give only one")
+    return words
 
 
-def _kept(text: str) -> str:
-    """A built-in name, or a phrase. Raises UsageError."""
+def _parse_kept(text: str) -> str:
+    """Return a built-in name or a phrase. Raises UsageError."""
     name = " ".join(str(text).split())
     if name.lower() in VOCABULARY:
         return name.lower()
     if not any(letter.isalpha() for letter in name):
-        raise UsageError(f"keep: {name!r} is no attribute: give one of {_listed(VOCABULARY)}, or a phrase in words")
+        raise UsageError(f"keep: {name!r} is not an attribute: use {_listed(VOCABULARY)}, or a phrase in words")
     if name.lower() in (_ALL, _NONE):
-        raise UsageError(f"keep: {name.lower()} stands alone: give it without other attributes, or leave it out")
-    if meant := _meant(name):
-        raise UsageError(f"keep: {name} is no attribute: did you mean {meant}? (A phrase of your own is less like it.)")
+        raise UsageError(f"keep: {name.lower()} cannot be combined with attributes: remove it or them")
+    if guess := _guess_name(name):
+        raise UsageError(
+            f"keep: {name} is not an attribute: did you mean {guess}? (If not, rephrase it: it is too similar.)"
+        )
     return name
 
 
-def _name(text: str) -> str:
-    """A built-in name that can be changed. Raises UsageError."""
+def _parse_name(text: str) -> str:
+    """Return a built-in name that can be changed. Raises UsageError."""
     name = " ".join(str(text).split()).lower()
     if name == "pose":
-        raise UsageError("change: the pose is the photo's or the mean face's: keep it or leave it out")
+        raise UsageError("change: the pose cannot be changed: keep it or leave it out")
     if name in VOCABULARY:
         return name
-    guess = f"did you mean {meant}?" if (meant := _meant(name)) else f"there are {_listed(VOCABULARY)}"
-    raise UsageError(f"change: no attribute is called {name!r}: {guess}")
+    hint = f"did you mean {guess}?" if (guess := _guess_name(name)) else f"use one of {_listed(VOCABULARY)}"
+    raise UsageError(f"change: unknown attribute {name!r}: {hint}")
 
 
-def _word(name: str, text: object) -> str:
-    """A word of an attribute's. Raises UsageError."""
+def _parse_word(name: str, text: object) -> str:
+    """Return one of an attribute's words. Raises UsageError."""
     word = " ".join(str(text).split()).lower()
     if name == "age" and word.isdecimal():
         if int(word) >= _AGES[-1][0]:
-            raise UsageError(f"change: an age of {word} years: expected under {_AGES[-1][0]}")
-        return next(found for limit, found in _AGES if int(word) < limit)
+            raise UsageError(f"change: age {word}: expected under {_AGES[-1][0]} years")
+        return next(age for limit, age in _AGES if int(word) < limit)
     if word in VOCABULARY[name]:
         return word
-    more = ", or a number of years" if name == "age" else ""
-    raise UsageError(f"change: {name} cannot become {word!r}: the words are {_listed(VOCABULARY[name])}{more}")
+    years = ", or a number of years" if name == "age" else ""
+    raise UsageError(f"change: {name} cannot become {word!r}: use one of {_listed(VOCABULARY[name])}{years}")
 
 
-def _meant(text: str) -> str | None:
-    """The built-in name that somebody may have meant who wrote something else."""
-    near = get_close_matches(text.lower(), VOCABULARY, 1, _NEAR)
-    return near[0] if near else _OTHER_NAMES.get(text.lower())
+def _guess_name(text: str) -> str | None:
+    """Return the built-in name that a misspelt name or a synonym stands for."""
+    matches = get_close_matches(text.lower(), VOCABULARY, 1, _NEAR)
+    return matches[0] if matches else _SYNONYMS.get(text.lower())
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -167,21 +169,21 @@ def _listed(names: Iterable[str]) -> str:
 
 
 class TextConditioned(Protocol):
-    """What knows an adapter and the words of attributes, as `FaceDeidPipeline` does."""
+    """A model with an attribute adapter and a text encoder, such as `FaceDeidPipeline`."""
 
     attribute_adapter: AttributeTokens | None
 
     def subspace(self, phrases: Sequence[str] = ()) -> AttributeSubspace:
-        """The subspaces of the built-in attributes and of more phrases."""
+        """Return the subspaces of the built-in attributes and of further phrases."""
         ...
 
 
 def validate_selection(model: TextConditioned, choice: AttributeSelection) -> None:
-    """See that a model's text encoder understands the words of a choice.
+    """Check that a model's text encoder can distinguish the words of a selection.
 
     Raises:
-        UsageError: for a phrase that says nothing to it, or a change to a word that it takes for another.
-        DeidError: when the model cannot read words.
+        UsageError: a phrase without a direction of its own, or a change to a word that equals another one.
+        DeidError: the model has no text encoder.
     """
     try:
         subspace = model.subspace(choice.phrases)
@@ -190,39 +192,39 @@ def validate_selection(model: TextConditioned, choice: AttributeSelection) -> No
     for name, word in choice.change.items():
         if name not in MAP_ATTRIBUTES and (same := subspace.same_as(name, word)):
             raise UsageError(
-                f"change: {name}={word}: this model does not tell {word} from {', '.join(same)}: leave it out, or use "
-                "a model whose text encoder does"
+                f"change: {name}={word}: this model cannot distinguish {word} from {', '.join(same)}: leave it out, or "
+                "use a model whose text encoder can"
             )
 
 
 def filter_features(
     pipeline: TextConditioned, features: torch.Tensor, choices: Sequence[AttributeSelection]
 ) -> torch.Tensor:
-    """Features of which nothing is left but what each face's choice names.
+    """Reduce features to each face's kept attributes, and replace its changed ones.
 
     Args:
-        pipeline: embeds the attributes' words; its adapter knows the features of nobody in particular.
+        pipeline: embeds the attributes' words; its adapter holds the mean features.
         features: (B, N, D) from ``FaceDeidPipeline.encode_attributes``.
-        choices: B of them.
+        choices: B selections.
 
     Returns:
         (B, N, D) float32.
 
     Raises:
-        DeidError: when the pipeline cannot read words.
-        ValueError: for a phrase that says nothing to its encoder.
+        DeidError: the pipeline has no text encoder.
+        ValueError: a phrase without a direction of its own.
     """
     features, adapter = features.float(), pipeline.attribute_adapter
-    subspace = pipeline.subspace(tuple(dict.fromkeys(name for one in choices for name in one.phrases)))
+    subspace = pipeline.subspace(tuple(dict.fromkeys(phrase for choice in choices for phrase in choice.phrases)))
     if adapter is None:
         centre, scale, grain = torch.zeros_like(features[0]), 1.0, 0.0
     else:
         centre, scale = adapter.centre.to(features), float(adapter.phrase_scale)
         grain = subspace.grain(scale)
-    made = []
-    for feature, choice in zip(features, choices, strict=True):
-        passed = subspace.project(feature, choice.keep, centre, grain)
+    filtered = []
+    for row, choice in zip(features, choices, strict=True):
+        row = subspace.project(row, choice.keep, centre, grain)
         for name, word in choice.change.items():
-            passed = subspace.change(passed, name, word, centre, scale)
-        made.append(passed)
-    return torch.stack(made)
+            row = subspace.change(row, name, word, centre, scale)
+        filtered.append(row)
+    return torch.stack(filtered)

@@ -1,4 +1,4 @@
-"""Words to subspaces: what no kept attribute's words name cannot pass a projection on the span of those that are."""
+"""Projection of attribute features onto the subspace spanned by the kept attributes' words."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from ..faces.semantic_map import REGIONS
 from .vocabulary import SEEN_IN, sentence
 
 FEATURE_NAMES: tuple[str, ...] = ("face", *REGIONS)
-"""Rows of the features: the whole face first, then each region in the order of ``labels.REGIONS``."""
+"""Rows of the features: the entire face, then each region in the order of ``semantic_map.REGIONS``."""
 
-_NEGLIGIBLE = 1e-3  # singular values under this share of the largest are no direction of their own
-_GRAIN = 2**-12  # the least: what is left out shows in none of the last digits of the numbers that pass
-_FINENESS = 0.25  # years lie between the words for ages
+_NEGLIGIBLE = 1e-3  # singular values under this share of the largest add no direction
+_GRAIN = 2**-12  # smallest quantization step; it hides rounding errors, which depend on the removed components
+_FINENESS = 0.25  # keeps ages between the words for them
 MEAN_PHRASE = "photo of a person"
-"""What a single phrase stands against: nothing said."""
+"""Neutral caption with which a single phrase is contrasted."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttributeSubspace:
-    """The directions of a joint space of images and texts that words span, attribute by attribute.
+    """Directions of a joint space of images and texts that the words of each attribute span.
 
-    A face's feature x becomes ``centre + P (x - centre)``, P the orthogonal projection on the span of the kept
-    attributes' directions (as text-supervised subspaces in StyleCLIP's global directions; Patashnik et al., ICCV 2021):
-    with k directions, k numbers of D remain, and those rounded. A region's feature keeps the attributes that are seen
-    in that region only.
+    A face's feature x becomes ``centre + P (x - centre)``, where P is the orthogonal projection on the span of the kept
+    attributes' directions (like the text-supervised global directions of StyleCLIP; Patashnik et al., ICCV 2021): of D
+    numbers, k quantized coordinates remain. The feature of a region keeps only the attributes that show in that region.
 
     Attributes:
         words: attribute -> its K words.
-        directions: attribute -> (K, D), how each word's caption differs from the mean of the attribute's.
+        directions: attribute -> (K, D), differences of the words' captions from their mean.
         bases: attribute -> (k, D) orthonormal rows, k < K, or 1 for a single word.
     """
 
@@ -44,7 +43,7 @@ class AttributeSubspace:
     def from_phrases(
         cls, phrases: Mapping[str, Sequence[str]], embed: Callable[[list[str]], torch.Tensor]
     ) -> AttributeSubspace:
-        """From words that contrast with each other; a single one contrasts with a person of whom nothing is said.
+        """Compute the subspaces of contrasting words; a single word is contrasted with `MEAN_PHRASE`.
 
         >>> words = {"expression": ["smiling", "serious"], "freckles": ["freckles"]}
         >>> AttributeSubspace.from_phrases(words, lambda texts: torch.eye(len(texts), 8)).dimensions(words)
@@ -55,95 +54,93 @@ class AttributeSubspace:
             embed: K captions -> (K, D) unit vectors.
 
         Raises:
-            ValueError: for an attribute without words, or words that the encoder does not tell apart.
+            ValueError: an attribute without words, or words that the encoder cannot distinguish.
         """
-        words = {name: tuple(given) for name, given in phrases.items()}
+        words = {name: tuple(texts) for name, texts in phrases.items()}
         directions, bases = {}, {}
-        for name, given in words.items():
-            if not given or not all(word.strip() for word in given):
+        for name, texts in words.items():
+            if not texts or not all(text.strip() for text in texts):
                 raise ValueError(f"{name}: an attribute needs words, and none may be empty")
-            texts = [sentence(word) for word in given]
-            if len(texts) == 1:
-                directions[name] = embed(texts) - embed([MEAN_PHRASE])
-            else:
-                found = embed(texts)
-                directions[name] = found - found.mean(0)
+            embeddings = embed([sentence(text) for text in texts])
+            mean = embeddings.mean(0) if len(texts) > 1 else embed([MEAN_PHRASE])
+            directions[name] = embeddings - mean
             _, sizes, rows = torch.linalg.svd(directions[name].float(), full_matrices=False)
             if float(sizes[0]) < 1e-6:
-                raise ValueError(f"{name}: the encoder does not tell these words apart: {', '.join(given)}")
+                raise ValueError(f"{name}: the encoder cannot distinguish these words: {', '.join(texts)}")
             bases[name] = rows[sizes > _NEGLIGIBLE * sizes[0]]
         return cls(words, directions, bases)
 
     def same_as(self, name: str, word: str) -> tuple[str, ...]:
-        """The other words of an attribute that the encoder does not tell from one of them."""
+        """Return the other words of an attribute that the encoder cannot distinguish from a given one."""
         directions, words = self.directions[name], self.words[name]
-        own = directions[words.index(word)]
-        longest = directions.norm(dim=1).max()
-        near = (directions - own).norm(dim=1) < _NEGLIGIBLE * longest
-        return tuple(one for one, same in zip(words, near.tolist(), strict=True) if same and one != word)
+        distances = (directions - directions[words.index(word)]).norm(dim=1)
+        equal = distances < _NEGLIGIBLE * directions.norm(dim=1).max()
+        return tuple(other for other, same in zip(words, equal.tolist(), strict=True) if same and other != word)
 
     def dimensions(self, keep: Collection[str]) -> int:
-        """How many numbers of each feature remain."""
+        """Return the number of coordinates of each feature that remain."""
         return len(self._span(keep))
 
     def grain(self, scale: float) -> float:
-        """A quarter of how far a word is from the mean of its attribute's, on average: little that is finer has a name.
+        """Return the quantization step: a quarter of the mean length of the words' directions.
 
         Args:
-            scale: length of images' directions against texts'.
+            scale: length of image directions relative to text directions.
         """
-        own = [name for name in self.directions if name in SEEN_IN] or list(self.directions)  # no phrase changes others
-        return _FINENESS * scale * float(torch.cat([self.directions[name].float().norm(dim=1) for name in own]).mean())
+        names = [name for name in self.directions if name in SEEN_IN] or list(self.directions)  # independent of phrases
+        lengths = torch.cat([self.directions[name].float().norm(dim=1) for name in names])
+        return _FINENESS * scale * float(lengths.mean())
 
     def project(
         self, features: torch.Tensor, keep: Collection[str], centre: torch.Tensor, grain: float = 0.0
     ) -> torch.Tensor:
-        """What the kept attributes' words say of faces, and nothing else.
+        """Project features on the kept attributes' subspace.
 
         Args:
             features: (..., N, D), rows as in ``FEATURE_NAMES``.
-            keep: names of attributes; none of them leaves the centre.
-            centre: (N, D), features of nobody in particular.
-            grain: the numbers that pass are rounded to multiples of it, for people are told apart by what is finer.
+            keep: names of attributes; without any, the result is the centre.
+            centre: (N, D), mean features.
+            grain: quantization step of the coordinates; finer differences identify people.
         """
         grain, rows = max(grain, _GRAIN), []
         for row, name in enumerate(FEATURE_NAMES):
-            span = self._span([one for one in keep if name in _rows_of(one)]).to(features)
-            passed = torch.round((features[..., row, :] - centre[row]) @ span.T / grain) * grain
-            rows.append(centre[row] + passed @ span)
+            span = self._span([attribute for attribute in keep if name in _rows_of(attribute)]).to(features)
+            coordinates = torch.round((features[..., row, :] - centre[row]) @ span.T / grain) * grain
+            rows.append(centre[row] + coordinates @ span)
         return torch.stack(rows, -2)
 
     def change(self, features: torch.Tensor, name: str, word: str, centre: torch.Tensor, scale: float) -> torch.Tensor:
-        """Features whose part in an attribute's subspace is the word's instead of the face's, where it is seen.
+        """Replace a face's component in an attribute's subspace by a word's, in the rows that show the attribute.
 
         Args:
             features: (..., N, D).
             name: the attribute.
             word: one of its words.
             centre: (N, D), as for `project`.
-            scale: length of images' directions against texts'.
+            scale: length of image directions relative to text directions.
         """
         basis = self.bases[name].to(features)
         rest = features - (features - centre) @ basis.T @ basis
-        made = rest + scale * self.directions[name][self.words[name].index(word)].to(features)
-        told = torch.tensor([row in _rows_of(name) for row in FEATURE_NAMES], device=features.device)
-        return torch.where(told[:, None], made, features)
+        changed = rest + scale * self.directions[name][self.words[name].index(word)].to(features)
+        visible = torch.tensor([row in _rows_of(name) for row in FEATURE_NAMES], device=features.device)
+        return torch.where(visible[:, None], changed, features)
 
     def scores(self, features: torch.Tensor, name: str, sharpness: float) -> torch.Tensor:
-        """How well each of an attribute's words suits faces: (..., D) features -> (..., K), 0 to 1.
-
-        A softmax of cosines, as CLIP classifies (Radford et al., 2021); a single word stands against nothing said.
+        """Classify faces by an attribute's K words, as CLIP does (Radford et al., 2021).
 
         Args:
-            features: (..., D), whole or projected: the differences between the words' directions are all that counts.
+            features: (..., D), projected or not, as only differences between the words' directions matter.
             name: the attribute.
-            sharpness: what the cosines are multiplied by; CLIP's is 100.
+            sharpness: logit scale; CLIP's is 100.
+
+        Returns:
+            (..., K) probabilities: a softmax over the words, or a sigmoid for a single word.
         """
         logits = sharpness * features @ self.directions[name].to(features).T
         return logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid()
 
     def _span(self, keep: Collection[str]) -> torch.Tensor:
-        """(k, D) orthonormal rows that span the kept attributes' directions."""
+        """Return (k, D) orthonormal rows that span the kept attributes' directions."""
         names = tuple(keep)
         if not names:
             return next(iter(self.bases.values()))[:0]
@@ -154,5 +151,5 @@ class AttributeSubspace:
 
 
 def _rows_of(name: str) -> tuple[str, ...]:
-    """The features that tell of an attribute."""
+    """Return the names of the feature rows that show an attribute."""
     return ("face", *SEEN_IN[name]) if name in SEEN_IN else FEATURE_NAMES

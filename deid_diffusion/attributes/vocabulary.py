@@ -1,11 +1,11 @@
-"""The attributes that can be kept or changed by name, and the words that span each of them."""
+"""Built-in attributes and the words that describe them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Attribute -> contrasting words. Any encoder of images and texts can be asked for them; the embedded one knows the
-#: words of `training.captions` best.
+#: Attribute -> contrasting words. Any image-text encoder can be queried with them; the embedded one was trained on the
+#: words of `training.captions`.
 VOCABULARY: Mapping[str, tuple[str, ...]] = {
     "expression": ("smiling", "serious", "neutral", "mouth open", "teeth showing", "mouth closed"),
     "age": ("toddler", "child", "teenager", "young", "middle-aged", "elderly"),
@@ -19,8 +19,8 @@ VOCABULARY: Mapping[str, tuple[str, ...]] = {
     "pose": ("looking left", "looking right", "facing the camera"),
     "light": ("bright light", "dim light", "light from the left", "light from the right"),
 }
-#: Attribute -> regions (`faces.labels.REGIONS`) in which it is seen, beside the whole face. The features of the others
-#: do not tell of it. A phrase of the user's own may be seen in any.
+#: Attribute -> regions (`semantic_map.REGIONS`) that show it, in addition to the entire face; the features of all other
+#: regions drop it. A user's phrase may show in any region.
 SEEN_IN: Mapping[str, tuple[str, ...]] = {
     "expression": ("brows", "eyes", "mouth"),
     "age": (),
@@ -34,7 +34,7 @@ SEEN_IN: Mapping[str, tuple[str, ...]] = {
     "pose": (),
     "light": (),
 }
-#: Word for an age -> years of a person of whom it is said.
+#: Word for an age -> typical age in years.
 YEARS: Mapping[str, float] = {
     "toddler": 2, "child": 8, "teenager": 16, "young": 27, "middle-aged": 45, "elderly": 66,
 }  # fmt: skip
@@ -42,5 +42,5 @@ _NOUNS = ("woman", "man", "girl", "boy")
 
 
 def sentence(word: str) -> str:
-    """The caption that says just this of a person."""
+    """Return the caption that describes a person by one word."""
     return f"photo of a {word}" if word in _NOUNS else f"photo of a person, {word}"

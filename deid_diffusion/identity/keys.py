@@ -1,7 +1,7 @@
-"""Secret keys, and the files that hold them. Whoever holds a key can link the pseudonyms made with it.
+"""Secret keys and key files. The holder of a key can link the pseudonyms made with it.
 
-A key file is one line of hexadecimal digits, at least 64 (32 random bytes), with or without a line break at its end:
-what ``deid-diffusion keys new`` or ``openssl rand -hex 32`` writes, and what secret managers hand through unharmed.
+A key file is one line of at least 64 hexadecimal digits (32 random bytes), with or without a line break at its end, as
+``deid-diffusion keys new`` or ``openssl rand -hex 32`` writes it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ..errors import DeidError, UsageError, one_line
 from ..io.files import refusal
 
 KEY_BYTES = 32
-"""Smallest key, and the size of new ones: the output of SHA-256, as RFC 2104 section 3 advises."""
+"""Size of the smallest and of new keys, in bytes: the output size of SHA-256, as RFC 2104 section 3 advises."""
 
 MAX_FILE_BYTES = 1024
-"""Largest key file: more is a wrong file, not a better key."""
+"""Size of the largest key file, in bytes."""
 
 _DOMAIN = b"deid-diffusion keys 1"
 
 
 @dataclass(frozen=True)
 class Key:
-    """A secret from which everything keyed is derived; its repr shows none of it.
+    """A secret from which all keyed values are derived; its repr does not show it.
 
     Attributes:
         secret: 32 or more random bytes.
@@ -38,44 +38,44 @@ class Key:
     secret: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Raises UsageError for fewer than 32 bytes, or bytes that are all equal."""
+        """Raise UsageError for fewer than 32 bytes, or bytes that are all equal."""
         if len(self.secret) < KEY_BYTES:
-            raise UsageError(f"key of {len(self.secret)} bytes: it needs {KEY_BYTES} random ones or more")
+            raise UsageError(f"key of {len(self.secret)} bytes: it needs at least {KEY_BYTES} random bytes")
         if len(set(self.secret)) == 1:
-            raise UsageError("key of equal bytes: it has to be random")
+            raise UsageError("key of equal bytes: it needs random ones")
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that name the key and may be public: they say nothing about the secret."""
+        """Return 16 hex digits that identify the key and may be public: they reveal nothing about the secret."""
         return self.derive("fingerprint").hex()[:16]
 
     def derive(self, purpose: str, *parts: bytes) -> bytes:
-        """32 bytes that only holders of the key can compute: HMAC-SHA256 (RFC 2104, FIPS 198-1).
+        """Derive 32 bytes for a purpose: HMAC-SHA256 (RFC 2104, FIPS 198-1).
 
-        Every part goes in with its length, so neither two purposes nor two lists of parts give the same message. Of
-        the purpose "fingerprint" the first half of the bytes is public.
+        Each part is preceded by its length, so different purposes or parts never give the same message. The first 8
+        bytes for the purpose "fingerprint" are public.
         """
         message = b"".join(len(part).to_bytes(8, "big") + part for part in (_DOMAIN, purpose.encode(), *parts))
         return hmac.digest(self.secret, message, hashlib.sha256)
 
 
 def read_key(path: str | Path) -> Key:
-    """The key in a file of the format above.
+    """Read a key file.
 
     Raises:
         DeidError: no such file, a folder or no plain file, empty, under 32 or over 511 bytes of key, another format,
-            bytes that are all equal, or, except on Windows, a file that anybody but its owner may read or write.
+            bytes that are all equal, or, except on Windows, a file that others than its owner may read or write.
     """
     path = Path(path)
     make = f"make a key with: deid-diffusion keys new {path}"
     try:
         if path.is_dir():
             raise DeidError(f"{path}: is a folder: name the key file")
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not make us wait
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # does not block on a pipe
         with os.fdopen(descriptor, "rb") as stream:
-            status = os.fstat(descriptor)  # of the very file that is read
+            status = os.fstat(descriptor)  # of the file that is read, not of its name
             if not stat.S_ISREG(status.st_mode):
-                raise DeidError(f"{path}: is not a plain file: put the key into one that only you can read")
+                raise DeidError(f"{path}: is not a regular file: put the key into one that only you can read")
             check_private(path, status)
             data = stream.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
@@ -86,20 +86,20 @@ def read_key(path: str | Path) -> Key:
     if not data:
         raise DeidError(f"{path}: is empty: restore the key; for a new one choose another name and {make}.new")
     if len(data) > MAX_FILE_BYTES:
-        raise DeidError(f"{path}: is over {MAX_FILE_BYTES} bytes and therefore no key file: check the name")
-    found = re.fullmatch(rb"((?:[0-9a-fA-F]{2})+)(?:\r?\n)?", data)
-    if not found:
+        raise DeidError(f"{path}: is over {MAX_FILE_BYTES} bytes, too large for a key file: check the name")
+    match = re.fullmatch(rb"((?:[0-9a-fA-F]{2})+)(?:\r?\n)?", data)
+    if not match:
         raise DeidError(
             f"{path}: is not a key file (one line of 64 or more hexadecimal digits, an even number): check the name"
         )
     try:
-        return Key(bytes.fromhex(found[1].decode()))
+        return Key(bytes.fromhex(match[1].decode()))
     except UsageError as error:
-        raise DeidError(f"{path}: holds a {error}: use the right file, or a new key of another name") from error
+        raise DeidError(f"{path}: contains a {error}: use the right file, or a new key of another name") from error
 
 
 def new_key(path: str | Path) -> Key:
-    """Make a random key and write it to a file that only its owner can read, from its first moment on (mode 0600).
+    """Create a random key in a new file, which is created with mode 0600.
 
     Raises DeidError if a file of that name exists (it is not touched) or the system refuses; nothing is left behind.
     """
@@ -125,7 +125,7 @@ def new_key(path: str | Path) -> Key:
 
 
 def check_private(path: Path, status: os.stat_result) -> None:
-    """Refuse a secret file that its group or others may use; Windows keeps no such bits. Raises DeidError."""
+    """Raise DeidError for a secret file that its group or others may access; Windows has no such mode bits."""
     if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
         mode = f"{stat.S_IMODE(status.st_mode):03o}"
         raise DeidError(f"{path}: is open to other users (mode {mode}), but it is a secret: run chmod 600 {path}")

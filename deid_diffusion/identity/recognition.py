@@ -1,8 +1,8 @@
-"""Who is in a face, as numbers: the offline recogniser that results are verified by. No embedding reaches generation.
+"""Offline face recognition, by which results are verified; no embedding reaches generation.
 
 The network is dlib's ResNet-29 (King, "High Quality Face Recognition with Deep Metric Learning", 2017), whose weights
-are in the public domain and come inside the face_recognition_models package. Nothing else of that package is used: its
-68-point predictor learned from photos that are for non-commercial use.
+are in the public domain and come with the face_recognition_models package. Nothing else of that package is used: its
+68-point predictor was trained on photos for non-commercial use.
 """
 
 from __future__ import annotations
@@ -18,48 +18,49 @@ from ..errors import DeidError, one_line
 from ..faces.alignment import extract
 
 CHIP_SIZE = 150
-"""Side of the aligned face that the network reads, in pixels."""
+"""Side of the aligned face that the network takes, in pixels."""
 
-#: Where right eye, left eye, nose tip, right and left mouth corner lie in the chip: the mean of ``five_points`` of 734
-#: faces (583 of LFW, 151 of FairFace; their means differ by 1 px at most) in the chips that dlib's own five-point
-#: predictor cuts at its padding of 0.25, made symmetrical, which moved none by over 0.2 px.
+#: Right eye, left eye, nose tip, right and left mouth corner in the chip, in pixels: the mean of ``five_points`` of 734
+#: faces (583 of LFW, 151 of FairFace; their means differ by at most 1 px) in the chips of dlib's own five-point
+#: predictor at its padding of 0.25, made symmetric, which moved no point by more than 0.2 px.
 CHIP_POINTS = np.array([(48.1, 46.5), (100.9, 46.5), (74.5, 81.3), (51.9, 103.6), (97.1, 103.6)], np.float32)
 
 SAME_PERSON = 0.9313
-"""Cosine over which dlib's embeddings take two photos for one person at a false match rate of 1e-3, measured by
-``benchmarks/calibrate_recogniser.py`` on 600 grey LFW photos (300 people, 179,400 pairs of strangers, of whom few are
-alike in age and descent: among people who are, false matches are more frequent)."""
+"""Cosine threshold of dlib's embeddings for one person at a false match rate of 1e-3, measured by
+``benchmarks/calibrate_recogniser.py`` on 600 grey LFW photos (300 people, 179,400 pairs of strangers, few of them alike
+in age and ethnicity: among people who are, false matches are more frequent)."""
 
 FALSE_MATCH_RATE = 1e-3
-"""Of `SAME_PERSON`."""
+"""False match rate of `SAME_PERSON`."""
 
 SAME_PSEUDONYM = 0.942
-"""The same at a false match rate of 2e-4, from which a face joins a person of a store: each new face is compared with
-everybody in it, and one that joins a stranger gives two people one pseudonym."""
+"""Cosine threshold at a false match rate of 2e-4, at which a face joins a person of a pseudonym store. It is stricter,
+because each face is compared with everybody in the store, and a false match gives two people one pseudonym."""
 
 ALIKE = 0.8854
-"""The same at a false match rate of 0.1: of two faces over it, one could stand for the other in a crowd."""
+"""Cosine threshold of lookalikes, at a false match rate of 0.1."""
 
 BATCH = 32
-"""Faces that go through the network at once."""
+"""Number of faces per forward pass."""
 
 _MODEL = "models/dlib_face_recognition_resnet_model_v1.dat"
 _INSTALL = "install the face recogniser with: pip install --force-reinstall face_recognition_models"
 
 
 class Recogniser(Protocol):
-    """Tells people apart by their faces.
+    """A face recogniser: photo and landmarks to an embedding.
 
     Attributes:
-        name: as reports call it.
-        threshold: cosine of two embeddings over which they count as one person; its maker states the false match rate.
+        name: its name in reports.
+        threshold: cosine of two embeddings over which they count as one person; the false match rate is the author's
+            choice.
     """
 
     name: str
     threshold: float
 
     def __call__(self, photo: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """The embedding of one face: photos of one person give a high cosine.
+        """Return the embedding of one face; photos of one person have a high cosine.
 
         Args:
             photo: (H, W, 3) uint8 RGB.
@@ -72,11 +73,10 @@ class Recogniser(Protocol):
 
 
 class DlibRecogniser:
-    """dlib's ResNet, run by torch; an embedding is the mean of the face's and its mirror image's.
+    """dlib's ResNet in PyTorch; an embedding is the mean over the face and its mirror image.
 
-    The mirror image costs a second pass and finds more of the same people: 82 % instead of 76 % at a false match rate
-    of 1e-4 on the photos of `SAME_PERSON`. In batches a face takes 0.02 s on two busy cores; dlib itself took
-    0.2 s.
+    The mirror image costs a second pass and raises the true match rate from 76 to 82 % at a false match rate of 1e-4 on
+    the photos of `SAME_PERSON`. In batches a face takes 0.02 s on two busy cores; dlib itself took 0.2 s.
     """
 
     name = "dlib-resnet"
@@ -84,7 +84,7 @@ class DlibRecogniser:
     dimension = 128
 
     def __init__(self) -> None:
-        """Load the network. Raises DeidError when the package with its file is missing or the file cannot be read."""
+        """Load the network. Raises DeidError if its package is missing or its file cannot be read."""
         from ..models.dlib_resnet import load
 
         path = model_file()
@@ -94,32 +94,32 @@ class DlibRecogniser:
             raise DeidError(f"{one_line(error)}: {_INSTALL}") from error
 
     def __call__(self, photo: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """(128,) float32 of length 1. See `Recogniser`; raises ValueError for points that `face_chip` refuses."""
+        """Embed one face, see `Recogniser`. Raises ValueError for points that `face_chip` refuses."""
         return self.embed_chips(face_chip(photo, points)[None])[0]
 
     def embed_chips(self, chips: np.ndarray) -> np.ndarray:
-        """Embeddings of aligned faces, `BATCH` at a time. Other threads run meanwhile, and may call this too.
+        """Embed aligned faces, `BATCH` at a time; thread-safe.
 
         Args:
-            chips: (N, 150, 150, 3) uint8 RGB, as `face_chip` makes them.
+            chips: (N, 150, 150, 3) uint8 RGB, from `face_chip`.
 
         Returns:
             (N, 128) float32, rows of length 1.
         """
         import torch
 
-        vectors = np.zeros((len(chips), 128), np.float32)
+        embeddings = np.zeros((len(chips), 128), np.float32)
         with torch.inference_mode():
             for start in range(0, len(chips), BATCH):
-                part = chips[start : start + BATCH]
-                both = np.concatenate([part, part[:, :, ::-1]]).astype(np.float32)
-                found = self._net(torch.from_numpy(both).permute(0, 3, 1, 2)).numpy()
-                vectors[start : start + BATCH] = found[: len(part)] + found[len(part) :]
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+                batch = chips[start : start + BATCH]
+                pairs = np.concatenate([batch, batch[:, :, ::-1]]).astype(np.float32)
+                output = self._net(torch.from_numpy(pairs).permute(0, 3, 1, 2)).numpy()
+                embeddings[start : start + BATCH] = output[: len(batch)] + output[len(batch) :]
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 
 def face_chip(photo: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The face at five points as dlib's network wants it: the similarity that brings them closest to `CHIP_POINTS`.
+    """Cut out a face as dlib's network expects it: aligned by the similarity from its five points to `CHIP_POINTS`.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
@@ -129,7 +129,7 @@ def face_chip(photo: np.ndarray, points: np.ndarray) -> np.ndarray:
         (150, 150, 3) uint8 RGB.
 
     Raises:
-        ValueError: for points of another shape, not finite, or all in one place.
+        ValueError: points of another shape, not finite, or all in one place.
     """
     points = np.asarray(points, np.float64)
     if points.shape != (5, 2) or not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1:
@@ -138,12 +138,12 @@ def face_chip(photo: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The similarity, without reflection, that takes points to others with the least squares (Umeyama, "Least-Squares
-    Estimation of Transformation Parameters Between Two Point Patterns", 1991).
+    """Fit the least-squares similarity without reflection (Umeyama, "Least-Squares Estimation of Transformation
+    Parameters Between Two Point Patterns", 1991).
 
     Args:
-        source: (N, 2), in any pixels. Points that lie all in one place are taken to the middle of the others.
-        target: (N, 2), in other pixels.
+        source: (N, 2) source pixels. Points that are all in one place are mapped to the target's centroid.
+        target: (N, 2) target pixels.
 
     Returns:
         (2, 3) float32, source pixels to target pixels.
@@ -158,28 +158,31 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def model_file() -> Path:
-    """The network's file; its package is not imported: that takes pkg_resources, which new setuptools lack."""
-    found = find_spec("face_recognition_models")
-    for folder in (found and found.submodule_search_locations) or ():
+    """Return the path of the network's weights. Raises DeidError if their package is not installed.
+
+    The package is not imported, because it needs pkg_resources, which recent setuptools lack.
+    """
+    spec = find_spec("face_recognition_models")
+    for folder in (spec and spec.submodule_search_locations) or ():
         if (path := Path(folder) / _MODEL).is_file():
             return path
     raise DeidError(f"face_recognition_models is not installed: {_INSTALL}")
 
 
 NEAREST = 10
-"""Strangers whose mean similarity counts."""
+"""Number of nearest strangers in `similarity_of_strangers`."""
 
 SAME_MARGIN, ALIKE_MARGIN = 0.005, -0.03
-"""What is added to that similarity for a threshold like `recognition.SAME_PERSON` and one like `recognition.ALIKE`. On
-180 FairFace photos strangers of one age group then match at 0 to 1.1 %, and at 0 to 22 % without (``python
-benchmarks/calibrate_recogniser.py FOLDER --groups labels.csv``)."""
+"""Margins over that similarity that correspond to `SAME_PERSON` and `ALIKE`. With them strangers of one age group match
+at 0 to 1.1 % on 180 FairFace photos, and without at 0 to 22 % (``python benchmarks/calibrate_recogniser.py FOLDER
+--groups labels.csv``)."""
 
 _FILE = Path(__file__).with_name("cohort.npy")
 
 
 @cache
 def dlib_cohort() -> np.ndarray:
-    """Return (N, 128) float32 unit embeddings of synthetic people by `recognition.DlibRecogniser`.
+    """Return (N, 128) float32 unit embeddings of synthetic people by `DlibRecogniser`.
 
     Written by ``benchmarks/calibrate_recogniser.py --cohort``.
     """

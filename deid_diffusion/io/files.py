@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: a temporary file in the target folder, fsync, then one rename."""
+"""Atomic file writes: a temporary file in the target folder, fsync, then a rename."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _REASONS = {
     errno.ENOENT: _NO_FOLDER,
     errno.ENOTDIR: _NO_FOLDER,
     errno.EEXIST: "exists already: pass --overwrite (overwrite=True) to replace it, or choose another name",
-    errno.EISDIR: "is a folder: choose the name of a file",
+    errno.EISDIR: "is a folder: choose a file name",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
 
 def write_atomic(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Write `data` to `path` so that the name holds all of it or, after any failure, what it held before.
+    """Write `data` to `path` completely or, after any failure, leave the path unchanged.
 
-    A file that is replaced hands its permissions on. A symbolic link at `path` is replaced, not followed.
+    A replaced file passes its permissions on. A symbolic link at `path` is replaced, not followed.
 
     Args:
         path: the file; its folder must exist.
-        data: the whole content.
-        overwrite: replace a file of that name. Without it an existing file is never touched, not even one that
-            another process creates in the meantime.
+        data: the content.
+        overwrite: replace an existing file. Otherwise an existing file is never touched, not even one that another
+            process creates in the meantime.
 
     Raises:
         ImageError: the file exists, or the system refuses (full disk, permissions). Nothing is left behind.
@@ -57,7 +57,7 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool) -> None:
 
 @contextmanager
 def refused(path: Path) -> Iterator[None]:
-    """Raises ImageError, with what to do about it, instead of OSError: what happens inside writes `path`."""
+    """Convert an OSError of the block, which writes `path`, to a one-line ImageError."""
     try:
         yield
     except OSError as error:
@@ -66,7 +66,7 @@ def refused(path: Path) -> Iterator[None]:
 
 @contextmanager
 def synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write to, which is on the disk when the block ends. Raises OSError."""
+    """Open a new binary file, and fsync it at the end of the block. Raises OSError."""
     with path.open("xb") as stream:
         yield stream
         stream.flush()
@@ -74,16 +74,16 @@ def synced(path: Path) -> Iterator[BinaryIO]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex, read in pieces. Raises OSError."""
+    """Return the SHA-256 of a file, in hex, reading it in chunks. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    """Give a finished file of the same file system its name, as `write_atomic` does. Raises OSError."""
+    """Move a complete file to `path` on the same file system, as `write_atomic` does. Raises OSError."""
     if not overwrite:
         publish_new(temporary, path)
         return
@@ -93,7 +93,7 @@ def publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def publish_new(temporary: Path, path: Path) -> None:
-    """Give `temporary` the name `path`, which must be free. Raises FileExistsError if it is not."""
+    """Move `temporary` to `path`. Raises FileExistsError if that exists."""
     try:
         path.hardlink_to(temporary)  # unlike a rename, a link never replaces anything
     except FileExistsError:
@@ -108,7 +108,7 @@ def publish_new(temporary: Path, path: Path) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create `folder` and its parents if need be. Raises ImageError if it cannot be created or written to."""
+    """Create `folder` and its parents if missing. Raises ImageError if it cannot be created or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -120,6 +120,6 @@ def prepare_folder(folder: Path) -> None:
 
 
 def refusal(path: Path, error: OSError) -> str:
-    """One line that says why the system refused to write `path`, and what to do."""
+    """Return a one-line reason why `path` cannot be written, and a remedy."""
     fallback = f"cannot be written ({one_line(error.strerror or error)}): choose another place"
     return f"{path}: {_REASONS.get(error.errno or 0, fallback)}"

@@ -1,4 +1,4 @@
-"""Photos in and out: read upright RGB from any common file, write a file that carries nothing of its source."""
+"""Image files: reading as upright RGB, and writing without the source's metadata."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..errors import ImageError, one_line
 from .files import write_atomic
 
 MAX_PIXELS = 200_000_000
-"""Default limit of width x height: above the largest phone cameras (16,320 x 12,240), below decompression bombs."""
+"""Default limit of width x height: larger than any phone camera (16,320 x 12,240), smaller than decompression bombs."""
 
 READABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif", ".gif"})
-"""Suffixes, in lower case, by which photos are recognised in a folder."""
+"""Suffixes of images in folders, in lower case."""
 
 WRITABLE = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
-"""Suffix, in lower case, to the format that `write` gives the file. All are lossless but JPEG."""
+"""Suffix, in lower case, -> Pillow's name of the output format. All but JPEG are lossless."""
 
 AI_TERM = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-"""IPTC's term for pictures that generative AI has inpainted."""
+"""IPTC digital source type of images inpainted by generative AI."""
 
 AI_MARK = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -36,23 +36,23 @@ AI_MARK = (
     f'"{AI_TERM}"/>'
     '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
-"""XMP packet with that term."""
+"""XMP packet with `AI_TERM`."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF")
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
-_XMP_TAG = 700  # TIFF's tag for an XMP packet
+_XMP_TAG = 700  # of TIFF
 _pillow_limit = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A photo as the rest of the package sees it.
+    """A decoded image.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB, upright.
-        alpha: (H, W) uint8, 0 transparent to 255 opaque, upright; None if the file has no transparency.
-        icc_profile: the file's colour profile if it describes RGB, else None.
+        alpha: (H, W) uint8, 0 transparent to 255 opaque, upright; None for a file without transparency.
+        icc_profile: the file's colour profile if it is an RGB profile, else None.
         sha256: hex digest of the file's bytes.
         format: "JPEG", "PNG", "WEBP", "TIFF", "HEIF" or "GIF".
     """
@@ -65,38 +65,38 @@ class Photo:
 
 
 def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Read one still photo: JPEG, PNG, WebP, TIFF, GIF, and HEIC if pillow-heif is installed.
+    """Read a still image: JPEG, PNG, WebP, TIFF, GIF, and HEIC if pillow-heif is installed.
 
-    The orientation tag is applied. 16-bit, 1-bit, grey, palette and CMYK pictures become 8-bit RGB.
+    The orientation tag is applied. 16-bit, 1-bit, grey, palette and CMYK images are converted to 8-bit RGB.
 
     Args:
         path: the file.
-        max_pixels: limit of width x height, judged from the header before anything is decoded.
+        max_pixels: limit of width x height, checked against the header before decoding.
 
     Raises:
-        ImageError: missing, empty, truncated, animated, too large, or not a photo at all. One line, with the name.
+        ImageError: missing, empty, truncated, animated, too large, or not an image. One line, with the name.
     """
     path = Path(path)
     return decode(file_bytes(path), path, max_pixels=max_pixels)
 
 
 def decode(data: bytes, name: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
-    """What `read` does, for a file's bytes; `name` is what errors call it. Raises ImageError."""
+    """Decode a file's bytes as `read` does. Raises ImageError, whose message begins with `name`."""
     if not data:
         raise ImageError(f"{name}: is empty (0 bytes): get a complete copy")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF blocks, which are dropped anyway
+        warnings.simplefilter("ignore")  # Pillow warns of odd EXIF blocks, which are dropped anyway
         image = _open(name, data)
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(
                 f"{name}: {width} x {height} pixels are over the limit of {max_pixels}: scale the photo down first"
             )
-        kind = "JPEG" if image.format == "MPO" else str(image.format)  # a phone's JPEG with a preview or depth map
+        kind = "JPEG" if image.format == "MPO" else str(image.format)  # a JPEG with a preview or depth map
         try:
-            # MPO is no animation: its first picture is the photo
+            # the first image of an MPO is the photo; it is not an animation
             if image.format != "MPO" and getattr(image, "is_animated", False):
-                raise ImageError(f"{name}: holds several pictures (animation or pages): extract them to single files")
+                raise ImageError(f"{name}: contains several images (animation or pages): extract them to single files")
             image.load()
             image = ImageOps.exif_transpose(image)
             pixels, alpha = _rgb_and_alpha(name, image)
@@ -120,12 +120,12 @@ def write(
     overwrite: bool = False,
     ai_edited: bool = True,
 ) -> str:
-    """Write a photo atomically, in the format of the suffix, with no metadata but the profile and the AI mark.
+    """Write an image atomically, in the format of its suffix, without metadata but the profile and the AI mark.
 
     Args:
         path: .png, .webp, .tif, .tiff (lossless) or .jpg, .jpeg (quality 95, no chroma subsampling).
         pixels: (H, W, 3) uint8 RGB.
-        alpha: (H, W) uint8, 0 transparent to 255 opaque. JPEG takes it only if it is opaque everywhere.
+        alpha: (H, W) uint8, 0 transparent to 255 opaque. JPEG accepts only opaque ones.
         icc_profile: colour profile of `pixels`.
         overwrite: replace an existing file.
         ai_edited: mark the file as edited by generative AI (IPTC digital source type, in XMP).
@@ -134,7 +134,7 @@ def write(
         SHA-256 of the bytes written, in hex.
 
     Raises:
-        ImageError: the suffix, the arrays or the file system do not allow it. Nothing is left behind.
+        ImageError: unsupported suffix or arrays, or a refusal of the file system. Nothing is left behind.
     """
     data = encode(path, pixels, alpha=alpha, icc_profile=icc_profile, ai_edited=ai_edited)
     write_atomic(Path(path), data, overwrite=overwrite)
@@ -149,7 +149,7 @@ def encode(
     icc_profile: bytes | None = None,
     ai_edited: bool = True,
 ) -> bytes:
-    """The bytes that `write` gives a file of this name, with the same arguments. Raises ImageError."""
+    """Encode an image as `write` does, for a file of this name. Raises ImageError."""
     path = Path(name)
     _check_array("pixels", pixels, 3)
     if alpha is not None:
@@ -173,7 +173,7 @@ def encode(
 
 
 def output_format(path: Path) -> str:
-    """The format that `write` gives `path`: "PNG", "WEBP", "TIFF" or "JPEG". Raises ImageError for other suffixes."""
+    """Return the format of `path`: "PNG", "WEBP", "TIFF" or "JPEG". Raises ImageError for other suffixes."""
     kind = WRITABLE.get(path.suffix.lower())
     if kind is None:
         raise ImageError(f"{path}: {path.suffix or 'no suffix'} cannot be written: use one of {', '.join(WRITABLE)}")
@@ -181,17 +181,17 @@ def output_format(path: Path) -> str:
 
 
 def check_target(path: Path, size: tuple[int, int], alpha: np.ndarray | None) -> None:
-    """Raise ImageError if the format of `path` cannot hold a photo of this (height, width) and alpha (H, W) uint8."""
+    """Raise ImageError if the format of `path` cannot store an image of this (height, width) and (H, W) uint8 alpha."""
     kind = output_format(path)
     if kind == "JPEG" and alpha is not None and alpha.size and alpha.min() < 255:
-        raise ImageError(f"{path}: JPEG cannot hold the photo's transparency: write .png or .webp instead")
+        raise ImageError(f"{path}: JPEG does not support transparency: use .png or .webp")
     limit = _MAX_SIDE.get(kind)
     if limit is not None and max(size) > limit:
-        raise ImageError(f"{path}: {kind} holds at most {limit} pixels a side, not {max(size)}: write .png instead")
+        raise ImageError(f"{path}: {kind} supports at most {limit} pixels per side, not {max(size)}: use .png")
 
 
 def _save_options(kind: str, xmp: bytes | None) -> dict[str, Any]:
-    """Pillow's `save` arguments for a format, with the XMP packet where that format keeps it."""
+    """Return Pillow's `save` arguments for a format and an XMP packet."""
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
         if xmp:
@@ -204,12 +204,12 @@ def _save_options(kind: str, xmp: bytes | None) -> dict[str, Any]:
 
 
 def file_bytes(path: Path) -> bytes:
-    """The content of a regular file. Raises ImageError."""
+    """Read a regular file. Raises ImageError."""
     try:
         if path.is_dir():
-            raise ImageError(f"{path}: is a folder where a photo is needed: name a photo in it")
+            raise ImageError(f"{path}: is a folder, not an image: name an image in it")
         if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: is not a regular file: name a photo")
+            raise ImageError(f"{path}: is not a regular file: name an image")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file: check the name") from error
@@ -226,33 +226,33 @@ def _open(name: str | Path, data: bytes) -> Image.Image:
         try:
             import pillow_heif
         except ImportError as error:
-            raise ImageError(f"{name}: is HEIC, which needs one more package: pip install pillow-heif") from error
+            raise ImageError(f"{name}: HEIC needs another package: pip install pillow-heif") from error
         pillow_heif.register_heif_opener()
         formats = ("HEIF",)
-    with _pillow_limit:  # Pillow's own limit is lower than large phone photos; read() judges the size right after
+    with _pillow_limit:  # Pillow's own limit is below large phone photos; `decode` checks the size afterwards
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(io.BytesIO(data), formats=formats)
         except Image.UnidentifiedImageError as error:
             raise ImageError(
-                f"{name}: is not a photo, or its header is damaged: give JPEG, PNG, WebP, TIFF or HEIC"
+                f"{name}: is not a photo, or its header is damaged: use JPEG, PNG, WebP, TIFF or HEIC"
             ) from error
-        except Exception as error:  # see read()
+        except Exception as error:  # see `decode`
             raise ImageError(f"{name}: is truncated or damaged ({one_line(error)}): get a complete copy") from error
         finally:
             Image.MAX_IMAGE_PIXELS = before
 
 
 def _rgb_and_alpha(name: str | Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """A decoded picture of any mode as (H, W, 3) uint8 RGB and (H, W) uint8 alpha or None."""
+    """Convert a decoded image of any mode to (H, W, 3) uint8 RGB and (H, W) uint8 alpha or None."""
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint32)
         grey = ((values * 255 + 32_767) // 65_535).astype(np.uint8)
-        clear = image.info.get("transparency")
-        alpha = None if clear is None else np.where(values == clear, 0, 255).astype(np.uint8)
+        key = image.info.get("transparency")
+        alpha = None if key is None else np.where(values == key, 0, 255).astype(np.uint8)
         return np.stack([grey, grey, grey], axis=2), alpha
     if image.mode in ("I", "F"):
-        raise ImageError(f"{name}: has 32-bit samples of unknown range: convert it to 8 or 16 bits a sample")
+        raise ImageError(f"{name}: has 32-bit samples of unknown range: convert it to 8 or 16 bits per sample")
     if image.mode == "CMYK":
         return np.array(_cmyk_to_srgb(image)), None
     if image.has_transparency_data:
@@ -262,14 +262,14 @@ def _rgb_and_alpha(name: str | Path, image: Image.Image) -> tuple[np.ndarray, np
 
 
 def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
-    """Convert through the embedded CMYK profile if there is a usable one, else by the plain formula."""
+    """Convert by the embedded CMYK profile, or by Pillow's formula without a usable one."""
     profile = image.info.get("icc_profile")
     if profile and profile[16:20] == b"CMYK":
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError):
-            pass  # a damaged profile says nothing about the colours
+            pass  # damaged profile
         else:
             if converted is not None:
                 return converted

@@ -1,4 +1,4 @@
-"""Attributes without a trained adapter, with random components of the true layout."""
+"""Tests of attribute features and zero-shot tokens, with random components of the real layout."""
 
 from __future__ import annotations
 
@@ -30,21 +30,33 @@ from tests.conftest import make_tiny_pipeline
 from tests.fake_verifier import FakeVerifier
 
 
-def test_shared_padding_changes_no_embedding(tiny_pipeline) -> None:
+@pytest.fixture(scope="module")
+def face_map() -> torch.Tensor:
+    """(1, 32, 32) semantic map of the mean face."""
+    return labels_tensor([draw_semantic_map(mean_mesh(32), 32)])
+
+
+@pytest.fixture
+def face_encoder() -> FaceEncoder:
+    torch.manual_seed(0)
+    return FaceEncoder(16, 8).eval()
+
+
+def test_embed_ids_skips_shared_padding(tiny_pipeline) -> None:
     ids = tokenize(tiny_pipeline.tokenizer, ["man"])
     with torch.no_grad():
-        whole = torch.nn.functional.normalize(tiny_pipeline.text_encoder(input_ids=ids).pooler_output, dim=-1)
-        assert torch.allclose(embed_ids(tiny_pipeline.text_encoder, ids), whole, atol=1e-5)
+        padded = torch.nn.functional.normalize(tiny_pipeline.text_encoder(input_ids=ids).pooler_output, dim=-1)
+        assert torch.allclose(embed_ids(tiny_pipeline.text_encoder, ids), padded, atol=1e-5)
 
 
-def test_captions_become_unit_vectors(tiny_pipeline) -> None:
+def test_embed_phrases_gives_unit_vectors(tiny_pipeline) -> None:
     vectors = embed_phrases(tiny_pipeline.text_encoder, tiny_pipeline.tokenizer, ["man", "woman"])
     assert vectors.shape == (2, 16)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(2))
     assert not torch.equal(vectors[0], vectors[1])
 
 
-def test_weights_sum_to_one_and_lie_on_their_region() -> None:
+def test_region_weights() -> None:
     labels = draw_semantic_map(mean_mesh(128), 128)
     weights = region_weights(labels_tensor([labels]), 8)
     assert weights.shape == (1, len(FEATURE_NAMES), 64)
@@ -54,50 +66,47 @@ def test_weights_sum_to_one_and_lie_on_their_region() -> None:
     assert by_name["brows"] < by_name["eyes"] < by_name["nose"] < by_name["mouth"]
 
 
-def test_a_map_without_a_region_or_without_a_face_still_gives_weights() -> None:
+def test_region_weights_of_empty_map() -> None:
     weights = region_weights(torch.zeros(1, 32, 32, dtype=torch.long), 4)
     assert torch.isfinite(weights).all()
     assert torch.allclose(weights.sum(-1), torch.ones(1, len(FEATURE_NAMES)))
 
 
-def test_features_are_unit_vectors_one_a_region(tiny_pipeline) -> None:
+def test_clip_features_are_unit_vectors(tiny_pipeline, face_map: torch.Tensor) -> None:
     images = torch.rand(2, 3, 32, 32) * 2 - 1
-    maps = labels_tensor([draw_semantic_map(mean_mesh(32), 32)] * 2)
     with torch.no_grad():
-        features = encode_attributes(tiny_pipeline.image_encoder, images, maps)
+        features = encode_attributes(tiny_pipeline.image_encoder, images, face_map.expand(2, -1, -1))
     assert features.shape == (2, len(FEATURE_NAMES), 16)
     assert np.allclose(features.norm(dim=-1), 1, atol=1e-5)
 
 
-def test_a_region_feature_reads_its_region(tiny_pipeline) -> None:
+def test_region_features_depend_on_map(tiny_pipeline, face_map: torch.Tensor) -> None:
     images = torch.rand(1, 3, 32, 32) * 2 - 1
-    maps = labels_tensor([draw_semantic_map(mean_mesh(32), 32)])
-    moved = maps.roll(8, -1)
     with torch.no_grad():
-        one, other = (encode_attributes(tiny_pipeline.image_encoder, images, m) for m in (maps, moved))
-    assert torch.equal(one[:, 0], other[:, 0])  # the whole face does not depend on the map
-    assert (one[:, 1:] - other[:, 1:]).abs().max() > 1e-4
+        features, shifted = (
+            encode_attributes(tiny_pipeline.image_encoder, images, labels)
+            for labels in (face_map, face_map.roll(8, -1))
+        )
+    assert torch.equal(features[:, 0], shifted[:, 0])  # the feature of the entire face does not
+    assert (features[:, 1:] - shifted[:, 1:]).abs().max() > 1e-4
 
 
-def test_the_face_encoder_sees_the_face_and_not_where_it_is() -> None:
-    torch.manual_seed(0)
-    encoder = FaceEncoder(16, 8).eval()
+def test_face_encoder_ignores_position(face_encoder: FaceEncoder) -> None:
     mesh = torch.from_numpy(mean_mesh(64).astype(np.float32))[None]
     image = torch.rand(1, 3, 64, 64) * 2 - 1
     labels = labels_tensor([draw_semantic_map(mean_mesh(64), 64)])
     with torch.no_grad():
-        features = encode_attributes(encoder, image, labels, mesh)
-        moved = encode_attributes(encoder, image.roll((5, 3), (-2, -1)), labels, mesh + torch.tensor([3.0, 5.0]))
+        features = encode_attributes(face_encoder, image, labels, mesh)
+        shifted = encode_attributes(face_encoder, image.roll((5, 3), (-2, -1)), labels, mesh + torch.tensor([3.0, 5.0]))
     assert features.shape == (1, len(FEATURE_NAMES), 16)
-    assert torch.allclose(features, moved, atol=1e-3)
-    with pytest.raises(ValueError, match="give meshes"):
-        encode_attributes(encoder, image, labels)
+    assert torch.allclose(features, shifted, atol=1e-3)
+    with pytest.raises(ValueError, match="meshes: required"):
+        encode_attributes(face_encoder, image, labels)
 
 
-def test_a_face_and_its_mirror_image_are_read_alike() -> None:
-    torch.manual_seed(0)
-    encoder, points = FaceEncoder(16, 8).eval(), mean_mesh(64)
-    points = (points + points[mirrored_points()] * (-1, 1) + (2 * points[:, 0].mean(), 0)) / 2  # symmetrical
+def test_face_encoder_averages_mirror_images(face_encoder: FaceEncoder) -> None:
+    encoder, points = face_encoder, mean_mesh(64)
+    points = (points + points[mirrored_points()] * (-1, 1) + (2 * points[:, 0].mean(), 0)) / 2  # symmetric
     mesh, image = torch.from_numpy(points.astype(np.float32))[None], torch.rand(1, 3, 64, 64) * 2 - 1
     flipped = mesh[:, mirrored_points()] * torch.tensor([-1, 1]) + torch.tensor([64.0, 0.0])
     with torch.no_grad():
@@ -106,7 +115,7 @@ def test_a_face_and_its_mirror_image_are_read_alike() -> None:
     assert (features - mirrored).abs().max() < 0.5 * (plain - other).abs().max()
 
 
-def test_the_trunk_is_not_saved_with_the_encoder(tmp_path: Path) -> None:
+def test_save_pretrained_omits_trunk(tmp_path: Path) -> None:
     FaceEncoder(16, 8).save_pretrained(tmp_path)
     (file,) = tmp_path.glob("*.safetensors")
     assert file.stat().st_size < 100_000  # the trunk has 22 MB
@@ -120,7 +129,7 @@ WORDS = {"gender": ("woman", "man"), "age": ("young", "elderly"), "freckles": ("
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory):
-    """A pipeline with CLIP's two sides and no adapter."""
+    """A pipeline with CLIP's image and text encoder, without an adapter."""
     folder = tmp_path_factory.mktemp("plain")
     pipeline, trained = make_tiny_pipeline(folder, with_adapter=False), make_tiny_pipeline(folder)
     pipeline.register_modules(image_encoder=trained.image_encoder, phrase_encoder=trained.phrase_encoder)
@@ -137,27 +146,27 @@ def subspace() -> AttributeSubspace:
 
 
 def embed(captions: list[str]) -> tuple[torch.Tensor, int]:
-    """Five tokens a caption, all its length; three of them count."""
+    """Embed a caption as five tokens of its length, of which three count."""
     return torch.stack([torch.full((5, 4), float(len(caption))) for caption in captions]), 3
 
 
-def test_the_word_that_suits_has_the_weight(subspace: AttributeSubspace) -> None:
+def test_zero_shot_tokens_of_matching_word(subspace: AttributeSubspace) -> None:
     for k, word in enumerate(WORDS["gender"]):
         features = subspace.directions["gender"][k].expand(2, 6, -1)
-        told, untold = zero_shot_tokens(features, subspace, ["gender"], embed)
-        assert told.shape == (2, 2, 4)  # without the start's token
-        assert torch.allclose(told, torch.full_like(told, len(f"photo of a {word}")), atol=1e-3)
-        assert torch.allclose(untold, torch.full((2, 4), len("photo of a ") + 4.0))
+        tokens, null_tokens = zero_shot_tokens(features, subspace, ["gender"], embed)
+        assert tokens.shape == (2, 2, 4)  # without the start token
+        assert torch.allclose(tokens, torch.full_like(tokens, len(f"photo of a {word}")), atol=1e-3)
+        assert torch.allclose(null_tokens, torch.full((2, 4), len("photo of a ") + 4.0))
 
 
-def test_of_an_attribute_that_was_projected_away_nothing_is_told(subspace: AttributeSubspace) -> None:
+def test_zero_shot_tokens_of_removed_attribute(subspace: AttributeSubspace) -> None:
     features = subspace.project(torch.randn(2, 6, 8), ["freckles"], torch.zeros(6, 8))
     features = features - features @ subspace.bases["gender"].T @ subspace.bases["gender"]
-    told, untold = zero_shot_tokens(features, subspace, ["gender", "freckles"], embed)
-    assert torch.allclose(told[:, :2], untold[:2].expand(2, -1, -1), atol=1e-4)
+    tokens, null_tokens = zero_shot_tokens(features, subspace, ["gender", "freckles"], embed)
+    assert torch.allclose(tokens[:, :2], null_tokens[:2].expand(2, -1, -1), atol=1e-4)
 
 
-def test_features_go_in_and_another_picture_comes_out(plain) -> None:
+def test_pipeline_output_depends_on_features(plain) -> None:
     crops, maps = torch.rand(2, 3, 32, 32), [np.ones((32, 32), np.uint8)] * 2
     features = plain.encode_attributes(crops, maps)
     mask = torch.zeros(2, 1, 32, 32)
@@ -165,33 +174,31 @@ def test_features_go_in_and_another_picture_comes_out(plain) -> None:
 
     def run(features: torch.Tensor | None, names: list[str] | None = None) -> np.ndarray:
         generators = [torch.Generator().manual_seed(k) for k in range(2)]
-        given = {"image": crops, "mask_image": mask, "control_image": crops, "attribute_features": features}
-        return plain(**given, attribute_names=names, generator=generators, output_type="np").images
+        inputs = {"image": crops, "mask_image": mask, "control_image": crops, "attribute_features": features}
+        return plain(**inputs, attribute_names=names, generator=generators, output_type="np").images
 
-    told = run(features, ["gender", "a scar"])
-    assert np.array_equal(told, run(features, ["gender", "a scar"]))
-    assert not np.array_equal(told, run(None))
-    assert not np.array_equal(told, run(features.flip(0), ["gender", "a scar"]))
+    output = run(features, ["gender", "a scar"])
+    assert np.array_equal(output, run(features, ["gender", "a scar"]))
+    assert not np.array_equal(output, run(None))
+    assert not np.array_equal(output, run(features.flip(0), ["gender", "a scar"]))
     assert np.array_equal(run(features, []), run(None))
 
 
-def test_faces_are_replaced_and_what_is_not_kept_has_no_influence(
-    plain, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, real = anonymizer(plain), type(plain).encode_attributes
-    pictures = {}
-    for name, keep in (("none", ()), ("gender", ("gender",))):
+def test_removed_attributes_have_no_influence(plain, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, encode = anonymizer(plain), type(plain).encode_attributes
+    crops = {}
+    for keep in ((), ("gender",)):
         for noise in (0.0, 0.3):
-            read = lambda self, *given, noise=noise: real(self, *given) + noise  # noqa: E731
-            monkeypatch.setattr(type(plain), "encode_attributes", read)
+            noisy = lambda self, *inputs, noise=noise: encode(self, *inputs) + noise  # noqa: E731
+            monkeypatch.setattr(type(plain), "encode_attributes", noisy)
             result = model(astronaut, Options(seed=1, keep=keep))
             assert [face.action for face in result.faces] == ["replaced"]
-            pictures[name, noise] = np.asarray(result.image)[CORE]
-    assert np.array_equal(pictures["none", 0.0], pictures["none", 0.3])
-    assert not np.array_equal(pictures["gender", 0.0], pictures["none", 0.0])
+            crops[keep, noise] = np.asarray(result.image)[CORE]
+    assert np.array_equal(crops[(), 0.0], crops[(), 0.3])
+    assert not np.array_equal(crops[("gender",), 0.0], crops[(), 0.0])
 
 
-def test_a_plain_checkpoint_takes_clips_two_sides_and_a_saved_one_has_them(plain, tmp_path) -> None:
+def test_plain_checkpoint_accepts_and_saves_clip(plain, tmp_path) -> None:
     parts = plain.components
     names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "feature_extractor")
     base = StableDiffusionInpaintPipeline(**{name: parts[name] for name in names}, requires_safety_checker=False)
@@ -201,19 +208,17 @@ def test_a_plain_checkpoint_takes_clips_two_sides_and_a_saved_one_has_them(plain
         tmp_path / "sd", custom_pipeline=SHIM, trust_remote_code=True, **clip, attribute_adapter=None
     )
     loaded.save_pretrained(tmp_path / "model")
-    again = type(plain).from_pretrained(tmp_path / "model", trust_remote_code=True)
-    for pipeline in (loaded, again):
+    reloaded = type(plain).from_pretrained(tmp_path / "model", trust_remote_code=True)
+    for pipeline in (loaded, reloaded):
         assert pipeline.reads_attributes
         assert torch.allclose(pipeline.embed_phrases(["a man"]), plain.embed_phrases(["a man"]), atol=1e-5)
 
 
-def test_a_pipeline_that_reads_nothing_says_so(tmp_path, astronaut: np.ndarray) -> None:
+def test_pipeline_without_attribute_encoder(tmp_path, astronaut: np.ndarray) -> None:
     model = anonymizer(make_tiny_pipeline(tmp_path, with_adapter=False))
-    with pytest.raises(UsageError, match="age: this model reads no attributes"):
-        model(astronaut, Options(keep=("pose", "age")))
-    with pytest.raises(UsageError, match="gender: this model reads no attributes"):
-        model(astronaut, Options(change={"gender": "man"}))
-    (face,) = model(astronaut, Options(keep=("pose",))).faces
-    assert face.kept_attributes == ("pose",)
-    (face,) = model(astronaut).faces
-    assert face.kept_attributes == ("expression", "gaze", "pose", "light")
+    for name, options in (("age", Options(keep=("pose", "age"))), ("gender", Options(change={"gender": "man"}))):
+        with pytest.raises(UsageError, match=f"{name}: this model has no attribute encoder"):
+            model(astronaut, options)
+    for options, kept in ((Options(keep=("pose",)), ("pose",)), (Options(), ("expression", "gaze", "pose", "light"))):
+        (face,) = model(astronaut, options).faces
+        assert face.kept_attributes == kept

@@ -1,4 +1,4 @@
-"""The user's words: what they choose, and one clear line for those that choose nothing."""
+"""Tests of attribute selections: parsing, one-line errors and filtering of features."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.errors import DeidError, UsageError
 
 
-def test_nothing_said_keeps_every_built_in_attribute() -> None:
+def test_default_keeps_all_attributes() -> None:
     assert make_selection() == AttributeSelection(tuple(VOCABULARY), {})
 
 
-def test_what_is_changed_is_not_kept() -> None:
+def test_changed_attributes_are_not_kept() -> None:
     choice = make_selection(change={"gender": "man"})
     assert set(choice.keep) == set(VOCABULARY) - {"gender"}
     assert choice.named == (*choice.keep, "gender")
 
 
-def test_names_phrases_and_order() -> None:
+def test_normalised_names_and_phrases() -> None:
     choice = make_selection([" Expression", "a  scar on the chin", "expression"])
     assert choice.keep == ("expression", "a scar on the chin")
     assert choice.phrases == ("a scar on the chin",)
@@ -37,43 +37,43 @@ def test_names_phrases_and_order() -> None:
 @pytest.mark.parametrize(
     ("years", "word"), [("2", "toddler"), (7, "child"), ("16", "teenager"), ("20", "young"), (50, "middle-aged")]
 )
-def test_years_become_words(years: object, word: str) -> None:
+def test_age_in_years(years: object, word: str) -> None:
     assert make_selection(change={"age": years}).change == {"age": word}
 
 
 @pytest.mark.parametrize("text", ["freckles", "a skin like milk", "pale", "beard", "Sommersprossen"])
-def test_a_phrase_of_the_users_own_is_one(text: str) -> None:
+def test_custom_phrases(text: str) -> None:
     assert make_selection([text]).phrases == (text,)
 
 
 @pytest.mark.parametrize(
     ("keep", "change", "words"),
     [
-        ([""], {}, "no attribute"),
-        (["12"], {}, "no attribute"),
+        ([""], {}, "is not an attribute"),
+        (["12"], {}, "is not an attribute"),
         (["expresion"], {}, "did you mean expression"),
         (["gendr"], {}, "did you mean gender"),
         (["sex"], {}, "did you mean gender"),
-        (["none", "age"], {}, "stands alone"),
-        ("age", {}, "one text"),
+        (["none", "age"], {}, "cannot be combined"),
+        ("age", {}, "is a string"),
         (None, {"gendre": "man"}, "did you mean gender"),
-        (None, {"shoe size": "42"}, "there are expression, age"),
-        (None, {"gender": "tall"}, "the words are woman, man"),
+        (None, {"shoe size": "42"}, "use one of expression, age"),
+        (None, {"gender": "tall"}, "use one of woman, man"),
         (None, {"age": "ancient"}, "or a number of years"),
-        (None, {"age": "200"}, "expected under 120"),
+        (None, {"age": "200"}, "expected under 120 years"),
         (None, {"age": ""}, "cannot become ''"),
         (None, {"pose": "looking left"}, "keep it or leave it out"),
-        (["age", "gender"], {"age": "30"}, "age: cannot be kept and changed"),
+        (["age", "gender"], {"age": "30"}, "age: cannot be both kept and changed"),
     ],
 )
-def test_bad_words_are_one_line(keep: object, change: dict[str, object], words: str) -> None:
+def test_invalid_selections(keep: object, change: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         make_selection(keep, change)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_the_command_line_lists() -> None:
+def test_parse_options() -> None:
     assert parse_keep([]) is parse_keep(["all"]) is None
     assert parse_keep(["none"]) == ()
     assert parse_keep(["expression, age", "freckles"]) == ("expression", "age", "freckles")
@@ -81,12 +81,12 @@ def test_what_the_command_line_lists() -> None:
 
 
 @pytest.mark.parametrize("texts", [["age"], ["age=3", "age=4"]])
-def test_changes_that_say_nothing_or_two_things(texts: list[str]) -> None:
+def test_invalid_changes(texts: list[str]) -> None:
     with pytest.raises(UsageError, match="--change age"):
         parse_change(texts)
 
 
-def test_what_a_map_alone_can_carry_out() -> None:
+def test_map_attributes() -> None:
     choice = make_selection(["age", "gaze"], {"expression": "smiling"})
     assert choice.restrict_to_map() == AttributeSelection(("gaze",), {"expression": "smiling"})
     assert choice.requires_encoder() == ["age"]
@@ -98,11 +98,11 @@ def test_what_a_map_alone_can_carry_out() -> None:
 
 @pytest.fixture
 def features() -> torch.Tensor:
-    """Far enough from the centre to be more than nothing after rounding."""
+    """Features far enough from the centre to survive quantization."""
     return 8 * F.normalize(torch.randn(2, len(FEATURE_NAMES), 16, generator=torch.Generator().manual_seed(0)), dim=-1)
 
 
-def test_each_face_has_its_own_choice(tiny_pipeline, features: torch.Tensor) -> None:
+def test_filter_by_face(tiny_pipeline, features: torch.Tensor) -> None:
     subspace, centre = tiny_pipeline.subspace(), tiny_pipeline.attribute_adapter.centre
     grain = subspace.grain(float(tiny_pipeline.attribute_adapter.phrase_scale))
     features[0] = centre + 3 * grain * subspace.bases["gender"][0]
@@ -112,8 +112,8 @@ def test_each_face_has_its_own_choice(tiny_pipeline, features: torch.Tensor) -> 
     assert not torch.equal(both[0], centre)
 
 
-def test_a_new_phrase_needs_no_training(tiny_pipeline, features: torch.Tensor) -> None:
-    """The same weights: a phrase adds its own dimension to what passes."""
+def test_new_phrase_needs_no_training(tiny_pipeline, features: torch.Tensor) -> None:
+    """A phrase adds a dimension to the subspace, and the weights stay the same."""
     weights = [p.clone() for p in tiny_pipeline.attribute_adapter.parameters()]
     without, kept = (
         filter_features(tiny_pipeline, features[:1], [make_selection(words)]) for words in (["age"], ["age", "scar"])
@@ -124,15 +124,15 @@ def test_a_new_phrase_needs_no_training(tiny_pipeline, features: torch.Tensor) -
     assert all(torch.equal(p, q) for p, q in zip(weights, tiny_pipeline.attribute_adapter.parameters(), strict=True))
 
 
-def test_a_change_takes_the_faces_place(tiny_pipeline, features: torch.Tensor) -> None:
-    """What two faces show of an attribute is the same once it is changed to one word."""
-    made = filter_features(tiny_pipeline, features, [make_selection((), {"gender": "man"})] * 2)
-    assert torch.allclose(made[0], made[1], atol=1e-6)
+def test_change_replaces_face_component(tiny_pipeline, features: torch.Tensor) -> None:
+    """Two faces have equal features of an attribute after it is changed to the same word."""
+    changed = filter_features(tiny_pipeline, features, [make_selection((), {"gender": "man"})] * 2)
+    assert torch.allclose(changed[0], changed[1], atol=1e-6)
     other = filter_features(tiny_pipeline, features, [make_selection((), {"gender": "woman"})] * 2)
-    assert not torch.allclose(made, other, atol=1e-3)
+    assert not torch.allclose(changed, other, atol=1e-3)
 
 
-def test_a_model_that_reads_no_words_lets_nothing_through(tiny_pipeline, features: torch.Tensor) -> None:
+def test_filter_requires_text_encoder(tiny_pipeline, features: torch.Tensor) -> None:
     pipeline = type(tiny_pipeline)(**{**tiny_pipeline.components, "phrase_encoder": None})
     with pytest.raises(DeidError, match="phrase_encoder="):
         filter_features(pipeline, features, [make_selection(())] * 2)

@@ -72,7 +72,7 @@ def test_forget(call, ids):
     assert call("keys", "forget", *options, "0123", ids[0]) == (
         2,
         [],
-        [f"error: {STORE}: nobody in it is called 0123: nobody was forgotten"],
+        [f"error: {STORE}: unknown pseudonym 0123: nobody was deleted"],
     )
     assert call("keys", "forget", *options, ids[0]) == (0, [f"{STORE}: 1 person forgotten, 2 left"], [])
     assert call("keys", "list", *options)[1] == sorted(f"{one} 1" for one in ids[1:])
@@ -99,7 +99,7 @@ def test_whom_to_forget_has_to_be_clear(call, ids, wrong):
         (["list", "none", "--key-file", "a.key"], "none: no such store"),
         (["list", "a.key", "--key-file", "a.key"], "a.key: is not a store of people"),
         (["rotate", "a.key", "none"], "none: no such key file"),
-        (["rotate", "a.key", "a.key"], "that very key already"),
+        (["rotate", "a.key", "a.key"], "already belongs to this key"),
     ],
 )
 def test_bad_usage_is_one_line(call, ids, arguments, words):

@@ -108,7 +108,7 @@ def test_model_without_text_encoder(adapter_alone: LoadedAdapter) -> None:
     ("choice", "words"),
     [
         (make_selection(["a scar"]), r"keep: .*: use other words"),
-        (make_selection(change={"age": "70"}), "change: age=elderly: this model does not tell elderly from child"),
+        (make_selection(change={"age": "70"}), "change: age=elderly: this model cannot distinguish elderly from child"),
     ],
 )
 def test_unknown_words_are_refused(

@@ -1,4 +1,4 @@
-"""Keys: what is derived never changes, files are private from their first moment, and wrong ones are refused."""
+"""Tests of secret keys: derivation, key files and refused files."""
 
 import hashlib
 import hmac
@@ -13,7 +13,8 @@ from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.identity.keys import Key, new_key, read_key
 
 SECRET = bytes(range(32))
-POSIX = pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+HEX = SECRET.hex().encode()
+POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 
 
 def write(path: Path, data: bytes, mode: int = 0o600) -> Path:
@@ -22,7 +23,14 @@ def write(path: Path, data: bytes, mode: int = 0o600) -> Path:
     return path
 
 
-def test_a_new_key_is_private_and_read_again(tmp_path: Path):
+def raising(error: OSError):
+    def refuse(*_: object) -> int:
+        raise error
+
+    return refuse
+
+
+def test_new_key_is_private(tmp_path: Path):
     path = tmp_path / "team.key"
     umask = os.umask(0)
     try:
@@ -38,29 +46,23 @@ def test_a_new_key_is_private_and_read_again(tmp_path: Path):
     assert new_key(tmp_path / "other.key") != key
 
 
-def test_a_key_is_never_overwritten(tmp_path: Path):
+def test_new_key_never_overwrites(tmp_path: Path):
     path = write(tmp_path / "a.key", b"x")
     with pytest.raises(DeidError, match="never overwritten"):
         new_key(path)
     assert path.read_bytes() == b"x"
 
 
-def test_nothing_is_left_of_a_key_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+def test_failed_new_key_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(DeidError, match="folder does not exist"):
+        new_key(tmp_path / "none/a.key")
+    monkeypatch.setattr(os, "fsync", raising(OSError(28, "No space left on device")))
     with pytest.raises(DeidError, match="the disk is full"):
         new_key(tmp_path / "a.key")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_missing_is_said(tmp_path: Path):
-    with pytest.raises(DeidError, match="folder does not exist"):
-        new_key(tmp_path / "none/a.key")
-
-
-def test_repr_and_fingerprint_show_nothing_of_the_secret():
+def test_repr_and_fingerprint_hide_secret():
     key = Key(SECRET)
     assert repr(key) == "Key()"
     assert len(key.fingerprint) == 16
@@ -70,13 +72,13 @@ def test_repr_and_fingerprint_show_nothing_of_the_secret():
     assert pickle.loads(pickle.dumps(key)) == key
 
 
-def test_derivation_is_hmac_of_parts_with_their_lengths():
+def test_derive_is_hmac_of_length_prefixed_parts():
     parts = (b"deid-diffusion keys 1", b"seed", b"ab", b"")
     message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
     assert Key(SECRET).derive("seed", b"ab", b"") == hmac.new(SECRET, message, hashlib.sha256).digest()
 
 
-def test_purposes_and_parts_are_kept_apart():
+def test_derive_separates_purposes_and_parts():
     key = Key(SECRET)
     derived = [
         key.derive("a", b"bc"),
@@ -90,14 +92,14 @@ def test_purposes_and_parts_are_kept_apart():
 
 
 @pytest.mark.parametrize("secret", [b"", SECRET[:31], b"\0" * 32, b"a" * 64])
-def test_weak_secrets_are_refused(secret: bytes):
+def test_weak_secrets(secret: bytes):
     with pytest.raises(UsageError, match="key of"):
         Key(secret)
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-def test_formats_of_a_key_file(tmp_path: Path, end: bytes):
-    assert read_key(write(tmp_path / "a", SECRET.hex().encode() + end)).secret == SECRET
+def test_key_file_formats(tmp_path: Path, end: bytes):
+    assert read_key(write(tmp_path / "a", HEX + end)).secret == SECRET
     assert read_key(write(tmp_path / "b", (SECRET * 2).hex().upper().encode() + end)).secret == SECRET * 2
 
 
@@ -105,17 +107,17 @@ def test_formats_of_a_key_file(tmp_path: Path, end: bytes):
     ("data", "words"),
     [
         (b"", "is empty"),
-        (SECRET[:31].hex().encode(), "key of 31 bytes: it needs 32"),
+        (HEX[:62], "key of 31 bytes: it needs at least 32"),
         (b"00" * 32 + b"\n", "key of equal bytes"),
         (SECRET, "is not a key file"),
-        (SECRET.hex().encode()[:-1], "is not a key file"),
-        (SECRET.hex().encode() + b"\n\n", "is not a key file"),
+        (HEX[:-1], "is not a key file"),
+        (HEX + b"\n\n", "is not a key file"),
         (SECRET.hex(" ").encode(), "is not a key file"),
-        (b"\xef\xbb\xbf" + SECRET.hex().encode(), "is not a key file"),
-        (SECRET.hex().encode() * 20, "over 1024 bytes"),
+        (b"\xef\xbb\xbf" + HEX, "is not a key file"),
+        (HEX * 20, "over 1024 bytes"),
     ],
 )
-def test_files_that_are_no_key(tmp_path: Path, data: bytes, words: str):
+def test_invalid_key_files(tmp_path: Path, data: bytes, words: str):
     path = write(tmp_path / "a.key", data)
     with pytest.raises(DeidError, match=words) as caught:
         read_key(path)
@@ -125,34 +127,28 @@ def test_files_that_are_no_key(tmp_path: Path, data: bytes, words: str):
     assert SECRET.hex()[:16] not in message
 
 
-def test_names_that_are_no_file(tmp_path: Path):
+def test_unreadable_key_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(DeidError, match=r"no such key file: .* deid-diffusion keys new"):
         read_key(tmp_path / "none.key")
     with pytest.raises(DeidError, match="is a folder"):
         read_key(tmp_path)
+    monkeypatch.setattr(os, "open", raising(PermissionError(13, "Permission denied")))
+    with pytest.raises(DeidError, match=r"cannot be read \(Permission denied\)"):
+        read_key(tmp_path / "a.key")
 
 
 @POSIX
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+def test_pipe_is_refused_without_blocking(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe", 0o600)
-    with pytest.raises(DeidError, match="not a plain file"):
+    with pytest.raises(DeidError, match="not a regular file"):
         read_key(tmp_path / "pipe")
 
 
 @POSIX
 @pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o602, 0o644, 0o777])
-def test_files_open_to_others_are_refused(tmp_path: Path, mode: int):
-    path = write(tmp_path / "a.key", SECRET.hex().encode(), mode)
+def test_key_file_open_to_others(tmp_path: Path, mode: int):
+    path = write(tmp_path / "a.key", HEX, mode)
     with pytest.raises(DeidError, match=f"mode {mode:o}.*run chmod 600 {path}"):
         read_key(path)
     path.chmod(0o400)
     assert read_key(path).secret == SECRET
-
-
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: object) -> int:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(DeidError, match=r"cannot be read \(Permission denied\)"):
-        read_key(tmp_path / "a.key")

@@ -281,7 +281,7 @@ def test_what_an_object_leaves_open_is_the_runs_own(tmp_path: Path) -> None:
         ([{"image": "a.png", "box": [1, 2], "keep": []}], "4 of them"),
         ([{"image": "a.png", "box": BOX, "keep": "age"}], "expected list"),
         ([{"image": "a.png", "box": BOX, "keep": ["gendr"]}], "did you mean gender"),
-        ([{"image": "a.png", "box": BOX, "keep": [3]}], "no attribute"),
+        ([{"image": "a.png", "box": BOX, "keep": [3]}], "not an attribute"),
         ([{"image": "a.png", "box": BOX, "keep": ["age"], "change": {"age": 3}}], "kept and changed"),
         ([{"image": "a.png", "box": BOX, "keep": ["skin"]}], "kept and changed"),
     ],

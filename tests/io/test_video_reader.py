@@ -1,4 +1,4 @@
-"""Which results clips get."""
+"""Tests of video decoding: suffixes, pixel formats, replacement of changed pixels, and bad files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from deid_diffusion.errors import DeidError, VideoError
 from deid_diffusion.io.video_reader import changed, encoding_for, is_clip, open_clip, pictures, result_suffix, to_rgb
 from tests.video.clips import scene, write
 
+FRAMES = scene(3, (96, 64), ()).frames
 
-def test_clips_are_known_by_their_suffix() -> None:
-    assert is_clip(Path("a.MP4"))
-    assert is_clip(Path("a.avi"))
-    assert not is_clip(Path("a.gif"))  # a photo's suffix
-    assert [result_suffix(Path(name)) for name in ("a.mp4", "a.MOV", "a.webm", "a.avi")] == [
-        ".mp4",
-        ".MOV",
-        ".webm",
-        ".mkv",
-    ]
+
+@pytest.fixture
+def clip_path(tmp_path: Path) -> Path:
+    """A clip of three frames, 96 x 64 pixels, with sound."""
+    return write(tmp_path / "a.mp4", FRAMES)
+
+
+def test_suffixes() -> None:
+    assert [is_clip(Path(name)) for name in ("a.MP4", "a.avi", "a.gif")] == [True, True, False]
+    suffixes = {"a.mp4": ".mp4", "a.MOV": ".MOV", "a.webm": ".webm", "a.avi": ".mkv"}
+    assert {name: result_suffix(Path(name)) for name in suffixes} == suffixes
 
 
 @pytest.mark.parametrize(
@@ -44,14 +46,12 @@ def test_clips_are_known_by_their_suffix() -> None:
         (".webm", "yuva444p", (320, 240), "libvpx-vp9", "yuv444p"),
     ],
 )
-def test_the_pixel_format_is_kept_as_far_as_it_can_be(
-    suffix: str, pixels: str, size: tuple[int, int], codec: str, kept: str
-) -> None:
-    made = encoding_for(suffix, pixels, size)
-    assert (made.codec, made.pixels) == (codec, kept)
+def test_encoding(suffix: str, pixels: str, size: tuple[int, int], codec: str, kept: str) -> None:
+    encoding = encoding_for(suffix, pixels, size)
+    assert (encoding.codec, encoding.pixels) == (codec, kept)
 
 
-def test_a_container_that_is_read_only_is_refused() -> None:
+def test_encoding_of_read_only_container() -> None:
     with pytest.raises(VideoError, match=r"cannot be written as \.avi"):
         encoding_for(".avi", "yuv420p", (320, 240))
 
@@ -61,17 +61,17 @@ def picture(width: int, height: int) -> np.ndarray:
     return np.kron(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), np.ones((99, 99, 1), np.uint8))[:height, :width]
 
 
-def stored(pixels: str, size: tuple[int, int], matrix: int, span: int) -> av.VideoFrame:
+def decoded(pixels: str, size: tuple[int, int], matrix: int, span: int) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture(*size)), "rgb24")
     frame.colorspace, frame.color_range = matrix, span
     return frame.reformat(format=pixels)
 
 
-def samples(frame: av.VideoFrame, plane: int) -> np.ndarray:
-    one = frame.planes[plane]
-    deep = frame.format.components[plane].bits > 8
-    rows = np.frombuffer(one, np.uint16 if deep else np.uint8).reshape(one.height, -1)
-    return rows[:, : one.width].astype(int)
+def samples(frame: av.VideoFrame, index: int) -> np.ndarray:
+    plane = frame.planes[index]
+    deep = frame.format.components[index].bits > 8
+    rows = np.frombuffer(plane, np.uint16 if deep else np.uint8).reshape(plane.height, -1)
+    return rows[:, : plane.width].astype(int)
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
@@ -79,92 +79,88 @@ def samples(frame: av.VideoFrame, plane: int) -> np.ndarray:
     ("pixels", "size"),
     [("yuv420p", (130, 98)), ("yuv420p", (131, 99)), ("yuv422p10le", (130, 98)), ("yuv444p", (131, 99))],
 )
-def test_only_what_changed_is_converted_back(pixels: str, size: tuple[int, int], turns: int) -> None:
-    frame = stored(pixels, size, 1, 1)
+def test_unchanged_pixels_keep_their_samples(pixels: str, size: tuple[int, int], turns: int) -> None:
+    frame = decoded(pixels, size, 1, 1)
     before = to_rgb(frame, turns)
     after = before.copy()
     after[40:60, 50:70] = (200, 100, 30)
-    made = changed(frame, pixels, before, after, turns)
-    assert (made.colorspace, made.color_range, made.format.name) == (1, 1, pixels)
-    seen = to_rgb(made, turns)
-    assert np.abs(seen[44:56, 54:66].astype(int) - (200, 100, 30)).max() <= 4
-    away = np.ones(before.shape[:2], bool)
-    away[36:64, 46:74] = False
-    assert (seen == before)[away].all()
+    output = changed(frame, pixels, before, after, turns)
+    assert (output.colorspace, output.color_range, output.format.name) == (1, 1, pixels)
+    rgb = to_rgb(output, turns)
+    assert np.abs(rgb[44:56, 54:66].astype(int) - (200, 100, 30)).max() <= 4
+    outside = np.ones(before.shape[:2], bool)
+    outside[36:64, 46:74] = False
+    assert (rgb == before)[outside].all()
     same = changed(frame, pixels, before, before, turns)
     assert all((samples(same, k) == samples(frame, k)).all() for k in range(3))
 
 
 @pytest.mark.parametrize("matrix", [1, 2, 5, 6, 9])
 @pytest.mark.parametrize("span", [0, 1, 2])
-def test_the_way_there_and_back_keeps_the_colour(matrix: int, span: int) -> None:
-    frame = stored("yuv444p", (64, 64), matrix, span)
+def test_colour_round_trip(matrix: int, span: int) -> None:
+    frame = decoded("yuv444p", (64, 64), matrix, span)
     before = to_rgb(frame, 0)
-    made = changed(frame, "yuv444p", before, np.full_like(before, (180, 120, 90)), 0)
-    assert np.abs(to_rgb(made, 0).astype(int) - (180, 120, 90)).max() <= 3
+    output = changed(frame, "yuv444p", before, np.full_like(before, (180, 120, 90)), 0)
+    assert np.abs(to_rgb(output, 0).astype(int) - (180, 120, 90)).max() <= 3
 
 
-def test_other_formats_become_planar() -> None:
-    for pixels in ("nv12", "rgb24", "gray", "yuva420p", "p010le"):
-        frame = av.VideoFrame.from_ndarray(picture(64, 48).copy(), "rgb24").reformat(format=pixels)
-        before = to_rgb(frame, 0)
-        made = changed(frame, "yuv420p", before, before, 0)
-        assert np.abs(to_rgb(made, 0).astype(int) - before).mean() < 8
+@pytest.mark.parametrize("pixels", ["nv12", "rgb24", "gray", "yuva420p", "p010le"])
+def test_other_formats_become_planar(pixels: str) -> None:
+    frame = av.VideoFrame.from_ndarray(picture(64, 48).copy(), "rgb24").reformat(format=pixels)
+    before = to_rgb(frame, 0)
+    output = changed(frame, "yuv420p", before, before, 0)
+    assert np.abs(to_rgb(output, 0).astype(int) - before).mean() < 8
 
 
-FRAMES = scene(3, (96, 64), ()).frames
-
-
-def test_what_a_clip_is(tmp_path: Path) -> None:
-    clip = open_clip(write(tmp_path / "a.mp4", FRAMES))
+def test_open_clip(clip_path: Path) -> None:
+    clip = open_clip(clip_path)
     assert (clip.width, clip.height, clip.upright, clip.turns, clip.expected) == (96, 64, (64, 96), 0, 3)
     assert (clip.pixels, clip.colour, clip.rate) == ("yuv420p", (1, 1, 1, 1), Fraction(25))
     assert len(clip.sha256) == 64
-    found = list(pictures(clip))
-    assert [one.index for one in found] == [0, 1, 2]
-    assert [one.time * clip.time_base for one in found] == [0, Fraction(1, 25), Fraction(2, 25)]
-    assert np.abs(found[1].rgb().astype(int) - FRAMES[1]).mean() < 3
+    frames = list(pictures(clip))
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert [frame.time * clip.time_base for frame in frames] == [0, Fraction(1, 25), Fraction(2, 25)]
+    assert np.abs(frames[1].rgb().astype(int) - FRAMES[1]).mean() < 3
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (-90, 3)])
-def test_a_turned_clip_is_set_upright(degrees: int, turns: int, tmp_path: Path) -> None:
-    clip = open_clip(write(tmp_path / "a.mp4", [np.rot90(one, -turns) for one in FRAMES], rotation=degrees))
+def test_rotated_clip_is_read_upright(degrees: int, turns: int, tmp_path: Path) -> None:
+    clip = open_clip(write(tmp_path / "a.mp4", [np.rot90(frame, -turns) for frame in FRAMES], rotation=degrees))
     assert clip.turns == turns
     assert clip.upright == (64, 96)
     assert np.abs(next(pictures(clip)).rgb().astype(int) - FRAMES[0]).mean() < 3
 
 
 @pytest.mark.parametrize("colour", [1, 5, 9])
-def test_colours_are_read_by_the_clips_own_matrix(colour: int, tmp_path: Path) -> None:
+def test_colour_matrix_of_clip(colour: int, tmp_path: Path) -> None:
     patches = np.zeros((64, 96, 3), np.uint8)
     patches[:, :32], patches[:, 32:64], patches[:, 64:] = (200, 40, 40), (40, 160, 40), (60, 60, 220)
     clip = open_clip(write(tmp_path / "a.mp4", [patches] * 2, colour=colour))
-    seen = next(pictures(clip)).rgb()
+    rgb = next(pictures(clip)).rgb()
     for x in (16, 48, 80):
-        assert np.abs(seen[32, x].astype(int) - patches[32, x]).max() <= 4
+        assert np.abs(rgb[32, x].astype(int) - patches[32, x]).max() <= 4
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("content", "words"),
     [
-        ("none.mp4", None, "no such file"),
-        ("empty.mp4", b"", "is empty"),
-        ("text.mp4", b"hello " * 500, "is no clip, or damaged"),
-        ("cut.mp4", "cut", "is no clip, or damaged"),
+        (None, "no such file"),
+        (b"", "is empty"),
+        (b"hello " * 500, "is not a clip, or damaged"),
+        ("truncated", "is not a clip, or damaged"),
     ],
 )
-def test_what_is_no_clip_is_one_line(name: str, content: bytes | str | None, says: str, tmp_path: Path) -> None:
-    if content == "cut":
-        content = write(tmp_path / "whole.mp4", FRAMES).read_bytes()[:1500]
+def test_bad_files(content: bytes | str | None, words: str, clip_path: Path) -> None:
+    path = clip_path.with_name("bad.mp4")
     if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(VideoError, match=says) as caught:
-        open_clip(tmp_path / name)
+        path.write_bytes(clip_path.read_bytes()[:1500] if isinstance(content, str) else content)
+    with pytest.raises(VideoError, match=words) as caught:
+        open_clip(path)
     assert "\n" not in str(caught.value)
-    assert name in str(caught.value)
+    assert "bad.mp4" in str(caught.value)
 
 
-def test_a_folder_and_a_sound_alone_are_no_clips(tmp_path: Path) -> None:
+def test_folder_and_audio_file(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="is a folder"):
         open_clip(tmp_path)
     path = tmp_path / "sound.mp4"
@@ -174,28 +170,26 @@ def test_a_folder_and_a_sound_alone_are_no_clips(tmp_path: Path) -> None:
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(VideoError, match="no moving picture"):
+    with pytest.raises(VideoError, match="no video stream"):
         open_clip(path)
 
 
-def test_a_clip_that_ends_in_the_middle_is_one_line(tmp_path: Path) -> None:
-    whole = write(tmp_path / "a.mkv", scene(30, (96, 64), ()).frames, audio=None)
-    data = bytearray(whole.read_bytes())
+def test_damage_in_the_middle(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mkv", scene(30, (96, 64), ()).frames, audio=None)
+    data = bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 400] = bytes(400)
-    whole.write_bytes(data)
-    clip = open_clip(whole)
-    with suppress(VideoError):  # a decoder may get over it
+    path.write_bytes(data)
+    clip = open_clip(path)
+    with suppress(VideoError):  # a decoder may recover
         assert len(list(pictures(clip))) <= 30
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", FRAMES)
-
+def test_missing_packages(monkeypatch: pytest.MonkeyPatch, clip_path: Path) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)
 
     monkeypatch.setattr(errors, "import_module", missing)
-    for call in (errors.pyav, errors.supervision, lambda: open_clip(path)):
+    for call in (errors.pyav, errors.supervision, lambda: open_clip(clip_path)):
         with pytest.raises(DeidError, match=r"pip install 'deid-diffusion\[video\]'"):
             call()

@@ -66,7 +66,7 @@ def test_a_broken_clip_stops_only_itself(made: Scene, call) -> None:
     code, out, err = call("anonymize", "in", "-o", "out", "--report", "r.jsonl")
     assert code == 2
     assert out == ["3 files: 1 de-identified, 2 failed, 1 other files skipped; 1 face: 1 replaced"]
-    assert any(line.startswith("in/b.mp4: is no clip, or damaged") for line in err)
+    assert any(line.startswith("in/b.mp4: is not a clip, or damaged") for line in err)
     assert any(line.startswith("in/c.mkv: is empty") for line in err)
     assert [path.name for path in Path("out").iterdir()] == ["a.png"]
     assert [json.loads(line)["status"] for line in Path("r.jsonl").read_text().splitlines()] == [
