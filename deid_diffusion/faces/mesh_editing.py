@@ -153,6 +153,11 @@ def frame(across: np.ndarray) -> np.ndarray:
     return np.array([[x, y], [-y, x]])
 
 
+def face_axes(mesh: np.ndarray) -> np.ndarray:
+    """Return (2, 2): unit vectors, as rows, along the line of the eyes and down the face."""
+    return frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])
+
+
 def rigid_height(mesh: np.ndarray) -> float:
     """Return the distance, in pixels, from the top of the forehead to the nose's base, which no expression moves."""
     return max(float(np.linalg.norm(mesh[_UNDER_NOSE] - mesh[_FOREHEAD])), 1e-6)
@@ -306,7 +311,7 @@ def reshape_mesh(
     turned = np.clip((abs(measure(mesh).yaw) - _TURNED_YAW) / (_PROFILE_YAW - _TURNED_YAW), 0, 1)
     share *= 1 - _PROFILE_REDUCTION * float(turned)
     step = share * inner * (other - mesh) * (1 - _mouth_stretch(mesh) * _mouth_weights()[:, None])
-    down = frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])[1]
+    down = face_axes(mesh)[1]
     step -= (1 - _VERTICAL_SHARE) * (step @ down)[:, None] * down
     length = np.linalg.norm(step, axis=1, keepdims=True)
     step *= np.minimum(1, _MAX_DISPLACEMENT * inner * size / length.clip(1e-6))
