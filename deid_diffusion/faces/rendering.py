@@ -20,9 +20,7 @@ _RIM_WIDTH = 0.04  # of the ring around the erased pixels that is compared with 
 _CONTINUATION_SIGMA = 0.06  # standard deviation over which the ring's colour difference is carried inwards, likewise
 _NEIGHBOURHOOD_SIGMA = 0.03  # standard deviation over which the ring decides whether the face continues, likewise
 _MAX_CONTINUATION = 0.07  # distance to the silhouette over which the face may continue, likewise
-_HEIGHT_RAMP = (
-    0.05  # height above the brows, or below the mouth, over which the rules of forehead and jaw set in, likewise
-)
+_HEIGHT_RAMP = 0.05  # height above the brows, or below the mouth, over which forehead or jaw begins, likewise
 _LUMINANCE_SIGMA, _CHROMA_SIGMA = 0.35, 0.09  # differences, in nats, up to which neighbouring pixels are skin
 _MAX_HAIR_CHROMA = 0.5  # difference of colour, in nats, up to which dark pixels are hair
 _MIN_RING_SHARE = 1e-3  # of a neighbourhood, below which its ring is unknown
