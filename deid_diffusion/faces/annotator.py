@@ -1,4 +1,4 @@
-"""Annotator in the style of controlnet_aux that draws semantic maps, from meshes or by a face-parsing model."""
+"""Semantic maps as a controlnet_aux annotator, from face meshes or a face-parsing model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compositing: a canvas without original faces, covers, filters, and colours matched to the surroundings."""
+"""Compositing: canvas without original faces, covers, filters, and boundary colour matching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paste masks: alpha of a face's replacement in photo pixels, from outlines or boxes, without the kept regions."""
+"""Paste masks: alpha of a face's replacement, from outlines or boxes, without kept regions."""
 
 from __future__ import annotations
 

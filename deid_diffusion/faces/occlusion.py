@@ -1,4 +1,4 @@
-"""Occlusion: segmentation of hair, hats, hands and objects in front of a face, which stay in the photo."""
+"""Segmentation of hair, hats, hands and objects in front of a face, which stay in the photo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rendering of a synthetic person into a photo: light, continuation past the silhouette, camera and tint."""
+"""Rendering of a synthetic person into a photo: light, silhouette, colours, sharpness and tint."""
 
 from __future__ import annotations
 

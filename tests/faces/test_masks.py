@@ -18,8 +18,7 @@ from deid_diffusion.faces.masks import (
     union_mask,
 )
 from deid_diffusion.faces.semantic_map import LABEL, REGIONS, draw_semantic_map, mean_mesh
-
-from .conftest import mean_face_mask
+from tests.faces.conftest import mean_face_mask
 
 
 @pytest.mark.parametrize("side", [30.0, 160.0, 400.0])

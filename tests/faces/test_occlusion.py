@@ -4,8 +4,7 @@ from deid_diffusion.faces.alignment import similarity
 from deid_diffusion.faces.masks import empty_mask
 from deid_diffusion.faces.occlusion import find_occluders, spare_occluders
 from deid_diffusion.faces.semantic_map import mean_mesh
-
-from .conftest import mean_face_mask
+from tests.faces.conftest import mean_face_mask
 
 SIZE, SHAPE = 128, (300, 300)
 MATRIX = similarity((150, 150), 220, 0.0, SIZE)
