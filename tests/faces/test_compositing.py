@@ -215,15 +215,17 @@ def test_filter_outside_the_photo(method):
     assert apply_method(PHOTO, mask_at(-900, 0, 100), method).shape == (0, 0, 3)
 
 
-@pytest.mark.parametrize("method", ["generate", "swirl"])
-def test_invalid_filter(method):
-    with pytest.raises(ValueError, match=f"method {method}: .* expected one of fill, blur, pixelate"):
-        apply_method(PHOTO, MASKS["full"], method)
-
-
-def test_filter_of_another_photo():
-    with pytest.raises(ValueError, match="photo: expected the size of the mask's photo"):
-        apply_method(PHOTO[:-1], MASKS["full"], "fill")
+@pytest.mark.parametrize(
+    ("photo", "method", "message"),
+    [
+        (PHOTO, "generate", "method generate: .* expected one of fill, blur, pixelate"),
+        (PHOTO, "swirl", "method swirl: .* expected one of fill, blur, pixelate"),
+        (PHOTO[:-1], "fill", "photo: expected the size of the mask's photo"),
+    ],
+)
+def test_invalid_filter(photo, method, message):
+    with pytest.raises(ValueError, match=message):
+        apply_method(photo, MASKS["full"], method)
 
 
 def test_filters_that_leave_a_trace_have_warnings():

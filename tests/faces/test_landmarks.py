@@ -48,5 +48,5 @@ def test_measures_follow_the_mesh(name: str, points: list[int], axis: int, shift
     assert getattr(measure(moved), name) > getattr(measure(mesh), name) + change
 
 
-def test_measures_of_a_degenerate_mesh_are_finite() -> None:
+def test_measures_of_degenerate_mesh() -> None:
     assert np.isfinite(list(vars(measure(np.zeros((478, 2), np.float32))).values())).all()
