@@ -16,6 +16,8 @@ from .boxes import MERGE_IOU, Detection, FaceDetector, check_image, merge_faces,
 from .detectors import CenterFaceDetector, MediapipeDetector
 from .landmarks import Landmarker
 
+Box = tuple[float, float, float, float]
+
 FINEST_SCALE = 1.5  # view pixels per photo pixel: of faces 24 photo pixels high, 93 % are found at 1 and 100 % at 1.5
 SCALE_STEP = 4  # ratio of neighbouring scales
 TILE_SIDE = 1024  # view pixels
@@ -23,6 +25,22 @@ TILE_OVERLAP = 128  # view pixels: a smaller face lies inside some tile, a large
 MAX_COARSEST_SIDE = 640  # view pixels: faces of 24 to 600 are found, so a photo this small needs no coarser scale
 MAX_FULL_VIEW_SIDE = 1024  # view pixels, longest side of the rotated or mirrored photo
 PADDED_PHOTO_SIDE = 96  # view pixels, longest side of the photo in the padded view
+
+MIN_PHOTO_SIDE = 8  # pixels; no detector finds a face in less
+FACE_SCORE = 0.3  # CenterFace's score above which a detection is a face
+HINT_SCORE = 0.1  # and above which it is a hint
+MIN_EXTRA_SCORE = 0.5  # of faces in rotated or mirrored views only; 90 rotated photos: 5 false at 0.3, none at 0.4
+MIN_ROTATED_LEAD = 0.1  # a rotated view scores an upright face at most 0.06 higher than the upright view does
+CUT_SHARES = (0.3, 0.9)  # visible share of a cut face: less is its mirror image, more is a face that is not cut
+MAX_KNOWN_SHARE = 0.5  # overlap, over the smaller box, of a cut face with a face found before
+
+_MIN_HINT_SIDES = (5, 16)  # photo pixels, shorter and longer side; smaller hints occur everywhere
+_CROP_SIDE = 192  # pixels
+_CROP_WIDTHS = (2.0, 2.7, 1.5, 3.6)  # in longer sides of the hint
+_CROP_ROLLS = (0.0, -0.35, 0.35)  # radians
+_TRIAL_CROPS = 4  # if no mesh fits in these, the other crops are skipped
+_MIN_VOTES = 8  # fitting meshes among the 24 crops: halves of real faces get nearly all, hands and ears up to 7
+_MIN_MESH_IOU = 0.15  # of mesh and hint, where the hint's centre lies outside the mesh
 
 
 @dataclass(frozen=True)
@@ -139,17 +157,6 @@ def _spans(length: int, scale: float) -> list[tuple[int, int]]:
     return [(start, start + tile) for start in starts]
 
 
-Box = tuple[float, float, float, float]
-
-_MIN_HINT_SIDES = (5, 16)  # photo pixels, shorter and longer side; smaller hints occur everywhere
-_CROP_SIDE = 192  # pixels
-_CROP_WIDTHS = (2.0, 2.7, 1.5, 3.6)  # in longer sides of the hint
-_CROP_ROLLS = (0.0, -0.35, 0.35)  # radians
-_TRIAL_CROPS = 4  # if no mesh fits in these, the other crops are skipped
-_MIN_VOTES = 8  # fitting meshes among the 24 crops: halves of real faces get nearly all, hands and ears up to 7
-_MIN_MESH_IOU = 0.15  # of mesh and hint, where the hint's centre lies outside the mesh
-
-
 def confirm_by_mesh(
     photo: np.ndarray, hint: Detection, landmarker: Landmarker, known: Callable[[Box], bool]
 ) -> Detection | None:
@@ -209,17 +216,6 @@ def _mesh_fits(box: Box, hint: Box) -> bool:
     x, y = (hint[0] + hint[2]) / 2, (hint[1] + hint[3]) / 2
     centred = box[0] <= x <= box[2] and box[1] <= y <= box[3]
     return centred or bool(overlaps(np.array(box), np.array([hint]))[0][0] > _MIN_MESH_IOU)
-
-
-MIN_PHOTO_SIDE = 8  # pixels; no detector finds a face in less
-FACE_SCORE = 0.3  # CenterFace's score above which a detection is a face
-HINT_SCORE = 0.1  # and above which it is a hint
-MIN_EXTRA_SCORE = (
-    0.5  # of a face in a rotated or mirrored view only; 90 rotated photos had 5 false faces at 0.3, 0 at 0.4
-)
-MIN_ROTATED_LEAD = 0.1  # a rotated view scores an upright face at most 0.06 higher than the upright view does
-CUT_SHARES = (0.3, 0.9)  # visible share of a cut face: less is its mirror image, more is a face that is not cut
-MAX_KNOWN_SHARE = 0.5  # overlap, over the smaller box, of a cut face with a face found before
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _SMILE_GAIN, _MAX_AMPLIFIED_SMILE = 1.5, 0.13  # donors smile more than their mi
 _PARTED_LIPS = 0.06  # `FaceMeasures.mouth_open` from which teeth are visible
 _MAX_DONOR_MOUTH_OPEN = 0.24  # `FaceMeasures.mouth_open` of the donors of wider mouths
 _TOO_OPEN = 0.36  # `FaceMeasures.mouth_open` above which a texture's lips are the tongue
-_CLOSED_EYES_OPEN = 0.2  # `FaceMeasures.eyes_open` below which eyes may be closed
+_MAX_CLOSED_EYES_OPEN = 0.2  # `FaceMeasures.eyes_open` below which eyes may be closed
 _MIN_EYE_WHITE = -0.5  # `IdentityModel.eye_whites` below which eyes cost something
 _MAX_ASYMMETRY = 0.85  # `IdentityModel.asymmetry` above which regions cost something
 _TEETH_AT_REST, _TEETH_PER_SMILE, _TEETH_RANGE = -0.8, 6.0, (-1.2, -0.15)  # expected `IdentityModel.teeth`
@@ -224,7 +224,7 @@ def draw_donors(
     allowed = shows_glasses(model) if glasses else _column(model, "glasses") < _WITHOUT_GLASSES
     costs = costs + np.where(allowed, 0, _EXCLUDED)
     lids = _expression_costs(model, expression, _EYE_SCALES)
-    lids = lids + _EXCLUDED * (_column(model, "eyes_open") < _CLOSED_EYES_OPEN) * steady
+    lids = lids + _EXCLUDED * (_column(model, "eyes_open") < _MAX_CLOSED_EYES_OPEN) * steady
     mouths = _expression_costs(model, lips, _MOUTH_SCALES)
     skin = _draw(costs + lids + mouths, _SKIN_PERPLEXITY, rng, widening)
     matching = costs + 0.5 * _mismatch(model, skin)
@@ -246,7 +246,7 @@ def show_teeth(model: IdentityModel, donors: Donors, expression: FaceMeasures, s
 
     Args:
         model: N people.
-        donors: of the new person.
+        donors: donors of the new person.
         expression: measures of the new face.
         seed: as of `draw_donors`.
     """
@@ -254,9 +254,8 @@ def show_teeth(model: IdentityModel, donors: Donors, expression: FaceMeasures, s
         return replace(donors, inner=donors.mouth)
     target = np.clip(_TEETH_AT_REST + _TEETH_PER_SMILE * expression.smile, *_TEETH_RANGE)
     difference = (model.teeth - target) / _TEETH_SCALE
-    costs = (
-        np.where(difference < 0, 2 * difference, difference) ** 2
-    )  # dark teeth are more conspicuous than bright ones
+    # dark teeth are more conspicuous than bright ones
+    costs = np.where(difference < 0, 2 * difference, difference) ** 2
     openings = _column(model, "mouth_open")
     if openings[donors.mouth] >= _PARTED_LIPS and costs[donors.mouth] < 1:
         return replace(donors, inner=donors.mouth)

@@ -50,7 +50,10 @@ _BROAD_SMILE, _WIDE_MOUTH_OPEN = 0.12, 0.25  # `FaceMeasures.smile` and `mouth_o
 _MOUTH_SIGMA = 0.09  # standard deviation, in crop sides, of the region around the mouth that stays with it
 _TURNED_YAW, _PROFILE_YAW = 0.5, 0.9  # `FaceMeasures.yaw` between which displacements shrink
 _PROFILE_REDUCTION = 0.6  # share that profiles lose: measured depth is inaccurate, and noses become beaks
-_SHUT_EYES_OPEN, _NARROW_EYES_OPEN = 0.13, 0.19  # `FaceMeasures.eyes_open` of eyes that are shut, and that stay open
+_MAX_SHUT_EYES_OPEN, _MIN_NARROW_EYES_OPEN = (
+    0.13,
+    0.19,
+)  # `FaceMeasures.eyes_open` of eyes that are shut, and that stay open
 _MIN_IRIS_TO_CORNER, _MAX_IRIS_OFF_AXIS = 0.28, 0.12  # of an iris, along and across the line of the corners, eye widths
 _MAX_DISPLACEMENT = 0.2  # crop sides
 
@@ -330,7 +333,7 @@ def close_lids(mesh: np.ndarray) -> None:
         mesh: (478, 2), in pixels of any scale.
     """
     eyes_open = measure(mesh).eyes_open
-    share = float(np.clip((eyes_open - _SHUT_EYES_OPEN) / (_NARROW_EYES_OPEN - _SHUT_EYES_OPEN), 0, 1))
+    share = float(np.clip((eyes_open - _MAX_SHUT_EYES_OPEN) / (_MIN_NARROW_EYES_OPEN - _MAX_SHUT_EYES_OPEN), 0, 1))
     if share == 1:
         return
     for eye in MESH_EYES:
