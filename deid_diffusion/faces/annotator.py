@@ -55,7 +55,7 @@ def label_of(name: str) -> int | None:
 
 
 class FaceParser:
-    """Face-parsing model: a semantic segmentation model of transformers whose classes are parts of the face.
+    """Face-parsing model: semantic segmentation by transformers, with parts of the face as classes.
 
     Args:
         model: model whose config has the classes' names in ``id2label``.
@@ -112,9 +112,10 @@ _CROP = 512  # side, in pixels, of the crops that are analysed and parsed
 
 
 class SemanticFaceDetector:
-    """Detector that draws the semantic maps of all faces in a picture, the control image of this package's ControlNets.
+    """Annotator that draws the semantic maps of all faces in a picture.
 
-    It has the interface of ``controlnet_aux``'s detectors and can replace them in a script.
+    The result is the control image of this package's ControlNets. The interface is that of ``controlnet_aux``'s
+    detectors, which it can replace in a script.
 
     >>> detector = SemanticFaceDetector.from_pretrained()  # doctest: +SKIP
     >>> control = detector(photo, detect_resolution=512, image_resolution=512)  # doctest: +SKIP

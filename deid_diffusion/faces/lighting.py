@@ -63,7 +63,7 @@ class FaceLight:
 
     @property
     def tone(self) -> np.ndarray:
-        """(3,) logarithm of the mean colour over the face: skin tone and exposure together."""
+        """Logarithm of the mean RGB over the face, (3,): skin tone and exposure together."""
         mean = np.array([1, 0, 0, 1 / 4, 1 / 4, 0])  # approximate means of the terms over the face
         return mean @ self.coefficients
 

@@ -19,19 +19,12 @@ def expression(smile: float = 0.05, mouth_open: float = 0.0) -> FaceMeasures:
 
 
 def draw(
-    people: IdentityModel,
-    seed: int,
-    *,
-    costs: np.ndarray | None = None,
-    measures: FaceMeasures | None = None,
-    glasses: bool = False,
-    steady: bool = False,
-    attempt: int = 0,
+    people: IdentityModel, seed: int, costs: np.ndarray | None = None, measures: FaceMeasures | None = None, **options
 ) -> Donors:
-    """Draw donors, by default without costs, at rest and for a photo."""
+    """Draw donors, by default without costs, at rest, without glasses and for a photo."""
     costs = np.zeros(len(people)) if costs is None else costs
-    measures = measures or expression()
-    return draw_donors(people, costs, measures, seed, glasses=glasses, steady=steady, attempt=attempt)
+    options = {"glasses": False, "steady": False, **options}
+    return draw_donors(people, costs, measures or expression(), seed, **options)
 
 
 def embed(texts: list[str]) -> torch.Tensor:

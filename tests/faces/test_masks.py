@@ -8,7 +8,6 @@ import pytest
 from deid_diffusion.faces.alignment import invert, similarity, transform
 from deid_diffusion.faces.compositing import FILL, Canvas
 from deid_diffusion.faces.masks import (
-    REGION_WARNING,
     PasteMask,
     box_mask,
     box_outline,
@@ -19,6 +18,9 @@ from deid_diffusion.faces.masks import (
 )
 from deid_diffusion.faces.semantic_map import LABEL, REGIONS, draw_semantic_map, mean_mesh
 from tests.faces.conftest import mean_face_mask
+
+SHAPE = (300, 320)
+LABELS = draw_semantic_map(mean_mesh(128), 128)
 
 
 @pytest.mark.parametrize("side", [30.0, 160.0, 400.0])
@@ -31,14 +33,11 @@ def test_mask_is_opaque_on_the_mesh(side: float) -> None:
     assert 0 < ((alpha > 0) & (alpha < 1)).sum() < (alpha == 1).sum()
 
 
-def test_mask_is_opaque_at_the_photo_edge() -> None:
-    assert mean_face_mask(similarity((0, 100), 160, 0.0, 128), (200, 300)).full()[100, 0] == 1
-
-
-def test_mask_outside_the_photo_is_empty() -> None:
-    mask = mean_face_mask(similarity((-900, 100), 160, 0.0, 128), (200, 300))
-    assert not mask.alpha.size
-    assert not mask.full().any()
+def test_mask_at_and_beyond_the_photo_edge() -> None:
+    assert mean_face_mask(similarity((0, 100), 160, 0.0, 128), SHAPE).full()[100, 0] == 1
+    outside = mean_face_mask(similarity((-900, 100), 160, 0.0, 128), SHAPE)
+    assert not outside.alpha.size
+    assert not outside.full().any()
 
 
 def test_box_outline_covers_the_box() -> None:
@@ -63,7 +62,7 @@ def test_union_mask() -> None:
 
 def test_limit_mask_stays_near_the_box() -> None:
     matrix = similarity((100, 100), 200, 0.0, 128)
-    mask = mean_face_mask(matrix, (200, 300))
+    mask = mean_face_mask(matrix, SHAPE)
     limited = limit_mask(mask, (70.0, 40.0, 130.0, 160.0), matrix, 128).full()
     assert (limited[45:155, 75:125] == mask.full()[45:155, 75:125]).all()
     assert mask.full()[100, 145] == 1
@@ -72,13 +71,9 @@ def test_limit_mask_stays_near_the_box() -> None:
 
 def test_limit_mask_completes_a_cut_box() -> None:
     matrix = similarity((0, 100), 200, 0.0, 128)
-    mask = mean_face_mask(matrix, (200, 300))
+    mask = mean_face_mask(matrix, SHAPE)
     limited = limit_mask(mask, (0.0, 30.0, 70.0, 170.0), matrix, 128).full()
     assert (limited[:, :55] == mask.full()[:, :55]).all()
-
-
-SHAPE = (300, 320)
-LABELS = draw_semantic_map(mean_mesh(128), 128)
 
 
 def scene(side: float, centre: tuple[float, float] = (160, 150)) -> tuple[PasteMask, np.ndarray]:
@@ -148,14 +143,16 @@ def test_kept_region_at_and_beyond_the_photo_edge():
     kept = keep(mask, matrix, "eyes")
     assert (kept.full()[pixels_of(matrix, "eyes")] == 0).all()
     assert (kept.alpha == 1).any()
-    mask, matrix = scene(100, (-900, 150))
-    assert keep(mask, matrix, "eyes") is mask
 
 
-def test_mask_without_kept_regions_is_unchanged():
-    mask, matrix = scene(200)
-    assert keep(mask, matrix) is mask
-    assert keep(mask, matrix, "eyes", labels=np.zeros_like(LABELS)) is mask
+@pytest.mark.parametrize(
+    ("x", "regions", "labels"),
+    [(-900, ("eyes",), LABELS), (160, (), LABELS), (160, ("eyes",), np.zeros_like(LABELS))],
+    ids=["outside the photo", "no regions", "empty map"],
+)
+def test_mask_is_unchanged_without_kept_pixels(x, regions, labels):
+    mask, matrix = scene(200, (x, 150))
+    assert keep(mask, matrix, *regions, labels=labels) is mask
 
 
 def test_kept_region_ends_at_the_crop_edge():
@@ -184,7 +181,3 @@ def test_invalid_kept_regions(regions: tuple[str, ...], labels: np.ndarray, mess
     mask, matrix = scene(200)
     with pytest.raises(ValueError, match=message):
         keep(mask, matrix, *regions, labels=labels)
-
-
-def test_region_warning_is_a_line():
-    assert "\n" not in REGION_WARNING
