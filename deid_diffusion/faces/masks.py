@@ -215,7 +215,7 @@ def keep_regions(
         ValueError: an unknown region, all regions together (the face would be unchanged), or a map of another size.
     """
     if unknown := regions - REGIONS.keys():
-        raise ValueError(f"regions {', '.join(sorted(unknown))}: unknown, expected names of {', '.join(REGIONS)}")
+        raise ValueError(f"regions {', '.join(sorted(unknown))}: unknown; choose from {', '.join(REGIONS)}")
     if regions == REGIONS.keys():
         raise ValueError(
             f"regions {', '.join(sorted(regions))}: keeping all of them leaves the face unchanged; omit at least one"

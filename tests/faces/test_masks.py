@@ -171,7 +171,7 @@ def test_kept_region_ends_at_the_crop_edge():
         (
             ("hair", "ears", "eyes"),
             LABELS,
-            "regions ears, hair: unknown, expected names of skin, brows, eyes, nose, mouth",
+            "regions ears, hair: unknown; choose from skin, brows, eyes, nose, mouth",
         ),
         (tuple(REGIONS), LABELS, "keeping all of them leaves the face unchanged"),
         (("eyes",), LABELS[:64], "semantic_map: expected shape"),
