@@ -1,4 +1,4 @@
-"""Our semantic map for scripts that know the annotators of controlnet_aux."""
+"""Semantic maps as a controlnet_aux annotator, from face meshes or a face-parsing model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-_OTHER_NAMES: Mapping[str, str] = {
+_SYNONYMS: Mapping[str, str] = {
     "bg": "background", "face": "skin", "facial_skin": "skin", "glasses": "eye_g", "eyeglasses": "eye_g",
     "eye_glasses": "eye_g", "inner_mouth": "mouth", "teeth": "mouth", "tongue": "mouth", "upper_lip": "u_lip",
     "lower_lip": "l_lip", "headwear": "hat", "earring": "ear_r", "earrings": "ear_r", "necklace": "neck_l",
@@ -36,7 +36,7 @@ _SIDES: Mapping[str, str] = {"left": "l", "l": "l", "right": "r", "r": "r"}
 
 
 def label_of(name: str) -> int | None:
-    """Our label of a class, by the name that its model has for it; None for a name that is not known.
+    """Return the label of a parsing model's class by the class's name; None for an unknown name.
 
     >>> label_of("Left eyebrow") == label_of("l_brow") == LABEL["l_brow"]
     True
@@ -45,8 +45,8 @@ def label_of(name: str) -> int | None:
     plain = "_".join(words)
     if plain in LABEL:
         return LABEL[plain]
-    if plain in _OTHER_NAMES:
-        return LABEL[_OTHER_NAMES[plain]]
+    if plain in _SYNONYMS:
+        return LABEL[_SYNONYMS[plain]]
     sides = [_SIDES[word] for word in words if word in _SIDES]
     parts = [_PARTS[word] for word in words if word in _PARTS]
     if len(words) == 2 and len(sides) == len(parts) == 1:
@@ -55,14 +55,14 @@ def label_of(name: str) -> int | None:
 
 
 class FaceParser:
-    """A semantic segmentation model of transformers that knows the parts of a face.
+    """Face-parsing model: semantic segmentation by transformers, with parts of the face as classes.
 
     Args:
-        model: with an ``id2label`` that names its classes.
-        processor: its image processor.
+        model: model whose config has the classes' names in ``id2label``.
+        processor: image processor of the model.
 
     Raises:
-        DeidError: when the classes' names do not tell of all parts of a face.
+        DeidError: parts of the face without a class.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -70,20 +70,20 @@ class FaceParser:
         names = {int(index): str(name) for index, name in model.config.id2label.items()}
         labels = {index: label_of(name) for index, name in names.items()}
         known = {label for label in labels.values() if label is not None}
-        lacking = [region for region, parts in REGIONS.items() if not known & {LABEL[part] for part in parts}]
-        if lacking:
+        missing = [region for region, parts in REGIONS.items() if not known & {LABEL[part] for part in parts}]
+        if missing:
             raise DeidError(
-                f"its classes ({', '.join(names.values())[:120]}) do not name {', '.join(lacking)}: expected a face "
-                "parsing model with names such as skin, nose, l_eye, r_brow, u_lip"
+                f"no class for {', '.join(missing)} among {', '.join(names.values())[:120]}; use a face-parsing model "
+                "with classes such as skin, nose, l_eye, r_brow, u_lip"
             )
-        self._table = np.array([labels.get(k) or 0 for k in range(max(names) + 1)], np.uint8)
+        self._labels = np.array([labels.get(index) or 0 for index in range(max(names) + 1)], np.uint8)
 
     @classmethod
     def from_pretrained(cls, source: str) -> FaceParser:
-        """Load a folder or a repository of the hub.
+        """Load a folder or a hub repository.
 
         Raises:
-            DeidError: when it cannot be loaded, or parses no faces.
+            DeidError: a model that cannot be loaded, or does not parse faces.
         """
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
@@ -92,8 +92,8 @@ class FaceParser:
         try:
             model = AutoModelForSemanticSegmentation.from_pretrained(folder, use_safetensors=True)
             processor = AutoImageProcessor.from_pretrained(folder)
-        except Exception as error:  # missing or broken files: each library has errors of its own
-            raise DeidError(f"{source}: no parsing model can be loaded from it ({one_line(error)[:160]})") from error
+        except Exception as error:  # libraries raise many types for broken files
+            raise DeidError(f"{source}: cannot be loaded as a face-parsing model ({one_line(error)[:160]})") from error
         try:
             return cls(model.float(), processor)
         except DeidError as error:
@@ -101,28 +101,29 @@ class FaceParser:
 
     @torch.no_grad()
     def __call__(self, crop: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB crop with one face -> (H, W) uint8 labels; classes that are not known are background."""
+        """Return the (H, W) uint8 labels of a (H, W, 3) uint8 RGB face crop; unknown classes are background."""
         pixels = self.processor(images=crop, return_tensors="pt").pixel_values
         logits = self.model(pixel_values=pixels.to(self.model.device)).logits
         classes = F.interpolate(logits, crop.shape[:2], mode="bilinear", align_corners=False).argmax(1)[0]
-        return self._table[classes.cpu().numpy()]
+        return self._labels[classes.cpu().numpy()]
 
 
-_CROP = 512  # pixels; what is measured, and shown to a parsing network
+_CROP = 512  # side, in pixels, of the crops that are analysed and parsed
 
 
 class SemanticFaceDetector:
-    """Draws the semantic maps of all faces of a picture: the control image of our ControlNets.
+    """Annotator that draws the semantic maps of all faces in a picture.
 
-    It is called like ``controlnet_aux``'s detectors, and takes the place of one in a script.
+    The result is the control image of this package's ControlNets. The interface is that of ``controlnet_aux``'s
+    detectors, which it can replace in a script.
 
     >>> detector = SemanticFaceDetector.from_pretrained()  # doctest: +SKIP
     >>> control = detector(photo, detect_resolution=512, image_resolution=512)  # doctest: +SKIP
 
     Args:
-        parser: reads the map off a face crop; None draws it from the face mesh, as for the training of our ControlNets.
-        detector: finds the faces.
-        landmarker: finds their meshes.
+        parser: predicts the map of a face crop; None draws it from the mesh, as in the training of the ControlNets.
+        detector: face detector; `EnsembleDetector` by default.
+        landmarker: mesh model; `FaceMesh` by default.
     """
 
     def __init__(
@@ -138,18 +139,17 @@ class SemanticFaceDetector:
 
     @classmethod
     def from_pretrained(cls, source: str = "mesh") -> SemanticFaceDetector:
-        """The source "mesh" needs no weights; else a semantic segmentation model of transformers, folder or hub id.
+        """Load a face-parsing model of transformers from a folder or the hub; "mesh" needs no weights.
 
         Raises:
-            DeidError: when there is no such model, or its classes are no parts of faces.
+            DeidError: a model that cannot be loaded, or does not parse faces.
         """
         if source == "mesh":
             return cls()
-
         return cls(FaceParser.from_pretrained(source))
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the parsing network, if there is one."""
+        """Move the parsing model, if any."""
         if self.parser is not None:
             self.parser.model.to(device)
         return self
@@ -161,58 +161,59 @@ class SemanticFaceDetector:
         image_resolution: int = 512,
         output_type: Literal["pil", "np"] = "pil",
     ) -> Image.Image | np.ndarray:
-        """The coloured map of a picture, black where no face is.
+        """Return the coloured map of a picture, black outside faces.
 
         Args:
-            input_image: PIL, or (H, W), (H, W, 3) or (H, W, 4) uint8 RGB.
-            detect_resolution: shorter side, in pixels, at which faces are sought.
-            image_resolution: shorter side of the map; both sides become multiples of 64, as in controlnet_aux.
+            input_image: PIL image, or (H, W), (H, W, 3) or (H, W, 4) uint8 RGB.
+            detect_resolution: shorter side, in pixels, for detection.
+            image_resolution: shorter side of the map, in pixels; sides become multiples of 64, as in controlnet_aux.
             output_type: "pil", or "np" for (H', W', 3) uint8 RGB.
 
         Raises:
-            ValueError: for another picture, resolution or output type.
-            DeidError: when a package is missing.
+            ValueError: an invalid picture, resolution or output type.
+            DeidError: a missing package.
         """
         if output_type not in ("pil", "np"):
             raise ValueError(f'output_type: expected "pil" or "np", got {output_type!r}')
         for name, value in (("detect_resolution", detect_resolution), ("image_resolution", image_resolution)):
             if value < 1:
-                raise ValueError(f"{name}: expected pixels, 1 or more, got {value}")
+                raise ValueError(f"{name}: expected at least 1 pixel, got {value}")
         picture = _rgb(input_image)
         size = _size(picture, image_resolution)
-        seen = _resized(picture, _size(picture, detect_resolution))
-        scale = np.array(size) / (seen.shape[1], seen.shape[0])
+        resized = _resized(picture, _size(picture, detect_resolution))
+        scale = np.array(size) / (resized.shape[1], resized.shape[0])
         labels = np.zeros(size[::-1], np.uint8)
-        found = [analyse_face(seen, face, self.landmarker, _CROP) for face in self.detector(seen)]
-        for face in sorted(found, key=_area):  # what is larger stands in front
-            drawn = self._labels(seen, face, scale, size)
-            labels[drawn > 0] = drawn[drawn > 0]
+        faces = [analyse_face(resized, face, self.landmarker, _CROP) for face in self.detector(resized)]
+        for face in sorted(faces, key=_area):  # larger faces are in front
+            face_labels = self._face_labels(resized, face, scale, size)
+            labels[face_labels > 0] = face_labels[face_labels > 0]
         coloured = control_image(labels)
         return Image.fromarray(coloured) if output_type == "pil" else coloured
 
-    def _labels(self, seen: np.ndarray, face: FaceAnalysis, scale: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """(H', W') uint8 labels of one face in the result.
+    def _face_labels(
+        self, picture: np.ndarray, face: FaceAnalysis, scale: np.ndarray, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Return the (H', W') uint8 labels of a face in the result.
 
         Args:
-            seen: (H, W, 3) uint8, the picture that the face was found in.
-            face: its analysis.
-            scale: (2,) pixels of the result per pixel of that picture, across and down.
+            picture: (H, W, 3) uint8, in which the face was detected.
+            face: analysis of the face.
+            scale: (2,) pixels of the result per pixel of the picture, in x and y.
             size: width and height of the result.
         """
-        back = invert(face.matrix)  # crop to picture, then to the result; pixels' centres lie at half numbers
-        back = (back * scale[:, None]).astype(np.float32)
-        back[:, 2] += (scale - 1) / 2
+        matrix = (invert(face.matrix) * scale[:, None]).astype(np.float32)  # crop to result
+        matrix[:, 2] += (scale - 1) / 2  # pixel centres
         if self.parser is None:
-            return draw_semantic_map(transform(face.map_mesh, back), max(size))[: size[1], : size[0]]
-        parsed = self.parser(extract(seen, face.matrix, _CROP))
-        return cv2.warpAffine(parsed, back, size, flags=cv2.INTER_NEAREST)
+            return draw_semantic_map(transform(face.map_mesh, matrix), max(size))[: size[1], : size[0]]
+        parsed = self.parser(extract(picture, face.matrix, _CROP))
+        return cv2.warpAffine(parsed, matrix, size, flags=cv2.INTER_NEAREST)
 
 
 def _rgb(image: Image.Image | np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB."""
+    """Return an image as (H, W, 3) uint8 RGB; raise ValueError for other data."""
     if isinstance(image, np.ndarray):
-        pixels = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-        if image.dtype != np.uint8 or not pixels or not image.size:
+        supported = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not supported or not image.size:
             raise ValueError(f"input_image: expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
@@ -226,7 +227,7 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _size(picture: np.ndarray, resolution: int) -> tuple[int, int]:
-    """Width and height whose shorter side is the resolution, each rounded to a multiple of 64."""
+    """Return width and height, multiples of 64, with about the resolution as the shorter side."""
     height, width = picture.shape[:2]
     scale = resolution / min(height, width)
     return max(1, round(width * scale / 64)) * 64, max(1, round(height * scale / 64)) * 64

@@ -1,4 +1,4 @@
-"""Who is drawn: the synthetic people that a new face is mixed from, at random among those who fit."""
+"""Random selection of the synthetic people (donors) from whom a new face is mixed."""
 
 from __future__ import annotations
 
@@ -18,44 +18,46 @@ from .landmarks import FaceMeasures
 if TYPE_CHECKING:
     from ..attributes.subspace import AttributeSubspace
 
-#: Attribute -> weight of a squared difference in standard deviations of the people; words of the user's own count 2.
-#: Sex and age are read as numbers, see `_read_sex` and `_read_age`; what the mesh or the light brings counts 0.
+#: Attribute -> weight of a squared difference, in standard deviations of the people. Gender, age and glasses are
+#: compared as numbers instead; mesh and light carry the others of weight 0.
 _WEIGHTS: Mapping[str, float] = {
     "expression": 2.0, "ethnicity": 2.0, "facial hair": 1.0, "makeup": 0.5, "skin": 0.5,
     "gender": 0.0, "age": 0.0, "gaze": 0.0, "pose": 0.0, "light": 0.0, "glasses": 0.0,
 }  # fmt: skip
-_SEX, _YEARS = 16.0, 0.1  # cost of the other sex, and difference in the logarithm of age that costs 1
-_CHILD = 8.0  # years that are added to an age before the logarithm
-_STRETCH, _ADULT = 1.3, 27.0  # photographs read nearer to this age than the portraits of the identity model
-#: Ages that mixed faces look, and ages of the donors that they are mixed from: children of mixed parts look older.
-_LOOKS, _AGES = (7.0, 13.0, _ADULT, 75.0), (0.0, 10.0, _ADULT, 94.0)
-_MIDDLE, _SURE = 0.085, 0.07  # place between the sexes, towards women, and width, in the projected features
+_PHRASE_WEIGHT = 2.0  # of the user's own words
+_OTHER_SEX_COST = 16.0
+_LOG_AGE_SCALE, _AGE_OFFSET = 0.1, 8.0  # difference of log(age + offset) that costs 1; offset in years
+_ADULT_AGE, _AGE_STRETCH = 27.0, 1.3  # ages are read too near to this one, and are stretched away from it in log(age)
+#: Apparent ages of mixed faces, and ages of their donors: mixtures of children look older than the children.
+_APPARENT_AGES, _DONOR_AGES = (7.0, 13.0, _ADULT_AGE, 75.0), (0.0, 10.0, _ADULT_AGE, 94.0)
+_SEX_OFFSET, _SEX_WIDTH = 0.085, 0.07  # threshold, towards women, and width of the logistic on projected features
 _RIDGE = 1e-3
-_PHRASE = 2.0
-_MOUTH = {"smile": 0.05, "mouth_open": 0.08}  # differences that count as one standard deviation
-_SMILE, _BROADEST = 1.5, 0.13  # how much more donors smile than the faces mixed from them, and the most of it
-_FAR = 4.0  # cost of a difference in expression, at most: somebody rarer is not there
-_EYES = {"eyes_open": 0.07}
-_REST = {"smile": 0.05, "mouth_open": 0.0}
-_PARTED, _WIDE, _TOO_WIDE = 0.06, 0.24, 0.36  # `measures.FaceMeasures.mouth_open` from which something is seen between
-# the lips, that of the donors of wider ones, and from which what is carried to the mean mesh is a tongue and no lip
-_LEAST_WHITE = -0.5  # `IdentityModel.eye_whites` down to which eyes cost nothing
-_LOPSIDED = 0.85  # `IdentityModel.asymmetry` that costs nothing
-_DARK, _BRIGHTER, _BRIGHTNESS = -0.8, 6.0, (-1.2, -0.15)  # `IdentityModel.teeth` at rest, more in smiles, and its range
-_SUITS = 0.3  # difference from that which is no flaw
-_CLOSED = 0.2  # `measures.FaceMeasures.eyes_open` under which eyes may be closed
-_NEVER = 1e6  # cost
-_WEARS, _BARE = 0.75, 0.25  # probabilities from which somebody wears glasses, and under which none
-_WEARERS = 0.15  # share of people who wear glasses
-_SEVERAL, _NEARLY = 3, 9.0  # people with glasses, and cost that is worth them: sex and age come first
-_ODD, _USUAL = 40.0, 0.3  # cost of an oddity of 1, and oddity that costs nothing
-_BEST = 40  # people at most that a region is drawn from
-_SKIN, _FEATURES, _MOUTHS = 7.0, 10.0, 5.0  # least perplexity of the draws of each region
-_TEETH = 4  # people from whom teeth are drawn
-_HEAT, _WARMER = 1.5, 1.2  # difference in cost at which somebody is drawn e times as rarely, and steps to raise it
-_EMPHASIS, _MORE, _MOST = 130, 25, 100  # of proportions, in percent: at first, added at each attempt, and in all
-_WIDEST = 2  # attempts that draw from more people each
-_STREAM = 0x27D4EB2F  # donors are drawn from other random numbers than noise
+_MOUTH_SCALES = {"smile": 0.05, "mouth_open": 0.08}  # `FaceMeasures` differences that count as a standard deviation
+_EYE_SCALES = {"eyes_open": 0.07}
+_MOUTH_AT_REST = {"smile": 0.05, "mouth_open": 0.0}
+_MOUTH_WEIGHT = 5  # of the expression in the choice of the mouth
+_MAX_EXPRESSION_COST = 4.0  # of a measure: for extreme expressions no donor fits
+_SMILE_GAIN, _MAX_AMPLIFIED_SMILE = 1.5, 0.13  # donors smile more than their mixtures; `FaceMeasures.smile`
+_PARTED_LIPS = 0.06  # `FaceMeasures.mouth_open` from which teeth are visible
+_MAX_DONOR_MOUTH_OPEN = 0.24  # `FaceMeasures.mouth_open` of the donors of wider mouths
+_TOO_OPEN = 0.36  # `FaceMeasures.mouth_open` above which a texture's lips are the tongue
+_MAX_CLOSED_EYES_OPEN = 0.2  # `FaceMeasures.eyes_open` below which eyes may be closed
+_MIN_EYE_WHITE = -0.5  # `IdentityModel.eye_whites` below which eyes cost something
+_MAX_ASYMMETRY = 0.85  # `IdentityModel.asymmetry` above which regions cost something
+_TEETH_AT_REST, _TEETH_PER_SMILE, _TEETH_RANGE = -0.8, 6.0, (-1.2, -0.15)  # expected `IdentityModel.teeth`
+_TEETH_SCALE = 0.3  # difference of `IdentityModel.teeth` that costs 1
+_EXCLUDED = 1e6  # cost of people who must not be drawn
+_WITH_GLASSES, _WITHOUT_GLASSES = 0.75, 0.25  # probability of glasses from which, and up to which, people count
+_GLASSES_PRIOR = 0.15  # share of people who wear glasses
+_MIN_GLASSES_DONORS, _MAX_GLASSES_COST = 3, 9.0  # that fit, and their cost above the best: sex and age come first
+_ODDITY_COST, _MAX_ODDITY = 40.0, 0.3  # cost of an oddity of 1, and oddity above which it counts
+_MAX_CANDIDATES = 40  # people that a region is drawn from
+_SKIN_PERPLEXITY, _FEATURE_PERPLEXITY, _MOUTH_PERPLEXITY = 7.0, 10.0, 5.0  # least, of the draws per region
+_TEETH_CANDIDATES = 4  # people that teeth are drawn from
+_TEMPERATURE, _TEMPERATURE_STEP = 1.5, 1.2  # cost difference that divides the odds by e, and factor that raises it
+_EMPHASIS, _EMPHASIS_STEP, _MAX_EXTRA_EMPHASIS = 130, 25, 100  # of proportions, in percent; the step is per attempt
+_MAX_WIDENING = 2  # attempts that add candidates
+_STREAM = 0x27D4EB2F  # separates the random numbers of donors from those of noise
 
 
 def attribute_costs(
@@ -65,233 +67,257 @@ def attribute_costs(
     subspace: AttributeSubspace | None,
     names: Sequence[str],
 ) -> np.ndarray:
-    """Return how badly each synthetic person fits what is kept or asked for, (N,) float64, at least 0.
+    """Return the synthetic people's deviations from the attributes kept or changed, (N,) float64 costs of 0 or more.
 
     Args:
         model: N people.
-        features: (R, D) projected attribute features of a face, None where none are read.
-        centre: (R, D) features of nobody in particular.
-        subspace: of the attributes' words.
-        names: the attributes that are kept or changed; no other one counts.
+        features: (R, D) projected attribute features of a face, or None without an encoder.
+        centre: (R, D) mean features.
+        subspace: subspaces of the attributes' words.
+        names: attributes kept or changed; the others are ignored.
     """
-    costs = _ODD * (_column(model, "oddity") - _USUAL).clip(0)
+    costs = _ODDITY_COST * (_column(model, "oddity") - _MAX_ODDITY).clip(0)
     if features is None or subspace is None:
         return costs
-    people, middle = model.features[:, 0].float().cpu(), centre[0].float().cpu()
-    face = features[0].float().cpu() - middle
-    if people.shape[1] != len(face):  # another encoder than the people were read with
+    people, mean = model.features[:, 0].float().cpu(), centre[0].float().cpu()
+    face = features[0].float().cpu() - mean
+    if people.shape[1] != len(face):  # from another encoder than the people's features
         return costs + _word_costs(model, face, subspace, names)
     if "gender" in names:
-        costs = costs + _SEX * (_column(model, "male") - _read_sex(model, face, middle, subspace)) ** 2
+        costs = costs + _OTHER_SEX_COST * (_column(model, "male") - _read_sex(model, face, mean, subspace)) ** 2
     if "age" in names:
-        away = np.log(_column(model, "age") + _CHILD) - np.log(_read_age(model, face, middle, subspace) + _CHILD)
-        costs = costs + (away / _YEARS) ** 2
+        costs = costs + _age_costs(model, _read_age(model, face, mean, subspace))
     for name in names:
-        weight = _WEIGHTS.get(name, 0.0) if name in VOCABULARY else _PHRASE
+        weight = _WEIGHTS.get(name, 0.0) if name in VOCABULARY else _PHRASE_WEIGHT
         if not weight:
             continue
         basis = subspace.bases[name].float().cpu()
-        places, wanted = (people - middle) @ basis.T, face @ basis.T
-        spread = (places - places.mean(0)).square().sum(1).mean().clamp(min=1e-9)
-        costs = costs + weight * ((places - wanted).square().sum(1) / spread).numpy()
+        projections, target = (people - mean) @ basis.T, face @ basis.T
+        variance = (projections - projections.mean(0)).square().sum(1).mean().clamp(min=1e-9)
+        costs = costs + weight * ((projections - target).square().sum(1) / variance).numpy()
     return costs
 
 
-def _read_sex(model: IdentityModel, face: torch.Tensor, middle: torch.Tensor, subspace: AttributeSubspace) -> float:
-    """Return the probability, 0 to 1, that a face is a man's, from its part in the subspace of the words for sexes."""
+def _age_costs(model: IdentityModel, age: float) -> np.ndarray:
+    """Return (N,) costs of the people's differences from an age in years."""
+    difference = np.log(_column(model, "age") + _AGE_OFFSET) - np.log(age + _AGE_OFFSET)
+    return (difference / _LOG_AGE_SCALE) ** 2
+
+
+def _read_sex(model: IdentityModel, face: torch.Tensor, mean: torch.Tensor, subspace: AttributeSubspace) -> float:
+    """Return the probability, 0 to 1, that a face is a man's, by its projection on the subspace of the sexes' words."""
     basis = subspace.bases["gender"].float().cpu()
     male = torch.from_numpy(_column(model, "male")).float()
-    places = ((model.features[:, 0].float().cpu() - middle) @ basis.T)[:, 0]
-    towards = torch.sign(places[male > 0.5].mean() - places[male < 0.5].mean())
-    return float(torch.sigmoid((towards * (face @ basis.T)[0] + _MIDDLE) / _SURE))
+    projections = ((model.features[:, 0].float().cpu() - mean) @ basis.T)[:, 0]
+    sign = torch.sign(projections[male > 0.5].mean() - projections[male < 0.5].mean())
+    return float(torch.sigmoid((sign * (face @ basis.T)[0] + _SEX_OFFSET) / _SEX_WIDTH))
 
 
-def _read_age(model: IdentityModel, face: torch.Tensor, middle: torch.Tensor, subspace: AttributeSubspace) -> float:
-    """Return a face's age, in years, by ridge regression on its part in the subspace of the words for ages."""
+def _read_age(model: IdentityModel, face: torch.Tensor, mean: torch.Tensor, subspace: AttributeSubspace) -> float:
+    """Return a face's age, in years, by ridge regression on its projection on the subspace of the ages' words."""
     basis = subspace.bases["age"].float().cpu()
-    places = ((model.features[:, 0].float().cpu() - middle) @ basis.T).double().numpy()
-    ages = np.log(_column(model, "age") + _CHILD)
-    centred = places - places.mean(0)
-    gram = centred.T @ centred + _RIDGE * len(places) * np.eye(len(basis))
-    slope = np.linalg.solve(gram, centred.T @ (ages - ages.mean()))
-    age = np.exp(ages.mean() + ((face @ basis.T).double().numpy() - places.mean(0)) @ slope) - _CHILD
-    return float(np.interp(_ADULT * (max(age, 0.5) / _ADULT) ** _STRETCH, _LOOKS, _AGES))
+    projections = ((model.features[:, 0].float().cpu() - mean) @ basis.T).double().numpy()
+    log_ages = np.log(_column(model, "age") + _AGE_OFFSET)
+    centred = projections - projections.mean(0)
+    gram = centred.T @ centred + _RIDGE * len(projections) * np.eye(len(basis))
+    slope = np.linalg.solve(gram, centred.T @ (log_ages - log_ages.mean()))
+    log_age = log_ages.mean() + ((face @ basis.T).double().numpy() - projections.mean(0)) @ slope
+    age = np.exp(log_age) - _AGE_OFFSET
+    return float(np.interp(_ADULT_AGE * (max(age, 0.5) / _ADULT_AGE) ** _AGE_STRETCH, _APPARENT_AGES, _DONOR_AGES))
 
 
 def wears_glasses(
     model: IdentityModel, features: torch.Tensor, centre: torch.Tensor, subspace: AttributeSubspace
 ) -> bool:
-    """Return whether a face is read to wear glasses.
+    """Return whether a face wears glasses, by its attribute features.
 
-    By linear discriminant analysis (Fisher, 1936) of the people's features of the whole face and of the eyes, in the
-    subspace of the words for glasses.
+    Linear discriminant analysis (Fisher, 1936) of the people's features of the full face and the eyes, in the subspace
+    of the words for glasses; the words themselves decide if too few people wear glasses.
 
     Args:
         model: N people, some of whom wear glasses.
         features: (R, D) projected attribute features of a face.
-        centre: (R, D) features of nobody in particular.
-        subspace: of the attributes' words.
+        centre: (R, D) mean features.
+        subspace: subspaces of the attributes' words.
     """
     rows = [FEATURE_NAMES.index(name) for name in ("face", *SEEN_IN["glasses"])]
-    wears, bare = torch.from_numpy(shows_glasses(model)), torch.from_numpy(_column(model, "glasses") < _BARE)
-    if model.features.shape[2] != features.shape[1] or min(int(wears.sum()), int(bare.sum())) < 2:
+    wearers, others = (
+        torch.from_numpy(shows_glasses(model)),
+        torch.from_numpy(_column(model, "glasses") < _WITHOUT_GLASSES),
+    )
+    if model.features.shape[2] != features.shape[1] or min(int(wearers.sum()), int(others.sum())) < 2:
         scores = subspace.scores(features[0] - centre[0].to(features), "glasses", SHARPNESS)
         return subspace.words["glasses"][int(scores.argmax())] != "no glasses"
     basis = subspace.bases["glasses"].double().cpu()
     people, face = (
-        ((part.double().cpu() - centre[rows].double().cpu()) @ basis.T).flatten(-2)
-        for part in (model.features[:, rows], features[rows])
+        ((selected.double().cpu() - centre[rows].double().cpu()) @ basis.T).flatten(-2)
+        for selected in (model.features[:, rows], features[rows])
     )
-    groups = people[wears], people[bare]
+    groups = people[wearers], people[others]
     means = [group.mean(0) for group in groups]
-    rest = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
-    spread = rest.T @ rest / len(rest)
-    spread = spread + _RIDGE * spread.diagonal().mean() * torch.eye(len(spread), dtype=spread.dtype)
-    score = torch.linalg.solve(spread, means[0] - means[1]) @ (face - (means[0] + means[1]) / 2)
-    return bool(score > np.log((1 - _WEARERS) / _WEARERS))
+    residuals = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
+    covariance = residuals.T @ residuals / len(residuals)
+    covariance = covariance + _RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
+    score = torch.linalg.solve(covariance, means[0] - means[1]) @ (face - (means[0] + means[1]) / 2)
+    return bool(score > np.log((1 - _GLASSES_PRIOR) / _GLASSES_PRIOR))
 
 
 def glasses_fit(model: IdentityModel, costs: np.ndarray) -> bool:
-    """Return whether several people with glasses fit a face nearly as well as others do.
+    """Return whether several people with glasses fit a face almost as well as the best of all people.
 
     Args:
         model: N people.
         costs: (N,) from `attribute_costs`.
     """
-    wears = np.sort(costs[shows_glasses(model)])
-    return len(wears) >= _SEVERAL and bool(wears[_SEVERAL - 1] < costs.min() + _NEARLY)
+    wearer_costs = np.sort(costs[shows_glasses(model)])
+    return len(wearer_costs) >= _MIN_GLASSES_DONORS and bool(
+        wearer_costs[_MIN_GLASSES_DONORS - 1] < costs.min() + _MAX_GLASSES_COST
+    )
 
 
 def shows_glasses(model: IdentityModel) -> np.ndarray:
-    """Return (N,) bool, which of the people wear glasses."""
-    return _column(model, "glasses") > _WEARS
+    """Return (N,) bool, the people who wear glasses."""
+    return _column(model, "glasses") > _WITH_GLASSES
 
 
 def _word_costs(
     model: IdentityModel, face: torch.Tensor, subspace: AttributeSubspace, names: Sequence[str]
 ) -> np.ndarray:
-    """(N,) costs by the words that suit a face best: all that encoders of different spaces have in common."""
+    """Return (N,) costs by a face's best words, for features that cannot be compared with the people's."""
     costs = np.zeros(len(model))
     if "gender" in names:
         scores = subspace.scores(face, "gender", SHARPNESS)
         male = float(scores[subspace.words["gender"].index("man")])
-        costs += _SEX * (_column(model, "male") - male) ** 2
+        costs += _OTHER_SEX_COST * (_column(model, "male") - male) ** 2
     if "age" in names:
         years = torch.tensor([float(YEARS[word]) for word in subspace.words["age"]])
         age = float(subspace.scores(face, "age", SHARPNESS) @ years)
-        away = np.log(_column(model, "age") + _CHILD) - np.log(age + _CHILD)
-        costs += (away / _YEARS) ** 2
+        costs += _age_costs(model, age)
     return costs
 
 
 def draw_donors(
     model: IdentityModel,
     costs: np.ndarray,
-    shown: FaceMeasures,
+    expression: FaceMeasures,
     seed: int,
     *,
     glasses: bool,
     steady: bool,
     attempt: int = 0,
 ) -> Donors:
-    """Draw a new person.
+    """Draw the donors of a new person.
 
     Args:
         model: N people.
         costs: (N,) from `attribute_costs`.
-        shown: expression that the new face shows: lips come from people who show it, too.
-        seed: who it is, of all that fit.
-        glasses: whether the new person wears glasses; nobody who does is drawn otherwise.
-        steady: whether the person will be shown with other expressions, too: then the lips are at rest.
-        attempt: number of candidates that were refused, or too alike: the more, the more people are drawn from, and the
-            more their proportions are emphasised.
+        expression: measures of the new face; lips and lids come from people with a similar expression.
+        seed: selects the person among those who fit.
+        glasses: whether the new person wears glasses; if not, all donors are without.
+        steady: the person will show other expressions, too, as in a video: lips come from mouths at rest.
+        attempt: number of candidates rejected before; it widens the choice and emphasises the proportions.
     """
-    rng, wider = np.random.default_rng(seed ^ _STREAM), 1 + min(attempt, _WIDEST)
-    lips = replace(shown, smile=_smile_of_donors(shown.smile), mouth_open=min(shown.mouth_open, _WIDE))
-    lips = replace(shown, **_REST) if steady else lips
-    allowed = shows_glasses(model) if glasses else _column(model, "glasses") < _BARE
-    costs = costs + np.where(allowed, 0, _NEVER)
-    lids = _differences(model, shown, _EYES) + _NEVER * (_column(model, "eyes_open") < _CLOSED) * steady
-    skin = _draw(costs + lids + _differences(model, lips, _MOUTH), _SKIN, rng, wider)
-    near = costs + 0.5 * _distances(model, skin)
-    eyes = skin if glasses else _draw(near + lids + _lopsided(model, "eyes") + _dark_eyes(model), _FEATURES, rng, wider)
-    nose = skin if glasses else _draw(near, _FEATURES, rng, wider)
-    penalties = _lopsided(model, "mouth") + np.where(_column(model, "mouth_open") > _TOO_WIDE, _NEVER, 0)
-    mouth = _draw(near + 5 * _differences(model, lips, _MOUTH) + penalties, _MOUTHS, rng, wider)
-    emphasis = _EMPHASIS + min(_MORE * attempt, _MOST)
-    return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth, emphasis), shown, seed)
+    rng, widening = np.random.default_rng(seed ^ _STREAM), 1 + min(attempt, _MAX_WIDENING)
+    open_lips = min(expression.mouth_open, _MAX_DONOR_MOUTH_OPEN)
+    lips = replace(expression, smile=_donor_smile(expression.smile), mouth_open=open_lips)
+    lips = replace(expression, **_MOUTH_AT_REST) if steady else lips
+    allowed = shows_glasses(model) if glasses else _column(model, "glasses") < _WITHOUT_GLASSES
+    costs = costs + np.where(allowed, 0, _EXCLUDED)
+    lids = _expression_costs(model, expression, _EYE_SCALES)
+    lids = lids + _EXCLUDED * (_column(model, "eyes_open") < _MAX_CLOSED_EYES_OPEN) * steady
+    mouths = _expression_costs(model, lips, _MOUTH_SCALES)
+    skin = _draw(costs + lids + mouths, _SKIN_PERPLEXITY, rng, widening)
+    matching = costs + 0.5 * _mismatch(model, skin)
+    eyes = nose = skin
+    if not glasses:  # frames must not be cut at the regions' edges
+        eye_costs = matching + lids + _asymmetry_costs(model, "eyes") + _dark_eye_costs(model)
+        eyes = _draw(eye_costs, _FEATURE_PERPLEXITY, rng, widening)
+        nose = _draw(matching, _FEATURE_PERPLEXITY, rng, widening)
+    penalties = _asymmetry_costs(model, "mouth") + np.where(_column(model, "mouth_open") > _TOO_OPEN, _EXCLUDED, 0)
+    mouth = _draw(matching + _MOUTH_WEIGHT * mouths + penalties, _MOUTH_PERPLEXITY, rng, widening)
+    emphasis = _EMPHASIS + min(_EMPHASIS_STEP * attempt, _MAX_EXTRA_EMPHASIS)
+    return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth, emphasis), expression, seed)
 
 
-def show_teeth(model: IdentityModel, donors: Donors, shown: FaceMeasures, seed: int) -> Donors:
-    """Give a person with an open mouth somebody else's teeth if their own do not suit it, the same each time.
+def show_teeth(model: IdentityModel, donors: Donors, expression: FaceMeasures, seed: int) -> Donors:
+    """Replace the donor of the mouth's interior if its teeth do not suit an open mouth; equal seeds, equal donors.
 
-    Smiles show teeth; lips that are parted otherwise show less of them.
+    Smiles show bright teeth, other open mouths darker ones.
+
+    Args:
+        model: N people.
+        donors: donors of the new person.
+        expression: measures of the new face.
+        seed: as of `draw_donors`.
     """
-    if shown.mouth_open < _PARTED:
+    if expression.mouth_open < _PARTED_LIPS:
         return replace(donors, inner=donors.mouth)
-    wanted = np.clip(_DARK + _BRIGHTER * shown.smile, *_BRIGHTNESS)
-    away = (model.teeth - wanted) / _SUITS
-    costs = np.where(away < 0, 2 * away, away) ** 2  # dark teeth are seen, bright ones are not
-    gaps = _column(model, "mouth_open")
-    if gaps[donors.mouth] >= _PARTED and costs[donors.mouth] < 1:
+    target = np.clip(_TEETH_AT_REST + _TEETH_PER_SMILE * expression.smile, *_TEETH_RANGE)
+    difference = (model.teeth - target) / _TEETH_SCALE
+    # dark teeth are more conspicuous than bright ones
+    costs = np.where(difference < 0, 2 * difference, difference) ** 2
+    openings = _column(model, "mouth_open")
+    if openings[donors.mouth] >= _PARTED_LIPS and costs[donors.mouth] < 1:
         return replace(donors, inner=donors.mouth)
-    costs = costs + _ODD * _column(model, "oddity") + np.where((gaps < _PARTED) | (gaps > _TOO_WIDE), _NEVER, 0)
-    lips = replace(shown, mouth_open=min(shown.mouth_open, _WIDE))
-    costs = costs + _differences(model, lips, {"mouth_open": 2 * _MOUTH["mouth_open"]})
-    costs = costs + 0.25 * _distances(model, donors.skin)
-    best = np.argsort(costs, kind="stable")[:_TEETH]
-    odds = _odds(costs[best] - costs[best[0]], _HEAT)
+    unsuitable = (openings < _PARTED_LIPS) | (openings > _TOO_OPEN)
+    costs = costs + _ODDITY_COST * _column(model, "oddity") + np.where(unsuitable, _EXCLUDED, 0)
+    lips = replace(expression, mouth_open=min(expression.mouth_open, _MAX_DONOR_MOUTH_OPEN))
+    costs = costs + _expression_costs(model, lips, {"mouth_open": 2 * _MOUTH_SCALES["mouth_open"]})
+    costs = costs + 0.25 * _mismatch(model, donors.skin)
+    best = np.argsort(costs, kind="stable")[:_TEETH_CANDIDATES]
+    odds = _odds(costs[best] - costs[best[0]], _TEMPERATURE)
     return replace(donors, inner=int(np.random.default_rng(seed ^ _STREAM ^ 1).choice(best, p=odds)))
 
 
-def _lopsided(model: IdentityModel, region: str) -> np.ndarray:
-    """Return (N,) costs of eyes or mouths whose sides differ, by light from one side, a glance aside or a hand."""
-    return _ODD * (model.asymmetry(region) - _LOPSIDED).clip(0)
+def _asymmetry_costs(model: IdentityModel, region: str) -> np.ndarray:
+    """Return (N,) costs of asymmetric eyes or mouths: side light, an averted gaze or a hand in the texture."""
+    return _ODDITY_COST * (model.asymmetry(region) - _MAX_ASYMMETRY).clip(0)
 
 
-def _dark_eyes(model: IdentityModel) -> np.ndarray:
-    """Return (N,) costs of eyes that show no white: narrow ones, which would be black when drawn wide open."""
-    return _ODD * (_LEAST_WHITE - model.eye_whites).clip(0)
+def _dark_eye_costs(model: IdentityModel) -> np.ndarray:
+    """Return (N,) costs of narrow eyes without visible white, which would be black when opened wide."""
+    return _ODDITY_COST * (_MIN_EYE_WHITE - model.eye_whites).clip(0)
 
 
-def _smile_of_donors(smile: float) -> float:
-    """Return how much donors smile whose mixture is to smile so much."""
-    return smile if smile < 0 else max(smile, min(_SMILE * smile, _BROADEST))
+def _donor_smile(smile: float) -> float:
+    """Return the smile of donors whose mixture has a given smile."""
+    return smile if smile < 0 else max(smile, min(_SMILE_GAIN * smile, _MAX_AMPLIFIED_SMILE))
 
 
-def _draw(costs: np.ndarray, perplexity: float, rng: np.random.Generator, wider: int = 1) -> int:
-    """Draw one of the people, the likelier the less they cost; the odds are as even as so many people's, at least."""
-    best = np.argsort(costs, kind="stable")[: _BEST * wider]
-    best = best[costs[best] < max(_NEVER, costs[best[0]] + 1)]
-    above, heat = costs[best] - costs[best[0]], _HEAT * wider
-    perplexity = min(perplexity * wider, 0.8 * len(best))
-    while _perplexity(odds := _odds(above, heat)) < perplexity:
-        heat *= _WARMER
+def _draw(costs: np.ndarray, perplexity: float, rng: np.random.Generator, widening: int) -> int:
+    """Draw a person with odds that fall with the costs, at a temperature that gives at least the perplexity."""
+    best = np.argsort(costs, kind="stable")[: _MAX_CANDIDATES * widening]
+    best = best[costs[best] < max(_EXCLUDED, costs[best[0]] + 1)]
+    excess, temperature = costs[best] - costs[best[0]], _TEMPERATURE * widening
+    perplexity = min(perplexity * widening, 0.8 * len(best))
+    while _perplexity(odds := _odds(excess, temperature)) < perplexity:
+        temperature *= _TEMPERATURE_STEP
     return int(rng.choice(best, p=odds))
 
 
-def _odds(costs: np.ndarray, heat: float) -> np.ndarray:
+def _odds(costs: np.ndarray, temperature: float) -> np.ndarray:
     """Return probabilities that fall exponentially with the costs."""
-    weights = np.exp(-costs / heat)
+    weights = np.exp(-costs / temperature)
     return weights / weights.sum()
 
 
 def _perplexity(odds: np.ndarray) -> float:
-    """Return the number of equally likely people among whom a choice would be as open as with these odds."""
+    """Return the exponential of a distribution's entropy."""
     return float(np.exp(-(odds * np.log(odds.clip(1e-12))).sum()))
 
 
-def _differences(model: IdentityModel, shown: FaceMeasures, scales: Mapping[str, float]) -> np.ndarray:
-    """(N,) squared differences of some measures of the mesh, each on its scale."""
-    away = [(_column(model, name) - getattr(shown, name)) / scale for name, scale in scales.items()]
-    return sum(np.minimum(part**2, _FAR) for part in away)
+def _expression_costs(model: IdentityModel, expression: FaceMeasures, scales: Mapping[str, float]) -> np.ndarray:
+    """Return (N,) sums of squared, scaled and bounded differences of `FaceMeasures`."""
+    differences = [(_column(model, name) - getattr(expression, name)) / scale for name, scale in scales.items()]
+    return sum(np.minimum(difference**2, _MAX_EXPRESSION_COST) for difference in differences)
 
 
-def _distances(model: IdentityModel, person: int) -> np.ndarray:
-    """(N,) differences in age, sex to one of the people: parts of a child and of an old man make no face."""
+def _mismatch(model: IdentityModel, person: int) -> np.ndarray:
+    """Return (N,) differences in sex and age from a person, as regions of a child and an old man do not match."""
     male, age = _column(model, "male"), _column(model, "age")
     return 12 * (male - male[person]) ** 2 + ((age - age[person]) / (3 + 0.12 * age[person])) ** 2
 
 
 def _column(model: IdentityModel, name: str) -> np.ndarray:
+    """Return (N,) float64, a column of `IdentityModel.measures`."""
     return model.measures[:, MEASURES.index(name)].double().cpu().numpy()

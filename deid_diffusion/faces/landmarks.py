@@ -1,4 +1,4 @@
-"""The 478-point face mesh of one face, and the groups of its points that the rest of the house uses.
+"""MediaPipe's 478-point face mesh, named groups of its points, and pose and expression measures.
 
 Point numbers are those of MediaPipe Face Mesh with refined irises (Kartynnik et al., "Real-time Facial Surface Geometry
 from Monocular Video on Mobile GPUs", 2019; Ablavatski et al., "Real-time Pupil Tracking", 2020).
@@ -21,11 +21,11 @@ from ..errors import MEDIAPIPE, needed_for
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere for a moment; exceptions pass.
+    """Redirect file descriptor 2 to the null device within the context.
 
-    MediaPipe's graphs need it while they start and run for the first time: their C++ log is written before any log
-    level is read (GLOG_minloglevel and TF_CPP_MIN_LOG_LEVEL change nothing), and TensorFlow Lite's has no level.
-    Whatever other threads write to the error stream meanwhile is lost too.
+    MediaPipe's graphs log from C++ on their start and first run, before any log level is read (GLOG_minloglevel and
+    TF_CPP_MIN_LOG_LEVEL have no effect), and TensorFlow Lite has no log level. Other threads' error output is lost
+    meanwhile.
     """
     try:
         saved = os.dup(2)
@@ -44,14 +44,14 @@ def quiet_stderr() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FaceMeasures:
-    """Ratios of lengths on one mesh, free of scale and roll.
+    """Ratios of lengths on a mesh, invariant to scale and roll.
 
     Attributes:
-        smile: how far the mouth's corners stand above its middle, in mouth widths; about 0 at rest, 0.15 in a smile.
+        smile: height of the mouth's corners above its middle, in mouth widths; about 0 at rest, 0.15 in a smile.
         mouth_open: gap between the lips, in mouth widths; 0 when closed.
         eyes_open: height of the eyes' opening over their width; about 0.1 when closed, 0.3 at rest.
         yaw: -1 (subject looks to the picture's left) to 1 (right); 0 is frontal.
-        pitch: nose tip between the eyes (0) and the mouth (1); about 0.6 when level, less when looking up.
+        pitch: position of the nose tip between eyes (0) and mouth (1); about 0.6 when level, less when looking up.
     """
 
     smile: float
@@ -62,7 +62,7 @@ class FaceMeasures:
 
 
 def measure(mesh: np.ndarray) -> FaceMeasures:
-    """Measure a (478, 2) mesh, in any pixels."""
+    """Measure a (478, 2) mesh, in pixels of any scale."""
     eyes = mesh[263] - mesh[33]
     across = eyes / max(float(np.linalg.norm(eyes)), 1e-6)
     down = np.array([-across[1], across[0]])
@@ -95,29 +95,29 @@ MESH_BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 3
 MESH_IRISES = ((469, 470, 471, 472), (474, 475, 476, 477))
 MESH_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
 MESH_MOUTH = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
-MESH_NOSE = (193, 168, 417, 351, 420, 279, 358, 327, 326, 2, 97, 98, 129, 49, 198, 122)  # its convex hull is the nose
+MESH_NOSE = (193, 168, 417, 351, 420, 279, 358, 327, 326, 2, 97, 98, 129, 49, 198, 122)  # to be filled by its hull
 _NOSE_TIP, _MOUTH_CORNERS = 1, (61, 291)
 
 
 def five_points(mesh: np.ndarray) -> np.ndarray:
-    """(5, 2) right eye, left eye, nose tip, right and left mouth corner of a (478, 2) mesh."""
+    """Return (5, 2) right eye, left eye, nose tip, right and left mouth corner of a (478, 2) mesh."""
     eyes = [mesh[list(eye)].mean(0) for eye in MESH_EYES]
     return np.stack([*eyes, mesh[_NOSE_TIP], *mesh[list(_MOUTH_CORNERS)]]).astype(np.float32)
 
 
 class Landmarker(Protocol):
-    """Finds the mesh of the one face that a crop is centred on."""
+    """Callable that returns the mesh of the face at a crop's centre."""
 
     def __call__(self, crop: np.ndarray) -> np.ndarray | None:
-        """(S, S, 3) uint8 RGB -> (478, 2) float32 crop pixels, or None when there is no mesh to be had."""
+        """Return (478, 2) float32 crop pixels for (S, S, 3) uint8 RGB, or None without a mesh."""
         ...
 
 
 class FaceMesh:
-    """MediaPipe's face mesh, safe to call from several threads; the model ships inside the mediapipe wheel."""
+    """Thread-safe MediaPipe face mesh; the model ships in the mediapipe wheel."""
 
     def __init__(self) -> None:
-        self._spoken = False
+        self._initialized = False
         self._lock = Lock()
 
     @cached_property
@@ -133,36 +133,36 @@ class FaceMesh:
         meshes = self.meshes(crop)
         if not meshes:
             return None
-        # neighbours are often sharper than the face that is meant, which is the one in the middle
-        mesh = min(meshes, key=lambda one: float(np.linalg.norm((one.min(0) + one.max(0)) / 2 - centre)))
+        # the face meant is at the centre; neighbours often score higher
+        mesh = min(meshes, key=lambda points: float(np.linalg.norm((points.min(0) + points.max(0)) / 2 - centre)))
         return mesh if np.isfinite(mesh).all() else None
 
     def meshes(self, picture: np.ndarray) -> list[np.ndarray]:
-        """(H, W, 3) uint8 RGB -> the (478, 2) float32 mesh, in pixels, of each of the up to four faces in it."""
+        """Return (478, 2) float32 meshes, in pixels, of up to four faces in (H, W, 3) uint8 RGB."""
         return [solid[:, :2] for solid in self.solids(picture)]
 
     def doubtful(self, picture: np.ndarray) -> list[np.ndarray]:
-        """Return meshes with low scores, too, as of profiles; many of them fit no face. As `meshes`."""
+        """Return meshes as `meshes` does, at low thresholds: profiles are included, and so are false meshes."""
         return [solid[:, :2] for solid in self._solids(picture, lenient=True)]
 
     def solids(self, picture: np.ndarray) -> list[np.ndarray]:
-        """Return (478, 3) float32 meshes with depth: x, y and z, away from the camera, in pixels; as `meshes`."""
+        """Return (478, 3) float32 meshes as `meshes` does, with depth: z, away from the camera, in pixels."""
         return self._solids(picture, lenient=False)
 
     def _solids(self, picture: np.ndarray, *, lenient: bool) -> list[np.ndarray]:
         with self._lock:
             graph = self._lenient_graph if lenient else self._graph
-            with nullcontext() if self._spoken else quiet_stderr():  # it logs until it has seen its first face
-                found = graph.process(np.ascontiguousarray(picture)).multi_face_landmarks
-            if not found:
+            with nullcontext() if self._initialized else quiet_stderr():  # it logs until the first face
+                faces = graph.process(np.ascontiguousarray(picture)).multi_face_landmarks
+            if not faces:
                 return []
-            self._spoken = True
+            self._initialized = True
         size = np.array([picture.shape[1], picture.shape[0], picture.shape[1]], np.float32)
-        return [np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size for face in found]
+        return [np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size for face in faces]
 
 
 def _graph(detection: float, presence: float) -> Any:
-    """Build MediaPipe's graph with thresholds, 0 to 1, of its face detector and of the mesh's own score."""
+    """Build MediaPipe's graph with thresholds, 0 to 1, on the scores of its face detector and its mesh."""
     with needed_for("the face mesh", MEDIAPIPE), quiet_stderr():
         from mediapipe.python.solutions.face_mesh import FaceMesh as Graph
 

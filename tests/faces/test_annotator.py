@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,70 +10,56 @@ from PIL import Image
 import deid_diffusion
 from deid_diffusion.errors import DeidError
 from deid_diffusion.faces.alignment import extract, invert, transform
-from deid_diffusion.faces.analysis import analyse_face
+from deid_diffusion.faces.analysis import FaceAnalysis, analyse_face
 from deid_diffusion.faces.annotator import FaceParser, SemanticFaceDetector, label_of
-from deid_diffusion.faces.boxes import Detection
+from deid_diffusion.faces.boxes import Detection, FaceDetector
 from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.faces.semantic_map import LABEL, LABELS, PALETTE, control_image, draw_semantic_map
 from tests.tiny_hub import parser_repository
 
-NAMES = (
-    "background",
-    "hair",
-    "Left Eye",
-    "right_eye",
-    "left-brow",
-    "eyebrow right",
-    "nose",
-    "upper lip",
-    "skin",
-    "freckle",
-)
+#: Class of a parsing model -> label.
+CLASSES = {
+    "background": "background", "hair": "hair", "Left Eye": "l_eye", "right_eye": "r_eye", "left-brow": "l_brow",
+    "eyebrow right": "r_brow", "nose": "nose", "upper lip": "u_lip", "skin": "skin", "freckle": "background",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("sees", ["nose", "Left Eye", "eyebrow right", "hair", "freckle"])
-def test_classes_become_ours_by_their_names(tmp_path: Path, sees: str) -> None:
-    parser = FaceParser.from_pretrained(str(parser_repository(tmp_path, NAMES, sees)))
+@pytest.mark.parametrize("predicted", ["nose", "Left Eye", "eyebrow right", "hair", "freckle"])
+def test_parser_maps_classes_to_labels(tmp_path: Path, predicted: str) -> None:
+    parser = FaceParser.from_pretrained(str(parser_repository(tmp_path, tuple(CLASSES), predicted)))
     labels = parser(np.zeros((48, 40, 3), np.uint8))
-    expected = {"nose": "nose", "Left Eye": "l_eye", "eyebrow right": "r_brow", "hair": "hair", "freckle": "background"}
     assert labels.shape == (48, 40)
     assert labels.dtype == np.uint8
-    assert np.unique(labels).tolist() == [LABEL[expected[sees]]]
-
-
-def test_our_own_names_are_known() -> None:
-    assert [label_of(name) for name in LABELS] == list(range(len(LABELS)))
+    assert np.unique(labels).tolist() == [LABEL[CLASSES[predicted]]]
 
 
 @pytest.mark.parametrize(
     ("name", "label"),
     [
+        *zip(LABELS, LABELS, strict=True),
         ("Upper_Lip", "u_lip"),
-        ("l_lip", "l_lip"),
         ("LEFT EYE", "l_eye"),
         ("ear_right", "r_ear"),
         ("eye_glasses", "eye_g"),
         ("Inner Mouth", "mouth"),
     ],
 )
-def test_usual_names_are_known(name: str, label: str) -> None:
+def test_label_of(name: str, label: str) -> None:
     assert label_of(name) == LABEL[label]
 
 
 @pytest.mark.parametrize("name", ["LABEL_3", "eye", "left", "left right eye", "road", ""])
-def test_other_names_are_not(name: str) -> None:
+def test_label_of_unknown_class(name: str) -> None:
     assert label_of(name) is None
 
 
-def test_a_model_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_invalid_parsing_model(tmp_path: Path) -> None:
     folder = parser_repository(tmp_path / "street", ("road", "car", "nose"), "car")
-    with pytest.raises(
-        DeidError, match=r"its classes \(road, car, nose\) do not name skin, brows, eyes, mouth: expected"
-    ):
+    with pytest.raises(DeidError, match="street: no class for skin, brows, eyes, mouth among road, car, nose; use a"):
         FaceParser.from_pretrained(str(folder))
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(DeidError, match=r"street: no parsing model can be loaded from it \("):
+    with pytest.raises(DeidError, match=r"street: cannot be loaded as a face-parsing model \("):
         FaceParser.from_pretrained(str(folder))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DeidError, match=r"lacks config\.json, preprocessor_config\.json, model\.safetensors"):
@@ -81,101 +68,113 @@ def test_a_model_of_something_else_is_refused(tmp_path: Path) -> None:
         FaceParser.from_pretrained("me/parser")
 
 
-FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+@pytest.fixture(scope="module")
+def detect(detection: Detection) -> FaceDetector:
+    """Detector that returns the astronaut's face at any resolution."""
 
+    def scaled(image: np.ndarray) -> list[Detection]:
+        scale = image.shape[0] / 512
+        return [replace(detection, box=tuple(scale * side for side in detection.box))]
 
-def given(image: np.ndarray) -> list[Detection]:
-    """The astronaut's face in a picture of any size."""
-    scale = image.shape[0] / 512
-    return [Detection(tuple(scale * side for side in FACE.box), 0.9, "given")]
+    return scaled
 
 
 @pytest.fixture(scope="module")
-def detector() -> SemanticFaceDetector:
-    return SemanticFaceDetector(detector=given)
+def annotator(detect: FaceDetector, landmarker: FaceMesh) -> SemanticFaceDetector:
+    return SemanticFaceDetector(detector=detect, landmarker=landmarker)
 
 
-def test_the_map_is_the_one_that_our_controlnet_sees(detector: SemanticFaceDetector, astronaut: np.ndarray) -> None:
-    face = analyse_face(astronaut, FACE, FaceMesh(), 512)
+@pytest.fixture(scope="module")
+def face(astronaut: np.ndarray, detection: Detection, landmarker: FaceMesh) -> FaceAnalysis:
+    return analyse_face(astronaut, detection, landmarker, 512)
+
+
+def test_map_is_the_control_image(annotator: SemanticFaceDetector, astronaut: np.ndarray, face: FaceAnalysis) -> None:
     assert face.mesh is not None
     mesh = transform(face.map_mesh, invert(face.matrix))
-    made = detector(astronaut, output_type="np")
-    assert np.array_equal(made, control_image(draw_semantic_map(mesh, 512)))
-    assert np.array_equal(np.asarray(detector(Image.fromarray(astronaut))), made)
+    coloured = annotator(astronaut, output_type="np")
+    assert np.array_equal(coloured, control_image(draw_semantic_map(mesh, 512)))
+    assert np.array_equal(np.asarray(annotator(Image.fromarray(astronaut))), coloured)
 
 
-def test_it_lies_where_the_face_is_at_any_resolution(detector: SemanticFaceDetector, astronaut: np.ndarray) -> None:
-    """To a few pixels: the mesh is another one in another resolution."""
-    large = detector(astronaut, 512, 512, output_type="np")
-    for seen, drawn in ((512, 256), (768, 256), (256, 256)):
-        small = detector(astronaut, seen, drawn, output_type="np")
-        assert small.shape == (256, 256, 3)
-        both = (small > 0).any(2) & (large[::2, ::2] > 0).any(2)
-        assert both.sum() > 0.93 * max((small > 0).any(2).sum(), (large[::2, ::2] > 0).any(2).sum())
+@pytest.mark.parametrize("detect_resolution", [256, 512, 768])
+def test_map_at_other_resolutions(
+    annotator: SemanticFaceDetector, astronaut: np.ndarray, detect_resolution: int
+) -> None:
+    """The mesh varies by a few pixels with the resolution."""
+    large = (annotator(astronaut, 512, 512, output_type="np")[::2, ::2] > 0).any(2)
+    small = annotator(astronaut, detect_resolution, 256, output_type="np")
+    assert small.shape == (256, 256, 3)
+    small = (small > 0).any(2)
+    assert (small & large).sum() > 0.93 * max(small.sum(), large.sum())
 
 
 @pytest.mark.parametrize(
     ("shape", "size"), [((480, 640), (704, 512)), ((640, 480), (512, 704)), ((30, 30), (512, 512))]
 )
-def test_sides_are_those_of_controlnet_aux(shape: tuple[int, int], size: tuple[int, int]) -> None:
-    empty = SemanticFaceDetector(detector=lambda image: [])
-    made = empty(np.zeros((*shape, 3), np.uint8))
-    assert made.size == size
-    assert not np.asarray(made).any()
+def test_size_is_that_of_controlnet_aux(shape: tuple[int, int], size: tuple[int, int], landmarker: FaceMesh) -> None:
+    picture = SemanticFaceDetector(detector=lambda image: [], landmarker=landmarker)(np.zeros((*shape, 3), np.uint8))
+    assert picture.size == size
+    assert not np.asarray(picture).any()
 
 
-def test_every_kind_of_picture_is_taken(detector: SemanticFaceDetector, astronaut: np.ndarray) -> None:
-    whole = detector(astronaut, output_type="np")
+def test_image_types(annotator: SemanticFaceDetector, astronaut: np.ndarray) -> None:
     alpha = np.dstack([astronaut, np.full((512, 512), 255, np.uint8)])
-    assert np.array_equal(detector(alpha, output_type="np"), whole)
-    assert detector(Image.fromarray(astronaut).convert("L"), output_type="np").any()
+    assert np.array_equal(annotator(alpha, output_type="np"), annotator(astronaut, output_type="np"))
+    assert annotator(Image.fromarray(astronaut).convert("L"), output_type="np").any()
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "image",
     [np.zeros((8, 8, 3)), np.zeros((8, 8, 2), np.uint8), np.zeros(8, np.uint8), np.zeros((0, 8, 3), np.uint8), "a.png"],
 )
-def test_other_pictures_are_refused(detector: SemanticFaceDetector, wrong: object) -> None:
+def test_invalid_image(annotator: SemanticFaceDetector, image: object) -> None:
     with pytest.raises(ValueError, match="input_image: expected"):
-        detector(wrong)
+        annotator(image)
 
 
-@pytest.mark.parametrize("name", ["detect_resolution", "image_resolution"])
-def test_a_resolution_is_a_number_of_pixels(detector: SemanticFaceDetector, astronaut: np.ndarray, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name}: expected pixels, 1 or more, got 0"):
-        detector(astronaut, **{name: 0})
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"detect_resolution": 0}, "detect_resolution: expected at least 1 pixel, got 0"),
+        ({"image_resolution": 0}, "image_resolution: expected at least 1 pixel, got 0"),
+        ({"output_type": "pt"}, 'expected "pil" or "np"'),
+    ],
+)
+def test_invalid_arguments(
+    annotator: SemanticFaceDetector, astronaut: np.ndarray, arguments: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        annotator(astronaut, **arguments)
 
 
-def test_other_outputs_are_refused(detector: SemanticFaceDetector, astronaut: np.ndarray) -> None:
-    with pytest.raises(ValueError, match='expected "pil" or "np"'):
-        detector(astronaut, output_type="pt")
-
-
-def test_a_parsers_map_is_put_back_in_its_place(astronaut: np.ndarray) -> None:
-    """A parser that finds the brightest parts of the crop that it is shown: they are the picture's brightest parts."""
+def test_parsed_map_is_aligned_with_the_photo(
+    astronaut: np.ndarray, detect: FaceDetector, landmarker: FaceMesh, face: FaceAnalysis
+) -> None:
+    """Pixels that the parser labels by their brightness are the bright ones in the photo."""
 
     def parse(crop: np.ndarray) -> np.ndarray:
         assert crop.shape == (512, 512, 3)
         return np.where(crop.mean(2) > 150, LABEL["nose"], LABEL["skin"]).astype(np.uint8)
 
-    made = SemanticFaceDetector(parse, detector=given)(astronaut, output_type="np")
+    picture = SemanticFaceDetector(parse, detector=detect, landmarker=landmarker)(astronaut, output_type="np")
     box = (slice(60, 190), slice(170, 270))
-    bright = (made[box] == PALETTE[LABEL["nose"]]).all(2)
+    bright = (picture[box] == PALETTE[LABEL["nose"]]).all(2)
     assert (bright == (astronaut[box].mean(2) > 150)).mean() > 0.95
-    face = analyse_face(astronaut, FACE, FaceMesh(), 512)
-    covered = extract(made, face.matrix, 512)
+    covered = extract(picture, face.matrix, 512)
     assert (covered[8:-8, 8:-8] > 0).any(2).all()
 
 
-def test_the_larger_face_stands_in_front(astronaut: np.ndarray) -> None:
-    small, large = Detection((200, 80, 240, 130), 0.9, "given"), FACE
-    no_mesh = {"landmarker": lambda crop: None}
-    alone = SemanticFaceDetector(detector=lambda image: [large], **no_mesh)(astronaut, output_type="np")
-    both = SemanticFaceDetector(detector=lambda image: [large, small], **no_mesh)(astronaut, output_type="np")
-    assert np.array_equal(both[alone > 0], alone[alone > 0])
+def test_larger_face_is_in_front(astronaut: np.ndarray, detection: Detection) -> None:
+    def annotate(*faces: Detection) -> np.ndarray:
+        annotator = SemanticFaceDetector(detector=lambda image: list(faces), landmarker=lambda crop: None)
+        return annotator(astronaut, output_type="np")
+
+    single, both = annotate(detection), annotate(detection, replace(detection, box=(200, 80, 240, 130)))
+    assert np.array_equal(both[single > 0], single[single > 0])
 
 
-def test_it_is_public_and_needs_no_weights(astronaut: np.ndarray) -> None:
+def test_default_needs_no_weights() -> None:
     detector = deid_diffusion.SemanticFaceDetector.from_pretrained()
     assert detector.to("cpu") is detector
     assert detector.parser is None

@@ -1,6 +1,8 @@
-"""The simple methods leave no sharp pixel of the original, and say that a trace stays."""
+"""The canvas shows no original face, and filters leave no sharp pixel of it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,150 +19,144 @@ from deid_diffusion.faces.compositing import (
     fill_from_surroundings,
     match_boundary_colour,
 )
-from deid_diffusion.faces.masks import PasteMask, box_mask, face_outline, paste_mask, union_mask
-from deid_diffusion.faces.semantic_map import mean_mesh
+from deid_diffusion.faces.masks import REGION_WARNING, PasteMask, box_mask, union_mask
+from tests.faces.conftest import mean_face_mask
 
 
-def _scene() -> tuple[np.ndarray, list[np.ndarray], list[PasteMask]]:
-    photo = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    matrices = [similarity((100, 120), 140, 0.1, 64), similarity((190, 120), 140, -0.1, 64)]  # overlapping
-    outline = face_outline(mean_mesh(64), 64)
-    return photo, matrices, [paste_mask(outline, matrix, (240, 320), 64) for matrix in matrices]
+@dataclass
+class Scene:
+    """A photo of noise with two overlapping faces."""
+
+    photo: np.ndarray
+    matrices: list[np.ndarray]
+    masks: list[PasteMask]
 
 
-def test_a_new_canvas_is_opaque_on_every_face() -> None:
-    photo, _, masks = _scene()
-    canvas = Canvas(photo, masks)
-    for mask in masks:
+@pytest.fixture
+def scene(rng: np.random.Generator) -> Scene:
+    matrices = [similarity((100, 120), 140, 0.1, 64), similarity((190, 120), 140, -0.1, 64)]
+    masks = [mean_face_mask(matrix, (240, 320), 64) for matrix in matrices]
+    return Scene(rng.integers(0, 256, (240, 320, 3), dtype=np.uint8), matrices, masks)
+
+
+def uniform(colour: int | tuple[int, int, int], size: int = 64) -> np.ndarray:
+    return np.full((size, size, 3), colour, np.uint8)
+
+
+def test_new_canvas_is_opaque(scene: Scene) -> None:
+    canvas = Canvas(scene.photo, scene.masks)
+    for mask in scene.masks:
         assert (canvas.pixels[mask.full() == 1] == FILL).all()
 
 
-def test_outside_the_masks_nothing_changes_and_inside_nothing_depends_on_the_photo() -> None:
-    photo, matrices, masks = _scene()
-    other = photo.copy()
-    for mask in masks:
+def test_canvas_ignores_original_faces(scene: Scene) -> None:
+    other = scene.photo.copy()
+    for mask in scene.masks:
         other[mask.full() == 1] = 7
-    crop = np.full((64, 64, 3), (200, 150, 120), np.uint8)
     results = []
-    for picture in (photo, other):
-        canvas = Canvas(picture, masks)
-        for k, matrix in enumerate(matrices):
-            canvas.paste(k, crop, matrix)
+    for photo in (scene.photo, other):
+        canvas = Canvas(photo, scene.masks)
+        for index, matrix in enumerate(scene.matrices):
+            canvas.paste(index, uniform((200, 150, 120)), matrix)
         results.append(canvas.pixels)
-    outside = ~union_mask((240, 320), masks)
-    assert np.array_equal(results[0][outside], photo[outside])
+    outside = ~union_mask((240, 320), scene.masks)
+    assert np.array_equal(results[0][outside], scene.photo[outside])
     assert np.array_equal(results[0], results[1])
 
 
-def test_grey_cover_hides_the_ring_too() -> None:
-    photo, matrices, masks = _scene()
-    canvas = Canvas(photo, masks, "grey")
-    canvas.paste(0, np.zeros((64, 64, 3), np.uint8), matrices[0])
+def test_grey_cover_hides_the_ring(scene: Scene) -> None:
+    canvas = Canvas(scene.photo, scene.masks, "grey")
+    canvas.paste(0, uniform(0), scene.matrices[0])
     canvas.cover(0)
-    assert (canvas.pixels[masks[0].full() > 0] == FILL).all()
+    assert (canvas.pixels[scene.masks[0].full() > 0] == FILL).all()
 
 
-def test_cover_takes_its_colours_from_around_all_faces() -> None:
-    photo, _, masks = _scene()
-    faces = union_mask((240, 320), masks)
-    photo[:] = (10, 200, 30)
-    photo[faces] = np.random.default_rng(1).integers(0, 256, (int(faces.sum()), 3), np.uint8)
-    other = photo.copy()
-    other[faces] = 255 - other[faces]
+def test_cover_takes_colours_from_outside_all_faces(scene: Scene) -> None:
+    faces = union_mask((240, 320), scene.masks)
+    noise = scene.photo.copy()
     results = []
-    for picture in (photo, other):
-        canvas = Canvas(picture, masks)
-        for k in range(len(masks)):
-            canvas.cover(k)
+    for pixels in (noise, 255 - noise):
+        photo = np.full_like(noise, (10, 200, 30))
+        photo[faces] = pixels[faces]
+        canvas = Canvas(photo, scene.masks)
+        for index in range(len(scene.masks)):
+            canvas.cover(index)
         results.append(canvas.pixels)
     assert np.array_equal(results[0], results[1])
     assert np.abs(results[0][faces].astype(int) - (10, 200, 30)).max() <= 1
 
 
-def test_the_photo_itself_is_never_written_to() -> None:
-    photo, matrices, masks = _scene()
-    before = photo.copy()
-    canvas = Canvas(photo, masks)
-    canvas.paste(1, np.zeros((64, 64, 3), np.uint8), matrices[1])
-    erased = erase(photo, masks[0].full() > 0)
-    assert np.array_equal(photo, before)
-    assert (erased[masks[0].full() > 0] == FILL).all()
+def test_photo_is_not_modified(scene: Scene) -> None:
+    before, mask = scene.photo.copy(), scene.masks[0].full() > 0
+    Canvas(scene.photo, scene.masks).paste(1, uniform(0), scene.matrices[1])
+    erased = erase(scene.photo, mask)
+    assert np.array_equal(scene.photo, before)
+    assert (erased[mask] == FILL).all()
 
 
 MASK = np.zeros((64, 64), bool)
 MASK[16:48, 16:48] = True
-SKIN = np.full((64, 64, 3), (180, 140, 120), np.uint8)
+SKIN = uniform((180, 140, 120))
 
 
-def test_match_rim_meets_the_photos_skin_at_the_edge() -> None:
-    made = np.full((64, 64, 3), (160, 150, 130), np.uint8)
-    off = np.abs(match_boundary_colour(made, SKIN, MASK).astype(int) - SKIN).max(2)
-    assert off[16, 16:48].max() <= 3  # of 20 before
-    assert off[MASK].max() <= 12
+def test_boundary_colour_matches_skin() -> None:
+    matched = match_boundary_colour(uniform((160, 150, 130)), SKIN, MASK)
+    error = np.abs(matched.astype(int) - SKIN).max(2)
+    assert error[16, 16:48].max() <= 3  # 20 before
+    assert error[MASK].max() <= 12
 
 
-def test_match_rim_takes_no_colour_from_what_is_not_skin() -> None:
-    context, made = (np.full((64, 64, 3), colour, np.uint8) for colour in ((0, 220, 230), (60, 180, 190)))
-    made[MASK] = SKIN[MASK]
-    assert np.abs(match_boundary_colour(made, context, MASK)[MASK].astype(int) - SKIN[MASK]).max() <= 3
+def test_boundary_colour_ignores_other_colours() -> None:
+    context, generated = uniform((0, 220, 230)), uniform((60, 180, 190))
+    generated[MASK] = SKIN[MASK]
+    assert np.abs(match_boundary_colour(generated, context, MASK)[MASK].astype(int) - SKIN[MASK]).max() <= 3
 
 
-def test_match_rim_without_a_rim_leaves_the_crop() -> None:
-    made = np.full((8, 8, 3), 9, np.uint8)
-    assert np.array_equal(match_boundary_colour(made, made, np.ones((8, 8), bool)), made)
+def test_boundary_colour_without_a_ring() -> None:
+    crop = uniform(9, 8)
+    assert np.array_equal(match_boundary_colour(crop, crop, np.ones((8, 8), bool)), crop)
 
 
-def test_a_cover_leaves_the_replacement_of_another_face() -> None:
-    photo, matrices, masks = _scene()
-    canvas = Canvas(photo, masks, "grey")
-    canvas.paste(0, np.full((64, 64, 3), 90, np.uint8), matrices[0])
+def test_cover_spares_other_replacements(scene: Scene) -> None:
+    canvas = Canvas(scene.photo, scene.masks, "grey")
+    canvas.paste(0, uniform(90), scene.matrices[0])
     canvas.cover(1)
-    first, second = (mask.full() for mask in masks)
+    first, second = (mask.full() for mask in scene.masks)
     assert (canvas.pixels[first == 1] == 90).all()
     assert (canvas.pixels[(second > 0) & (first < 1)] == FILL).all()
     canvas.cover(0)
     assert (canvas.pixels[(first > 0) | (second > 0)] == FILL).all()
 
 
-def test_a_trial_is_no_replacement_that_covers_spare() -> None:
-    photo, matrices, masks = _scene()
-    canvas = Canvas(photo, masks, "grey")
-    with canvas.preview(0, np.full((64, 64, 3), 90, np.uint8), matrices[0]) as picture:
-        assert (picture[masks[0].full() == 1] == 90).all()
+def test_cover_does_not_spare_previews(scene: Scene) -> None:
+    canvas = Canvas(scene.photo, scene.masks, "grey")
+    with canvas.preview(0, uniform(90), scene.matrices[0]) as picture:
+        assert (picture[scene.masks[0].full() == 1] == 90).all()
     canvas.cover(1)
-    assert (canvas.pixels[masks[1].full() > 0] == FILL).all()
+    assert (canvas.pixels[scene.masks[1].full() > 0] == FILL).all()
 
 
 SHAPE = (260, 300)
 PHOTO = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
 
 
-def _mask(x: float, y: float, side: float) -> PasteMask:
-    return paste_mask(face_outline(mean_mesh(128), 128), similarity((x, y), side, 0.1, 128), SHAPE, 128)
+def mask_at(x: float, y: float, side: float) -> PasteMask:
+    return mean_face_mask(similarity((x, y), side, 0.1, 128), SHAPE)
 
 
 MASKS = {
-    "whole": _mask(150, 130, 180),
-    "small": _mask(150, 130, 20),
-    "cut": _mask(0, 130, 180),
-    "corner": _mask(300, 0, 180),
+    "full": mask_at(150, 130, 180),
+    "small": mask_at(150, 130, 20),
+    "cut": mask_at(0, 130, 180),
+    "corner": mask_at(300, 0, 180),
     "tiny": box_mask((50.0, 50.0, 53.0, 54.0), SHAPE),
     "larger than the photo": box_mask((-50.0, -50.0, 400.0, 400.0), SHAPE),
 }
 
 
-def _face_width(mask: PasteMask) -> int:
-    return int((mask.alpha >= 1).any(0).sum())
-
-
-@pytest.mark.parametrize("name", MASKS)
-def test_fill_is_one_colour(name: str):
-    assert (apply_method(PHOTO, MASKS[name], "fill") == FILL).all()
-
-
 @pytest.mark.parametrize("method", ["fill", "blur", "pixelate"])
 @pytest.mark.parametrize("name", MASKS)
-def test_a_patch_has_the_windows_size_and_reads_nothing_else(name: str, method):
+def test_filter_reads_the_window_only(name: str, method):
     mask = MASKS[name]
     patch = apply_method(PHOTO, mask, method)
     assert patch.shape == (*mask.alpha.shape, 3)
@@ -168,12 +164,13 @@ def test_a_patch_has_the_windows_size_and_reads_nothing_else(name: str, method):
     other = np.zeros_like(PHOTO)
     other[mask.window] = PHOTO[mask.window]
     assert np.array_equal(apply_method(other, mask, method), patch)
+    assert method != "fill" or (patch == FILL).all()
 
 
 @pytest.mark.parametrize("method", ["blur", "pixelate"])
 @pytest.mark.parametrize("name", MASKS)
-def test_one_pixel_of_the_photo_is_never_one_of_the_patch(name: str, method):
-    """A single white pixel, anywhere in the window, edges and corners included, is spread until it is faint."""
+def test_filter_spreads_single_pixels(name: str, method):
+    """A white pixel anywhere in the window, including edges and corners, becomes faint."""
     mask = MASKS[name]
     height, width = mask.alpha.shape
     for row in {0, height // 2, height - 1}:
@@ -183,58 +180,61 @@ def test_one_pixel_of_the_photo_is_never_one_of_the_patch(name: str, method):
             assert apply_method(photo, mask, method).max() <= 255 / 4, (row, column)
 
 
-@pytest.mark.parametrize("name", ["whole", "cut", "corner"])
-def test_blur_is_a_gaussian_of_a_quarter_of_the_faces_width(name: str):
+@pytest.mark.parametrize("name", ["full", "cut", "corner"])
+def test_blur_width(name: str):
     mask = MASKS[name]
     photo = np.zeros_like(PHOTO)
     column = mask.left + mask.alpha.shape[1] // 2
-    photo[:, column:] = 200  # an edge becomes the integral of the kernel: 16 to 84 % within two standard deviations
+    photo[:, column:] = 200  # an edge, which becomes the integral of the kernel
     row = apply_method(photo, mask, "blur")[mask.alpha.shape[0] // 2, :, 0].astype(float)
-    rise = float(np.diff(row).max())
-    assert rise <= 200 / (np.sqrt(2 * np.pi) * 0.25 * _face_width(mask)) + 1
+    width = int((mask.alpha >= 1).any(0).sum())
+    assert np.diff(row).max() <= 200 / (np.sqrt(2 * np.pi) * 0.25 * width) + 1
     assert (np.diff(row) >= 0).all()
 
 
 @pytest.mark.parametrize("name", [name for name in MASKS if name != "tiny"])
-def test_pixelation_leaves_few_blocks(name: str):
+def test_pixelation_blocks(name: str):
     mask = MASKS[name]
     patch = apply_method(PHOTO, mask, "pixelate").astype(int)
-    across = 1 + (np.abs(np.diff(patch, axis=1)).max((0, 2)) > 0).sum()
-    down = 1 + (np.abs(np.diff(patch, axis=0)).max((1, 2)) > 0).sum()
-    assert across <= BLOCKS
-    assert down <= BLOCKS
-    assert abs(patch.mean() - PHOTO[mask.window].mean()) < 3  # the means are of the face, not of anything else
+    for axis, others in ((0, (1, 2)), (1, (0, 2))):
+        assert 1 + (np.abs(np.diff(patch, axis=axis)).max(others) > 0).sum() <= BLOCKS
+    assert abs(patch.mean() - PHOTO[mask.window].mean()) < 3
 
 
-def test_of_a_face_cut_by_the_edge_the_blocks_are_as_large_as_those_of_a_whole_face():
+def test_pixelation_blocks_of_cut_faces():
     photo = np.tile(np.arange(260, dtype=np.uint8)[:, None, None], (1, 300, 3))
     heights = []
-    for name in ("whole", "cut", "corner"):
+    for name in ("full", "cut", "corner"):
         values = apply_method(photo, MASKS[name], "pixelate")[:, 0, 0]
         heights.append(len(values) / len(np.unique(values)))
     assert min(heights[1:]) > 0.8 * heights[0]
 
 
 @pytest.mark.parametrize("method", ["fill", "blur", "pixelate"])
-def test_a_face_outside_the_photo_has_an_empty_patch(method):
-    assert apply_method(PHOTO, _mask(-900, 0, 100), method).shape == (0, 0, 3)
+def test_filter_outside_the_photo(method):
+    assert apply_method(PHOTO, mask_at(-900, 0, 100), method).shape == (0, 0, 3)
 
 
-def test_other_methods_and_other_photos_are_refused():
-    for method in ("generate", "swirl"):
-        with pytest.raises(ValueError, match=f"method {method}: .* expected one of fill, blur, pixelate"):
-            apply_method(PHOTO, MASKS["whole"], method)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="photo: "):
-        apply_method(PHOTO[:-1], MASKS["whole"], "fill")
+@pytest.mark.parametrize(
+    ("photo", "method", "message"),
+    [
+        (PHOTO, "generate", "method generate: .* expected one of fill, blur, pixelate"),
+        (PHOTO, "swirl", "method swirl: .* expected one of fill, blur, pixelate"),
+        (PHOTO[:-1], "fill", "photo: expected the size of the mask's photo"),
+    ],
+)
+def test_invalid_filter(photo, method, message):
+    with pytest.raises(ValueError, match=message):
+        apply_method(photo, MASKS["full"], method)
 
 
-def test_every_method_that_leaves_a_trace_has_its_warning():
+def test_filters_that_leave_a_trace_have_warnings():
     assert set(METHODS) - {"generate", "fill"} == WARNINGS.keys()
-    assert all("\n" not in line and "Newton" in line for line in WARNINGS.values())
+    assert all("Newton" in warning for warning in WARNINGS.values())
+    assert not any("\n" in warning for warning in (*WARNINGS.values(), REGION_WARNING))
 
 
-def test_nothing_inside_the_hole_is_read() -> None:
-    rng = np.random.default_rng(0)
+def test_filling_ignores_the_hole(rng: np.random.Generator) -> None:
     picture, hole = rng.random((40, 50, 3)).astype(np.float32), np.zeros((40, 50), bool)
     hole[10:30, 15:40] = True
     other = picture.copy()
@@ -244,7 +244,7 @@ def test_nothing_inside_the_hole_is_read() -> None:
     assert np.array_equal(filled[~hole], picture[~hole])
 
 
-def test_each_side_is_carried_inwards() -> None:
+def test_filling_follows_the_nearest_side() -> None:
     picture, hole = np.zeros((40, 40, 3), np.float32), np.zeros((40, 40), bool)
     picture[:, 20:] = 1
     hole[8:32, 8:32] = True
@@ -253,7 +253,7 @@ def test_each_side_is_carried_inwards() -> None:
     assert filled[20, 30].min() > 0.9
 
 
-def test_holes_without_surroundings_are_grey() -> None:
+def test_filling_all_or_nothing(rng: np.random.Generator) -> None:
     assert (fill_from_surroundings(np.ones((4, 4, 3), np.float32), np.ones((4, 4), bool)) == 0.5).all()
-    picture = np.random.default_rng(0).random((4, 4, 3)).astype(np.float32)
+    picture = rng.random((4, 4, 3)).astype(np.float32)
     assert np.array_equal(fill_from_surroundings(picture, np.zeros((4, 4), bool)), picture)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from deid_diffusion.faces.alignment import extract, frame_from_box, similarity, transform
+from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.landmarks import FaceMesh, five_points, measure
 from deid_diffusion.faces.semantic_map import mean_mesh
 
 
-def test_the_astronauts_mesh_lies_on_her_face(astronaut: np.ndarray) -> None:
-    crop = extract(astronaut, frame_from_box((170, 60, 270, 190), None, 320), 320)
-    mesh = FaceMesh()(crop)
+def test_mesh_of_a_face(astronaut: np.ndarray, detection: Detection, landmarker: FaceMesh) -> None:
+    mesh = landmarker(extract(astronaut, frame_from_box(detection.box, None, 320), 320))
     assert mesh is not None
     assert mesh.shape == (478, 2)
     right, left, nose, right_mouth, left_mouth = five_points(mesh)
@@ -19,31 +19,34 @@ def test_the_astronauts_mesh_lies_on_her_face(astronaut: np.ndarray) -> None:
     assert right[1] < nose[1] < right_mouth[1]
 
 
-def test_no_face_gives_no_mesh() -> None:
-    assert FaceMesh()(np.full((320, 320, 3), 90, np.uint8)) is None
+def test_no_mesh_without_a_face(landmarker: FaceMesh) -> None:
+    assert landmarker(np.full((320, 320, 3), 90, np.uint8)) is None
 
 
-def test_the_mean_face_is_at_rest_and_frontal() -> None:
-    found = measure(mean_mesh(128))
-    assert abs(found.yaw) < 0.15
-    assert found.mouth_open < 0.15
-    assert 0.15 < found.eyes_open < 0.45
+def test_measures_of_the_mean_face() -> None:
+    measures = measure(mean_mesh(128))
+    assert abs(measures.yaw) < 0.15
+    assert measures.mouth_open < 0.15
+    assert 0.15 < measures.eyes_open < 0.45
 
 
-def test_measures_are_free_of_scale_place_and_roll() -> None:
+def test_measures_ignore_scale_place_and_roll() -> None:
     mesh = mean_mesh(128)
     moved = transform(mesh, similarity((30, 90), 40, 0.7, 300))
     for name, value in vars(measure(mesh)).items():
         assert getattr(measure(moved), name) == pytest.approx(value, abs=2e-3), name
 
 
-def test_each_measure_follows_its_change() -> None:
+@pytest.mark.parametrize(
+    ("name", "points", "axis", "shift", "change"),
+    [("smile", [61, 291], 1, -5, 0.05), ("mouth_open", [14], 1, 8, 0.1), ("yaw", [1], 0, 15, 0.2)],
+)
+def test_measures_follow_the_mesh(name: str, points: list[int], axis: int, shift: int, change: float) -> None:
     mesh = mean_mesh(128)
-    smiling, talking, turned = mesh.copy(), mesh.copy(), mesh.copy()
-    smiling[[61, 291], 1] -= 5
-    talking[14, 1] += 8
-    turned[1, 0] += 15
-    assert measure(smiling).smile > measure(mesh).smile + 0.05
-    assert measure(talking).mouth_open > measure(mesh).mouth_open + 0.1
-    assert measure(turned).yaw > measure(mesh).yaw + 0.2
+    moved = mesh.copy()
+    moved[points, axis] += shift
+    assert getattr(measure(moved), name) > getattr(measure(mesh), name) + change
+
+
+def test_measures_of_degenerate_mesh() -> None:
     assert np.isfinite(list(vars(measure(np.zeros((478, 2), np.float32))).values())).all()

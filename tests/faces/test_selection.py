@@ -1,4 +1,4 @@
-"""Which faces are processed: every one, unless somebody asks for less."""
+"""Selection of the faces to process: all of them by default."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.selection import Selection, select_faces
 
 
-def _face(*box: float) -> Detection:
+def face(*box: float) -> Detection:
     return Detection((box[0], box[1], box[2], box[3]), 0.9, "fake")
 
 
-SMALL, WIDE, LARGE = _face(0, 0, 20, 24), _face(30, 0, 90, 19), _face(100, 100, 200, 220)
+SMALL, WIDE, LARGE = face(0, 0, 20, 24), face(30, 0, 90, 19), face(100, 100, 200, 220)
 FACES = (SMALL, WIDE, LARGE)
 
 
@@ -22,36 +22,36 @@ def test_all_faces_by_default():
     assert select_faces(()) == Selection((), {})
 
 
-def test_min_face_uses_shorter_side():
+def test_min_face_compares_the_shorter_side():
     assert select_faces(FACES, min_face=20) == Selection((0, 2), {1: "smaller than --min-face 20"})
     assert select_faces(FACES, min_face=500).process == ()
 
 
 @pytest.mark.parametrize(
-    ("place", "meant"),
+    ("place", "selected"),
     [
-        (_face(140, 150, 155, 165), True),  # holds the centre
-        (_face(0, 0, 1000, 1000), True),
-        (_face(100, 100, 200, 130), True),  # a quarter of the face
-        (_face(100, 100, 200, 120), False),  # a sixth of it
-        (_face(200, 220, 300, 300), False),
+        (face(140, 150, 155, 165), True),  # holds the centre
+        (face(0, 0, 1000, 1000), True),
+        (face(100, 100, 200, 130), True),  # a quarter of the face
+        (face(100, 100, 200, 120), False),  # a sixth of it
+        (face(200, 220, 300, 300), False),
     ],
 )
-def test_only_selects_overlapping_faces(place: Detection, meant: bool):
-    chosen = select_faces((LARGE,), only=(_face(900, 900, 910, 910), place))
-    assert chosen == (Selection((0,), {}) if meant else Selection((), {0: "outside --only"}))
+def test_only_selects_by_overlap(place: Detection, selected: bool):
+    selection = select_faces((LARGE,), only=(face(900, 900, 910, 910), place))
+    assert selection == (Selection((0,), {}) if selected else Selection((), {0: "outside --only"}))
 
 
-def test_no_place_at_all_means_no_face():
+def test_only_without_places_selects_no_face():
     assert select_faces(FACES, only=()).kept == dict.fromkeys(range(3), "outside --only")
 
 
-def test_wishes_add_up():
-    chosen = select_faces(FACES, min_face=20, only=(WIDE, LARGE))
-    assert chosen == Selection((2,), {0: "outside --only", 1: "smaller than --min-face 20"})
+def test_options_are_combined():
+    selection = select_faces(FACES, min_face=20, only=(WIDE, LARGE))
+    assert selection == Selection((2,), {0: "outside --only", 1: "smaller than --min-face 20"})
 
 
 @pytest.mark.parametrize("size", [-1, float("nan"), float("inf")])
-def test_a_size_that_is_none(size: float):
+def test_invalid_min_face(size: float):
     with pytest.raises(UsageError, match="--min-face"):
         select_faces(FACES, min_face=size)

@@ -24,7 +24,7 @@ from deid_diffusion.faces.semantic_map import (
 )
 
 
-def test_the_mean_face_has_every_part_where_it_belongs() -> None:
+def test_map_of_the_mean_face() -> None:
     labels = draw_semantic_map(mean_mesh(256), 256)
     names = {LABELS[i] for i in np.unique(labels)}
     assert names >= {"skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "u_lip", "l_lip", "iris"}
@@ -34,7 +34,7 @@ def test_the_mean_face_has_every_part_where_it_belongs() -> None:
     assert columns["r_eye"] < columns["nose"] < columns["l_eye"]  # the subject's right is the picture's left
 
 
-def test_control_image_is_the_palette_and_can_be_read_back() -> None:
+def test_control_image_can_be_decoded() -> None:
     labels = np.arange(len(LABELS), dtype=np.uint8)[None].repeat(4, 0)
     colours = control_image(labels)
     assert colours.shape == (4, len(LABELS), 3)
@@ -42,65 +42,62 @@ def test_control_image_is_the_palette_and_can_be_read_back() -> None:
     assert len({tuple(colour) for colour in PALETTE.tolist()}) == len(LABELS)
 
 
-def test_mean_mesh_follows_five_points() -> None:
-    move = similarity((70, 60), 140, 0.3, 128)
-    points = transform(five_points(mean_mesh(128)), move)
+def test_mean_mesh_fits_five_points() -> None:
+    points = transform(five_points(mean_mesh(128)), similarity((70, 60), 140, 0.3, 128))
     assert np.abs(five_points(mean_mesh(128, points)) - points).max() < 1
 
 
-def test_a_profiles_points_get_a_profiles_mesh() -> None:
-    turned = mean_mesh(128)
-    points = five_points(turned)
-    middle = points[:, 0].mean()
-    points[:, 0] = (
-        middle + 0.3 * (points[:, 0] - middle) + np.array([0, 0, 22, 0, 0])
-    )  # both eyes close, nose far right
-    assert measure(mean_mesh(128, points)).yaw > measure(turned).yaw + 0.4
+def test_mean_mesh_follows_the_yaw() -> None:
+    frontal = mean_mesh(128)
+    points = five_points(frontal)
+    centre = points[:, 0].mean()
+    points[:, 0] = centre + 0.3 * (points[:, 0] - centre) + np.array([0, 0, 22, 0, 0])  # near eyes, nose far right
+    assert measure(mean_mesh(128, points)).yaw > measure(frontal).yaw + 0.4
 
 
-def test_points_that_fit_no_face_leave_the_mean_face_in_the_middle() -> None:
+def test_mean_mesh_ignores_degenerate_points() -> None:
     points = np.full((5, 2), 3, np.float32)
     assert np.array_equal(mean_mesh(128, points), mean_mesh(128))
 
 
 @pytest.fixture(scope="module")
 def mediapipe_face() -> Iterator[ModuleType]:
-    """controlnet_aux's module, without the twenty others that its package imports."""
+    """controlnet_aux's module, imported without the rest of the package."""
     spec = find_spec("controlnet_aux")
     if spec is None:
         pytest.skip("controlnet_aux is not installed")
     package = ModuleType("controlnet_aux")
     package.__path__ = list(spec.submodule_search_locations)
-    before = set(sys.modules) - {"controlnet_aux"}
+    loaded = set(sys.modules) - {"controlnet_aux"}
     sys.modules["controlnet_aux"] = package
     import controlnet_aux.mediapipe_face as module
 
     yield module
-    for name in set(sys.modules) - before:
+    for name in set(sys.modules) - loaded:
         if name.startswith("controlnet_aux"):
             del sys.modules[name]
 
 
 @pytest.mark.parametrize(
-    "where", [(0, 512, 0, 512), (20, 276, 90, 346), (60, 190, 190, 320)], ids=["small", "large", "cut by the edge"]
+    "window", [(0, 512, 0, 512), (20, 276, 90, 346), (60, 190, 190, 320)], ids=["small", "large", "cut"]
 )
-def test_the_annotation_is_that_of_controlnet_aux(
-    mediapipe_face: ModuleType, astronaut: np.ndarray, where: tuple[int, ...]
+def test_mediapipe_face_equals_controlnet_aux(
+    mediapipe_face: ModuleType, astronaut: np.ndarray, window: tuple[int, ...]
 ) -> None:
-    top, bottom, left, right = where
+    top, bottom, left, right = window
     crop = cv2.resize(np.ascontiguousarray(astronaut[top:bottom, left:right]), (512, 512))
-    theirs = mediapipe_face.MediapipeFaceDetector()(crop, output_type="np")
+    expected = mediapipe_face.MediapipeFaceDetector()(crop, output_type="np")
     graph = mediapipe_face.mediapipe_face_common.mp_face_mesh.FaceMesh(
         static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.5
     )
     with graph:
         points = graph.process(crop).multi_face_landmarks[0].landmark
     mesh = np.array([(point.x, point.y) for point in points], np.float32) * 512
-    assert theirs.any()
-    assert np.array_equal(draw_mediapipe_face(mesh, 512), theirs)
+    assert expected.any()
+    assert np.array_equal(draw_mediapipe_face(mesh, 512), expected)
 
 
-def test_every_kind_can_be_drawn_and_others_are_refused() -> None:
+def test_draw_control() -> None:
     mesh = mean_mesh(64)
     assert {draw_control(mesh, 64, kind).shape for kind in CONTROLS} == {(64, 64, 3)}
     assert np.array_equal(draw_control(mesh, 64), control_image(draw_semantic_map(mesh, 64)))
@@ -108,5 +105,5 @@ def test_every_kind_can_be_drawn_and_others_are_refused() -> None:
         draw_control(mesh, 64, "canny")
 
 
-def test_a_mesh_outside_the_picture_leaves_it_black() -> None:
+def test_mediapipe_face_outside_the_picture() -> None:
     assert not draw_mediapipe_face(mean_mesh(64) + 1000, 64).any()

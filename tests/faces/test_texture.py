@@ -1,7 +1,6 @@
-"""Places on another face."""
-
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -10,7 +9,10 @@ from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
 from deid_diffusion.faces.texture import (
     dense_correspondence,
     face_coordinates,
+    fill_folds,
+    follow_gaze,
     mirrored_points,
+    nearest_inside,
     render_texture,
     silhouette,
     texture_mesh,
@@ -19,32 +21,31 @@ from deid_diffusion.faces.texture import (
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_each_pixel_lies_where_the_other_mesh_has_it(step: int) -> None:
+def test_dense_correspondence(step: int) -> None:
     mesh = mean_mesh(64)
-    places = dense_correspondence(3 * mesh + 5, mesh, 64, step)
-    assert places.shape == (64 // step, 64 // step, 2)
-    inside = places[..., 0] >= 0
+    positions = dense_correspondence(3 * mesh + 5, mesh, 64, step)
+    assert positions.shape == (64 // step, 64 // step, 2)
+    inside = positions[..., 0] >= 0
     assert 0.1 < inside.mean() < 0.6
-    middles = np.arange(step / 2, 64, step)
-    expected = 3 * np.stack(np.meshgrid(middles, middles), -1) + 5
-    assert np.abs(places - expected)[inside].max() < 1e-3
-    assert (places[~inside] == -1).all()
+    centres = np.arange(step / 2, 64, step)
+    expected = 3 * np.stack(np.meshgrid(centres, centres), -1) + 5
+    assert np.abs(positions - expected)[inside].max() < 1e-3
+    assert (positions[~inside] == -1).all()
 
 
-def test_what_a_turned_head_hides_is_left_out() -> None:
-    turned = mean_faces()[0] * 64
-    places = dense_correspondence(mean_mesh(64), turned, 64)
-    inside = places[..., 0] >= 0
+def test_dense_correspondence_skips_hidden_parts() -> None:
+    positions = dense_correspondence(mean_mesh(64), mean_faces()[0] * 64, 64)
+    inside = positions[..., 0] >= 0
     assert 0.05 < inside.mean() < 0.6
-    x = places[..., 0][inside]
+    x = positions[..., 0][inside]
     low, high = mean_mesh(64)[:468, 0].min(), mean_mesh(64)[:468, 0].max()
-    middle = (low + high) / 2
-    assert min((x < middle).mean(), (x > middle).mean()) < 0.35  # most of what is seen is one half of the face
+    centre = (low + high) / 2
+    assert min((x < centre).mean(), (x > centre).mean()) < 0.35  # a profile shows mostly one half
     assert x.min() >= low - 1
     assert x.max() <= high + 1
 
 
-def test_a_face_outside_the_picture_has_no_place() -> None:
+def test_dense_correspondence_outside_the_crop() -> None:
     assert (dense_correspondence(mean_mesh(64), mean_mesh(64) + 1000, 64) == -1).all()
 
 
@@ -53,16 +54,16 @@ def gradient(size: int) -> np.ndarray:
     return np.stack([columns, rows, 0.5 + 0 * rows], 2).astype(np.float32)
 
 
-def test_a_face_unwrapped_and_rendered_again_is_the_face() -> None:
+def test_unwrapping_and_rendering_are_inverse() -> None:
     size, mesh = 128, mean_faces()[8] * 128
-    texture, seen = unwrap_face(gradient(size), mesh, 128)
+    texture, visibility = unwrap_face(gradient(size), mesh, 128)
     picture, inside = render_texture(texture, mesh, size)
     core = silhouette((mesh - 64) * 0.85 + 64, size) & inside
     assert np.abs(picture - gradient(size))[core].mean() < 0.02
-    assert 0 <= seen.min() <= seen.max() <= 1
+    assert 0 <= visibility.min() <= visibility.max() <= 1
 
 
-def test_coordinates_span_the_mean_face() -> None:
+def test_face_coordinates() -> None:
     uv = face_coordinates(texture_mesh(64), 64)
     inside = uv[..., 0] >= 0
     assert inside.mean() > 0.6
@@ -70,41 +71,48 @@ def test_coordinates_span_the_mean_face() -> None:
     assert uv[inside].max() <= 1.02
 
 
-def test_a_profile_is_narrower_than_its_hull() -> None:
-    import cv2
-
+def test_silhouette_of_a_profile() -> None:
     mesh = mean_faces()[-1] * 128
     hull = np.zeros((128, 128), np.uint8)
     cv2.fillConvexPoly(hull, cv2.convexHull(mesh.astype(np.float32))[:, 0].astype(np.int32), (1,))
     assert silhouette(mesh, 128).sum() < 0.97 * hull.sum()
 
 
-def test_irises_move_to_where_the_mesh_has_them() -> None:
-    texture, frame = np.zeros((256, 256, 3), np.float32), texture_mesh(256)
+def test_rendering_follows_the_gaze() -> None:
+    texture, source = np.zeros((256, 256, 3), np.float32), texture_mesh(256)
     rows, columns = np.mgrid[:256, :256] + 0.5
     for iris in MESH_IRISES:
-        x, y = frame[list(iris)].mean(0)
+        x, y = source[list(iris)].mean(0)
         texture[np.hypot(columns - x, rows - y) < 5] = 1
     mesh = mean_mesh(256).copy()
     for iris in MESH_IRISES:
         mesh[list(iris), 0] += 4
-    straight, aside = (render_texture(texture, one, 256)[0][..., 0] for one in (mean_mesh(256), mesh))
-    middle = lambda picture: (picture * columns).sum() / picture.sum()  # noqa: E731
-    assert 2 < middle(aside) - middle(straight) < 5
+    straight, averted = (render_texture(texture, target, 256)[0][..., 0] for target in (mean_mesh(256), mesh))
+    assert 2 < (averted * columns).sum() / averted.sum() - (straight * columns).sum() / straight.sum() < 5
 
 
-def test_mirrored_points_are_their_own_inverse() -> None:
+def test_mirrored_points() -> None:
     points = mirrored_points()
     assert (points[points] == np.arange(478)).mean() > 0.95
     assert points[33] == 263
 
 
-def test_detail_that_a_profile_stretches_is_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("turn", "low", "high"), [(-6, 0.03, 1.0), (0, 0.0, 0.01)], ids=["profile", "frontal"])
+def test_stretched_texture_is_smoothed(turn: int, low: float, high: float) -> None:
     stripes = np.broadcast_to(np.arange(64)[:, None, None] // 2 % 2, (64, 64, 3)).astype(np.float32)
-    smooth = [render_texture(stripes, mean_faces()[yaw] * 256, 256)[0] for yaw in (0, 6)]
-    monkeypatch.setattr("deid_diffusion.faces.texture._EVEN", -1.0)
-    monkeypatch.setattr("deid_diffusion.faces.texture._UNEVEN", -2.0)
-    raw = [render_texture(stripes, mean_faces()[yaw] * 256, 256) for yaw in (0, 6)]
-    changed = [np.abs(ours - face)[inside].mean() for ours, (face, inside) in zip(smooth, raw, strict=True)]
-    assert changed[0] > 0.03
-    assert changed[1] < 0.01
+    mesh, source = mean_faces()[6 + turn] * 256, texture_mesh(64)
+    picture, inside = render_texture(stripes, mesh, 256)
+    maps = follow_gaze(fill_folds(dense_correspondence(source, mesh, 256)), source, mesh) - 0.5
+    sharp = cv2.remap(stripes, maps[..., 0], maps[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    assert low <= np.abs(picture - sharp)[inside].mean() < high
+
+
+def test_nearest_inside(rng: np.random.Generator) -> None:
+    inside = rng.random((20, 30)) < 0.1
+    distance, index = nearest_inside(inside)
+    points = np.argwhere(inside)
+    rows, columns = np.indices(inside.shape)
+    assert (distance[inside] == 0).all()
+    assert np.array_equal(points[index[inside]], points)
+    offset = points[index] - np.stack([rows, columns], -1)
+    assert np.abs(np.hypot(*offset.transpose(2, 0, 1)) - distance).max() < 0.5
