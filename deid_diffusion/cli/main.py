@@ -15,7 +15,7 @@ from .dataset import dataset
 from .evaluate import attack, evaluate
 from .inspect import attributes
 from .keys import keys_app
-from .options import errors_as_exit_codes
+from .options import DeprecatedFlags, errors_as_exit_codes
 from .serve import serve, web
 
 
@@ -92,8 +92,8 @@ def _options(
     context.obj = debug
 
 
-app.command()(anonymize)
-app.command()(dataset)
+app.command(cls=DeprecatedFlags)(anonymize)
+app.command(cls=DeprecatedFlags)(dataset)
 app.command()(attack)
 app.command()(evaluate)
 app.command()(attributes)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import get_args
 
 import cv2
 import numpy as np
 
+from ..options import CoverColour, Method
 from .alignment import invert, warp
 from .masks import PasteMask
 
 FILL = (128, 128, 128)
 """Mid-grey: what the generator sees in a face's place, and what a grey cover looks like."""
 
-CoverColour = Literal["surroundings", "grey"]
 COVER_COLOURS: tuple[CoverColour, ...] = get_args(CoverColour)
 """What covers are made of: the colours around them, which spoil a picture less, or mid-grey, which is seen at once."""
 
@@ -158,7 +158,6 @@ def match_boundary_colour(crop: np.ndarray, context: np.ndarray, mask: np.ndarra
     return np.clip(made + shift + 0.5, 0, 255).astype(np.uint8)
 
 
-Method = Literal["generate", "fill", "blur", "pixelate"]
 """How a face is replaced: by a generated one, by one colour, or by what is left of it after a filter."""
 
 METHODS: tuple[Method, ...] = get_args(Method)
