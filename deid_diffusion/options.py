@@ -140,7 +140,7 @@ def option_type(name: str) -> Any:
     return _SCHEMA[name].annotation
 
 
-def option_field(name: str) -> dict[str, Any]:
+def option_schema(name: str) -> dict[str, Any]:
     """Return default, description and bounds (`ge`, `le`) of an option, as `pydantic.Field` takes them."""
     schema = _SCHEMA[name]
     bounds: dict[str, Any] = {}

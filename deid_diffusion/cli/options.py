@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..errors import DeidError, UsageError, one_line
-from ..options import Options, Region, option_field, option_type
+from ..options import Options, Region, option_schema, option_type
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def _parameters(name: str) -> Iterator[inspect.Parameter]:
         for flag, annotation in _FILES[name].items():
             yield inspect.Parameter(flag, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         return
-    schema = option_field(name)
+    schema = option_schema(name)
     flag, kind = _REPEATED.get(name, (name, option_type(name)))
     repeated = name in _REPEATED
     appearance = typer.Option(

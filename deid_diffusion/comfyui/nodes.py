@@ -16,7 +16,7 @@ from PIL import Image
 from ..attributes.selection import AttributeSelection, make_selection, parse_change, parse_keep
 from ..evaluation.inspection import draw_faces
 from ..faces.semantic_map import CONTROLS, control_image
-from ..options import Method, Options, option_field
+from ..options import Method, Options, option_schema
 from . import runtime
 from .conditioning import LoadedAdapter, append_tokens, clip_features, encoder_features, make_tokens
 from .faces import (
@@ -41,13 +41,13 @@ def selection_inputs() -> list[Any]:
         io.String.Input(
             "keep",
             default="all",
-            tooltip=f"{option_field('keep')['description']} all: every built-in name.",
+            tooltip=f"{option_schema('keep')['description']} all: every built-in name.",
         ),
         io.String.Input(
             "change",
             default="",
             placeholder="age=70, gender=woman",
-            tooltip=f"{option_field('change')['description']} Separate them by commas.",
+            tooltip=f"{option_schema('change')['description']} Separate them by commas.",
         ),
     ]
 
@@ -370,7 +370,7 @@ class DeidentifyFaces(io.ComfyNode):
                     "method",
                     options=[_SYNTH, *get_args(Method)[1:]],
                     default=_SYNTH,
-                    tooltip=f"{_SYNTH} is generate. {option_field('method')['description']}",
+                    tooltip=f"{_SYNTH} is generate. {option_schema('method')['description']}",
                 ),
                 *selection_inputs(),
                 seed_input(),

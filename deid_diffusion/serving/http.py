@@ -31,7 +31,7 @@ from ..attributes.selection import parse_change, parse_keep
 from ..errors import ImageError, UsageError, one_line
 from ..identity.pseudonyms import Pseudonyms
 from ..io import images
-from ..options import Method, Options, option_field
+from ..options import Method, Options, option_schema
 from ..results import ImageRecord
 from .access import ApiKey
 from .queue import Check, DeadlineExceeded, Limits, Metrics, QueueFull, RequestQueue, deadline_check
@@ -125,6 +125,11 @@ def too_large(limits: Limits) -> HTTPException:
 _Words = Annotated[str, Field(max_length=200)]
 
 
+def _query(name: str, **limits: Any) -> Any:
+    """Return the field of an option, with limits of the service."""
+    return Field(**{**option_schema(name), **limits})
+
+
 _RENAMED = {"steps": "num_inference_steps", "attempts": "num_candidates", "map_privacy": "map_blend"}
 
 
@@ -136,13 +141,13 @@ class AnonymizeParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    method: Method = Field(**option_field("method"))
-    keep: list[_Words] = Field(**option_field("keep") | {"default": []}, max_length=20)
-    change: list[_Words] = Field(**option_field("change") | {"default": []}, max_length=20)
-    seed: int | None = Field(**option_field("seed"), lt=2**63)
-    num_candidates: int = Field(**option_field("num_candidates"), le=10)
-    num_inference_steps: int | None = Field(**option_field("num_inference_steps"), le=100)
-    map_blend: float = Field(**option_field("map_blend"))
+    method: Method = _query("method")
+    keep: list[_Words] = _query("keep", default=[], max_length=20)
+    change: list[_Words] = _query("change", default=[], max_length=20)
+    seed: int | None = _query("seed", lt=2**63)
+    num_candidates: int = _query("num_candidates", le=10)
+    num_inference_steps: int | None = _query("num_inference_steps", le=100)
+    map_blend: float = _query("map_blend")
     format: Literal["png", "webp", "jpeg"] = Field("png", description="Of the result; JPEG changes all pixels.")
     require_face: bool = Field(False, description="A photo in which no face is found is an error.")
 
