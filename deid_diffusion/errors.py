@@ -35,7 +35,12 @@ def one_line(value: object) -> str:
     )
 
 
-_FAILURES = {"missing": "is missing", "extra_forbidden": "is unknown", "unexpected_keyword_argument": "is unknown"}
+_FAILURES = {
+    "missing": "is missing",
+    "model_type": "should be an object",
+    "extra_forbidden": "is unknown",
+    "unexpected_keyword_argument": "is unknown",
+}
 
 
 def validation_message(error: ValidationError) -> str:
