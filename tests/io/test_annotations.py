@@ -280,7 +280,7 @@ def test_export_keeps_existing_file(tmp_path):
     assert read_boxes(path).of("in/empty.jpg", SHAPE) is None
 
 
-def test_lookup_does_not_compare_all_names(tmp_path, monkeypatch):
+def test_lookup_does_not_compare_all_names(tmp_path):
     names = [f"train/{number:06d}/front.jpg" for number in range(500)]
     path = tmp_path / "large.json"
     write_annotations(path, (replace(DONE, input=name) for name in names))
