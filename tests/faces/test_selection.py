@@ -39,16 +39,16 @@ def test_the_shorter_side_decides_and_the_limit_itself_is_large_enough():
 )
 def test_a_place_means_the_faces_that_it_overlaps(place: Detection, meant: bool):
     chosen = select_faces((LARGE,), only=(_face(900, 900, 910, 910), place))
-    assert chosen == (Selection((0,), {}) if meant else Selection((), {0: "outside --only"}))
+    assert chosen == (Selection((0,), {}) if meant else Selection((), {0: "excluded by --annotations or --only"}))
 
 
 def test_no_place_at_all_means_no_face():
-    assert select_faces(FACES, only=()).kept == dict.fromkeys(range(3), "outside --only")
+    assert select_faces(FACES, only=()).kept == dict.fromkeys(range(3), "excluded by --annotations or --only")
 
 
 def test_wishes_add_up():
     chosen = select_faces(FACES, min_face=20, only=(WIDE, LARGE))
-    assert chosen == Selection((2,), {0: "outside --only", 1: "smaller than --min-face 20"})
+    assert chosen == Selection((2,), {0: "excluded by --annotations or --only", 1: "smaller than --min-face 20"})
 
 
 @pytest.mark.parametrize("size", [-1, float("nan"), float("inf")])
