@@ -32,13 +32,13 @@ class FaceRecord:
         box: x0, y0, x1, y1 in pixels of the upright photo.
         detector: name of its detector.
         score: the detector's score, 0 to 1.
-        action: "replaced" by a generated face that passed verification; "covered" by an opaque fill because that failed;
+        action: "replaced" by a generated face that passed verification; "covered" by an opaque fill if it failed;
             "filled", "blurred" or "pixelated" as the user chose; or "kept", untouched, as the user chose.
         seed: of the generated face; None for any other, and with a key, whose holder alone may know the seed.
         mesh: whether a face mesh was fitted; without one the mask comes from the box or the five points.
         reason: why the face was covered or kept; else None.
-        similarity: cosine of the embeddings of the generated face and the original, by the verifier's recogniser; None if
-            it could not be computed.
+        similarity: cosine of the embeddings of the generated face and the original, by the verifier's recogniser; None
+            if it could not be computed.
         attempts: number of candidates that were verified.
         pseudonym: name of the person's pseudonym under the key; None without a key, or if the face was too small.
         kept_attributes: attributes of the original that a generated face was given; empty for any other face.

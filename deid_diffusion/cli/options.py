@@ -174,21 +174,24 @@ class DeprecatedFlags(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Rename deprecated flags, up to `--`, before they are parsed."""
+        known = {flag for parameter in self.get_params(ctx) for flag in parameter.opts}
+        renamed = {old: new for old, new in _RENAMED.items() if new in known}
+        advice = {old: new for old, new in (_REPLACED | renamed).items() if old in known | renamed.keys()}
         end = args.index("--") if "--" in args else len(args)
         names: dict[str, str] = {}
         flags: list[str] = []
         for text in args[:end]:
             flag, sign, value = text.partition("=")
-            if flag in _RENAMED or flag in _REPLACED:
-                names[flag] = _RENAMED.get(flag) or _REPLACED[flag]
-                flag = _RENAMED.get(flag, flag)
+            if flag in advice:
+                names[flag] = advice[flag]
+                flag = renamed.get(flag, flag)
             elif text == "--method=synth" or (text == "synth" and flags and flags[-1] == "--method"):
                 names["--method synth"] = "--method generate"
                 flag, value = (flag, "generate") if sign else ("generate", "")
             flags.append(f"{flag}{sign}{value}")
         if names and not ctx.resilient_parsing:
-            advice = ", ".join(f"{old} (use {new})" for old, new in names.items())
-            typer.echo(f"warning: deprecated, to be removed in the next release: {advice}", err=True)
+            replacements = ", ".join(f"{old} (use {new})" for old, new in names.items())
+            typer.echo(f"warning: deprecated, to be removed in the next release: {replacements}", err=True)
         return super().parse_args(ctx, [*flags, *args[end:]])
 
 

@@ -39,14 +39,14 @@ def refusal(*inputs: str, out: str | None = "out", **options: object) -> str:
 
 def test_folders_and_files():
     touch("in/b.JPG", "in/a.webp", "in/.hidden.jpg", "in/note.txt", "in/deep/c.png", "in/.git/d.png", "x/e.v2.jpg", "y")
-    jobs = plan("in", "x/e.v2.jpg", "y")
-    assert pairs(jobs) == [
+    planned = plan("in", "x/e.v2.jpg", "y")
+    assert pairs(planned) == [
         ("in/a.webp", "out/a.png"),
         ("in/b.JPG", "out/b.png"),
         ("x/e.v2.jpg", "out/e.v2.png"),
         ("y", "out/y.png"),
     ]
-    assert (jobs.done, jobs.skipped) == (0, 1)
+    assert (planned.done, planned.skipped) == (0, 1)
     deep = plan("in", recursive=True, file_format="jpeg")
     assert pairs(deep) == [("in/a.webp", "out/a.jpg"), ("in/b.JPG", "out/b.jpg"), ("in/deep/c.png", "out/deep/c.jpg")]
     assert not Path("out").exists()
@@ -63,13 +63,13 @@ def test_single_file():
 
 def test_relative_names(tmp_path):
     touch("in/a.jpg", "in/deep/b.jpg", "c.jpg")
-    jobs = plan(str(tmp_path / "in"), str(tmp_path / "c.jpg"), out=str(tmp_path / "out"), recursive=True)
-    assert pairs(jobs) == [
+    planned = plan(str(tmp_path / "in"), str(tmp_path / "c.jpg"), out=str(tmp_path / "out"), recursive=True)
+    assert pairs(planned) == [
         ("in/a.jpg", "out/a.png"),
         ("in/deep/b.jpg", "out/deep/b.png"),
         ("c.jpg", "out/c.png"),
     ]
-    assert all(job.source.is_file() for job in jobs.jobs)
+    assert all(job.source.is_file() for job in planned.jobs)
     assert pairs(plan(str(tmp_path / "c.jpg"), out=str(tmp_path / "d.png"))) == [("c.jpg", "d.png")]
 
 
@@ -124,9 +124,9 @@ def test_no_photos():
 def test_in_place():
     touch("in/a.jpg", "in/b.heic")
     Path("link.jpg").symlink_to("in/a.jpg")
-    jobs = plan("in", out=None, in_place=True)
-    assert pairs(jobs) == [("in/a.jpg", "in/a.jpg"), ("in/b.heic", "in/b.heic")]
-    assert all(job.replace for job in jobs.jobs)
+    planned = plan("in", out=None, in_place=True)
+    assert pairs(planned) == [("in/a.jpg", "in/a.jpg"), ("in/b.heic", "in/b.heic")]
+    assert all(job.replace for job in planned.jobs)
     assert plan("link.jpg", out=None, in_place=True).jobs[0].target == Path("in/a.jpg").resolve()
     assert "would both become" in refusal("in", "link.jpg", out=None, in_place=True)
 
@@ -136,9 +136,9 @@ def test_resume():
     touch("out/a.png", data=b"a finished result")
     touch("out/b.png", data=b"")  # a claim that a crash left
     touch("out/c.png", data=b"photo")  # the original itself
-    jobs = plan("in")
-    assert jobs.done == 1
-    assert [(job.input_name, job.replace, job.holds_original) for job in jobs.jobs] == [
+    planned = plan("in")
+    assert planned.done == 1
+    assert [(job.input_name, job.replace, job.holds_original) for job in planned.jobs] == [
         ("in/b.jpg", True, False),
         ("in/c.jpg", True, True),
         ("in/d.jpg", False, False),
