@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DeidError(Exception):
-    """Base of all errors that a user can act on. The command line prints the message and exits with code 2."""
+    """Base of all errors that a user can act on, printed as one line with exit code 2."""
 
 
 class ImageError(DeidError, ValueError):

@@ -153,7 +153,7 @@ def option_schema(name: str) -> dict[str, Any]:
 
 
 def options_digest(options: Options) -> dict[str, Any]:
-    """Return JSON values that differ where results may differ; of keys and embeddings they hold digests only."""
+    """Return JSON values that differ where results may differ; keys and embeddings appear as digests only."""
     values: dict[str, Any] = {option.name: getattr(options, option.name) for option in fields(options)}
     people, pseudonyms = values.pop("keep_people"), values.pop("pseudonyms")
     digest = {name: _json_value(value) for name, value in values.items()}

@@ -38,7 +38,7 @@ class _Lines(Progress):
 
 
 class Bar(_Lines):
-    """Progress over a known number of photos: a bar on a terminal, elsewhere a line for every tenth of them."""
+    """Progress over a known number of photos: a bar on a terminal, elsewhere a line per tenth."""
 
     def __init__(self) -> None:
         remark = TextColumn("{task.fields[remark]}")
@@ -73,7 +73,7 @@ class Display(Bar):
 
 
 class Counter(_Lines):
-    """Progress over an unknown number of images: live counts on a terminal, elsewhere a line for every thousand."""
+    """Progress over an unknown number of images: counts on a terminal, elsewhere a line per thousand."""
 
     def __init__(self) -> None:
         super().__init__(SpinnerColumn(), TextColumn("{task.fields[remark]}"))

@@ -78,7 +78,7 @@ People = Annotated[
     ),
 ]
 
-#: Option of the schema -> what `--help` shows of it that the schema does not hold.
+#: Option of the schema -> arguments of its flag beyond description and range.
 _APPEARANCE: Mapping[str, Mapping[str, Any]] = {
     "num_inference_steps": {"show_default": "the model's"},
     "keep": {"metavar": "NAMES", "show_default": "all built-in names"},

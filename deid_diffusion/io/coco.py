@@ -54,7 +54,6 @@ def _check_ignore(value: Any) -> bool:
     raise ValueError(f"should be true or false, got {value!r}")
 
 
-_Id = Annotated[int | str, PlainValidator(_check_id)]
 _Coordinate = Annotated[float, Field(allow_inf_nan=False, gt=-FAR, lt=FAR)]
 _Name = Annotated[str, Field(strict=True)]
 
@@ -66,7 +65,7 @@ class _Member(BaseModel):
 class CocoImage(_Member):
     """Entry of `images`."""
 
-    id: _Id
+    id: Annotated[int | str, PlainValidator(_check_id)]
     file_name: _Name
     width: PositiveInt | None = None
     height: PositiveInt | None = None
@@ -88,7 +87,7 @@ class _Category(_Member):
 class CocoBox(_Member):
     """Entry of `annotations`, or of a list of results."""
 
-    image_id: _Id | None = None
+    image_id: Annotated[int | str | None, PlainValidator(_check_id)] = None
     file_name: _Name | None = None
     bbox: Annotated[list[_Coordinate], Field(min_length=4, max_length=4)]
     score: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -137,7 +136,7 @@ _SPECIAL = ("keep", "change", "ignore")
 
 
 class CocoAnnotation(CocoBox):
-    """Box with what is kept and changed of its face."""
+    """Box with the attributes kept and changed of its face."""
 
     keep: list[str] | None = None
     change: dict[str, Any] | None = None

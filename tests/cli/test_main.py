@@ -182,7 +182,6 @@ def test_bad_photos(call, fake, photos):
     [
         ("a.png", "no output"),
         ("a.png -o a.png", "is the input a.png itself"),
-        ("a.png b/a.png -o out", "a.png and b/a.png would both become out/a.png"),
         ("empty -o out", "no photo or clip found"),
         ("a.png -o out --report b.jpg", "has the suffix of a photo"),
         ("a.png -o out --report none/r.jsonl", "folder does not exist"),

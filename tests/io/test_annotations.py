@@ -171,6 +171,7 @@ FILES = [
     (images({"id": 1, "file_name": "a", "width": 0, "height": 9}), r"images\[0\].width: should be greater than 0"),
     ({"images": IMAGES, "annotations": [{"image_id": 99, "bbox": BOX}]}, r"annotations\[0\]: image_id 99 is"),
     ({"images": IMAGES, "annotations": [{"bbox": BOX}]}, r"annotations\[0\]: image_id is missing"),
+    ({"images": IMAGES, "annotations": [{"image_id": True}]}, r"annotations\[0\].image_id: should be an integer or"),
     ([RESULT, "face"], r"\[1\]: should be an object"),
     ([RESULT, ENTRY], r"\[1\]: file_name is missing"),
     ('[{"file_name": "a", "bbox": [NaN, 1, 2, 3]}]', r"\[0\].bbox\[0\]: should be a finite number, got nan"),
