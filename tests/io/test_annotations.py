@@ -360,13 +360,6 @@ def test_overrides_of_two_faces(write):
         overrides.of("a.png", (10, 10))
 
 
-def test_overrides_fall_back_to_run(write):
-    entries = [{**OVERRIDE, "change": {"age": "70"}}, {**OVERRIDE, "keep": ["age"]}]
-    first, second = read_overrides(write(entries), ("gender",), {"skin": "dark skin"}).all()
-    assert (first.keep, first.change) == (("gender",), {"age": "elderly"})
-    assert (second.keep, second.change) == (("age",), {"skin": "dark skin"})
-
-
 def test_match_overrides():
     face, far = Detection((12.0, 22.0, 42.0, 62.0), 0.9, "x"), Detection((200.0, 200.0, 220.0, 230.0), 0.9, "x")
     override = FaceOverride(Detection((10.0, 20.0, 40.0, 60.0), 1.0, "boxes"), make_selection(["age"]))
