@@ -1,102 +1,170 @@
-"""What a user may wish for, apart from which photos: one frozen value that every layer hands on."""
+"""Options of a run: the one schema behind Python, the command line, the HTTP service and ComfyUI."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import field, fields
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
-from .attributes.selection import AttributeSelection, make_selection
-from .errors import UsageError
-from .faces.compositing import COVER_COLOURS, METHODS, CoverColour, Method
-from .faces.semantic_map import REGIONS
+from annotated_types import Ge, Le
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from .attributes.vocabulary import VOCABULARY
+from .errors import UsageError, validation_message
 
 if TYPE_CHECKING:
+    from .attributes.selection import AttributeSelection
     from .identity.known_people import ConsentList
     from .identity.pseudonyms import Pseudonyms
+else:  # both are passed through unvalidated: their modules import numpy, which `--help` has to do without
+    ConsentList = Pseudonyms = Any
+
+Method = Literal["generate", "fill", "blur", "pixelate"]
+CoverColour = Literal["surroundings", "grey"]
+Region = Literal["skin", "brows", "eyes", "nose", "mouth"]
+
+_Class = TypeVar("_Class")
 
 
-@dataclass(frozen=True, kw_only=True)
+def _raises_usage_error(schema: type[_Class]) -> type[_Class]:
+    """Make the constructor of a pydantic dataclass raise UsageError, with one line, for invalid values."""
+    init = schema.__init__
+
+    @wraps(init)
+    def checked_init(self: _Class, *values: Any, **options: Any) -> None:
+        try:
+            init(self, *values, **options)
+        except ValidationError as error:
+            raise UsageError(validation_message(error)) from None
+
+    schema.__init__ = checked_init  # type: ignore[assignment,method-assign]
+    return schema
+
+
+@_raises_usage_error
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", coerce_numbers_to_str=True))
 class Options:
-    """How the faces of a photo are treated.
+    """Options of face replacement. Each field carries its description, range and default.
 
-    Attributes:
-        method: "generate" generates other faces; "fill", "blur" and "pixelate" are the simple methods. Blurred and
-            pixelated faces can be recognised again.
-        num_inference_steps: denoising steps; None is the model's own number.
-        seed: makes results repeatable, and faces therefore linkable; None is fresh randomness for each face.
-        batch_size: faces generated together.
-        num_candidates: candidates for each face, at most; a face of which none passes the gate is covered.
-        min_face: faces whose box has a shorter side under so many pixels are left untouched.
-        fill_colour: of covers: the colours around them, or "grey".
-        keep: attributes that the new face has of the old one: names of `attributes.vocabulary.VOCABULARY`, and phrases
-            of your own; () keeps none, None keeps all of that vocabulary but what is changed. See `docs/attributes.md`.
-        change: attribute of that vocabulary -> one of its words, or for "age" a number of years.
-        prompt: text that steers the new faces, for models that were trained with prompts.
-        map_blend: how far the semantic map goes towards the mean face's, 0 (not) to 1 (all the way).
-        keep_regions: names of `labels.REGIONS` that keep their original pixels, at a cost in privacy.
-        keep_people: people who consented to be shown; their faces are left untouched.
-        pseudonyms: gives all faces of one person one pseudonym, which makes them linkable on purpose.
+    Raises:
+        UsageError: a value is out of range, or two options contradict each other.
     """
 
-    method: Method = "generate"
-    num_inference_steps: int | None = None
-    seed: int | None = None
-    batch_size: int = 8
-    num_candidates: int = 6
-    min_face: int = 0
-    fill_colour: CoverColour = "surroundings"
-    keep: tuple[str, ...] | None = None
-    change: Mapping[str, str] = field(default_factory=dict)
-    prompt: str = ""
-    map_blend: float = 0.0
-    keep_regions: frozenset[str] = frozenset()
-    keep_people: ConsentList | None = None
-    pseudonyms: Pseudonyms | None = None
+    method: Annotated[
+        Method,
+        Field(
+            description="generate synthesises another face, fill covers it; blurred and pixelated faces can be "
+            "recognised again."
+        ),
+    ] = "generate"
+    num_candidates: Annotated[
+        int,
+        Field(ge=1, description="Candidates per face, at most; a face of which none passes verification is covered."),
+    ] = 6
+    num_inference_steps: Annotated[int | None, Field(ge=1, description="Denoising steps; by default the model's.")] = (
+        None
+    )
+    seed: Annotated[
+        int | None, Field(ge=0, description="Repeatable, and therefore linkable: omit it for fresh randomness.")
+    ] = None
+    pseudonyms: Annotated[
+        Pseudonyms | None,
+        Field(description="One pseudonym per person, in all photos and runs: faces are linkable on purpose."),
+    ] = None
+    keep_people: Annotated[
+        ConsentList | None, Field(description="People who consented to be shown: their faces are left untouched.")
+    ] = None
+    keep: Annotated[
+        tuple[str, ...] | None,
+        Field(
+            description="Attributes that the new face shares with the original: built-in names "
+            f"({', '.join(VOCABULARY)}), phrases of your own, or none."
+        ),
+    ] = None
+    change: Annotated[
+        Mapping[str, str],
+        Field(description="Attributes to show instead of the original's, as age=70 or gender=woman."),
+    ] = field(default_factory=dict)
+    prompt: Annotated[str, Field(description="Steers the new faces, for models that were trained with prompts.")] = ""
+    map_blend: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="How far the proportions of faces move towards the mean face's, 0 to 1.",
+        ),
+    ] = 0.0
+    keep_regions: Annotated[
+        frozenset[Region], Field(description="Leave this part of every face untouched, at a cost in privacy.")
+    ] = frozenset()
+    min_face: Annotated[
+        int,
+        Field(ge=0, description="Leave faces untouched whose box has a shorter side under this number of pixels."),
+    ] = 0
+    fill_colour: Annotated[
+        CoverColour,
+        Field(description="Colour of covers: that of the surroundings, or grey, which is easy to see."),
+    ] = "surroundings"
+    batch_size: Annotated[int, Field(ge=1, description="Faces denoised at once.")] = 8
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "batch_size", "num_candidates"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.method not in METHODS:
-            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
-        if self.fill_colour not in COVER_COLOURS:
-            raise ValueError(f"fill_colour: expected one of {', '.join(COVER_COLOURS)}, got {self.fill_colour!r}")
-        if unknown := sorted(self.keep_regions - set(REGIONS)):
-            raise ValueError(f"keep_regions: no region {', '.join(unknown)}; there are {', '.join(REGIONS)}")
-        if self.keep_regions == set(REGIONS):
-            raise ValueError("keep_regions: all regions together are the whole face: leave one out")
-        if not 0 <= self.map_blend <= 1:
-            raise UsageError(f"map_blend: expected 0 to 1, got {self.map_blend:g}")
-        told = self.choice != make_selection() or self.prompt or self.map_blend
-        if told and self.method != "generate":
+        from .attributes.selection import make_selection  # imports torch
+
+        if self.keep_regions == set(get_args(Region)):
+            raise UsageError("keep_regions: all regions together are the whole face: leave one out")
+        steered = self.choice != make_selection() or self.prompt or self.map_blend
+        if steered and self.method != "generate":
             raise UsageError(
                 f"method {self.method}: keeps and changes no attribute: leave out keep, change, prompt and map_blend"
             )
         if self.seed is not None and self.pseudonyms is not None:
-            raise ValueError("seed and pseudonyms both say which face a person gets: give one of them")
+            raise UsageError("seed, pseudonyms: both determine the new face of a person: give one of them")
 
     @property
     def choice(self) -> AttributeSelection:
-        """What is kept and changed, checked."""
+        """Checked selection of kept and changed attributes."""
+        from .attributes.selection import make_selection
+
         return make_selection(self.keep, self.change)
 
 
+_SCHEMA: Mapping[str, Any] = Options.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+def option_type(name: str) -> Any:
+    """Return the type of an option, for generated interfaces."""
+    return _SCHEMA[name].annotation
+
+
+def option_schema(name: str) -> dict[str, Any]:
+    """Return default, description and bounds (`ge`, `le`) of an option, as `pydantic.Field` takes them."""
+    schema = _SCHEMA[name]
+    bounds: dict[str, Any] = {}
+    for limit in schema.metadata:
+        if isinstance(limit, Ge):
+            bounds["ge"] = limit.ge
+        elif isinstance(limit, Le):
+            bounds["le"] = limit.le
+    return {"default": schema.default, "description": schema.description, **bounds}
+
+
 def options_digest(options: Options) -> dict[str, Any]:
-    """Values for JSON that differ where results may differ. They hold no key and no embedding, only digests of them."""
-    plain: dict[str, Any] = {one.name: getattr(options, one.name) for one in fields(options)}
-    people, pseudonyms = plain.pop("keep_people"), plain.pop("pseudonyms")
-    plain = {name: _plain(value) for name, value in plain.items()}
+    """Return JSON values that differ where results may differ; keys and embeddings appear as digests only."""
+    values: dict[str, Any] = {option.name: getattr(options, option.name) for option in fields(options)}
+    people, pseudonyms = values.pop("keep_people"), values.pop("pseudonyms")
+    digest = {name: _json_value(value) for name, value in values.items()}
     if people is not None:
-        plain["keep_people"] = [hashlib.sha256(people.embeddings.tobytes()).hexdigest(), people.threshold]
+        digest["keep_people"] = [hashlib.sha256(people.embeddings.tobytes()).hexdigest(), people.threshold]
     if pseudonyms is not None:
-        plain["pseudonyms"] = [pseudonyms.key.fingerprint, pseudonyms.store.name]
-    return plain
+        digest["pseudonyms"] = [pseudonyms.key.fingerprint, pseudonyms.store.name]
+    return digest
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     return dict(value) if isinstance(value, Mapping) else value

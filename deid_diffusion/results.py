@@ -1,4 +1,4 @@
-"""The record of a clip: one JSON line that says whose faces were seen when, and what was done to them."""
+"""Records of photos, clips and their faces, and statistics of a run."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _PACKAGES = ("torch", "diffusers", "transformers", "mediapipe")
 
 @dataclass(frozen=True)
 class FaceRecord:
-    """What was done to one face.
+    """Action on one face of a photo.
 
     Attributes:
         box: x0, y0, x1, y1 in pixels of the upright photo.
-        detector: name of the detector that found it.
+        detector: name of its detector.
         score: the detector's score, 0 to 1.
-        action: "replaced" by a generated face that passed the gate; "covered" by an opaque fill because that failed;
+        action: "replaced" by a generated face that passed verification; "covered" by an opaque fill if it failed;
             "filled", "blurred" or "pixelated" as the user chose; or "kept", untouched, as the user chose.
-        seed: of the generated face; else None, also for a pseudonym's face, whose seed only the key's holder may know.
+        seed: of the generated face; None for any other, and with a key, whose holder alone may know the seed.
         mesh: whether a face mesh was fitted; without one the mask comes from the box or the five points.
         reason: why the face was covered or kept; else None.
-        similarity: cosine of the embeddings of the generated face and the original, by the gate's recogniser; None if
-            there was nothing to compare, or no number came out.
-        attempts: generated candidates that the gate judged.
+        similarity: cosine of the embeddings of the generated face and the original, by the verifier's recogniser; None
+            if it could not be computed.
+        attempts: number of candidates that were verified.
         pseudonym: name of the person's pseudonym under the key; None without a key, or if the face was too small.
         kept_attributes: attributes of the original that a generated face was given; empty for any other face.
         changed_attributes: attributes that it was given instead of the original's, each with its word.
@@ -61,19 +61,19 @@ class FaceRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """What is said of a photo and of a clip alike.
+    """Fields common to the records of photos and clips.
 
     Attributes:
-        input: its name as the user gave it, never an absolute path.
-        output: the result's name as the user gave it; None if nothing was written.
-        status: "done" (every face dealt with), "no_face" (none was found) or "failed" (nothing was written).
+        input: name as the user gave it, never an absolute path.
+        output: name of the result as the user gave it; None if nothing was written.
+        status: "done" (every face was processed), "no_face" (none was detected) or "failed" (nothing was written).
         input_sha256: hex digest of the input file; None if it could not be read.
         output_sha256: hex digest of the output file; None if nothing was written.
         width: of the upright picture in pixels; None if it could not be read.
         height: likewise.
         model: name of the model; None if it failed before one was needed.
-        gate: what judged the results, and how strictly; None if it failed before it was needed.
-        versions: software name to version.
+        gate: verifier of the results and its threshold; None if it failed before it was needed.
+        versions: software -> version.
         seconds: wall-clock time from reading to writing; of a clip that was interrupted, of the run that finished it.
         error: one line; None unless the status is "failed".
     """
@@ -92,23 +92,23 @@ class Record:
     error: str | None = None
 
     def to_json(self) -> str:
-        """One line of JSON, ASCII only, without the line break."""
+        """Return one line of JSON, ASCII only, without the line break."""
         return json.dumps(asdict(self), allow_nan=False)
 
 
 @dataclass(frozen=True)
 class ImageRecord(Record):
-    """What was done to one photo.
+    """Record of one photo.
 
     Attributes:
-        faces: one record a face.
+        faces: one record per face.
     """
 
     faces: tuple[FaceRecord, ...] = ()
 
     @classmethod
     def from_json(cls, line: str) -> ImageRecord:
-        """The report that `to_json` wrote. Raises ValueError for anything else, a clip's report among it."""
+        """Return the record that `to_json` wrote. Raises ValueError for anything else, records of clips included."""
         try:
             values: dict[str, Any] = json.loads(line)
             faces = tuple(_face(face) for face in values["faces"])
@@ -118,21 +118,21 @@ class ImageRecord(Record):
 
 
 def _face(values: Mapping[str, Any]) -> FaceRecord:
-    """A face of a report's JSON, in which tuples became lists."""
+    """Return a face of a record's JSON, in which tuples became lists."""
     kept = tuple(values.get("kept_attributes", ()))
     return FaceRecord(**{**values, "box": tuple(values["box"]), "kept_attributes": kept})
 
 
 class Line(Protocol):
-    """Anything that can stand in a report file: a photo's record, or a clip's."""
+    """Line of a report file: the record of a photo or clip."""
 
     def to_json(self) -> str:
-        """One line of JSON without the line break."""
+        """Return one line of JSON without the line break."""
         ...
 
 
 def append(path: str | Path, report: Line) -> None:
-    """Add one line to a JSON-lines file and wait until it is on the disk. Raises DeidError if that fails."""
+    """Append one line to a JSON-lines file and sync it to the disk. Raises DeidError if that fails."""
     path = Path(path)
     try:
         with path.open("ab+") as stream:
@@ -148,40 +148,40 @@ def append(path: str | Path, report: Line) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, deid-diffusion and the packages that shape a result, without importing them."""
-    found = {"python": platform.python_version(), "deid-diffusion": __version__}
+    """Return versions of Python, deid-diffusion and the packages that affect results, without importing them."""
+    numbers = {"python": platform.python_version(), "deid-diffusion": __version__}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
-#: Actions of `FaceRecord` that show a simple method's result.
+#: Actions of `FaceRecord` by simple methods.
 SIMPLE: tuple[Action, ...] = ("filled", "blurred", "pixelated")
 
 
 @dataclass(frozen=True)
 class TrackRecord:
-    """What was done to one face through a clip. Frames are counted from 0.
+    """Action on one face of a clip. Frames are counted from 0.
 
     Attributes:
-        first, last: frames in which a detector saw it first and last.
-        box: x0, y0, x1, y1 in pixels of the upright frame that shows it best.
-        detector: what found it there.
-        score: the detector's, 0 to 1.
+        first, last: first and last frame in which it was detected.
+        box: x0, y0, x1, y1 in pixels of the upright frame with its best detection.
+        detector: name of its detector there.
+        score: the detector's score, 0 to 1.
         action: "replaced" by a generated face, in all frames or most; "covered", in all frames; "filled", "blurred" or
             "pixelated" as the user chose; "kept" if it is untouched in any frame, as the user chose.
-        frames: number of frames in which it was dealt with.
-        seen: of these, those in which a detector saw it.
+        frames: number of frames in which it was processed.
+        seen: of these, those in which it was detected.
         replaced: of these, those that show a generated face or a simple method's result.
         covered: of these, those between first and last in which it is covered.
-        covered_around: likewise before first and after last, where nobody saw it.
+        covered_around: likewise before first and after last, where it was not detected.
         kept: of these, those that show it untouched.
-        reasons: why it was covered or kept -> number of frames.
+        reasons: reason for covering or keeping it -> number of frames.
         seed: of the generated face; None for any other, and with a key.
-        pseudonym: name of the person's pseudonym under the key; None without one, or if nobody could say who it is.
+        pseudonym: name of the person's pseudonym under the key; None without one, or if recognition failed.
         similarity: largest cosine, in any frame that shows the generated face, of its embedding and the original's.
         kept_attributes: attributes of the original that the generated face was given.
         changed_attributes: attributes that it was given instead of the original's, each with its word.
@@ -209,13 +209,13 @@ class TrackRecord:
 
 @dataclass(frozen=True)
 class VideoRecord(Record):
-    """What was done to one clip.
+    """Record of one clip.
 
     Attributes:
         frames: number of them; None if the clip could not be read.
-        tracks: one record a face, in the order in which they appear.
-        missed: faces that only the second look at a finished frame found, and covered there; one in each frame counts.
-        filled: frames that were filled altogether, because something unexpected happened to them.
+        tracks: one record per face, in the order in which they appear.
+        missed: faces that only the residual scan of a finished frame detected, and covered; counted per frame.
+        filled: frames that were filled completely after an unexpected error.
     """
 
     frames: int | None = None
@@ -225,7 +225,7 @@ class VideoRecord(Record):
 
     @property
     def faces(self) -> tuple[TrackRecord, ...]:
-        """The tracks: what a photo's faces are to a clip."""
+        """Tracks, under the name that faces have in photos."""
         return self.tracks
 
 
@@ -234,12 +234,12 @@ _Report = TypeVar("_Report", ImageRecord, VideoRecord)
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of one job.
+    """Outcome of one job.
 
     Attributes:
-        report: the record of the photo or clip.
+        report: record of the photo or clip.
         message: one line for the user if it failed, or if frames of it had to be filled; else None.
-        unexpected: the exception behind the failure if it was none that a user can act on.
+        unexpected: exception behind the failure, unless a user can act on it.
     """
 
     report: ImageRecord | VideoRecord
@@ -249,10 +249,10 @@ class JobResult:
 
 @dataclass(frozen=True)
 class RunStats:
-    """Counts of a run: photos and clips by what became of them, and faces by what was done to them.
+    """Counts of a run: photos and clips by status, faces by action.
 
     A clip's track counts as one face; `partly` are those replaced in some frames and covered in others, and
-    `other_covers` are frames that were filled altogether, and faces of clips that only the second look found.
+    `other_covers` are completely filled frames, and faces of clips that only the residual scan detected.
     """
 
     done: int = 0
@@ -267,10 +267,10 @@ class RunStats:
     other_covers: int = 0
 
     def add(self, outcome: JobResult) -> RunStats:
-        """The counts with one more photo."""
+        """Return the counts with one more photo or clip."""
         status = outcome.report.status
         actions = [face.action for face in outcome.report.faces]
-        replaced, covered, kept = (actions.count(one) for one in ("replaced", "covered", "kept"))
+        replaced, covered, kept = (actions.count(action) for action in ("replaced", "covered", "kept"))
         clip = outcome.report if isinstance(outcome.report, VideoRecord) else None
         tracks, other_covers = (clip.tracks, clip.filled + clip.missed) if clip else ((), 0)
         return replace(
@@ -283,37 +283,37 @@ class RunStats:
             covered=self.covered + covered,
             simple=self.simple + len(actions) - replaced - covered - kept,
             kept=self.kept + kept,
-            partly=self.partly + sum(one.action == "replaced" and one.covered > 0 for one in tracks),
+            partly=self.partly + sum(track.action == "replaced" and track.covered > 0 for track in tracks),
             other_covers=self.other_covers + other_covers,
         )
 
     @property
     def photos(self) -> int:
-        """Photos so far, whatever became of them."""
+        """Number of photos and clips so far."""
         return self.done + self.no_face + self.failed
 
     @property
     def faces(self) -> int:
-        """Faces so far, whatever was done to them."""
+        """Number of faces so far."""
         return self.replaced + self.covered + self.simple + self.kept
 
     @property
     def exit_code(self) -> int:
-        """1 an internal error, else 2 an unreadable photo, else 3 a face covered instead of replaced, else 0."""
+        """1 for an internal error, else 2 for an unreadable photo, else 3 for a covered face, else 0."""
         if self.internal:
             return 1
         return 2 if self.failed else 3 if self.covered or self.partly or self.other_covers else 0
 
 
 def finished(done: _Report, job: Job) -> _Report:
-    """The record of a photo or clip whose result was written."""
+    """Return the record of a photo or clip whose result was written."""
     return replace(done, status="done" if done.faces else "no_face", output=job.output_name)
 
 
 def failure(
     job: Job, failed: ImageRecord | VideoRecord, start: float, error: DeidError, options: Options | None = None
 ) -> JobResult:
-    """The record has no absolute path, not even where the message has one."""
+    """Return the outcome of a failed job; its record has no absolute path, even if the message has one."""
     public = str(error).replace(str(job.target), job.output_name).replace(str(job.source), job.input_name)
     if job.target.is_absolute():
         public = public.replace(str(job.target.parent), str(PurePosixPath(job.output_name).parent))
@@ -323,17 +323,20 @@ def failure(
 
 
 def unexpected(job: Job, failed: ImageRecord | VideoRecord, start: float, error: Exception) -> JobResult:
-    """The record names the kind of error only: the text of a foreign exception may hold paths of this machine."""
+    """Return the outcome of an unexpected error.
+
+    The record holds the exception's type only: third-party messages may contain local paths.
+    """
     return internal(replace(failed, seconds=elapsed(start)), job.source, error)
 
 
 def internal(failed: ImageRecord | VideoRecord, name: str | Path, error: Exception) -> JobResult:
-    """What becomes of a photo or clip, as errors call it, that an unexpected exception stopped."""
+    """Return the outcome of a photo or clip, by its name in messages, that an unexpected exception stopped."""
     kind = f"internal error: {type(error).__name__}"
     message = one_line(f"{name}: {kind}: {error} (please report; DEID_DEBUG=1 shows more)")
     return JobResult(replace(failed, error=kind), message, error)
 
 
 def elapsed(start: float) -> float:
-    """Seconds since a value of `time.perf_counter`, to the millisecond."""
+    """Return the seconds since a value of `time.perf_counter`, to the millisecond."""
     return round(time.perf_counter() - start, 3)

@@ -1,4 +1,4 @@
-"""Which photo or clip goes where: inputs and options become jobs, and every refusal comes before the first one."""
+"""Plan of a run: inputs matched with outputs, and checked before the first photo is processed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..io import video_reader as clips
 from ..io.images import READABLE, WRITABLE
 
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-"""Name of an output format to the suffix its files get."""
+"""Output format -> suffix of its files."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photo, or one clip, to process.
+    """Photo or clip to process.
 
     Attributes:
-        source: the photo.
-        target: where the result goes.
-        input_name: the photo's name for people and reports: as given, but never an absolute path.
-        output_name: the result's, likewise.
+        source: path of the photo.
+        target: path of the result.
+        input_name: name of the photo in messages and reports: as given, but never an absolute path.
+        output_name: name of the result, likewise.
         replace: whether a file at `target` may be replaced.
         holds_original: the file at `target` is a byte-for-byte copy of the photo, to be removed before the run.
     """
@@ -40,13 +40,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run has to do.
+    """Jobs of a run.
 
     Attributes:
         jobs: the photos and clips to process, in order.
-        done: number of those whose finished result exists.
-        skipped: number of files in input folders that no suffix marks as photos or clips.
-        names: of all photos and clips for people and reports, those whose result exists included.
+        done: number of photos and clips whose finished result exists.
+        skipped: number of files in input folders without the suffix of a photo or clip.
+        names: input names of all photos and clips, those with a finished result included.
     """
 
     jobs: tuple[Job, ...]
@@ -56,8 +56,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A photo or clip: its path, its place below the output folder, and its name for people."""
+class _Input:
+    """Photo or clip: its path, its place below the output folder, and its name for messages and reports."""
 
     path: Path
     place: Path
@@ -76,10 +76,10 @@ def make_plan(
     """Match inputs with outputs. Reads names and file sizes, and no photo (but one that equals its result in size).
 
     Args:
-        inputs: files, tried as photos whatever their suffix unless it is a clip's, and folders, searched for the
-            suffixes of photos and clips.
+        inputs: files, which count as photos unless their suffix is a clip's, and folders, searched for the suffixes of
+            photos and clips.
         out: output folder, or output file if there is one input file and `out` has a photo's or clip's suffix.
-        file_format: of photos, a key of `FORMATS`; None is "png", or what the suffix of `out` says.
+        file_format: of photos, a key of `FORMATS`; None is "png", or the format that the suffix of `out` names.
         overwrite: process photos whose result exists, too.
         in_place: replace the photos themselves; `out` and `file_format` must be None.
         recursive: search the folders below input folders.
@@ -89,37 +89,34 @@ def make_plan(
             replace an input, or there is no photo at all.
     """
     _check_options(out, file_format, overwrite, in_place)
-    found, skipped = _find(inputs, recursive, out)
-    if not found:
+    photos, skipped = _find(inputs, recursive, out)
+    if not photos:
         hint = "" if recursive else " (folders below it are searched with --recursive)"
         raise UsageError(f"{', '.join(map(str, inputs))}: no photo or clip found{hint}")
     if in_place:
-        jobs = [Job(photo.path, Path(os.path.realpath(photo.path)), photo.name, photo.name, True) for photo in found]
+        jobs = [Job(photo.path, Path(os.path.realpath(photo.path)), photo.name, photo.name, True) for photo in photos]
         _refuse_shared_names(jobs)
         return Plan(tuple(jobs), 0, skipped, tuple(job.input_name for job in jobs))
     assert out is not None  # _check_options
     if _is_output_file(inputs, out, file_format):
-        jobs = [Job(found[0].path, out, found[0].name, display_name(out), overwrite)]
+        jobs = [Job(photos[0].path, out, photos[0].name, display_name(out), overwrite)]
     else:
         suffix = FORMATS[file_format or "png"]
         base = Path(display_name(out))
-        places = [
-            one.place.with_suffix(clips.result_suffix(one.place) if clips.is_clip(one.place) else suffix)
-            for one in found
-        ]
-        jobs = [
-            Job(photo.path, out / place, photo.name, (base / place).as_posix(), overwrite)
-            for photo, place in zip(found, places, strict=True)
-        ]
+        jobs = []
+        for photo in photos:
+            clip = clips.is_clip(photo.place)
+            place = photo.place.with_suffix(clips.result_suffix(photo.place) if clip else suffix)
+            jobs.append(Job(photo.path, out / place, photo.name, (base / place).as_posix(), overwrite))
     _refuse_shared_names(jobs)
     _refuse_inputs_as_targets(jobs)
-    unfinished = [job for job in map(_look_at_target, jobs) if job is not None]
+    unfinished = [job for job in map(_unless_finished, jobs) if job is not None]
     names = tuple(job.input_name for job in jobs)
     return Plan(tuple(unfinished), len(jobs) - len(unfinished), skipped, names)
 
 
 def display_name(path: Path) -> str:
-    """The name for people and reports: `path` as given, or its last part if it is absolute."""
+    """Return the name for messages and reports: `path` as given, or its last part if it is absolute."""
     return path.name if path.is_absolute() else path.as_posix()
 
 
@@ -130,27 +127,27 @@ def _check_options(out: Path | None, file_format: str | None, overwrite: bool, i
         raise UsageError("no output: name a folder with -o, or pass --in-place to replace the photos themselves")
 
 
-def _find(inputs: Sequence[Path], recursive: bool, out: Path | None) -> tuple[list[_Found], int]:
-    """All photos in the order given, folders sorted by name, and the number of other files in the folders."""
-    found: list[_Found] = []
+def _find(inputs: Sequence[Path], recursive: bool, out: Path | None) -> tuple[list[_Input], int]:
+    """Return all photos, in the given order and folders sorted, and the number of other files in the folders."""
+    photos: list[_Input] = []
     skipped = 0
     for given in inputs:
         if not given.is_dir():
-            found.append(_Found(given, Path(given.name), display_name(given)))
+            photos.append(_Input(given, Path(given.name), display_name(given)))
             continue
         if out is not None and _same_file(given, out):
             raise UsageError(f"{given}: is both input and output: choose another output folder, or pass --in-place")
         base = Path(display_name(given))
         for path, place in _files(given, recursive, out):
             if path.suffix.lower() in READABLE or clips.is_clip(path):
-                found.append(_Found(path, place, (base / place).as_posix()))
+                photos.append(_Input(path, place, (base / place).as_posix()))
             else:
                 skipped += 1
-    return found, skipped
+    return photos, skipped
 
 
 def _files(folder: Path, recursive: bool, out: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Visible files in `folder`, sorted: path, and place in `folder`. Hidden folders and `out` are not entered."""
+    """Yield path and place in `folder` of its visible files, sorted; hidden folders and `out` are left out."""
 
     def refuse(error: OSError) -> None:
         raise UsageError(f"{error.filename}: cannot be listed ({one_line(error.strerror)})")
@@ -166,7 +163,7 @@ def _files(folder: Path, recursive: bool, out: Path | None) -> Iterator[tuple[Pa
 
 
 def _is_output_file(inputs: Sequence[Path], out: Path, file_format: str | None) -> bool:
-    """Whether `out` names a file rather than a folder. Raises UsageError if it cannot be what it has to be."""
+    """Return whether `out` is a file and no folder. Raises UsageError if the other is needed."""
     looks_like_file = (out.suffix.lower() in READABLE or clips.is_clip(out)) and not out.is_dir()
     if looks_like_file and len(inputs) == 1 and not inputs[0].is_dir():
         writable = clips.WRITABLE if clips.is_clip(inputs[0]) else WRITABLE
@@ -200,10 +197,10 @@ def _refuse_inputs_as_targets(jobs: Sequence[Job]) -> None:
             raise UsageError(f"{job.target}: is the input {owner} itself: choose another output, or pass --in-place")
 
 
-def _look_at_target(job: Job) -> Job | None:
-    """The job in the light of what is at its target; None if that is its finished result.
+def _unless_finished(job: Job) -> Job | None:
+    """Return the job, adapted to a file at its target; None if that is its finished result.
 
-    An empty file is a claim that a crash left behind. A copy of the photo is no result either: it is removed first.
+    An empty file was left behind by a crash. A copy of the photo is no result either: it is removed first.
     """
     stat = _stat(job.target)
     if stat is None or not S_ISREG(stat.st_mode):
@@ -232,6 +229,6 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    first, second = _stat(one), _stat(other)
+def _same_file(path: Path, other: Path) -> bool:
+    first, second = _stat(path), _stat(other)
     return first is not None and second is not None and os.path.samestat(first, second)

@@ -1,55 +1,27 @@
-"""The command that everything else is there for: photos and clips in, de-identified photos and clips out."""
+"""Command `deid-diffusion anonymize`: de-identify photos and clips."""
 
 from __future__ import annotations
 
 import os
 import traceback
-from dataclasses import replace
-from enum import Enum
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import DeidError, UsageError
-from .options import (
-    Attempts,
-    BatchSize,
-    Change,
-    Device,
-    FillColour,
-    FillColourOption,
-    Keep,
-    KeepPeople,
-    KeepRegions,
-    KeyFile,
-    MapPrivacy,
-    Method,
-    MethodOption,
-    MinFace,
-    Model,
-    Prompt,
-    Seed,
-    Steps,
-    Store,
-    errors_as_exit_codes,
-    generation_options,
-)
+from .options import Device, Model, errors_as_exit_codes, parse_options, with_options
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
     from ..batch.planning import Plan
+    from ..io.annotations import Boxes, FaceOverrides
     from ..options import Options
 
 
-class OutputFormat(str, Enum):
-    """Names of `planning.FORMATS`, repeated here so that --help stays light."""
-
-    png = "png"
-    jpeg = "jpeg"
-    webp = "webp"
-
-
+@with_options()
 def anonymize(
     context: typer.Context,
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photos, clips, and folders of them.")],
@@ -59,36 +31,24 @@ def anonymize(
     ] = None,
     model: Model = "builtin",
     device: Device = "auto",
-    method: MethodOption = Method.generate,
-    attempts: Attempts = 6,
-    steps: Steps = None,
-    seed: Seed = None,
-    key_file: KeyFile = None,
-    store: Store = None,
-    keep_people: KeepPeople = None,
-    keep: Keep = None,
-    change: Change = None,
-    prompt: Prompt = "",
-    wishes: Annotated[
+    *,
+    given: Mapping[str, Any],
+    annotations: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="What to keep and change of single faces; see docs/attributes.md."),
+        typer.Option(
+            metavar="COCO.json",
+            help="Faces of the photos, instead of the detectors'; `keep`, `change` and `ignore` of an annotation apply "
+            "to its face alone. See docs/attributes.md.",
+        ),
     ] = None,
-    map_privacy: MapPrivacy = 0.0,
-    keep_region: KeepRegions = None,
-    boxes: Annotated[
-        Path | None, typer.Option(metavar="COCO.json", help="Your own detections, instead of the detectors'.")
+    export_annotations: Annotated[
+        Path | None, typer.Option(metavar="COCO.json", help="Write the boxes of all faces, and the action on each.")
     ] = None,
-    only: Annotated[
-        Path | None, typer.Option(metavar="COCO.json", help="Leave faces outside these boxes untouched.")
-    ] = None,
-    min_face: MinFace = 0,
-    fill_colour: FillColourOption = FillColour.surroundings,
-    export_boxes: Annotated[
-        Path | None, typer.Option(metavar="COCO.json", help="Write the boxes of all faces, and what was done to them.")
-    ] = None,
-    batch_size: BatchSize = 8,
+    boxes: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    only: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    wishes: Annotated[Path | None, typer.Option(hidden=True)] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Append one JSON line a photo or clip to this file.")
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Append one JSON line per photo or clip to this file.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo photos whose result exists.")] = False,
     in_place: Annotated[
@@ -101,7 +61,7 @@ def anonymize(
     ] = False,
     recursive: Annotated[bool, typer.Option("--recursive", help="Search the folders in input folders, too.")] = False,
     file_format: Annotated[
-        OutputFormat | None,
+        Literal["png", "jpeg", "webp"] | None,
         typer.Option(
             "--format",
             show_default="png",
@@ -115,48 +75,43 @@ def anonymize(
 ) -> None:
     """Replace every face in the INPUT photos and clips; a face that cannot be replaced is covered.
 
-    A face recogniser compares every result with its original; a face too like it is not let out.
-    Results carry no metadata of the photo but its colour profile. A result that exists is not made again, so an
-    interrupted run is resumed by the same command.
+    A face recogniser compares every result with its original; a face that is too similar is never written.
+    Results carry no metadata of the photo but its colour profile. Finished results are skipped, so rerun the same
+    command to resume an interrupted run.
     """
     with errors_as_exit_codes(context):
         from ..batch.photos import Settings, run
         from ..batch.planning import make_plan
         from ..identity.pseudonyms import default_store
-        from ..io.annotations import read_boxes, read_overrides, write_boxes
+        from ..io.coco import write_annotations
         from ..results import ImageRecord, RunStats
         from .console import Display, summary
 
-        name = file_format.value if file_format else None
-        plan = make_plan(inputs, out, file_format=name, overwrite=overwrite, in_place=in_place, recursive=recursive)
-        read = {"--key-file": key_file, "--boxes": boxes, "--only": only, "--store": store, "--wishes": wishes}
+        plan = make_plan(
+            inputs, out, file_format=file_format, overwrite=overwrite, in_place=in_place, recursive=recursive
+        )
+        face_files = {"--annotations": annotations, "--boxes": boxes, "--only": only, "--wishes": wishes}
+        key_file, store = given["key_file"], given["store"]
+        sources = {**face_files, "--key-file": key_file, "--store": store}
         if key_file is not None and store is None:
-            read["--store"] = default_store(key_file)
-        _check_written({"--report": report, "--export-boxes": export_boxes}, read, inputs)
+            sources["--store"] = default_store(key_file)
+        _check_outputs({"--report": report, "--export-annotations": export_annotations}, sources, inputs)
         if report is not None:
             _check_report(report)
-        _check_clips(plan, {"--boxes": boxes, "--only": only, "--wishes": wishes, "--export-boxes": export_boxes})
-        plain = generation_options(context.params)
-        if wishes is not None and method != Method.generate:
-            raise UsageError(f"--wishes: --method {method.value} keeps and changes no attribute")
-        wished = read_overrides(wishes, plain.keep, plain.change) if wishes else None
-        if wished is not None:
-            wished.check(plan.names)
-        options = with_people(plain, key_file, store, keep_people)
-        given = read_boxes(boxes) if boxes else None
-        limits = read_boxes(only) if only else None
-        for one in (given, limits):
-            if one is not None:
-                one.missing(job.input_name for job in plan.jobs)
-        if export_boxes is not None:
-            write_boxes(export_boxes, (), overwrite=overwrite)  # before the work: may it be written at all?
-        settings = Settings(options, require_face, given, limits, wished)
+        _check_clips(plan, {**face_files, "--export-annotations": export_annotations})
+        options = parse_options(given)
+        faces = _read_faces(face_files, options)
+        faces.check(plan)
+        options = with_people(options, key_file, store, given["keep_people"])
+        if export_annotations is not None:
+            write_annotations(export_annotations, (), overwrite=overwrite)  # fail before the work, not after it
+        settings = Settings(options, require_face, faces.boxes, faces.only, faces.overrides)
 
         def load() -> Anonymizer:
-            loaded = load_anonymizer(model, device)
+            anonymizer = load_anonymizer(model, device)
             if options.method == "generate":
-                loaded.check(options, wished.all() if wished else ())  # once, instead of at each photo
-            return loaded
+                anonymizer.check(options, faces.overrides.all() if faces.overrides else ())
+            return anonymizer
 
         tally, records = RunStats(), list[ImageRecord]()
         with Display(len(plan.jobs)) as display:
@@ -164,23 +119,63 @@ def anonymize(
                 display.complain(f"warning: {line}")
             for outcome in run(plan, load, settings, report, display.on_frame):
                 tally = tally.add(outcome)
-                if export_boxes is not None and isinstance(outcome.report, ImageRecord):
+                if export_annotations is not None and isinstance(outcome.report, ImageRecord):
                     records.append(outcome.report)
                 if outcome.message:
                     display.complain(outcome.message)
                 if outcome.unexpected and context.obj:
                     display.complain("".join(traceback.format_exception(outcome.unexpected)))
-                display.update(tally)
-        if export_boxes is not None:
-            write_boxes(export_boxes, records, overwrite=True)
+                display.count(tally)
+        if export_annotations is not None:
+            write_annotations(export_annotations, records, overwrite=True)
         typer.echo(summary(tally, plan))
         if in_place and tally.failed:
             typer.echo("the photos that failed are unchanged: they still show the original faces", err=True)
     raise typer.Exit(tally.exit_code)
 
 
+@dataclass(frozen=True, eq=False)
+class _FaceFiles:
+    """Faces of a run's photos that its files describe; see `Settings`."""
+
+    boxes: Boxes | None = None
+    only: Boxes | None = None
+    overrides: FaceOverrides | None = None
+
+    def check(self, plan: Plan) -> None:
+        """Raise UsageError if a photo of a file is ambiguous, or one with overrides is none of the run's."""
+        if self.overrides is not None:
+            self.overrides.check(plan.names)
+        for boxes in (self.boxes, self.only):
+            if boxes is not None:
+                boxes.missing(job.input_name for job in plan.jobs)
+
+
+def _read_faces(files: Mapping[str, Path | None], options: Options) -> _FaceFiles:
+    """Read `--annotations`, or the deprecated files that it replaces. Raises UsageError."""
+    from ..io.annotations import read_annotations, read_boxes, read_overrides
+
+    annotations, boxes, only, wishes = files.values()
+    if annotations is None:
+        if wishes is not None and options.method != "generate":
+            raise UsageError(f"--wishes: --method {options.method} keeps and changes no attribute")
+        return _FaceFiles(
+            read_boxes(boxes) if boxes else None,
+            read_boxes(only) if only else None,
+            read_overrides(wishes, options.keep, options.change) if wishes else None,
+        )
+    if old := next((flag for flag, path in files.items() if path is not None and path is not annotations), None):
+        raise UsageError(f"{old}: is part of --annotations now: give one of them")
+    content = read_annotations(annotations, options.keep, options.change)
+    if content.overrides.all() and options.method != "generate":
+        raise UsageError(
+            f"{annotations}: --method {options.method} keeps and changes no attribute: remove keep and change"
+        )
+    return _FaceFiles(content.boxes, content.regions, content.overrides)
+
+
 def load_anonymizer(model: str, device: str) -> Anonymizer:
-    """The anonymizer, without the progress bars and remarks of the libraries that load it."""
+    """Load an anonymizer, without progress bars and log messages of diffusers and transformers."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -193,7 +188,7 @@ def load_anonymizer(model: str, device: str) -> Anonymizer:
 
 
 def with_people(options: Options, key_file: Path | None, store: Path | None, keep_people: Path | None) -> Options:
-    """The wishes with the people in them. Raises DeidError for a key, store or folder of people that cannot be used."""
+    """Return the options with people and pseudonyms. Raises DeidError for an unusable key, store or folder."""
     from ..faces.detection import EnsembleDetector
     from ..identity.keys import read_key
     from ..identity.known_people import ConsentList
@@ -201,11 +196,11 @@ def with_people(options: Options, key_file: Path | None, store: Path | None, kee
     from ..identity.recognition import SAME_PSEUDONYM, DlibRecogniser
 
     if key_file is not None and options.seed is not None:
-        raise UsageError("--seed and --key-file both say which face a person gets: give one of them")
+        raise UsageError("--seed, --key-file: both determine the new face of a person: give one of them")
     if store is not None and key_file is None:
-        raise UsageError("--store: is of use with --key-file only")
+        raise UsageError("--store: requires --key-file")
     if key_file is not None and options.method != "generate":
-        raise UsageError(f"--key-file: a face treated with --method {options.method} has no pseudonym")
+        raise UsageError(f"--key-file: --method {options.method} gives no pseudonyms: leave one of the two out")
     people = ConsentList.from_folder(keep_people, EnsembleDetector(), DlibRecogniser()) if keep_people else None
     pseudonyms = None
     if key_file is not None:
@@ -220,7 +215,7 @@ def with_people(options: Options, key_file: Path | None, store: Path | None, kee
 
 
 def warnings_of(options: Options) -> list[str]:
-    """What the user should know of the privacy of what was chosen, a line each."""
+    """Return warnings about the privacy of the options, one line each."""
     from ..faces.compositing import WARNINGS
     from ..faces.masks import REGION_WARNING
     from ..identity.known_people import PEOPLE_WARNING
@@ -231,36 +226,35 @@ def warnings_of(options: Options) -> list[str]:
     return [*lines, PEOPLE_WARNING] if options.keep_people is not None else lines
 
 
-def _check_written(written: dict[str, Path | None], read: dict[str, Path | None], inputs: list[Path]) -> None:
-    """Refuse to write a record over a photo, a key, or another file that the user named. Raises UsageError."""
+def _check_outputs(outputs: dict[str, Path | None], sources: dict[str, Path | None], inputs: list[Path]) -> None:
+    """Raise UsageError for a record that would overwrite a photo, a key or another file of the command line."""
     from ..io.images import READABLE
     from ..io.video_reader import is_clip
 
-    owners = {os.path.realpath(path): option for option, path in read.items() if path is not None}
+    owners = {os.path.realpath(path): option for option, path in sources.items() if path is not None}
     owners |= {os.path.realpath(path): "input" for path in inputs}
-    for option, path in written.items():
+    for option, path in outputs.items():
         if path is None:
             continue
-        for kind, is_one in (("photo", path.suffix.lower() in READABLE), ("clip", is_clip(path))):
-            if is_one:
-                raise UsageError(f"{path}: is a {kind}'s name: name another file for {option}")
+        if path.suffix.lower() in READABLE or is_clip(path):
+            raise UsageError(f"{path}: has the suffix of a photo or clip: name another file for {option}")
         if owner := owners.get(os.path.realpath(path)):
-            raise UsageError(f"{path}: is named as {owner}, too: name another file for {option}")
+            raise UsageError(f"{path}: is also given as {owner}: name another file for {option}")
         owners[os.path.realpath(path)] = option
 
 
-def _check_clips(plan: Plan, of_photos: dict[str, Path | None]) -> None:
-    """Refuse files of boxes where there are clips: they say nothing of frames. Raises UsageError."""
+def _check_clips(plan: Plan, photo_files: Mapping[str, Path | None]) -> None:
+    """Raise UsageError for files of face boxes where there are clips: they do not refer to frames."""
     from ..io.video_reader import is_clip
 
     clip = next((job.input_name for job in plan.jobs if is_clip(job.source)), None)
-    for option, path in of_photos.items():
+    for option, path in photo_files.items():
         if clip is not None and path is not None:
-            raise UsageError(f"{option}: is for photos, and {clip} is a clip: run the clips apart, without it")
+            raise UsageError(f"{option}: is for photos, and {clip} is a clip: process clips in a separate run")
 
 
 def _check_report(path: Path) -> None:
-    """Refuse a report file that cannot be appended to, before any photo is processed. Raises DeidError."""
+    """Raise DeidError, before any photo is processed, for a report file that cannot be appended to."""
     from ..io.files import refusal
 
     try:

@@ -7,36 +7,15 @@ single photos (boxes, wishes, in place) say nothing of a shard.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
-from .options import (
-    Attempts,
-    BatchSize,
-    Change,
-    Device,
-    FillColour,
-    FillColourOption,
-    Keep,
-    KeepPeople,
-    KeepRegions,
-    KeyFile,
-    MapPrivacy,
-    Method,
-    MethodOption,
-    MinFace,
-    Model,
-    Prompt,
-    Seed,
-    Steps,
-    Store,
-    errors_as_exit_codes,
-    generation_options,
-)
+from .options import Device, Model, errors_as_exit_codes, parse_options, with_options
 
 if TYPE_CHECKING:
     from ..batch.dataset import DatasetRun
@@ -59,6 +38,7 @@ class EngineName(str, Enum):
     ray = "ray"
 
 
+@with_options()
 def dataset(
     context: typer.Context,
     inputs: Annotated[
@@ -96,21 +76,8 @@ def dataset(
     require_face: Annotated[bool, typer.Option("--require-face", help="Leave out pictures with no face.")] = False,
     model: Model = "builtin",
     device: Device = "auto",
-    method: MethodOption = Method.generate,
-    attempts: Attempts = 6,
-    steps: Steps = None,
-    seed: Seed = None,
-    key_file: KeyFile = None,
-    store: Store = None,
-    keep_people: KeepPeople = None,
-    keep: Keep = None,
-    change: Change = None,
-    prompt: Prompt = "",
-    map_privacy: MapPrivacy = 0.0,
-    keep_region: KeepRegions = None,
-    min_face: MinFace = 0,
-    fill_colour: FillColourOption = FillColour.surroundings,
-    batch_size: BatchSize = 8,
+    *,
+    given: Mapping[str, Any],
 ) -> None:
     """Replace every face in a data set; names, keys, labels and all other columns stay. See docs/scale.md.
 
@@ -131,7 +98,7 @@ def dataset(
         recipe = JobConfig(
             load_anonymizer,
             model,
-            with_people(generation_options(context.params), key_file, store, keep_people),
+            with_people(parse_options(given), given["key_file"], given["store"], given["keep_people"]),
             file_format.value,
             require_face,
             frozenset(one.lower() if one.startswith(".") else one for one in copy or ()),

@@ -1,4 +1,4 @@
-"""The demonstration: one well-known photo, its result, the two side by side with the map, and the record."""
+"""Demonstration: a sample photo, its result, both side by side with the semantic map, and the record."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 NAMES = ("demo.png", "astronaut.png", "demo.json")
-"""The three files: original, map and result side by side; the result; the record."""
+"""Output files: original, map and result side by side; the result; the record."""
 
 
 _INPUT = "skimage.data.astronaut()"
-_SEED = 0  # everybody sees the same demonstration; the record says so
+_SEED = 0  # the same demonstration for everybody; the record holds it
 
 
 def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageRecord:
@@ -56,21 +56,21 @@ def run_demo(anonymizer: Anonymizer, folder: Path) -> ImageRecord:
 
 
 def _check_names(folder: Path) -> None:
-    """Refuse to replace files that no demo wrote. Raises DeidError."""
-    there = [folder / name for name in NAMES if (folder / name).exists()]
-    if not there:
+    """Raise DeidError if files would be replaced that no demo wrote."""
+    existing = [folder / name for name in NAMES if (folder / name).exists()]
+    if not existing:
         return
     try:
         ours = ImageRecord.from_json((folder / NAMES[2]).read_text()).input == _INPUT
     except (OSError, ValueError):
         ours = False
     if not ours:
-        raise DeidError(f"{there[0]}: exists already, and not from a demo: choose another folder with -o")
+        raise DeidError(f"{existing[0]}: exists already, and was not written by demo: choose another folder with -o")
 
 
 def _astronaut() -> np.ndarray:
     try:
         from skimage import data
     except ImportError as error:
-        raise DeidError("the demo's photo is in scikit-image: pip install scikit-image") from error
+        raise DeidError("demo: its photo comes with scikit-image: pip install scikit-image") from error
     return np.ascontiguousarray(data.astronaut())

@@ -1,4 +1,4 @@
-"""The commands `deid-diffusion keys ...`: secret keys, and the people that pseudonyms were given to."""
+"""Commands `deid-diffusion keys ...`: secret keys, and stores of pseudonyms."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from ..errors import UsageError
 from .options import errors_as_exit_codes
 
 keys_app = typer.Typer(
-    help="Secret keys for pseudonyms: one person, one pseudonym, for whoever holds the key.", rich_markup_mode=None
+    help="Secret keys for pseudonyms: one pseudonym per person, linkable by holders of the key.", rich_markup_mode=None
 )
 
 _KeyFile = Annotated[Path, typer.Argument(metavar="KEYFILE")]
-_Store = Annotated[Path, typer.Argument(metavar="STORE", help="A store of people.")]
-_StoreKey = Annotated[Path, typer.Option("--key-file", metavar="KEYFILE", help="The key that STORE belongs to.")]
+_Store = Annotated[Path, typer.Argument(metavar="STORE", help="Store of pseudonyms.")]
+_StoreKey = Annotated[Path, typer.Option("--key-file", metavar="KEYFILE", help="Key of STORE.")]
 
 
 @keys_app.command()
 def new(context: typer.Context, key_file: _KeyFile) -> None:
-    """Make a random key in the new file KEYFILE, which only you can read."""
+    """Create a random key in the new file KEYFILE, readable by you alone."""
     with errors_as_exit_codes(context):
         from ..identity.keys import new_key
 
         key = new_key(key_file)
-        typer.echo(f"{key_file}: new key {key.fingerprint}; whoever has it can link people's pseudonyms: keep it safe")
+        typer.echo(f"{key_file}: new key {key.fingerprint}; it links people to pseudonyms: keep it secret")
 
 
 @keys_app.command()
 def rotate(
     context: typer.Context,
-    key_file: Annotated[Path, typer.Argument(metavar="KEYFILE", help="The key that the store belongs to.")],
-    new_key_file: Annotated[Path, typer.Argument(metavar="NEWKEYFILE", help="A key made by `keys new`.")],
+    key_file: Annotated[Path, typer.Argument(metavar="KEYFILE", help="Key of the store.")],
+    new_key_file: Annotated[Path, typer.Argument(metavar="NEWKEYFILE", help="New key, created by `keys new`.")],
     store: Annotated[
-        Path | None, typer.Option(metavar="STORE", show_default="KEYFILE.people.sqlite", help="The store of people.")
+        Path | None, typer.Option(metavar="STORE", show_default="KEYFILE.people.sqlite", help="Store of pseudonyms.")
     ] = None,
 ) -> None:
-    """Move a store to another key. Everybody is still recognised, and has a new pseudonym and a new face from then on.
+    """Move a store to another key. People are still recognised, with new pseudonyms and new faces from then on.
 
     Without a copy of the old store, old and new pseudonyms cannot be linked.
     """
@@ -48,9 +48,11 @@ def rotate(
 
         key, newer, path = read_key(key_file), read_key(new_key_file), store or default_store(key_file)
         people = Pseudonyms.open(key, path).rotate(newer)
-        typer.echo(f"{path}: {_people(people)} with new pseudonyms; it belongs to {new_key_file} ({newer.fingerprint})")
+        typer.echo(
+            f"{path}: {_people(people)} with new pseudonyms; its key is now {new_key_file} ({newer.fingerprint})"
+        )
         if store is None:
-            typer.echo(f"rename it to {default_store(new_key_file)}, or name it, where {new_key_file} is used")
+            typer.echo(f"rename it to {default_store(new_key_file)}, or pass it as --store with {new_key_file}")
 
 
 @keys_app.command()
@@ -61,27 +63,26 @@ def forget(
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="ID...", help="Pseudonyms, as `keys list` shows them.")
     ] = None,
-    everybody: Annotated[bool, typer.Option("--all", help="Forget everybody.")] = False,
+    everybody: Annotated[bool, typer.Option("--all", help="Delete all people.")] = False,
 ) -> None:
-    """Delete people from STORE, overwriting their data. Seen again, they get a new pseudonym. Photos stay as they are.
+    """Delete people from STORE, overwriting their data. They get new pseudonyms if seen again; photos do not change.
 
-    If an ID is not in STORE, nobody is deleted. Copies and backups of STORE are yours to delete.
+    If an ID is not in STORE, nothing is deleted. Copies and backups of STORE are not touched.
     """
     with errors_as_exit_codes(context):
         from ..identity.keys import read_key
         from ..identity.pseudonyms import Pseudonyms
 
         if bool(ids) == everybody:
-            raise UsageError("whom to forget: name one ID or more, or pass --all (and not both)")
+            raise UsageError("nobody to forget: give either pseudonyms or --all")
         pseudonyms = Pseudonyms.open(read_key(key_file), store)
         number = pseudonyms.forget_all() if everybody else pseudonyms.forget(*ids or ())
-        left = len(pseudonyms.people())
-        typer.echo(f"{store}: {_people(number)} forgotten, {left} left")
+        typer.echo(f"{store}: {_people(number)} forgotten, {len(pseudonyms.people())} left")
 
 
 @keys_app.command(name="list")
 def list_people(context: typer.Context, store: _Store, key_file: _StoreKey) -> None:
-    """Show the pseudonym and the number of faces of everybody in STORE, one line for each."""
+    """Print the pseudonyms in STORE, one per line, with their numbers of faces."""
     with errors_as_exit_codes(context):
         from ..identity.keys import read_key
         from ..identity.pseudonyms import Pseudonyms

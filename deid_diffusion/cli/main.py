@@ -1,4 +1,4 @@
-"""The command line: options in, lines and an exit code out. Everything heavy is imported inside the commands."""
+"""Entry point of the command line. Heavy packages are imported inside the commands, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from .dataset import dataset
 from .evaluate import attack, evaluate
 from .inspect import attributes
 from .keys import keys_app
-from .options import errors_as_exit_codes
+from .options import DeprecatedFlags, errors_as_exit_codes
 from .serve import serve, web
 
 
 def publish(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder written by save_pretrained, or builtin.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="New folder of the publication.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder written by save_pretrained, or builtin.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="New folder to write.")],
     license: Annotated[
-        str | None, typer.Option(metavar="ID", help="Of the weights, as the hub calls it; if MODEL has no README.md.")
+        str | None,
+        typer.Option(metavar="ID", help="License of the weights, by its hub id; required if MODEL has no README.md."),
     ] = None,
     repo_id: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository, with your stored login.")
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload to this repository, with your stored login.")
     ] = None,
 ) -> None:
-    """Write MODEL as a folder for the hub: its parts, the shims that load it anywhere, and a model card.
+    """Write MODEL as a folder for the hub: its components, the code that loads them anywhere, and a model card.
 
-    No weights in pickles go in. Read the card and complete it before others do.
+    Pickled weights are left out. Review and complete the model card before you publish.
     """
     with errors_as_exit_codes(context):
         from ..pipelines.loading import BUILTIN
@@ -48,7 +49,7 @@ def publish(
 
             try:
                 typer.echo(f"uploaded to {upload(out, repo_id, 'A deid-diffusion pipeline')}")
-            except Exception as error:  # of the hub's client, of the network below it, of the name
+            except Exception as error:  # the client passes on errors of the network
                 raise DeidError(
                     f"{out} is complete, but was not uploaded ({reason(error)}): hf upload {repo_id} {out}"
                 ) from error
@@ -75,8 +76,8 @@ app = typer.Typer(
 app.add_typer(keys_app, name="keys")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"deid-diffusion {__version__}")
         raise typer.Exit
 
@@ -92,8 +93,8 @@ def _options(
     context.obj = debug
 
 
-app.command()(anonymize)
-app.command()(dataset)
+app.command(cls=DeprecatedFlags)(anonymize)
+app.command(cls=DeprecatedFlags)(dataset)
 app.command()(attack)
 app.command()(evaluate)
 app.command()(attributes)
@@ -105,9 +106,9 @@ app.command()(web)
 @app.command()
 def demo(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Gets three files.")] = Path("demo_output"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Output folder.")] = Path("demo_output"),
 ) -> None:
-    """De-identify a well-known photo: a side-by-side picture, the result, and its record. Needs no network."""
+    """De-identify a sample photo, and write a side-by-side picture, the result and its record. Needs no network."""
     with errors_as_exit_codes(context):
         from ..results import JobResult, RunStats
         from .console import faces
@@ -128,7 +129,7 @@ def inspect(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.png")] = Path("inspect.png"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.png if it exists.")] = False,
 ) -> None:
-    """Draw what is found in PHOTO: boxes, meshes, semantic maps and masks. The picture shows the original faces."""
+    """Draw boxes, meshes, semantic maps and masks of the faces in PHOTO. The picture shows the original faces."""
     with errors_as_exit_codes(context):
         from ..evaluation.inspection import inspection
         from ..io import images
@@ -137,9 +138,9 @@ def inspect(
         if out.exists() and (not overwrite or (photo.exists() and out.samefile(photo))):
             raise UsageError(f"{out}: exists already: choose another name with -o, or pass --overwrite")
         pixels = images.read(photo).pixels
-        found = load_anonymizer("builtin", "auto").analyse(pixels)
-        images.write(out, inspection(pixels, found), overwrite=overwrite, ai_edited=False)
-        typer.echo(f"{len(found)} face{'' if len(found) == 1 else 's'} drawn: {out}")
+        faces = load_anonymizer("builtin", "auto").analyse(pixels)
+        images.write(out, inspection(pixels, faces), overwrite=overwrite, ai_edited=False)
+        typer.echo(f"{len(faces)} face{'' if len(faces) == 1 else 's'} drawn: {out}")
 
 
 @app.command()
@@ -155,27 +156,28 @@ def prepare(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="CACHE", help="Folder of the crops and meshes.")],
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", help="More columns for photos, by their name in column `file`.")
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Table of further columns, with the photos' names in `file`."),
     ] = None,
     caption_column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Column of the captions.", show_default="text, or the .txt sidecar"),
+        typer.Option(metavar="NAME", help="Column of captions.", show_default="text, or the .txt sidecar"),
     ] = None,
-    resolution: Annotated[int, typer.Option(min=32, help="Side of a crop, in pixels.")] = 128,
-    variants: Annotated[int, typer.Option(min=1, help="Crops of a photo: the first is plain, the others vary.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the variation.")] = 0,
+    resolution: Annotated[int, typer.Option(min=32, help="Side of the crops, in pixels.")] = 128,
+    variants: Annotated[int, typer.Option(min=1, help="Crops per photo: one plain, the others augmented.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the augmentation.")] = 0,
 ) -> None:
-    """Find, align and mesh the largest face of each photo in DATA: the cache that the training scripts read.
+    """Detect, align and mesh the largest face of each photo in DATA, and cache them for the training scripts.
 
-    An interrupted run is resumed by the same command. Photos that are broken or without a face are listed in
+    Rerun the same command to resume an interrupted run. Broken photos and photos without a face are listed in
     CACHE/skipped.jsonl.
     """
     with errors_as_exit_codes(context):
-        from ..training.prepare import prepare as make_cache
+        from ..training.prepare import prepare as build_cache
         from .console import Bar, prepared
 
         with Bar() as bar:
-            done = make_cache(
+            result = build_cache(
                 data,
                 out,
                 size=resolution,
@@ -185,22 +187,20 @@ def prepare(
                 seed=seed,
                 progress=bar.show,
             )
-        typer.echo(prepared(done, out))
+        typer.echo(prepared(result, out))
 
 
 def main() -> None:
-    """The entry point `deid-diffusion`: a usage error is one line, like every other error."""
+    """Run the command line; a usage error is one line, like every other error."""
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="deid-diffusion", standalone_mode=False)
     except typer.Abort:
         sys.exit(130)
     except Exception as error:
-        message = getattr(
-            error, "format_message", None
-        )  # the mark of click's errors, which typer carries its own copy of
+        message = getattr(error, "format_message", None)  # of click's errors, of which typer has its own copy
         if message is None:
             raise
-        said = one_line(message()).replace("Value error, ", "")  # pydantic's way to begin
-        typer.echo(f"error: {said} (deid-diffusion --help, or COMMAND --help, lists what there is)", err=True)
+        text = one_line(message()).replace("Value error, ", "")  # pydantic's prefix
+        typer.echo(f"error: {text} (see deid-diffusion --help, or COMMAND --help)", err=True)
         sys.exit(2)
     sys.exit(code)

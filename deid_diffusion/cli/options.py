@@ -1,20 +1,21 @@
-"""What the commands share that judge a folder of results: `attack` and `evaluate`."""
+"""Parameters shared by several commands, those of the `Options` schema among them."""
 
 from __future__ import annotations
 
+import inspect
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from ..errors import DeidError, UsageError, one_line
-
-if TYPE_CHECKING:
-    from ..options import Options
+from ..options import Options, Region, option_schema, option_type
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def errors_as_exit_codes(context: typer.Context) -> Iterator[None]:
         typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("interrupted: no file is half-written, and what was finished before is complete", err=True)
+        typer.echo("interrupted: no file is half-written, and finished results are complete", err=True)
         raise typer.Exit(130) from None
     except Exception as error:
         if context.obj:
@@ -36,32 +37,6 @@ def errors_as_exit_codes(context: typer.Context) -> Iterator[None]:
         line = f"internal error: {type(error).__name__}: {one_line(error)} (please report; DEID_DEBUG=1 shows more)"
         typer.echo(line, err=True)
         raise typer.Exit(1) from None
-
-
-class Method(str, Enum):
-    """Names of `methods.METHODS`, repeated here so that --help stays light."""
-
-    generate = "generate"
-    fill = "fill"
-    blur = "blur"
-    pixelate = "pixelate"
-
-
-class FillColour(str, Enum):
-    """Names of `blend.COVER_COLOURS`, likewise."""
-
-    surroundings = "surroundings"
-    grey = "grey"
-
-
-class Region(str, Enum):
-    """Names of `labels.REGIONS`, likewise."""
-
-    skin = "skin"
-    brows = "brows"
-    eyes = "eyes"
-    nose = "nose"
-    mouth = "mouth"
 
 
 Model = Annotated[
@@ -75,94 +50,20 @@ Model = Annotated[
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
-MethodOption = Annotated[
-    Method, typer.Option(help="generate makes other faces; blurred and pixelated faces can be recognised again.")
-]
-
-Attempts = Annotated[
-    int, typer.Option(min=1, help="Candidates a face at most; one of which none passes the gate is covered.")
-]
-
-Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")]
-
-Seed = Annotated[
-    int | None, typer.Option(min=0, help="Repeatable, and therefore linkable: omit it for fresh randomness.")
-]
-
 KeyFile = Annotated[
     Path | None,
     typer.Option(
         metavar="KEY",
-        help="One person, one pseudonym, in all photos and runs with this key and its store (pseudonymisation: "
-        "still personal data). See `deid-diffusion keys --help`.",
+        help="One pseudonym per person, in all photos and runs with this key and its store (pseudonymisation: still "
+        "personal data). See `deid-diffusion keys --help`.",
     ),
 ]
 
-Store = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The people seen so far.", show_default="beside the key")
-]
+Store = Annotated[Path | None, typer.Option(metavar="FILE", help="Store of pseudonyms.", show_default="beside the key")]
 
 KeepPeople = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Photos of people whose faces are left untouched.")
 ]
-
-Keep = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAMES",
-        help="What the new face has of the old one: names with commas between them (expression, age, gender, "
-        "ethnicity, skin, facial hair, glasses, makeup, gaze, pose, light), phrases of your own, or none.",
-        show_default="all of these",
-    ),
-]
-
-Change = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=WORD", help="What it has instead, as age=70 or gender=woman; may be repeated."),
-]
-
-Prompt = Annotated[
-    str, typer.Option(metavar="TEXT", help="Steers the new faces, for models that were trained with prompts.")
-]
-
-MapPrivacy = Annotated[
-    float,
-    typer.Option(min=0, max=1, help="How far faces' proportions go towards the mean face's before they are drawn."),
-]
-
-KeepRegions = Annotated[
-    list[Region] | None, typer.Option(help="Leave this part of every face untouched; may be repeated.")
-]
-
-MinFace = Annotated[
-    int, typer.Option(min=0, metavar="PX", help="Leave faces untouched whose box has a shorter side under this.")
-]
-
-FillColourOption = Annotated[
-    FillColour, typer.Option(help="What covers are made of: the colours around them, or grey, which is seen at once.")
-]
-
-BatchSize = Annotated[int, typer.Option(min=1, help="Faces of a photo denoised at once.")]
-
-
-def generation_options(given: Mapping[str, Any]) -> Options:
-    """The wishes among a command's parameters (`context.params`), without people. Raises UsageError."""
-    from ..attributes.selection import parse_change, parse_keep
-    from ..options import Options
-
-    regions = frozenset(Region(one).value for one in given["keep_region"] or ())
-    if regions == {one.value for one in Region}:
-        raise UsageError("--keep-region: all regions together are the whole face: leave one out")
-    same = ("steps", "seed", "batch_size", "attempts", "min_face", "prompt", "map_privacy")
-    return Options(
-        method=Method(given["method"]).value,
-        fill_colour=FillColour(given["fill_colour"]).value,
-        keep=parse_keep(given["keep"] or []),
-        change=parse_change(given["change"] or []),
-        keep_regions=regions,
-        **{name: given[name] for name in same},
-    )
-
 
 Originals = Annotated[Path, typer.Argument(metavar="ORIGINALS", help="Folder of photos.")]
 
@@ -173,20 +74,133 @@ People = Annotated[
     typer.Option(
         metavar="REGEX",
         show_default="the name before the last _",
-        help="Whose photo it is: what the one group of this expression finds in the name (without suffix).",
+        help="Person in a photo: the match of the expression's one group in the file name, without its suffix.",
     ),
 ]
 
+#: Option of the schema -> arguments of its flag beyond description and range.
+_APPEARANCE: Mapping[str, Mapping[str, Any]] = {
+    "num_inference_steps": {"show_default": "the model's"},
+    "keep": {"metavar": "NAMES", "show_default": "all built-in names"},
+    "change": {"metavar": "NAME=WORD"},
+    "prompt": {"metavar": "TEXT"},
+    "min_face": {"metavar": "PX"},
+}
+_Region = Enum("_Region", {name: name for name in get_args(Region)})  # type: ignore[misc]  # no list[Literal] in typer
+#: Option of the schema -> name and type of its parameter, where the command line has another.
+_REPEATED: Mapping[str, tuple[str, Any]] = {
+    "keep": ("keep", list[str]),
+    "change": ("change", list[str]),
+    "keep_regions": ("keep_region", list[_Region]),
+}
+#: Option of the schema -> parameters that name files to make it from.
+_FILES: Mapping[str, Mapping[str, Any]] = {
+    "pseudonyms": {"key_file": KeyFile, "store": Store},
+    "keep_people": {"keep_people": KeepPeople},
+}
+
+
+def _parameters(name: str) -> Iterator[inspect.Parameter]:
+    """Yield the parameters of a command that set one option of the schema."""
+    if name in _FILES:
+        for flag, annotation in _FILES[name].items():
+            yield inspect.Parameter(flag, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        return
+    schema = option_schema(name)
+    flag, kind = _REPEATED.get(name, (name, option_type(name)))
+    repeated = name in _REPEATED
+    appearance = typer.Option(
+        help=f"{schema['description'].removesuffix('.')}{'; may be repeated' if repeated else ''}.",
+        min=schema.get("ge"),
+        max=schema.get("le"),
+        **_APPEARANCE.get(name, {}),
+    )
+    yield inspect.Parameter(
+        flag,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None if repeated else schema["default"],
+        annotation=Annotated[kind | None if repeated else kind, appearance],
+    )
+
+
+_ALL = tuple(Options.__pydantic_fields__)  # type: ignore[attr-defined]
+
+
+def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the parameters of options of the schema, all by default, in place of its parameter `given`.
+
+    The command gets them as `given`, a mapping from parameter to value, for `parse_options`.
+    """
+    generated = [parameter for name in names or _ALL for parameter in _parameters(name)]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            command(given={parameter.name: values.pop(parameter.name) for parameter in generated}, **values)
+
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [new for old in own for new in (generated if old.name == "given" else [old])]
+        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def parse_options(given: Mapping[str, Any]) -> Options:
+    """Return the options that a command was given, without people and pseudonyms. Raises UsageError."""
+    from ..attributes.selection import parse_change, parse_keep
+
+    files = {flag for flags in _FILES.values() for flag in flags}
+    values = {name: value for name, value in given.items() if name not in files}
+    if "keep_region" in values:
+        values["keep_regions"] = [region.value for region in values.pop("keep_region") or ()]
+    return Options(
+        **{**values, "keep": parse_keep(values["keep"] or []), "change": parse_change(values["change"] or [])}
+    )
+
+
+_RENAMED = {
+    "--steps": "--num-inference-steps",
+    "--attempts": "--num-candidates",
+    "--map-privacy": "--map-blend",
+    "--export-boxes": "--export-annotations",
+}
+_REPLACED = dict.fromkeys(("--boxes", "--only", "--wishes"), "--annotations")
+
+
+class DeprecatedFlags(TyperCommand):
+    """Command that accepts flags of earlier releases, with one warning line on standard error."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Rename deprecated flags, up to `--`, before they are parsed."""
+        known = {flag for parameter in self.get_params(ctx) for flag in parameter.opts}
+        renamed = {old: new for old, new in _RENAMED.items() if new in known}
+        advice = {old: new for old, new in (_REPLACED | renamed).items() if old in known | renamed.keys()}
+        end = args.index("--") if "--" in args else len(args)
+        names: dict[str, str] = {}
+        flags: list[str] = []
+        for text in args[:end]:
+            flag, sign, value = text.partition("=")
+            if flag in advice:
+                names[flag] = advice[flag]
+                flag = renamed.get(flag, flag)
+            elif text == "--method=synth" or (text == "synth" and flags and flags[-1] == "--method"):
+                names["--method synth"] = "--method generate"
+                flag, value = (flag, "generate") if sign else ("generate", "")
+            flags.append(f"{flag}{sign}{value}")
+        if names and not ctx.resilient_parsing:
+            replacements = ", ".join(f"{old} (use {new})" for old, new in names.items())
+            typer.echo(f"warning: deprecated, to be removed in the next release: {replacements}", err=True)
+        return super().parse_args(ctx, [*flags, *args[end:]])
+
 
 def check_out(named: Path, files: Sequence[Path]) -> None:
-    """Refuse, before any work, an output that could not be written after it.
+    """Raise UsageError, before any work, for an output that exists or whose folder does not.
 
     Args:
-        named: what the user calls it.
-        files: which would be written, all in one folder.
-
-    Raises:
-        UsageError: a file exists, or the folder does not.
+        named: the output as the user named it.
+        files: the files to be written, all in one folder.
     """
     for path in files:
         if path.exists():

@@ -14,11 +14,9 @@ from comfy_api.latest import ComfyExtension, io
 from PIL import Image
 
 from ..attributes.selection import AttributeSelection, make_selection, parse_change, parse_keep
-from ..attributes.vocabulary import VOCABULARY
 from ..evaluation.inspection import draw_faces
-from ..faces.compositing import METHODS, Method
 from ..faces.semantic_map import CONTROLS, control_image
-from ..options import Options
+from ..options import Method, Options, option_schema
 from . import runtime
 from .conditioning import LoadedAdapter, append_tokens, clip_features, encoder_features, make_tokens
 from .faces import (
@@ -39,18 +37,17 @@ Adapter = io.Custom("DEID_ADAPTER")
 
 def selection_inputs() -> list[Any]:
     """Return the inputs that select attributes in words."""
-    names = ", ".join(VOCABULARY)
     return [
         io.String.Input(
             "keep",
             default="all",
-            tooltip=f"What the new face has of the old one: all, none, or a list of {names}, and phrases of your own.",
+            tooltip=f"{option_schema('keep')['description']} all: every built-in name.",
         ),
         io.String.Input(
             "change",
             default="",
             placeholder="age=70, gender=woman",
-            tooltip="What it shows instead: NAME=WORD, separated by commas, as age=70, expression=smiling.",
+            tooltip=f"{option_schema('change')['description']} Separate them by commas.",
         ),
     ]
 
@@ -345,6 +342,7 @@ class StitchFaces(io.ComfyNode):
         return io.NodeOutput(to_image(pictures), to_mask(masks), record)
 
 
+_SYNTH = "synth"  # earlier name of "generate", which saved workflows hold
 _PARTS = 100  # of the progress bar, for each photo
 _PREVIEW = 512  # longest side of the previews, in pixels
 
@@ -370,9 +368,9 @@ class DeidentifyFaces(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=list(METHODS),
-                    default=METHODS[0],
-                    tooltip="generate: another face. fill: no face. blur and pixelate can be recognised again.",
+                    options=[_SYNTH, *get_args(Method)[1:]],
+                    default=_SYNTH,
+                    tooltip=f"{_SYNTH} is generate. {option_schema('method')['description']}",
                 ),
                 *selection_inputs(),
                 seed_input(),
@@ -408,6 +406,7 @@ class DeidentifyFaces(io.ComfyNode):
         photos = to_photos(image)
         boxes = [None] * len(photos) if faces is None else faces.boxes(photos)
         selection = read_selection(keep, change)
+        method = "generate" if method == _SYNTH else method
         options = Options(method=method, keep=selection.keep, change=selection.change, seed=seed_of(seed))
         anonymizer = runtime.ready(model, options.batch_size)
         bar, results, seconds = comfy.utils.ProgressBar(_PARTS * len(photos)), [], []

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import get_args
 
 import cv2
 import numpy as np
 
+from ..options import CoverColour, Method
 from .alignment import invert, warp
 from .masks import PasteMask
 from .texture import nearest_inside
 
 FILL = (128, 128, 128)  # RGB of erased pixels and of grey covers
 
-#: Colour of covers: that of their surroundings, which is less conspicuous, or mid-grey.
-CoverColour = Literal["surroundings", "grey"]
-COVER_COLOURS: tuple[CoverColour, ...] = get_args(CoverColour)
 
-#: Replacement of a face: generated, of a single colour, or filtered.
-Method = Literal["generate", "fill", "blur", "pixelate"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 BLUR = 0.25  # standard deviation of the blur, as a share of the face's larger side, so at least of its width
@@ -64,7 +60,7 @@ class Canvas:
     Args:
         photo: (H, W, 3) uint8 RGB.
         masks: the faces' masks.
-        colour: colour of covers, an entry of `COVER_COLOURS`.
+        colour: colour of covers, see `Options.fill_colour`.
     """
 
     def __init__(self, photo: np.ndarray, masks: Sequence[PasteMask], colour: CoverColour = "surroundings") -> None:

@@ -53,7 +53,7 @@ def select_faces(
         if min(x1 - x0, y1 - y0) < min_face:
             kept[index] = f"smaller than --min-face {min_face:g}"
         elif only is not None and not lies_at(face, only):
-            kept[index] = "outside --only"
+            kept[index] = "excluded by --annotations or --only"
     return Selection(tuple(index for index in range(len(faces)) if index not in kept), kept)
 
 

@@ -16,16 +16,15 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from .._version import __version__
 from ..attributes.selection import parse_change, parse_keep
 from ..errors import ImageError, UsageError, one_line
-from ..faces.compositing import Method
 from ..identity.pseudonyms import Pseudonyms
-from ..options import Options
+from ..options import Method, Options, option_schema
 from ..results import ImageRecord
 from .access import ApiKey
 from .queue import Check, DeadlineExceeded, Limits, Metrics, QueueFull, RequestQueue, deadline_check
@@ -119,38 +118,55 @@ def too_large(limits: Limits) -> HTTPException:
 _Words = Annotated[str, Field(max_length=200)]
 
 
-class AnonymizeParams(BaseModel):
-    """The query parameters; their meaning is that of the command line's options of the same names.
+def _query(name: str, **limits: Any) -> Any:
+    """Return the field of an option, with limits of the service."""
+    return Field(**{**option_schema(name), **limits})
 
-    What would leave an original face in a result (small faces, regions, consenting people) cannot be asked for.
+
+_RENAMED = {"steps": "num_inference_steps", "attempts": "num_candidates", "map_privacy": "map_blend"}
+
+
+class AnonymizeParams(BaseModel):
+    """Query parameters: the options that cannot leave an original face in a result.
+
+    Names of earlier releases (`steps`, `attempts`, `map_privacy`, `method=synth`) are accepted as well.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    method: Method = Field("generate", description="generate makes other faces; blur and pixelate can be undone.")
-    keep: list[_Words] = Field(
-        [], max_length=20, description="What the new face has of the old one: names with commas between them; none."
-    )
-    change: list[_Words] = Field([], max_length=20, description="NAME=WORD, as age=70 or gender=woman.")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Repeatable, and therefore linkable.")
-    attempts: int = Field(6, ge=1, le=10, description="Candidates a face at most.")
-    steps: int | None = Field(None, ge=1, le=100, description="Denoising steps; the model's own number if left out.")
-    map_privacy: float = Field(0, ge=0, le=1, description="How far proportions go towards the mean face's.")
+    method: Method = _query("method")
+    keep: list[_Words] = _query("keep", default=[], max_length=20)
+    change: list[_Words] = _query("change", default=[], max_length=20)
+    seed: int | None = _query("seed", lt=2**63)
+    num_candidates: int = _query("num_candidates", le=10)
+    num_inference_steps: int | None = _query("num_inference_steps", le=100)
+    map_blend: float = _query("map_blend")
     format: Literal["png", "webp", "jpeg"] = Field("png", description="Of the result; JPEG changes all pixels.")
     require_face: bool = Field(False, description="A photo in which no face is found is an error.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        """Take names of earlier releases; one beside its new name stays, and is refused as unknown."""
+        if isinstance(values, dict):
+            values = values | ({"method": "generate"} if values.get("method") == "synth" else {})
+            for old, new in _RENAMED.items():
+                if old in values and new not in values:
+                    values[new] = values.pop(old)
+        return values
+
     def options(self, people: Pseudonyms | None) -> Options:
-        """The options, with the server's people where a face gets a pseudonym. Raises UsageError."""
+        """Return the options, with pseudonyms where the server has a key. Raises UsageError."""
         if people is not None and self.seed is not None:
             raise UsageError("seed: this server gives each person one face by its key: leave the seed out")
         return Options(
             method=self.method,
-            num_inference_steps=self.steps,
+            num_inference_steps=self.num_inference_steps,
             seed=self.seed,
-            num_candidates=self.attempts,
+            num_candidates=self.num_candidates,
             keep=parse_keep(self.keep),
             change=parse_change(self.change),
-            map_blend=self.map_privacy,
+            map_blend=self.map_blend,
             pseudonyms=people if self.method == "generate" else None,
         )
 

@@ -1,4 +1,4 @@
-"""Planning: names, collisions, refusals and resuming, without reading a photo."""
+"""Plans: names, collisions, invalid options and resuming, without reading a photo."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def refusal(*inputs: str, out: str | None = "out", **options: object) -> str:
 
 def test_folders_and_files():
     touch("in/b.JPG", "in/a.webp", "in/.hidden.jpg", "in/note.txt", "in/deep/c.png", "in/.git/d.png", "x/e.v2.jpg", "y")
-    made = plan("in", "x/e.v2.jpg", "y")
-    assert pairs(made) == [
+    planned = plan("in", "x/e.v2.jpg", "y")
+    assert pairs(planned) == [
         ("in/a.webp", "out/a.png"),
         ("in/b.JPG", "out/b.png"),
         ("x/e.v2.jpg", "out/e.v2.png"),
         ("y", "out/y.png"),
     ]
-    assert (made.done, made.skipped) == (0, 1)
+    assert (planned.done, planned.skipped) == (0, 1)
     deep = plan("in", recursive=True, file_format="jpeg")
     assert pairs(deep) == [("in/a.webp", "out/a.jpg"), ("in/b.JPG", "out/b.jpg"), ("in/deep/c.png", "out/deep/c.jpg")]
     assert not Path("out").exists()
 
 
-def test_one_file_to_one_file():
+def test_single_file():
     touch("a.jpg")
     assert pairs(plan("a.jpg", out="x/b.webp")) == [("a.jpg", "x/b.webp")]
     assert pairs(plan("a.jpg", out="b.jpeg", file_format="jpeg")) == [("a.jpg", "b.jpeg")]
@@ -61,26 +61,26 @@ def test_one_file_to_one_file():
     assert pairs(plan("a.jpg", out="c.png")) == [("a.jpg", "c.png/a.png")]
 
 
-def test_names_are_never_absolute(tmp_path):
+def test_relative_names(tmp_path):
     touch("in/a.jpg", "in/deep/b.jpg", "c.jpg")
-    made = plan(str(tmp_path / "in"), str(tmp_path / "c.jpg"), out=str(tmp_path / "out"), recursive=True)
-    assert pairs(made) == [
+    planned = plan(str(tmp_path / "in"), str(tmp_path / "c.jpg"), out=str(tmp_path / "out"), recursive=True)
+    assert pairs(planned) == [
         ("in/a.jpg", "out/a.png"),
         ("in/deep/b.jpg", "out/deep/b.png"),
         ("c.jpg", "out/c.png"),
     ]
-    assert all(job.source.is_file() for job in made.jobs)
+    assert all(job.source.is_file() for job in planned.jobs)
     assert pairs(plan(str(tmp_path / "c.jpg"), out=str(tmp_path / "d.png"))) == [("c.jpg", "d.png")]
 
 
-def test_shared_output_names_are_refused_naming_both():
+def test_shared_output_names():
     touch("a/x.jpg", "b/x.png", "a/x.webp")
     assert "a/x.jpg and b/x.png would both become out/x.png" in refusal("a/x.jpg", "b")
     assert "a/x.jpg and a/x.webp" in refusal("a")
     assert "would both become" in refusal("a/x.jpg", "./a/x.jpg")
 
 
-def test_an_output_that_is_an_input_is_refused():
+def test_output_is_input():
     touch("in/a.png", "in/b.jpg")
     Path("hard").mkdir()
     os.link("in/a.png", "hard/a.png")
@@ -97,12 +97,12 @@ def test_an_output_that_is_an_input_is_refused():
         assert "is the input" in refusal("in/a.png", out="IN/A.PNG")
 
 
-def test_output_inside_the_input_is_not_searched():
+def test_output_inside_input():
     touch("in/a.jpg", "in/out/old.png")
     assert pairs(plan("in", out="in/out", recursive=True)) == [("in/a.jpg", "in/out/a.png")]
 
 
-def test_options_that_do_not_fit():
+def test_contradicting_options():
     touch("a.jpg", "b.jpg", "file")
     assert "-o" in refusal("a.jpg", out=None)
     assert "--in-place" in refusal("a.jpg", in_place=True)
@@ -114,7 +114,7 @@ def test_options_that_do_not_fit():
     assert "needs an output folder" in refusal("a.jpg", out="file")
 
 
-def test_nothing_to_do():
+def test_no_photos():
     touch("in/note.txt", "in/deep/a.jpg")
     assert refusal("in") == "in: no photo or clip found (folders below it are searched with --recursive)"
     Path("empty").mkdir()
@@ -124,21 +124,21 @@ def test_nothing_to_do():
 def test_in_place():
     touch("in/a.jpg", "in/b.heic")
     Path("link.jpg").symlink_to("in/a.jpg")
-    made = plan("in", out=None, in_place=True)
-    assert pairs(made) == [("in/a.jpg", "in/a.jpg"), ("in/b.heic", "in/b.heic")]
-    assert all(job.replace for job in made.jobs)
+    planned = plan("in", out=None, in_place=True)
+    assert pairs(planned) == [("in/a.jpg", "in/a.jpg"), ("in/b.heic", "in/b.heic")]
+    assert all(job.replace for job in planned.jobs)
     assert plan("link.jpg", out=None, in_place=True).jobs[0].target == Path("in/a.jpg").resolve()
     assert "would both become" in refusal("in", "link.jpg", out=None, in_place=True)
 
 
-def test_resuming():
+def test_resume():
     touch("in/a.jpg", "in/b.jpg", "in/c.jpg", "in/d.jpg")
     touch("out/a.png", data=b"a finished result")
     touch("out/b.png", data=b"")  # a claim that a crash left
     touch("out/c.png", data=b"photo")  # the original itself
-    made = plan("in")
-    assert made.done == 1
-    assert [(job.input_name, job.replace, job.holds_original) for job in made.jobs] == [
+    planned = plan("in")
+    assert planned.done == 1
+    assert [(job.input_name, job.replace, job.holds_original) for job in planned.jobs] == [
         ("in/b.jpg", True, False),
         ("in/c.jpg", True, True),
         ("in/d.jpg", False, False),
@@ -150,12 +150,12 @@ def test_resuming():
     ]  # fmt: skip
 
 
-def test_missing_inputs_are_left_to_the_reader():
+def test_missing_input():
     touch("a.jpg")
     assert pairs(plan("a.jpg", "none.jpg")) == [("a.jpg", "out/a.png"), ("none.jpg", "out/none.png")]
 
 
-def test_ten_thousand_names_without_reading_one(monkeypatch):
+def test_plan_reads_no_photo(monkeypatch):
     Path("in").mkdir()
     names = [f"{number:05}.jpg" for number in range(10_000)]
     monkeypatch.setattr(os, "walk", lambda folder, onerror: iter([(str(folder), [], names[::-1])]))

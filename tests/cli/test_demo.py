@@ -1,4 +1,4 @@
-"""`deid-diffusion demo`: three files, and nobody else's are replaced."""
+"""`deid-diffusion demo`: three files, and no other files are replaced."""
 
 from __future__ import annotations
 
@@ -7,29 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 
-from deid_diffusion.cli import demo, main
 from deid_diffusion.io import images
 from deid_diffusion.results import ImageRecord
-from tests.fake_anonymizer import COVERED, FakeAnonymizer
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+from tests.fake_anonymizer import COVERED
 
 
-@pytest.fixture
-def fake(monkeypatch, tmp_path) -> FakeAnonymizer:
-    monkeypatch.chdir(tmp_path)
-    fake = FakeAnonymizer()
-    monkeypatch.setattr(main, "load_anonymizer", lambda model, device: fake)
-    return fake
+@pytest.fixture(autouse=True)
+def sample(monkeypatch, pixels) -> None:
+    """A smaller photo than scikit-image's (512, 512, 3)."""
+    monkeypatch.setattr(skimage.data, "astronaut", lambda: np.tile(pixels, (3, 3, 1)))
 
 
-def test_the_photo_of_the_demo():
-    assert demo._astronaut().shape == (512, 512, 3)
-
-
-def test_demo(call, fake, monkeypatch):
-    monkeypatch.setattr(demo, "_astronaut", lambda: np.tile(PIXELS, (3, 3, 1)))
+def test_demo(call, fake):
     for _ in range(2):  # a second run replaces its own files
         code, out, err = call("demo", "-o", "shown")
         assert (code, err) == (0, [])
@@ -45,11 +36,10 @@ def test_demo(call, fake, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["astronaut.png", "demo.png", "demo.json"])
-def test_the_demo_replaces_no_files_but_its_own(call, fake, monkeypatch, name):
-    monkeypatch.setattr(demo, "_astronaut", lambda: PIXELS)
+def test_keeps_other_files(call, fake, name):
     Path("mine").mkdir()
     Path("mine", name).write_bytes(b"precious")
     code, out, err = call("demo", "-o", "mine")
     assert (code, out) == (2, [])
-    assert err == [f"error: mine/{name}: exists already, and not from a demo: choose another folder with -o"]
+    assert err == [f"error: mine/{name}: exists already, and was not written by demo: choose another folder with -o"]
     assert [path.read_bytes() for path in Path("mine").iterdir()] == [b"precious"]

@@ -18,30 +18,29 @@ FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 
 
 @pytest.fixture(autouse=True)
-def photo(tmp_path: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def photo(workdir: Path, astronaut: np.ndarray) -> None:
     Image.fromarray(astronaut).save("a.png")
 
 
 @pytest.fixture
 def faces(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[Detection]:
-    found = [FACE]
+    faces = [FACE]
     model = Anonymizer(
-        tiny_pipeline, detector=lambda image: found, landmarker=lambda crop: None, verifier=FakeVerifier()
+        tiny_pipeline, detector=lambda image: faces, landmarker=lambda crop: None, verifier=FakeVerifier()
     )
     monkeypatch.setattr(inspect, "load_anonymizer", lambda model_name, device: model)
-    return found
+    return faces
 
 
-def test_a_table_and_a_picture(call, faces: list[Detection]) -> None:
-    code, out, err = call("attributes", "a.png", "-o", "seen.png", "--keep", "age,freckles", "--change", "gender=man")
+def test_table_and_picture(call, faces: list[Detection]) -> None:
+    code, out, err = call("attributes", "a.png", "-o", "faces.png", "--keep", "age,freckles", "--change", "gender=man")
     assert (code, err) == (0, [])
     assert out[0] == "face 1 of 1: replaced"
     assert [line.split()[0] for line in out[1:4]] == ["attribute", "expression", "age"]
     assert out[-2].split()[0] == "freckles"
-    assert out[-1] == "seen.png"
-    assert images.read("seen.png").pixels.shape[1] == 1024
-    code, _, err = call("attributes", "a.png", "-o", "seen.png")
+    assert out[-1] == "faces.png"
+    assert images.read("faces.png").pixels.shape[1] == 1024
+    code, _, err = call("attributes", "a.png", "-o", "faces.png")
     assert (code, "exists already" in err[0]) == (2, True)
     before = Path("a.png").read_bytes()
     for more in ([], ["--overwrite"]):
@@ -52,14 +51,14 @@ def test_a_table_and_a_picture(call, faces: list[Detection]) -> None:
 
 def test_no_face(call, faces: list[Detection]) -> None:
     faces.clear()
-    assert call("attributes", "a.png", "-o", "seen.png") == (0, ["no face found"], [])
-    assert not Path("seen.png").exists()
+    assert call("attributes", "a.png", "-o", "faces.png") == (0, ["no face found"], [])
+    assert not Path("faces.png").exists()
 
 
 @pytest.mark.parametrize(
     "wrong", [["none.png"], ["a.png", "--keep", "gendr"], ["a.png", "--change", "age"], ["a.png", "-o", "x.txt"]]
 )
-def test_bad_usage_is_one_line(call, faces: list[Detection], wrong: list[str]) -> None:
+def test_bad_arguments(call, faces: list[Detection], wrong: list[str]) -> None:
     code, out, err = call("attributes", *wrong)
     assert (code, out, len(err)) == (2, [], 1)
     assert err[0].startswith("error: ")

@@ -1,4 +1,4 @@
-"""`deid-diffusion keys ...` as a user meets it: exit codes, one-line messages, no traceback."""
+"""`deid-diffusion keys ...`: exit codes, one-line messages, no traceback."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from deid_diffusion.identity.pseudonyms import Pseudonyms
 STORE = "a.key.people.sqlite"
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEID_DEBUG", raising=False)
+pytestmark = pytest.mark.usefixtures("workdir")
 
 
 @pytest.fixture
@@ -34,7 +31,7 @@ def test_new(call):
     code, out, err = call("keys", "new", "a.key")
     key = read_key("a.key")
     assert (code, err) == (0, [])
-    assert out == [f"a.key: new key {key.fingerprint}; whoever has it can link people's pseudonyms: keep it safe"]
+    assert out == [f"a.key: new key {key.fingerprint}; it links people to pseudonyms: keep it secret"]
     assert key.secret.hex()[:8] not in out[0]
     code, out, err = call("keys", "new", "a.key")
     assert (code, out) == (2, [])
@@ -53,8 +50,8 @@ def test_rotate(call, ids):
     assert call("keys", "rotate", "a.key", "b.key") == (
         0,
         [
-            f"{STORE}: 3 people with new pseudonyms; it belongs to b.key ({new})",
-            "rename it to b.key.people.sqlite, or name it, where b.key is used",
+            f"{STORE}: 3 people with new pseudonyms; its key is now b.key ({new})",
+            "rename it to b.key.people.sqlite, or pass it as --store with b.key",
         ],
         [],
     )
@@ -75,16 +72,16 @@ def test_forget(call, ids):
         [f"error: {STORE}: unknown pseudonym 0123: nobody was deleted"],
     )
     assert call("keys", "forget", *options, ids[0]) == (0, [f"{STORE}: 1 person forgotten, 2 left"], [])
-    assert call("keys", "list", *options)[1] == sorted(f"{one} 1" for one in ids[1:])
+    assert call("keys", "list", *options)[1] == sorted(f"{person} 1" for person in ids[1:])
     assert call("keys", "forget", *options, "--all") == (0, [f"{STORE}: 2 people forgotten, 0 left"], [])
     assert call("keys", "list", *options) == (0, [], [])
 
 
 @pytest.mark.parametrize("wrong", [[], ["--all", "0123"]])
-def test_whom_to_forget_has_to_be_clear(call, ids, wrong):
+def test_forget_needs_ids_or_all(call, ids, wrong):
     code, out, err = call("keys", "forget", STORE, "--key-file", "a.key", *wrong)
     assert (code, out) == (2, [])
-    assert err == ["error: whom to forget: name one ID or more, or pass --all (and not both)"]
+    assert err == ["error: nobody to forget: give either pseudonyms or --all"]
     assert len(call("keys", "list", STORE, "--key-file", "a.key")[1]) == 3
 
 
@@ -102,7 +99,7 @@ def test_whom_to_forget_has_to_be_clear(call, ids, wrong):
         (["rotate", "a.key", "a.key"], "already belongs to this key"),
     ],
 )
-def test_bad_usage_is_one_line(call, ids, arguments, words):
+def test_bad_arguments(call, ids, arguments, words):
     before = {path.name: path.read_bytes() for path in Path().iterdir()}
     code, out, err = call("keys", *arguments)
     assert (code, out, len(err)) == (2, [], 1)
@@ -112,7 +109,7 @@ def test_bad_usage_is_one_line(call, ids, arguments, words):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_a_key_that_everybody_can_read(call, ids):
+def test_key_readable_by_others(call, ids):
     Path("a.key").chmod(0o644)
     assert call("keys", "list", STORE, "--key-file", "a.key") == (
         2,
@@ -121,7 +118,7 @@ def test_a_key_that_everybody_can_read(call, ids):
     )
 
 
-def test_an_internal_error_is_one_line(call, monkeypatch):
+def test_internal_error(call, monkeypatch):
     def fail(path: Path) -> None:
         raise RuntimeError("two\nlines")
 

@@ -39,16 +39,16 @@ def test_min_face_compares_the_shorter_side():
 )
 def test_only_selects_by_overlap(place: Detection, selected: bool):
     selection = select_faces((LARGE,), only=(face(900, 900, 910, 910), place))
-    assert selection == (Selection((0,), {}) if selected else Selection((), {0: "outside --only"}))
+    assert selection == (Selection((0,), {}) if selected else Selection((), {0: "excluded by --annotations or --only"}))
 
 
 def test_only_without_places_selects_no_face():
-    assert select_faces(FACES, only=()).kept == dict.fromkeys(range(3), "outside --only")
+    assert select_faces(FACES, only=()).kept == dict.fromkeys(range(3), "excluded by --annotations or --only")
 
 
 def test_options_are_combined():
     selection = select_faces(FACES, min_face=20, only=(WIDE, LARGE))
-    assert selection == Selection((2,), {0: "outside --only", 1: "smaller than --min-face 20"})
+    assert selection == Selection((2,), {0: "excluded by --annotations or --only", 1: "smaller than --min-face 20"})
 
 
 @pytest.mark.parametrize("size", [-1, float("nan"), float("inf")])

@@ -195,9 +195,15 @@ def test_metadata_and_marks_are_those_of_the_command_line(post, fake):
     assert images.AI_TERM.encode() not in post(sent).body
 
 
-def test_wishes(post, fake):
-    query = "?keep=expression,age&keep=freckles&change=gender%3Dman&seed=5&attempts=2&steps=3&map_privacy=0.5"
-    assert post(query=query).status == 200
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        "&num_candidates=2&num_inference_steps=3&map_blend=0.5",
+        "&attempts=2&steps=3&map_privacy=0.5&method=synth",  # names of earlier releases
+    ],
+)
+def test_wishes(post, fake, numbers):
+    assert post(query=f"?keep=expression,age&keep=freckles&change=gender%3Dman&seed=5{numbers}").status == 200
     wished = Options(
         keep=("expression", "age", "freckles"),
         change={"gender": "man"},
@@ -216,8 +222,10 @@ def test_wishes(post, fake):
     [
         ("?seed=-1", "seed"),
         ("?seed=x", "seed"),
-        ("?steps=0", "steps"),
-        ("?map_privacy=nan", "map_privacy"),
+        ("?num_inference_steps=0", "num_inference_steps"),
+        ("?steps=0", "num_inference_steps"),
+        ("?steps=2&num_inference_steps=3", "steps"),
+        ("?map_blend=nan", "map_blend"),
         ("?format=bmp", "format"),
         ("?method=swap", "method"),
         ("?min_face=100", "min_face"),
