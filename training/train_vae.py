@@ -1,9 +1,9 @@
-"""Train the embedded autoencoder on a cache of face crops.
+"""Train the built-in model's autoencoder on a face cache.
 
 accelerate launch training/train_vae.py --train_data_dir CACHE --output_dir OUT/vae --max_train_steps 1600
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,18 +17,16 @@ from deid_diffusion.training.validation import sample_items
 
 @dataclass(frozen=True)
 class VaeConfig(TrainConfig):
-    """Options of the autoencoder.
+    """Options of the autoencoder."""
 
-    Attributes:
-        block_out_channels: widths, finest first; each level after the first halves the side.
-        adversarial_start: steps before the discriminator joins.
-        initial_vae: folder of an earlier one; its decoder alone is trained further, so that generators which learned
-            its latents need not.
-    """
-
-    block_out_channels: str = "32,64,96"
-    adversarial_start: int = 500
-    initial_vae: Path | None = None
+    block_out_channels: str = field(
+        default="32,64,96", metadata={"help": "widths, finest level first; each further level halves the side"}
+    )
+    adversarial_start: int = field(default=500, metadata={"help": "step at which the discriminator joins"})
+    initial_vae: Path | None = field(
+        default=None,
+        metadata={"help": "trained autoencoder whose decoder alone is trained further, so that its latents stay valid"},
+    )
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ..pipelines.publishing import USES, figures, front_matter, table
-from .config import TrainConfig, read
+from .config import TrainConfig, read_log
 from .generator import Objective
 
 #: Licences of the sources that the embedded model's recipe names, for manifests without a ``license`` column.
@@ -33,7 +33,7 @@ def model_card(objective: Objective, config: TrainConfig) -> str:
         _data(config.train_data_dir),
         "## Training",
         _losses(config.output_dir),
-        table(("option", "value"), [(f"`{name}`", value) for name, value in config.shown().items()]),
+        table(("option", "value"), [(f"`{name}`", value) for name, value in config.public_options().items()]),
         "## Measured figures",
         figures(config.output_dir),
         USES,
@@ -59,7 +59,7 @@ def _data(cache: Path) -> str:
 
 def _losses(folder: Path) -> str:
     """Means over the last steps."""
-    rows = list(read(folder))
+    rows = list(read_log(folder))
     if not rows:
         return "No step was logged."
     names = [name for name in rows[-1] if name not in ("step", "seconds", "lr")]

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import hub
-from .config import TrainConfig, read
+from .config import TrainConfig, read_log
 from .data import FaceDataset
 from .generator import Objective
 from .hub import model_card
@@ -140,11 +140,11 @@ class RunLog:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         # the lines of steps that are about to be done again go
-        kept = "".join(json.dumps(row) + "\n" for row in read(self.folder) if row["step"] <= step)
+        kept = "".join(json.dumps(row) + "\n" for row in read_log(self.folder) if row["step"] <= step)
         (self.folder / "log.jsonl.new").write_text(kept)
         (self.folder / "log.jsonl.new").replace(self.folder / "log.jsonl")
         if config.report_to is not None:
-            accelerator.init_trackers(self.folder.resolve().name, config.shown())
+            accelerator.init_trackers(self.folder.resolve().name, config.public_options())
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Note one step's figures."""
