@@ -23,7 +23,7 @@ from deid_diffusion.training.attribute_encoder import (
     common_questions,
     train_tokenizer,
 )
-from deid_diffusion.training.captions import phrase
+from deid_diffusion.training.captions import write_caption
 from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.loop import train
@@ -72,17 +72,17 @@ def small_clip(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncoder,
 def main() -> None:
     config = parse(EncoderConfig, __doc__ or "")
     cache = FaceCache(config.train_data_dir)
-    said = all_facts(cache)
+    facts = all_facts(cache)
     source = config.pretrained_model_name_or_path
     if source is None:
-        vision, text, tokenizer = small_clip(config, [phrase(face_facts) for face_facts in facts])
+        vision, text, tokenizer = small_clip(config, [write_caption(face) for face in facts])
     else:
         vision = CLIPVisionModelWithProjection.from_pretrained(source)
         text = CLIPTextModelWithProjection.from_pretrained(source)
         tokenizer = CLIPTokenizer.from_pretrained(source)
         tokenizer.save_pretrained(config.output_dir / "tokenizer")
-    dataset = CaptionedFaces(cache, tokenizer, said, config.seed)
-    questions = common_questions(said)
+    dataset = CaptionedFaces(cache, tokenizer, facts, config.seed)
+    questions = common_questions(facts)
     answer_ids = tokenize(tokenizer, list(questions.texts))
     train(AttributeEncoderObjective(vision, text, questions, answer_ids), dataset, config)
 

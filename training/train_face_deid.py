@@ -9,7 +9,6 @@ The checkpoint's UNet stays frozen. With --vae and --clip instead, the built-in 
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +20,10 @@ from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.models.identity_model import IdentityModel
 from deid_diffusion.pipelines.presets import BUILTIN_IDENTITY
 from deid_diffusion.training.attribute_encoder import all_facts
-from deid_diffusion.training.components import Components, embedded_components, pretrained_components, warm_start
+from deid_diffusion.training.components import Components, builtin_components, pretrained_components, warm_start
 from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache, is_encoded
-from deid_diffusion.training.generator import FaceDeidObjective, IdentityRepulsion, teach_adapter
+from deid_diffusion.training.generator import FaceDeidObjective, IdentityRepulsion, initialize_adapter
 from deid_diffusion.training.loop import train
 from deid_diffusion.training.validation import sample_items
 
@@ -82,54 +81,71 @@ class GeneratorConfig(TrainConfig):
 
 def load(config: GeneratorConfig, crop_size: int) -> Components:
     if config.pretrained_model_name_or_path is not None:
-        parts = pretrained_components(config.pretrained_model_name_or_path, config.image_encoder, config.bottleneck_dim)
+        components = pretrained_components(
+            config.pretrained_model_name_or_path, config.image_encoder, config.bottleneck_dim
+        )
     else:
         widths = tuple(int(width) for width in config.block_out_channels.split(","))
-        parts = embedded_components(config.vae, config.clip, widths, crop_size, config.bottleneck_dim)
+        components = builtin_components(config.vae, config.clip, widths, crop_size, config.bottleneck_dim)
     if config.initial_generator is not None:
-        warm_start(parts, config.initial_generator)
-    return parts
+        warm_start(components, config.initial_generator)
+    return components
 
 
 def main() -> None:
     config = parse(GeneratorConfig, __doc__ or "")
     cache = FaceCache(config.train_data_dir)
     torch.manual_seed(config.seed)
-    parts, state = load(config, cache.size), PartialState()
+    components, state = load(config, cache.size), PartialState()
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision, torch.float32)
-    for model in (parts.vae, parts.image_encoder, parts.text_encoder):
+    for model in (components.vae, components.image_encoder, components.text_encoder):
         model.requires_grad_(False).eval().to(state.device)
     train_unet = config.train_unet or config.pretrained_model_name_or_path is None
-    parts.unet.to(state.device, torch.float32 if train_unet else half)
+    components.unet.to(state.device, torch.float32 if train_unet else half)
     encoded = config.output_dir / "encoded"
     with state.main_process_first():
         if not is_encoded(encoded):
-            people = None if config.start_strength is None else IdentityModel.from_pretrained(config.identity_model)
-            encode_cache(cache, encoded, parts.vae, parts.image_encoder, seed=config.seed, identity_model=people)
+            identity_model = (
+                None if config.start_strength is None else IdentityModel.from_pretrained(config.identity_model)
+            )
+            encode_cache(
+                cache,
+                encoded,
+                components.vae,
+                components.image_encoder,
+                seed=config.seed,
+                identity_model=identity_model,
+            )
     repulsion = None
     if config.identity_recogniser is not None:
         recogniser = torch.jit.load(config.identity_recogniser, map_location=state.device).eval()
-        repulsion = IdentityRepulsion(parts.vae, recogniser, weight=config.identity_weight)
-    said = all_facts(cache)
-    subspace = AttributeSubspace.from_phrases(VOCABULARY, parts.embed)
+        repulsion = IdentityRepulsion(components.vae, recogniser, weight=config.identity_weight)
+    facts = all_facts(cache)
+    subspace = AttributeSubspace.from_phrases(VOCABULARY, components.embed)
     features = torch.from_numpy(np.load(encoded / "features.npy").astype(np.float32))
     files = [row["file"] for row in cache.rows]
-    teach_adapter(parts.adapter, features, said, files, subspace, rank=config.erased_directions, seed=config.seed)
-    dataset = LatentFaces(cache, encoded, parts.tokenizer, said, config.seed)
-    models = parts.unet, parts.controlnet, parts.adapter, parts.scheduler, parts.text_encoder
-    shared: dict[str, Any] = {
-        "empty_ids": tokenize(parts.tokenizer, [""]),
-        "subspace": subspace,
-        "snr_gamma": config.snr_gamma,
-        "rim_weight": config.rim_weight,
-        "vae": parts.vae,
-        "examples": sample_items(dataset, 8),
-    }
+    initialize_adapter(
+        components.adapter, features, facts, files, subspace, rank=config.erased_directions, seed=config.seed
+    )
+    dataset = LatentFaces(cache, encoded, components.tokenizer, facts, config.seed)
     objective = FaceDeidObjective(
-        *models, **shared, train_unet=train_unet, repulsion=repulsion, start_strength=config.start_strength
+        components.unet,
+        components.controlnet,
+        components.adapter,
+        components.scheduler,
+        components.text_encoder,
+        tokenize(components.tokenizer, [""]),
+        subspace=subspace,
+        train_unet=train_unet,
+        snr_gamma=config.snr_gamma,
+        rim_weight=config.rim_weight,
+        start_strength=config.start_strength,
+        repulsion=repulsion,
+        vae=components.vae,
+        examples=sample_items(dataset, 8),
     )
     if config.pretrained_model_name_or_path is not None:
-        objective.license = "creativeml-openrail-m"  # Stable Diffusion 1.x's, which what is made from it inherits
+        objective.license = "creativeml-openrail-m"  # inherited from Stable Diffusion 1.x
     train(objective, dataset, config)
 
 

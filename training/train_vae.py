@@ -11,7 +11,7 @@ import torch
 from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import CropDataset, FaceCache
 from deid_diffusion.training.loop import train
-from deid_diffusion.training.vae import AutoencoderObjective, frozen_encoder, new_autoencoder
+from deid_diffusion.training.vae import AutoencoderObjective, load_with_frozen_encoder, new_autoencoder
 from deid_diffusion.training.validation import sample_items
 
 
@@ -34,7 +34,11 @@ def main() -> None:
     cache = FaceCache(config.train_data_dir)
     widths = tuple(int(width) for width in config.block_out_channels.split(","))
     torch.manual_seed(config.seed)
-    vae = new_autoencoder(widths, cache.size) if config.initial_vae is None else frozen_encoder(config.initial_vae)
+    vae = (
+        new_autoencoder(widths, cache.size)
+        if config.initial_vae is None
+        else load_with_frozen_encoder(config.initial_vae)
+    )
     dataset = CropDataset(cache, config.seed)
     objective = AutoencoderObjective(
         vae.to(memory_format=torch.channels_last),

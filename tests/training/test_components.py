@@ -21,7 +21,7 @@ from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.components import (
     assemble_pretrained,
     controlnet_from_inpainting,
-    embedded_components,
+    builtin_components,
     load_image_encoder,
     pretrained_components,
     warm_start,
@@ -137,7 +137,7 @@ def test_embedded_parts_start_from_earlier_weights(tiny_pipeline, tmp_path: Path
     deepcopy(tiny_pipeline.text_encoder).half().save_pretrained(tmp_path / "clip" / "text_encoder")  # as ours is
     tiny_pipeline.tokenizer.save_pretrained(tmp_path / "clip" / "tokenizer")
     FaceEncoder(16, 8).save_pretrained(tmp_path / "clip" / "image_encoder")
-    parts = embedded_components(tmp_path / "vae", tmp_path / "clip", (16, 32), 32, 4)
+    parts = builtin_components(tmp_path / "vae", tmp_path / "clip", (16, 32), 32, 4)
     assert parts.text_encoder.dtype == torch.float32  # mixed precision takes no half
     for name, model in (
         ("unet", tiny_pipeline.unet),
@@ -153,7 +153,7 @@ def test_embedded_parts_start_from_earlier_weights(tiny_pipeline, tmp_path: Path
 def test_what_is_missing_is_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DeidError, match=r"nope: no such folder: give the output folder"):
-        embedded_components(tmp_path / "nope", tmp_path, (8, 8, 8), 32, 4)
+        builtin_components(tmp_path / "nope", tmp_path, (8, 8, 8), 32, 4)
     for name in ("me/model", "nope"):
         with pytest.raises(DeidError, match=rf"^{name}: .* run: hf download {name}$"):
             pretrained_components(name, checkpoint, 4)
