@@ -129,18 +129,6 @@ class Prepared:
     was_complete: bool = False
 
 
-@dataclass(frozen=True)
-class _Arguments:
-    """Arguments of a cache; only a call with the same ones resumes it."""
-
-    data: list[str]
-    resolution: int
-    variants: int
-    seed: int
-    manifest: str | None
-    caption_column: str | None
-
-
 @dataclass(frozen=True, eq=False)
 class _Faces:
     """Crops of one photograph, or the reason why there are none.
@@ -204,40 +192,39 @@ def prepare(
     for name, value, least in (("size", size, 1), ("variants", variants, 1), ("seed", seed, 0)):
         if value < least:
             raise UsageError(f"{name}: {value}, expected {least} or more")
-    arguments = _Arguments(
-        data=[Path(source).as_posix() for source in data],
-        resolution=size,
-        variants=variants,
-        seed=seed,
-        manifest=None if manifest is None else str(manifest),
-        caption_column=caption_column,
-    )
+    sources = [Path(source).as_posix() for source in data]
+    arguments = {
+        "data": sources,
+        "resolution": size,
+        "variants": variants,
+        "seed": seed,
+        "manifest": None if manifest is None else str(manifest),
+        "caption_column": caption_column,
+    }
     record = _read_record(cache)
     if record is not None:
-        _refuse_other_arguments(cache, record["arguments"], asdict(arguments))
+        _refuse_other_arguments(cache, record["arguments"], arguments)
         was_complete = (cache / CROPS).exists()
         if "result" in record and (was_complete or (cache / _UNFINISHED / CROPS).exists()):
             with refused(cache):
                 _publish(cache, [ROWS, MESHES, SKIPPED, CROPS])
             return Prepared(**record["result"], was_complete=was_complete)
-    photographs = Photographs(arguments.data, manifest=manifest, caption_column=caption_column)
+    photographs = Photographs(sources, manifest=manifest, caption_column=caption_column)
     count, digest = _survey(photographs)
     if not count:
-        raise UsageError(
-            f"{' '.join(arguments.data)}: no photograph found (name tar files themselves, as FOLDER/*.tar)"
-        )
-    begun = {"arguments": asdict(arguments), "photographs": count, "sha256": digest}
+        raise UsageError(f"{' '.join(sources)}: no photograph found (name tar files themselves, as FOLDER/*.tar)")
+    begun = {"arguments": arguments, "photographs": count, "sha256": digest}
     if record is not None and any(record[name] != value for name, value in begun.items()):
         raise UsageError(
             f"{cache}: was begun with photographs or columns that have changed since: choose another folder"
         )
     prepare_folder(cache)
     with refused(cache):
-        if record is None:
+        if record is None or "result" in record:  # a finished cache that has lost its crops starts again
             _write_record(cache, begun)
         committed = (record or {}).get("progress", {}) if (cache / _UNFINISHED).is_dir() else {}
         unfinished = _UnfinishedCache(cache, begun, committed)
-        if _read_photographs(photographs, arguments, count, unfinished, progress) != digest:
+        if _read_photographs(photographs, unfinished, progress) != digest:
             raise UsageError(f"{cache}: photographs changed while they were read: start again in another folder")
         return unfinished.finish()
 
@@ -283,14 +270,11 @@ def _identity(photograph: Photograph) -> bytes:
 
 
 def _read_photographs(
-    photographs: Iterable[Photograph],
-    arguments: _Arguments,
-    total: int,
-    unfinished: _UnfinishedCache,
-    progress: Callable[[int, int], None] | None,
+    photographs: Iterable[Photograph], unfinished: _UnfinishedCache, progress: Callable[[int, int], None] | None
 ) -> str:
     """Append the faces of all remaining photographs; return the digest that `_survey` would return now."""
-    size, variants, done = arguments.resolution, arguments.variants, unfinished.done.photographs
+    size, variants, seed = (unfinished.begun["arguments"][name] for name in ("resolution", "variants", "seed"))
+    done, total = unfinished.done.photographs, unfinished.begun["photographs"]
     full = max(1, min(COMMIT_EVERY, _COMMIT_BYTES // (3 * size * size * variants)))
     if progress is not None:
         progress(done, total)
@@ -301,7 +285,7 @@ def _read_photographs(
         if number < done:
             continue
         # seeded per photograph, so that a resumed run draws what an uninterrupted one would
-        rng = np.random.default_rng((arguments.seed, number))
+        rng = np.random.default_rng((seed, number))
         batch.append(_read_faces(photograph, landmarker, size, variants, rng))
         if len(batch) == full or number == total - 1:
             unfinished.append(batch)
