@@ -1,4 +1,4 @@
-"""Train the attribute encoder, a small CLIP, or fine-tune a large one, on face crops and generated captions.
+"""Train a small CLIP as attribute encoder, or fine-tune a large one, on face crops and captions.
 
 accelerate launch training/train_attribute_encoder.py --train_data_dir CACHE --output_dir OUT/clip
 """

@@ -26,7 +26,7 @@ _FACT_OF = {"gender": "person", "age": "age", "expression": "expression", "skin"
 
 
 class RandomSelection:
-    """Random attribute selections of a training batch: which attributes are kept, and which are given as words."""
+    """Random selection of the attributes that are kept, and of those that are given as words."""
 
     def __init__(self, subspace: AttributeSubspace) -> None:
         self.subspace = subspace

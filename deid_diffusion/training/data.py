@@ -202,7 +202,7 @@ class FaceCache:
 
 
 class FaceDataset(Dataset[dict[str, torch.Tensor]]):
-    """Data set over a face cache whose randomness depends on seed, epoch and index alone, for exact resume."""
+    """Data set over a face cache; its randomness depends on seed, epoch and index alone."""
 
     def __init__(self, cache: FaceCache, seed: int) -> None:
         self.cache, self.seed, self.epoch = cache, seed, 0

@@ -1,4 +1,4 @@
-"""Sources of training photographs: image folders, tar files or WebDataset shards, and Hugging Face data sets.
+"""Sources of training photographs: image folders, tar files and Hugging Face data sets.
 
 Folders and tars are not read by ``datasets.load_dataset``, which copies every photograph to its cache, skips files
 without a metadata row silently, and refuses tars whose samples differ in their file types.

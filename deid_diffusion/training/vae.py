@@ -74,7 +74,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class AutoencoderObjective(Objective):
-    """Autoencoder loss in phase "autoencoder"; in phase "discriminator", a hinge loss from ``adversarial_start`` on.
+    """Autoencoder loss, and the discriminator's hinge loss from step ``adversarial_start`` on.
 
     Args:
         examples: (B, 3, S, S) crops in -1..1 for measuring the scaling factor and for contact sheets; without them

@@ -1,6 +1,5 @@
 """Minimal training for the tests of the loop: a straight line fitted to noisy points."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deid_diffusion.training.config import TrainConfig
+from deid_diffusion.training.config import TrainConfig, read_log
 from deid_diffusion.training.data import FaceDataset
 from deid_diffusion.training.generator import Objective
 from deid_diffusion.training.loop import train
@@ -74,7 +73,7 @@ def run(folder: Path, steps: int | None, objective: Objective | None = None, **o
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return list(read_log(folder))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

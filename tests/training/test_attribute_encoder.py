@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from deid_diffusion.training.captions import (
     label_glasses,
     states_glasses,
 )
-from deid_diffusion.training.config import TrainConfig
+from deid_diffusion.training.config import TrainConfig, read_log
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.loop import train
 
@@ -101,7 +100,7 @@ def test_loss_decreases(tiny_pipeline, cache: FaceCache, tmp_path: Path, small: 
     config = TrainConfig(tmp_path, tmp_path, train_batch_size=8, max_train_steps=30, learning_rate=3e-3)
     answers = tokenize(tiny_pipeline.tokenizer, list(questions.texts))
     train(AttributeEncoderObjective(vision, text, questions, answers), dataset, config)
-    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    log = list(read_log(tmp_path))
     assert np.mean([row["loss"] for row in log[-5:]]) < np.mean([row["loss"] for row in log[:5]])
     assert 0 <= log[-1]["person"] <= 1
     assert (tmp_path / "image_encoder" / "config.json").is_file()

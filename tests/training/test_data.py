@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from deid_diffusion.attributes.subspace import FEATURE_NAMES
 from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
 from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.data import (
-    BalancedSampler,
     FaceCache,
     LatentFaces,
     encode_cache,
@@ -54,39 +52,29 @@ def test_jitter_appearance() -> None:
     assert max(np.median(image.max(2) - image.min(2)) for image in grey) < 40  # only the occluded patch has colour
 
 
-def shares(sampler: BalancedSampler, names: list[str], draws: int = 20_000) -> dict[str, float]:
-    rng = np.random.default_rng(0)
-    counts = Counter(names[sampler.draw(rng)] for _ in range(draws))
-    return {name: count / draws for name, count in counts.items()}
+MAN, WOMAN, UNKNOWN = {"person": "man"}, {"person": "woman"}, {}
+YOUNG_MAN, BOY, YOUNG_WOMAN = MAN | {"age": "young"}, {"person": "boy", "age": "child"}, WOMAN | {"age": "young"}
+TURNED = 2 / (2 + 96**0.5)  # share of 4 turned heads among 100, by the square roots of the numbers
 
 
-def frontal(count: int) -> np.ndarray:
-    return np.repeat(mean_mesh(100)[None], count, 0)
-
-
-def test_sampler_sex_and_age() -> None:
-    facts = [{"person": "man", "age": "young"}] * 160 + [{"person": "boy", "age": "child"}] * 10
-    facts += [{"person": "woman", "age": "young"}] * 30
-    drawn = shares(sex_age_pose_sampler(facts, frontal(len(facts))), [face["person"] for face in facts])
-    assert drawn["woman"] == pytest.approx(0.5, abs=0.02)
-    assert drawn["man"] / drawn["boy"] == pytest.approx(4, rel=0.15)
-
-
-def test_sampler_pose() -> None:
-    meshes = np.concatenate([frontal(96), np.repeat(100 * mean_faces()[:1], 4, 0)])
-    drawn = shares(sex_age_pose_sampler([{"person": "man"}] * 100, meshes), ["front"] * 96 + ["turned"] * 4)
-    assert drawn["turned"] == pytest.approx(2 / (2 + 96**0.5), abs=0.02)
-
-
-def test_sampler_unknown_sex() -> None:
-    facts = [{"person": "man"}] * 60 + [{}] * 20 + [{"person": "woman"}] * 20
-    drawn = shares(sex_age_pose_sampler(facts, frontal(len(facts))), ["m"] * 60 + ["?"] * 20 + ["w"] * 20)
-    assert drawn == pytest.approx({"m": 0.4, "w": 0.4, "?": 0.2}, abs=0.02)
-
-
-def test_sampler_without_groups() -> None:
-    drawn = shares(BalancedSampler([None] * 4, [""] * 4), list("abcd"))
-    assert drawn == pytest.approx(dict.fromkeys("abcd", 0.25), abs=0.02)
+@pytest.mark.parametrize(
+    ("groups", "turned", "expected"),
+    [
+        ([(YOUNG_MAN, 160), (BOY, 10), (YOUNG_WOMAN, 30)], 0, [0.4, 0.1, 0.5]),
+        ([(MAN, 96), (MAN, 4)], 4, [1 - TURNED, TURNED]),
+        ([(MAN, 60), (UNKNOWN, 20), (WOMAN, 20)], 0, [0.4, 0.2, 0.4]),
+        ([(UNKNOWN, 1), (UNKNOWN, 3)], 0, [0.25, 0.75]),
+    ],
+    ids=["sex and age", "pose", "unknown sex", "all unknown"],
+)
+def test_sampler(groups: list[tuple[dict, int]], turned: int, expected: list[float]) -> None:
+    facts = [face for face, count in groups for _ in range(count)]
+    group_of = np.repeat(range(len(groups)), [count for _, count in groups])
+    meshes = np.repeat(mean_mesh(100)[None], len(facts), 0)
+    meshes[len(facts) - turned :] = 100 * mean_faces()[0]
+    sampler, rng = sex_age_pose_sampler(facts, meshes), np.random.default_rng(0)
+    counts = np.bincount(group_of[[sampler.draw(rng) for _ in range(20_000)]])
+    assert counts / 20_000 == pytest.approx(expected, abs=0.02)
 
 
 def test_encoded_items(tiny_pipeline, cache: FaceCache, tmp_path: Path) -> None:

@@ -60,3 +60,4 @@ def test_resume_after_kill(trainings: Path, tmp_path: Path, place: str, logged: 
     assert len(rows(trainings / place)) == logged
     assert run(trainings / place, 13, resume_from_checkpoint="latest") == pytest.approx(uninterrupted, abs=1e-5)
     assert_same(trainings / place, tmp_path)
+    assert not list((trainings / place).glob("partial-*"))

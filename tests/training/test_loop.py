@@ -21,16 +21,6 @@ def test_oldest_checkpoints_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["checkpoint-10", "checkpoint-9"]
 
 
-def test_half_written_checkpoint_ignored(tmp_path: Path) -> None:
-    uninterrupted = run(tmp_path / "uninterrupted", 6)
-    folder = tmp_path / "resumed"
-    run(folder, 4)
-    (folder / "checkpoint-4").rename(folder / "partial-4")
-    (folder / "partial-4" / "optimizer.bin").write_bytes(b"half of i")
-    assert run(folder, 6, resume_from_checkpoint="latest") == pytest.approx(uninterrupted, abs=1e-5)
-    assert not list(folder.glob("partial-*"))
-
-
 def test_resume_within_epoch(tmp_path: Path) -> None:
     uninterrupted = run(tmp_path / "uninterrupted", 13)
     assert run(tmp_path / "resumed", 6, resume_from_checkpoint="latest") == uninterrupted[:6]  # an epoch has 5 steps

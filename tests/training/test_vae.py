@@ -1,11 +1,10 @@
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from deid_diffusion.errors import DeidError
-from deid_diffusion.training.config import TrainConfig
+from deid_diffusion.training.config import TrainConfig, read_log
 from deid_diffusion.training.data import CropDataset, FaceCache
 from deid_diffusion.training.loop import train
 from deid_diffusion.training.vae import (
@@ -23,7 +22,7 @@ def test_loss_decreases(tiny_pipeline, cache: FaceCache, tmp_path: Path) -> None
         tmp_path, tmp_path, train_batch_size=4, max_train_steps=20, learning_rate=1e-3, lr_warmup_steps=1, ema_decay=0.5
     )
     train(AutoencoderObjective(vae, adversarial_start=10), CropDataset(cache, 0), config)
-    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    log = list(read_log(tmp_path))
     assert log[9]["reconstruction"] < log[0]["reconstruction"]
     assert log[9]["loss_discriminator"] == 0
     assert max(row["loss_discriminator"] for row in log[10:]) > 0
