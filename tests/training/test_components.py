@@ -26,11 +26,11 @@ from deid_diffusion.training.components import (
     pretrained_components,
     warm_start,
 )
-from deid_diffusion.training.config import TrainConfig
 from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache
 from deid_diffusion.training.generator import FaceDeidObjective
 from deid_diffusion.training.loop import train
 from deid_diffusion.training.validation import sample_items
+from tests.training.line import line_config
 
 
 def tiny_unet(channels: int = 9) -> UNet2DConditionModel:
@@ -88,15 +88,7 @@ def test_pretrained_training_and_assembly(checkpoint: Path, cache: FaceCache, tm
         examples=sample_items(dataset, 2),
     )
     assert not any(name.startswith("unet") for name in objective.state_dict())
-    config = TrainConfig(
-        tmp_path,
-        tmp_path,
-        train_batch_size=4,
-        max_train_steps=2,
-        gradient_checkpointing=True,
-        validation_steps=1,
-        ema_decay=0.9,
-    )
+    config = line_config(tmp_path, 2, gradient_checkpointing=True, validation_steps=1)
     train(objective, dataset, config)
     assert all(torch.equal(before[name], value) for name, value in parts.unet.state_dict().items())
     assert list((tmp_path / "validation").glob("*.png"))

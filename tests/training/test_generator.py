@@ -8,7 +8,6 @@ import torch
 
 from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
-from deid_diffusion.training.config import TrainConfig
 from deid_diffusion.training.data import LatentFaces
 from deid_diffusion.training.generator import (
     FaceDeidObjective,
@@ -21,6 +20,7 @@ from deid_diffusion.training.generator import (
     weighted_mean,
 )
 from deid_diffusion.training.loop import train
+from tests.training.line import line_config
 
 
 def people(count: int = 4000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -102,9 +102,7 @@ def test_loss_decreases(models, subspace, dataset: LatentFaces, tmp_path: Path, 
     unet = objective.unet if train_unet else objective.unet.module
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     first = fixed_loss(objective, dataset)
-    config = TrainConfig(
-        tmp_path, tmp_path, train_batch_size=4, max_train_steps=30, learning_rate=1e-3, lr_warmup_steps=1, ema_decay=0.5
-    )
+    config = line_config(tmp_path, 30, learning_rate=1e-3, ema_decay=0.5, checkpointing_steps=100)
     train(objective, dataset, config)
     assert fixed_loss(objective, dataset) < first
     changed = any(not torch.equal(before[name], value) for name, value in unet.state_dict().items())

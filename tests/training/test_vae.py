@@ -14,13 +14,12 @@ from deid_diffusion.training.vae import (
     new_autoencoder,
     pyramid_l1,
 )
+from tests.training.line import line_config
 
 
 def test_loss_decreases(tiny_pipeline, cache: FaceCache, tmp_path: Path) -> None:
     vae = type(tiny_pipeline.vae).from_config(tiny_pipeline.vae.config)
-    config = TrainConfig(
-        tmp_path, tmp_path, train_batch_size=4, max_train_steps=20, learning_rate=1e-3, lr_warmup_steps=1, ema_decay=0.5
-    )
+    config = line_config(tmp_path, 20, learning_rate=1e-3, ema_decay=0.5, checkpointing_steps=100)
     train(AutoencoderObjective(vae, adversarial_start=10), CropDataset(cache, 0), config)
     log = list(read_log(tmp_path))
     assert log[9]["reconstruction"] < log[0]["reconstruction"]
