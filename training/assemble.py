@@ -1,4 +1,4 @@
-r"""Put trained parts together as one pipeline folder, in float16 safetensors.
+r"""Assemble trained components to a pipeline folder of float16 safetensors.
 
 python training/assemble.py --generator OUT/generator --vae OUT/vae --clip OUT/clip \
     --identity_model OUT/identity_model --output_dir MODEL
@@ -8,7 +8,7 @@ python training/assemble.py --generator OUT --pretrained_model_name_or_path SD-I
 import argparse
 from pathlib import Path
 
-from deid_diffusion.training.components import assemble_embedded, assemble_pretrained
+from deid_diffusion.training.components import assemble_builtin, assemble_pretrained
 from deid_diffusion.training.config import run_script
 
 
@@ -22,16 +22,16 @@ def main() -> None:
     parser.add_argument("--image_encoder", default="openai/clip-vit-large-patch14")
     parser.add_argument("--default_steps", type=int, default=4)
     parser.add_argument("--default_guidance", type=float, default=1.0)
-    parser.add_argument("--identity_model", type=Path, help="of an embedded model")
-    parser.add_argument("--default_strength", type=float, default=0.25, help="of an embedded model")
+    parser.add_argument("--identity_model", type=Path, help="of a model with --vae and --clip")
+    parser.add_argument("--default_strength", type=float, default=0.25, help="of a model with --vae and --clip")
     args = parser.parse_args()
     sampling = {"steps": args.default_steps, "guidance": args.default_guidance}
     if args.pretrained_model_name_or_path is not None:
         model, encoder = args.pretrained_model_name_or_path, args.image_encoder
         pipeline = assemble_pretrained(model, encoder, args.generator, **sampling)
     elif None not in (args.vae, args.clip, args.identity_model):
-        parts = (args.vae, args.clip, args.generator, args.identity_model)
-        pipeline = assemble_embedded(*parts, **sampling, strength=args.default_strength)
+        folders = (args.vae, args.clip, args.generator, args.identity_model)
+        pipeline = assemble_builtin(*folders, **sampling, strength=args.default_strength)
     else:
         parser.error("give either --pretrained_model_name_or_path, or --vae, --clip and --identity_model")
     pipeline.save_pretrained(args.output_dir)

@@ -1,4 +1,4 @@
-r"""Fit the identity model to a folder of pictures of synthetic people.
+r"""Fit the identity model to pictures of synthetic people.
 
 python training/fit_identity_model.py --train_data_dir PORTRAITS --encoder OUT/clip/image_encoder \
     --output_dir OUT/identity_model

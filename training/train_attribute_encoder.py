@@ -1,9 +1,9 @@
-"""Train the attribute encoder, a small CLIP, or tune a large one, on face crops and the captions made for them.
+"""Train a small CLIP as attribute encoder, or fine-tune a large one, on face crops and captions.
 
 accelerate launch training/train_attribute_encoder.py --train_data_dir CACHE --output_dir OUT/clip
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import (
@@ -23,7 +23,7 @@ from deid_diffusion.training.attribute_encoder import (
     common_questions,
     train_tokenizer,
 )
-from deid_diffusion.training.captions import phrase
+from deid_diffusion.training.captions import write_caption
 from deid_diffusion.training.config import TrainConfig, parse, run_script
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.loop import train
@@ -31,25 +31,21 @@ from deid_diffusion.training.loop import train
 
 @dataclass(frozen=True)
 class EncoderConfig(TrainConfig):
-    """Attributes:
-    pretrained_model_name_or_path: CLIP to tune, as openai/clip-vit-large-patch14; a small one is made without it.
-    hidden_size: width of the small text tower and of the joint space.
-    num_hidden_layers: of the text tower.
-    hidden_dim: width of the projection's nonlinear branch on the image side.
-    vocab_size: of the tokenizer that is learned from the captions.
-    model_max_length: of a caption, in tokens.
-    """
+    """Options of the attribute encoder."""
 
-    pretrained_model_name_or_path: str | None = None
-    hidden_size: int = 192
-    num_hidden_layers: int = 2
-    hidden_dim: int = 256
-    vocab_size: int = 1024
-    model_max_length: int = 48
+    pretrained_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "CLIP to fine-tune, such as openai/clip-vit-large-patch14; if unset, a small one is trained"},
+    )
+    hidden_size: int = field(default=192, metadata={"help": "width of the small text encoder and of the joint space"})
+    num_hidden_layers: int = field(default=2, metadata={"help": "layers of the small text encoder"})
+    hidden_dim: int = field(default=256, metadata={"help": "hidden width of the face encoder's projection"})
+    vocab_size: int = field(default=1024, metadata={"help": "vocabulary size of the tokenizer, learned from captions"})
+    model_max_length: int = field(default=48, metadata={"help": "longest caption, in tokens"})
 
 
-def small_towers(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncoder, CLIPTextModel, CLIPTokenizer]:
-    """An image side, a text side and a tokenizer of the config's shapes, to be trained from nothing."""
+def small_clip(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncoder, CLIPTextModel, CLIPTokenizer]:
+    """Return an untrained image encoder, an untrained text encoder and a tokenizer learned from captions."""
     folder = config.output_dir / "tokenizer"
     tokenizer = train_tokenizer(
         captions, folder, vocab_size=config.vocab_size, model_max_length=config.model_max_length
@@ -76,17 +72,17 @@ def small_towers(config: EncoderConfig, captions: list[str]) -> tuple[FaceEncode
 def main() -> None:
     config = parse(EncoderConfig, __doc__ or "")
     cache = FaceCache(config.train_data_dir)
-    said = all_facts(cache)
+    facts = all_facts(cache)
     source = config.pretrained_model_name_or_path
     if source is None:
-        vision, text, tokenizer = small_towers(config, [phrase(one) for one in said])
+        vision, text, tokenizer = small_clip(config, [write_caption(face) for face in facts])
     else:
         vision = CLIPVisionModelWithProjection.from_pretrained(source)
         text = CLIPTextModelWithProjection.from_pretrained(source)
         tokenizer = CLIPTokenizer.from_pretrained(source)
         tokenizer.save_pretrained(config.output_dir / "tokenizer")
-    dataset = CaptionedFaces(cache, tokenizer, said, config.seed)
-    questions = common_questions(said)
+    dataset = CaptionedFaces(cache, tokenizer, facts, config.seed)
+    questions = common_questions(facts)
     answer_ids = tokenize(tokenizer, list(questions.texts))
     train(AttributeEncoderObjective(vision, text, questions, answer_ids), dataset, config)
 

@@ -1,4 +1,4 @@
-"""What a generator's training starts from: the embedded model's own parts, or a Stable Diffusion checkpoint."""
+"""Components of a generator's training, and their assembly into a pipeline."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..pipelines.repositories import fetch, load_part
 
 
 def make_scheduler() -> DDIMScheduler:
-    """Velocity prediction from zero terminal SNR (Lin et al., WACV 2024): sampling starts from pure noise."""
+    """Return a scheduler with velocity prediction and zero terminal SNR (Lin et al., WACV 2024)."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -48,7 +48,7 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def make_unet(widths: tuple[int, ...], *, sample_size: int, cross_attention_dim: int) -> UNet2DConditionModel:
-    """A 9-channel inpainting UNet with cross-attention at the bottom level only, where it is cheap."""
+    """Return an untrained 9-channel inpainting UNet whose cross-attention is at the coarsest level only."""
     count = len(widths)
     return UNet2DConditionModel(
         sample_size=sample_size,
@@ -65,9 +65,9 @@ def make_unet(widths: tuple[int, ...], *, sample_size: int, cross_attention_dim:
 
 
 def make_controlnet(unet: UNet2DConditionModel, vae_scale_factor: int) -> ControlNetModel:
-    """A ControlNet of the UNet's own shape for 4-channel latents; its map branch shrinks as much as the VAE does.
+    """Return an untrained ControlNet of the UNet's shape for 4-channel latents.
 
-    Its zero convolutions, which protect a trained UNet, are drawn like any other layer: here both start together.
+    Its zero convolutions, which protect a trained UNet, are initialized at random, since here both are untrained.
     """
     levels = vae_scale_factor.bit_length()
     controlnet = ControlNetModel(
@@ -81,12 +81,12 @@ def make_controlnet(unet: UNet2DConditionModel, vae_scale_factor: int) -> Contro
         norm_num_groups=unet.config.norm_num_groups,
         conditioning_embedding_out_channels=tuple(16 * 2**i for i in range(levels)),
     )
-    zeroed = (
+    zero_convolutions = (
         *controlnet.controlnet_down_blocks,
         controlnet.controlnet_mid_block,
         controlnet.controlnet_cond_embedding.conv_out,
     )
-    for layer in zeroed:
+    for layer in zero_convolutions:
         layer.reset_parameters()
     return controlnet
 
@@ -95,8 +95,8 @@ def make_controlnet(unet: UNet2DConditionModel, vae_scale_factor: int) -> Contro
 class Components:
     """Models of one training.
 
-    ``unet`` takes 9 channels: noisy latents, mask, latents of the masked picture. ``embed`` takes captions to (K, D)
-    unit vectors of the image encoder's space.
+    ``unet`` takes 9 channels: noisy latents, mask, latents of the masked picture. ``embed`` maps K captions to (K, D)
+    unit vectors in the image encoder's space.
     """
 
     vae: AutoencoderKL
@@ -110,25 +110,25 @@ class Components:
     embed: Callable[[list[str]], torch.Tensor]
 
 
-def embedded_components(
+def builtin_components(
     vae: Path, clip: Path, widths: tuple[int, ...], crop_size: int, bottleneck_dim: int
 ) -> Components:
-    """A new UNet, ControlNet and adapter for a trained autoencoder and attribute encoder.
+    """Return a new UNet, ControlNet and adapter with a trained autoencoder and attribute encoder.
 
     Args:
-        vae, clip: output folders of the two earlier trainings.
+        vae, clip: output folders of train_vae.py and train_attribute_encoder.py.
         widths: channels of the UNet's levels, finest first.
         crop_size: side of the training's crops, in pixels.
         bottleneck_dim: of the adapter.
 
     Raises:
-        DeidError: when a folder is not there.
+        DeidError: when a folder does not exist.
     """
     for folder in (vae, clip):
         if not folder.is_dir():
-            raise DeidError(f"{folder}: no such folder: give the output folder of the training before")
+            raise DeidError(f"{folder}: no such folder: give the output folder of the earlier training")
     autoencoder = AutoencoderKL.from_pretrained(vae)
-    text_encoder = CLIPTextModel.from_pretrained(clip / "text_encoder").float()  # transformers keeps the files' type
+    text_encoder = CLIPTextModel.from_pretrained(clip / "text_encoder").float()  # transformers keeps the file's dtype
     image_encoder = load_image_encoder(clip / "image_encoder", torch.float32)
     factor, width = 2 ** (len(autoencoder.config.block_out_channels) - 1), text_encoder.config.hidden_size
     unet = make_unet(widths, sample_size=crop_size // factor, cross_attention_dim=width)
@@ -147,7 +147,7 @@ def embedded_components(
 
 
 def pretrained_components(model: str | Path, image_encoder: str | Path, bottleneck_dim: int) -> Components:
-    """A Stable Diffusion inpainting checkpoint with a new ControlNet, copied from its UNet, and a new adapter.
+    """Return a Stable Diffusion inpainting checkpoint with a ControlNet copied from its UNet and a new adapter.
 
     Args:
         model: folder or hub name, such as stable-diffusion-v1-5/stable-diffusion-inpainting.
@@ -156,23 +156,23 @@ def pretrained_components(model: str | Path, image_encoder: str | Path, bottlene
 
     Raises:
         ValueError: when the checkpoint's UNet is not an inpainting one.
-        DeidError: when there is no such checkpoint or encoder, or it cannot be downloaded.
+        DeidError: when a checkpoint or encoder does not exist or cannot be downloaded.
     """
-    with _had(model):
+    with _loading(model):
         unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
     if unet.config.in_channels != 9:
         raise ValueError(
             f"{model}: its UNet takes {unet.config.in_channels} channels, not an inpainting model's 9 (latents, mask, "
             "masked latents): name an inpainting checkpoint"
         )
-    with _had(model):
+    with _loading(model):
         vae = AutoencoderKL.from_pretrained(model, subfolder="vae")
         text_encoder = CLIPTextModel.from_pretrained(model, subfolder="text_encoder").float()
         tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer")
         scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
-    with _had(image_encoder):
-        words = CLIPTokenizer.from_pretrained(image_encoder)
-        phrases = CLIPTextModelWithProjection.from_pretrained(image_encoder).float()
+    with _loading(image_encoder):
+        phrase_tokenizer = CLIPTokenizer.from_pretrained(image_encoder)
+        phrase_encoder = CLIPTextModelWithProjection.from_pretrained(image_encoder).float()
         encoder = load_image_encoder(image_encoder, torch.float32)
     return Components(
         vae,
@@ -183,26 +183,26 @@ def pretrained_components(model: str | Path, image_encoder: str | Path, bottlene
         controlnet_from_inpainting(unet),
         _make_adapter(encoder, unet.config.cross_attention_dim, bottleneck_dim),
         scheduler,
-        partial(embed_phrases, phrases, words),
+        partial(embed_phrases, phrase_encoder, phrase_tokenizer),
     )
 
 
 @contextmanager
-def _had(name: str | Path) -> Iterator[None]:
-    """Raises DeidError, with what to do about it, for OSError: what happens inside loads a folder, or from the hub."""
+def _loading(name: str | Path) -> Iterator[None]:
+    """Raise DeidError with a remedy when loading a folder or hub repository inside the block raises OSError."""
     try:
         yield
     except OSError as error:
         raise DeidError(
-            f"{name}: no such folder, or not complete, and not to be had from the hub: give a folder, or while online, "
+            f"{name}: not a complete model folder, and not available from the hub: give a folder, or while online, "
             f"run: hf download {name}"
         ) from error
 
 
 def controlnet_from_inpainting(unet: UNet2DConditionModel) -> ControlNetModel:
-    """A ControlNet with a 9-channel UNet's weights that takes its first 4 channels, the noisy latents.
+    """Return a ControlNet with a 9-channel UNet's weights for its first 4 channels, the noisy latents.
 
-    ``ControlNetModel.from_unet`` copies all 9, and no pipeline feeds a ControlNet so many.
+    ``ControlNetModel.from_unet`` copies all 9 input channels, which pipelines do not feed to a ControlNet.
     """
     controlnet = ControlNetModel.from_unet(unet)
     wide = controlnet.conv_in
@@ -214,14 +214,14 @@ def controlnet_from_inpainting(unet: UNet2DConditionModel) -> ControlNetModel:
 
 
 def warm_start(components: Components, folder: Path) -> None:
-    """Take over the weights of an earlier training's output folder; of the adapter, those of the same shape."""
+    """Load the weights of an earlier training's output folder; of the adapter's, those whose shape is the same."""
     for name, model in (("unet", components.unet), ("controlnet", components.controlnet)):
         if (folder / name).is_dir():
             model.load_state_dict(type(model).from_pretrained(folder / name).state_dict())
-    adapter = load_file(folder / "attribute_adapter" / SAFETENSORS_WEIGHTS_NAME)
+    weights = load_file(folder / "attribute_adapter" / SAFETENSORS_WEIGHTS_NAME)
     own = components.adapter.state_dict()
-    same = {name: one for name, one in adapter.items() if name in own and one.shape == own[name].shape}
-    components.adapter.load_state_dict(same, strict=False)
+    matching = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+    components.adapter.load_state_dict(matching, strict=False)
 
 
 def _make_adapter(
@@ -230,17 +230,17 @@ def _make_adapter(
     return AttributeAdapter(image_encoder.config.projection_dim, len(FEATURE_NAMES), bottleneck_dim, width)
 
 
-def assemble_embedded(
+def assemble_builtin(
     vae: Path, clip: Path, generator: Path, identity_model: Path, *, steps: int, guidance: float, strength: float
 ) -> FaceDeidPipeline:
-    """A float16 pipeline of the output folders of the three trainings of an embedded model.
+    """Return a float16 pipeline from the output folders of the built-in model's trainings.
 
     Args:
-        vae, clip, generator: output folders of train_vae, train_attribute_encoder and train_face_deid.
-        identity_model: output folder of fit_identity_model.
+        vae, clip, generator: output folders of train_vae.py, train_attribute_encoder.py and train_face_deid.py.
+        identity_model: output folder of fit_identity_model.py.
         steps: the pipeline's default number of denoising steps.
-        guidance: its default guidance scale.
-        strength: its default share of the steps that are done from a composite, 0 to 1.
+        guidance: the pipeline's default guidance scale.
+        strength: the pipeline's default share of steps that denoise a composite, 0 to 1.
     """
     half = torch.float16
     return FaceDeidPipeline(
@@ -265,13 +265,13 @@ def assemble_embedded(
 def assemble_pretrained(
     model: str | Path, image_encoder: str | Path, generator: Path, *, steps: int, guidance: float
 ) -> FaceDeidPipeline:
-    """A float16 pipeline of a Stable Diffusion inpainting checkpoint and the output folder of train_face_deid.
+    """Return a float16 pipeline from a Stable Diffusion inpainting checkpoint and train_face_deid.py's output folder.
 
     Args:
-        model, image_encoder: as that training was given them.
-        generator: its output folder.
+        model, image_encoder: the ones that the generator was trained with.
+        generator: the training's output folder.
         steps: the pipeline's default number of denoising steps.
-        guidance: its default guidance scale.
+        guidance: the pipeline's default guidance scale.
     """
     base, clip = fetch(INPAINTING.at(str(model))), fetch(CLIP.at(str(image_encoder)))
     return build_trained(base, clip, generator, steps, guidance, torch.float16)

@@ -1,92 +1,86 @@
-"""Training options as frozen dataclasses that also make the command line; names are Hugging Face's own flags."""
+"""Options of the training scripts as dataclasses, parsed by ``transformers.HfArgumentParser``."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar
+
+from transformers import HfArgumentParser
 
 from ..errors import DeidError, one_line
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options that every training script shares.
+    """Options that every training script shares; the names are those of diffusers' example scripts."""
 
-    Attributes:
-        train_data_dir: cache made by ``deid-diffusion prepare``.
-        output_dir: checkpoints and the finished model.
-        seed: of sampling, noise and initial weights.
-        train_batch_size: crops a process takes a step.
-        gradient_accumulation_steps: batches whose gradients are averaged before the weights move.
-        gradient_checkpointing: compute activations again in the backward pass; slower, for less memory.
-        max_train_steps: optimizer steps in all; goes before num_train_epochs.
-        num_train_epochs: passes over the data, when max_train_steps is not given.
-        learning_rate: peak rate.
-        scale_lr: multiply the rate by batch size, accumulation and number of processes.
-        lr_scheduler: a name that diffusers' ``get_scheduler`` knows.
-        lr_warmup_steps: steps of linear warm-up.
-        max_grad_norm: gradients are clipped to this norm.
-        use_8bit_adam: AdamW with 8-bit states; needs bitsandbytes.
-        adam_beta1: decay of AdamW's first moment.
-        adam_beta2: decay of AdamW's second moment.
-        adam_weight_decay: of AdamW.
-        adam_epsilon: of AdamW.
-        mixed_precision: "no", "fp16" or "bf16".
-        allow_tf32: let Ampere and later GPUs multiply float32 matrices in TF32.
-        ema_decay: of the weights' moving average; 0 keeps none.
-        checkpointing_steps: steps between checkpoints.
-        checkpoints_total_limit: newest checkpoints kept.
-        resume_from_checkpoint: a checkpoint folder, or "latest".
-        validation_steps: steps between contact sheets in output_dir/validation; 0 draws none.
-        dataloader_num_workers: of the data loader.
-        report_to: a tracker that Accelerate knows, as tensorboard or wandb, or "all"; log.jsonl is always written.
-        logging_dir: the tracker's folder, inside output_dir.
-        push_to_hub: upload the finished model and its card.
-        hub_model_id: repository to push to; output_dir's name when not given.
-        hub_token: to push with; the stored login when not given.
-    """
-
-    train_data_dir: Path
-    output_dir: Path
-    seed: int = 0
-    train_batch_size: int = 16
-    gradient_accumulation_steps: int = 1
-    gradient_checkpointing: bool = False
-    max_train_steps: int | None = None
-    num_train_epochs: int = 1
-    learning_rate: float = 2e-4
-    scale_lr: bool = False
-    lr_scheduler: str = "constant_with_warmup"
-    lr_warmup_steps: int = 100
-    max_grad_norm: float = 1.0
-    use_8bit_adam: bool = False
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_weight_decay: float = 1e-2
-    adam_epsilon: float = 1e-8
-    mixed_precision: str = "no"
-    allow_tf32: bool = False
-    ema_decay: float = 0.0
-    checkpointing_steps: int = 500
-    checkpoints_total_limit: int = 2
-    resume_from_checkpoint: str | None = None
-    validation_steps: int = 0
-    dataloader_num_workers: int = 0
-    report_to: str | None = None
-    logging_dir: str = "logs"
-    push_to_hub: bool = False
-    hub_model_id: str | None = None
-    hub_token: str | None = dataclasses.field(default=None, repr=False)
+    train_data_dir: Path = field(metadata={"help": 'face cache written by "deid-diffusion prepare"'})
+    output_dir: Path = field(metadata={"help": "folder for checkpoints and the trained model"})
+    seed: int = field(default=0, metadata={"help": "random seed for initial weights, sampling and noise"})
+    train_batch_size: int = field(default=16, metadata={"help": "crops per process and batch"})
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "batches whose gradients are averaged for one optimizer step"}
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "recompute activations in the backward pass: slower, less memory"}
+    )
+    max_train_steps: int | None = field(
+        default=None, metadata={"help": "optimizer steps; overrides --num_train_epochs"}
+    )
+    num_train_epochs: int = field(default=1, metadata={"help": "passes over the data"})
+    learning_rate: float = field(default=2e-4, metadata={"help": "peak learning rate"})
+    scale_lr: bool = field(
+        default=False,
+        metadata={"help": "multiply the learning rate by batch size, accumulation and number of processes"},
+    )
+    lr_scheduler: str = field(
+        default="constant_with_warmup", metadata={"help": "scheduler name of diffusers' get_scheduler"}
+    )
+    lr_warmup_steps: int = field(default=100, metadata={"help": "steps of linear warm-up"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "norm to which gradients are clipped"})
+    use_8bit_adam: bool = field(default=False, metadata={"help": "use AdamW with 8-bit states; needs bitsandbytes"})
+    adam_beta1: float = field(default=0.9, metadata={"help": "decay of AdamW's first moment"})
+    adam_beta2: float = field(default=0.999, metadata={"help": "decay of AdamW's second moment"})
+    adam_weight_decay: float = field(default=1e-2, metadata={"help": "AdamW's weight decay"})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "AdamW's epsilon"})
+    mixed_precision: Literal["no", "fp16", "bf16"] = field(
+        default="no", metadata={"help": "number format of the forward pass"}
+    )
+    allow_tf32: bool = field(
+        default=False, metadata={"help": "allow TF32 matrix multiplication on Ampere and later GPUs"}
+    )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "decay of the weights' exponential moving average; 0 disables it"}
+    )
+    checkpointing_steps: int = field(default=500, metadata={"help": "steps between checkpoints"})
+    checkpoints_total_limit: int = field(default=2, metadata={"help": "number of newest checkpoints to keep"})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": 'checkpoint folder to resume from, or "latest"'}
+    )
+    validation_steps: int = field(
+        default=0, metadata={"help": "steps between contact sheets in output_dir/validation; 0 disables them"}
+    )
+    dataloader_num_workers: int = field(default=0, metadata={"help": "worker processes of the data loader"})
+    report_to: str | None = field(
+        default=None,
+        metadata={"help": 'tracker of Accelerate, such as tensorboard or wandb, or "all"; log.jsonl is always written'},
+    )
+    logging_dir: str = field(default="logs", metadata={"help": "the tracker's folder, relative to output_dir"})
+    push_to_hub: bool = field(default=False, metadata={"help": "upload the trained model and its card"})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "repository to push to; default: the name of output_dir"}
+    )
+    hub_token: str | None = field(
+        default=None, repr=False, metadata={"help": "token for the upload; default: the stored login"}
+    )
 
     def __post_init__(self) -> None:
         for name in (
@@ -100,8 +94,6 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
-        if self.mixed_precision not in ("no", "fp16", "bf16"):
-            raise ValueError(f"--mixed_precision must be no, fp16 or bf16, got {self.mixed_precision!r}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema_decay must be at least 0 and less than 1, got {self.ema_decay}")
         if self.use_8bit_adam and find_spec("bitsandbytes") is None:
@@ -109,60 +101,46 @@ class TrainConfig:
         if self.report_to is not None:
             _check_tracker(self.report_to)
 
-    def shown(self) -> dict[str, Any]:
-        """The options that a tracker and the model card may show: no token, no paths of this machine."""
-        hidden = {"hub_token", "resume_from_checkpoint", "logging_dir"}
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {k: v for k, v in options.items() if k not in hidden and not isinstance(v, Path) and v is not None}
+    def public_options(self) -> dict[str, Any]:
+        """Return the options that trackers and the model card may show: no token and no local paths."""
+        private = {"hub_token", "resume_from_checkpoint", "logging_dir"}
+        options = {option.name: getattr(self, option.name) for option in fields(self) if option.name not in private}
+        return {name: value for name, value in options.items() if not isinstance(value, Path) and value is not None}
 
 
 def _check_tracker(name: str) -> None:
-    """Accelerate drops a tracker that is not installed without a word."""
+    """Raise ValueError for a tracker that is not installed, which Accelerate would ignore silently."""
     from accelerate.tracking import get_available_trackers
 
-    installed = [str(one) for one in get_available_trackers()]
+    installed = [str(tracker) for tracker in get_available_trackers()]
     if name not in [*installed, "all"]:
-        raise ValueError(f"--report_to {name}: not installed or not known; here are: {', '.join(installed) or 'none'}")
+        raise ValueError(
+            f"--report_to {name}: unknown or not installed tracker: choose from {', '.join(installed) or 'none'}"
+        )
 
 
 Config = TypeVar("Config", bound=TrainConfig)
 
 
-def parse(kind: type[Config], description: str, arguments: Sequence[str] | None = None) -> Config:
-    """Read a config dataclass from the command line: one flag a field, required where it has no default."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    hints, lines = get_type_hints(kind), _documented(kind)
-    for field in dataclasses.fields(kind):
-        text = lines.get(field.name, "").replace("%", "%%")
-        if hints[field.name] is bool:
-            parser.add_argument(f"--{field.name}", action="store_true", help=text)
-            continue
-        required = field.default is dataclasses.MISSING
-        default = None if required else field.default
-        ends = " (required)" if required else "" if default is None else f" (default: {default})"
-        convert = next((one for one in get_args(hints[field.name]) if one is not type(None)), hints[field.name])
-        parser.add_argument(f"--{field.name}", type=convert, required=required, default=default, help=text + ends)
-    values = vars(parser.parse_args(arguments))
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help text that states default values and keeps the description's line breaks."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def parse(config_class: type[Config], description: str, arguments: Sequence[str] | None = None) -> Config:
+    """Return the config of the command line; exit with code 2 and one line if an option is wrong."""
+    parser = HfArgumentParser(config_class, description=description, formatter_class=_HelpFormatter)
     try:
-        return kind(**values)
+        (config,) = parser.parse_args_into_dataclasses(arguments)
     except ValueError as error:
         parser.error(str(error))
-
-
-def _documented(kind: type) -> dict[str, str]:
-    """What the "Attributes:" of a dataclass and its bases say of each field, as ``name: ...`` or ``a, b: ...``."""
-    name = rf"(?:{'|'.join(field.name for field in dataclasses.fields(kind))})"
-    entry = re.compile(rf"(?<!\S)({name}(?:, {name})*): (.*?)(?=\s{name}(?:, {name})*: |$)", re.DOTALL)
-    said: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        attributes = (base.__doc__ or "").partition("Attributes:")[2].strip().split("\n\n")[0]
-        for names, text in entry.findall(attributes):
-            said |= dict.fromkeys(names.split(", "), " ".join(text.replace("``", "").split()))
-    return said
+    return config
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:
-    """Run a script; what it says of a wrong folder, model or option is one line and exit code 1, not a traceback."""
+    """Run a script and exit; user errors are one line and exit code 1, or a traceback if DEID_DEBUG is set."""
     try:
         main()
     except (OSError, ValueError, DeidError) as error:
@@ -170,8 +148,8 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
-def read(folder: Path) -> Iterator[dict[str, float]]:
-    """The rows of a folder's ``log.jsonl``, but for a last one that a crash cut off."""
+def read_log(folder: Path) -> Iterator[dict[str, float]]:
+    """Yield the rows of a folder's ``log.jsonl``, up to a last one that a crash truncated."""
     log = folder / "log.jsonl"
     for line in log.read_text().splitlines() if log.is_file() else ():
         try:

@@ -1,4 +1,4 @@
-"""The data sets that the objectives learn from, all read from a cache made by ``prepare``."""
+"""Data sets over a face cache, their augmentation, and their sampling."""
 
 from __future__ import annotations
 
@@ -27,30 +27,35 @@ from ..faces.texture import texture_coordinates, unwrap_face
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel
 from ..pipelines.face_deid import ERASED
-from .captions import codes, phrase, sample_facts
+from .captions import fact_codes, sample_facts, write_caption
 
-_BOXES, _ELLIPSES, _EVERYTHING = 0.07, 0.08, 0.04  # shares of the shapes that are not the face's own outline
+SEX: Mapping[str, str] = {"man": "male", "boy": "male", "woman": "female", "girl": "female"}
+"""Sex of the nouns for a person in captions."""
+_TURNED = 0.35  # yaw of `FaceMeasures`, from which captions call a head turned
+_FULL, _BOX, _ELLIPSE = 0.04, 0.07, 0.08  # shares of masks that are not the face's own outline
+_MEAN_MAP = 0.06  # share of items with the mean face's map, which inference uses where no mesh is found
+_DONE = "complete"  # file that `encode_cache` leaves when it is finished
 
 
 def random_mask(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) bool mask around a face, its reach and roundness drawn anew.
+    """Return a random (size, size) bool mask that covers a face.
 
-    Mostly the face's outline, sometimes an ellipse or a box around it. Now and then all of the crop is masked: a model
-    that has to invent a whole head learns what heads are, and can make people who never lived for documentation.
+    Mostly the face's dilated outline, sometimes an ellipse or box around it. A few masks cover the whole crop, which
+    teaches the model complete heads.
 
     Args:
         mesh: (478, 2) float32 crop pixels.
         size: side of the crop, in pixels.
-        rng: draws the shape.
+        rng: draws shape and dilation.
     """
     kind = rng.random()
-    if kind < _EVERYTHING:
+    if kind < _FULL:
         return np.ones((size, size), bool)
     outline = max(face_outline(mesh, size), key=len)
     x, y, width, height = cv2.boundingRect(outline)
-    if kind < _EVERYTHING + _BOXES:
+    if kind < _FULL + _BOX:
         outline = np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], np.float32)
-    elif kind < _EVERYTHING + _BOXES + _ELLIPSES:
+    elif kind < _FULL + _BOX + _ELLIPSE:
         turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         rim = np.stack([width * np.cos(turn), height * np.sin(turn)], 1)
         outline = (1.15 / 2 * rim + np.array([x + width / 2, y + height / 2])).astype(np.float32)
@@ -60,41 +65,40 @@ def random_mask(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.nda
     return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)) > 0
 
 
-def random_view(
-    crop: np.ndarray, mesh: np.ndarray, rng: np.random.Generator, turn: float = 0.15, zoom: float = 0.12
+def random_affine(
+    crop: np.ndarray, mesh: np.ndarray, rng: np.random.Generator, rotation: float = 0.15, scale: float = 0.12
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The crop turned, scaled and shifted, and its mesh with it.
+    """Return the crop randomly rotated, scaled and shifted, and its mesh likewise.
 
     Args:
         crop: (S, S, 3) uint8.
         mesh: (K, 2) float32 crop pixels.
-        rng: draws the view.
-        turn: standard deviation of the rotation, in radians.
-        zoom: standard deviation of the scale's logarithm.
+        rng: draws the transform.
+        rotation: standard deviation of the angle, in radians.
+        scale: standard deviation of the scale's logarithm.
     """
     size = len(crop)
-    centre, angle = (size - 1) / 2, float(rng.normal(0, turn))
-    matrix = cv2.getRotationMatrix2D((centre, centre), np.degrees(angle), float(np.exp(rng.normal(0, zoom))))
+    centre, angle = (size - 1) / 2, float(rng.normal(0, rotation))
+    matrix = cv2.getRotationMatrix2D((centre, centre), np.degrees(angle), float(np.exp(rng.normal(0, scale))))
     matrix = matrix + np.array([[0, 0, 1], [0, 0, 1]]) * rng.normal(0, 0.03, (2, 1)) * size
-    view = cv2.warpAffine(crop, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    return view, (mesh @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+    warped = cv2.warpAffine(crop, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return warped, (mesh @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
 
-def random_mesh(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A mesh of (K, 2) crop pixels that fits as badly as they do on worse photos; size is the crop's side."""
+def jitter_mesh(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a mesh of (K, 2) pixels of a crop of side `size`, with the errors of meshes on poor photos."""
     middle = mesh.mean(0)
     scaled = (mesh - middle) * np.exp(rng.normal(0, 0.03, 2)) + middle
     return (scaled + rng.normal(0, 0.012 * size, 2)).astype(np.float32)
 
 
-def random_look(crop: np.ndarray, rng: np.random.Generator, *, grey: bool) -> np.ndarray:
-    """Another light, camera and obstacle: gamma, contrast, tint, a light from one side, blur, noise, a covered patch,
-    and the blocks of a small JPEG file.
+def jitter_appearance(crop: np.ndarray, rng: np.random.Generator, *, grey: bool) -> np.ndarray:
+    """Vary gamma, contrast, tint, side light, blur, noise, occlusion and JPEG quality of a crop at random.
 
     Args:
-        crop: (S, S, 3) uint8.
-        rng: draws all of it.
-        grey: whether the colour is taken out.
+        crop: (S, S, 3) uint8 RGB.
+        rng: draws the variation.
+        grey: remove the colour first.
     """
     size = len(crop)
     values: np.ndarray = crop.astype(np.float32) / 255
@@ -104,7 +108,7 @@ def random_look(crop: np.ndarray, rng: np.random.Generator, *, grey: bool) -> np
     values = (values - 0.5) * np.float32(np.exp(rng.normal(0, 0.25))) + 0.5
     if not grey:
         values *= np.exp(rng.normal(0, 0.08, 3)).astype(np.float32)
-    if rng.random() < 0.4:  # light that falls off from one side to the other
+    if rng.random() < 0.4:  # side light
         direction = rng.normal(0, 0.6, 2)
         line = np.linspace(-1, 1, size, dtype=np.float32)
         values *= np.exp(direction[0] * line[None, :] + direction[1] * line[:, None])[..., None].astype(np.float32)
@@ -116,72 +120,74 @@ def random_look(crop: np.ndarray, rng: np.random.Generator, *, grey: bool) -> np
         width, height = (int(size * side) for side in rng.uniform(0.1, 0.4, 2))
         x, y = rng.integers(0, size - width), rng.integers(0, size - height)
         values[y : y + height, x : x + width] = rng.random(3)
-    seen: np.ndarray = np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
+    jittered: np.ndarray = np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
-        _, data = cv2.imencode(".jpg", seen, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 60))])
-        seen = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    return seen
+        _, data = cv2.imencode(".jpg", jittered, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 60))])
+        jittered = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return jittered
 
 
-_TURN = 0.35  # of `measures.FaceMeasures.yaw`, from which on captions speak of a turned head
-
-SEX: Mapping[str, str] = {"man": "male", "boy": "male", "woman": "female", "girl": "female"}
-"""Of the words for a person in captions."""
-
-
-class Balance:
-    """Says which of N faces is drawn.
+class BalancedSampler:
+    """Random choice among N faces that balances groups, and up-weights rare subgroups.
 
     Args:
-        outer: N groups that are drawn equally often, or None for a face of no known group. Those keep their share.
-        inner: N groups within these, drawn in proportion to the root of their size: equally often would show the few
-            of a small group over and over.
+        groups: N groups that are drawn equally often; faces of the group None keep their share.
+        subgroups: N groups within these, drawn in proportion to the square root of their size. Equal shares would
+            repeat the few faces of small subgroups too often.
     """
 
-    def __init__(self, outer: Sequence[Hashable | None], inner: Sequence[Hashable]) -> None:
-        self.ends = np.arange(1, len(outer) + 1) / len(outer)
-        groups = set(outer) - {None}
-        if not groups:
+    def __init__(self, groups: Sequence[Hashable | None], subgroups: Sequence[Hashable]) -> None:
+        self.cumulative = np.arange(1, len(groups) + 1) / len(groups)
+        known_groups = set(groups) - {None}
+        if not known_groups:
             return
-        known = sum(group is not None for group in outer) / len(outer)
-        both = list(zip(outer, inner, strict=True))
-        sizes = Counter(both)
-        roots = {group: sum(n**0.5 for (one, _), n in sizes.items() if one == group) for group in groups}
+        known = sum(group is not None for group in groups) / len(groups)
+        pairs = list(zip(groups, subgroups, strict=True))
+        sizes = Counter(pairs)
+        roots = {
+            group: sum(size**0.5 for (other, _), size in sizes.items() if other == group) for group in known_groups
+        }
         shares = [
-            1 / len(both) if one[0] is None else known / len(groups) / roots[one[0]] * sizes[one] ** -0.5
-            for one in both
+            1 / len(pairs) if pair[0] is None else known / len(known_groups) / roots[pair[0]] * sizes[pair] ** -0.5
+            for pair in pairs
         ]
-        self.ends = np.cumsum(shares)
+        self.cumulative = np.cumsum(shares)
 
     def draw(self, rng: np.random.Generator) -> int:
-        """The index of a face."""
-        return min(int(np.searchsorted(self.ends, rng.random() * self.ends[-1], "right")), len(self.ends) - 1)
+        """Return the index of a random face."""
+        index = int(np.searchsorted(self.cumulative, rng.random() * self.cumulative[-1], "right"))
+        return min(index, len(self.cumulative) - 1)
 
 
-def by_sex_age_and_turn(said: Sequence[Mapping[str, str]], meshes: np.ndarray) -> Balance:
-    """Sexes equally often, ages and turns of the head by the roots of their numbers.
+def sex_age_pose_sampler(facts: Sequence[Mapping[str, str]], meshes: np.ndarray) -> BalancedSampler:
+    """Return a sampler that balances sexes and up-weights rare ages and turned heads.
 
     Args:
-        said: what captions know of N faces.
+        facts: N faces' facts, see `captions.describe_face`.
         meshes: (N, 478, 2), in any pixels.
     """
-    turns = [int(abs(measure(mesh).yaw) / _TURN) for mesh in meshes]
-    inner = [(one.get("age", ""), turn) for one, turn in zip(said, turns, strict=True)]
-    return Balance([SEX.get(one.get("person", "")) for one in said], inner)
+    poses = [int(abs(measure(mesh).yaw) / _TURNED) for mesh in meshes]
+    subgroups = [(face.get("age", ""), pose) for face, pose in zip(facts, poses, strict=True)]
+    return BalancedSampler([SEX.get(face.get("person", "")) for face in facts], subgroups)
 
 
 class FaceCache:
-    """A prepared cache on disk.
+    """Face cache on disk, as `prepare` writes it.
 
     Attributes:
         crops: (N, S, S, 3) uint8 RGB, memory-mapped.
         meshes: (N, 478, 2) float32 crop pixels.
-        rows: N dictionaries: the file's name, whether it is grey, and the manifest's columns.
+        rows: N dictionaries: the photograph's file name, ``grey``, and its other columns.
+
+    Raises:
+        FileNotFoundError: when the folder is no cache.
     """
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "crops.npy").is_file():
-            raise FileNotFoundError(f"{folder} is no cache of faces; make one: deid-diffusion prepare DATA -o CACHE")
+            raise FileNotFoundError(
+                f"{folder}: not a face cache: create one with deid-diffusion prepare DATA -o {folder}"
+            )
         self.crops = np.load(folder / "crops.npy", mmap_mode="r")
         self.meshes = np.load(folder / "meshes.npy")
         self.rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
@@ -191,14 +197,12 @@ class FaceCache:
 
     @property
     def size(self) -> int:
+        """Side of a crop, in pixels."""
         return int(self.crops.shape[1])
 
 
 class FaceDataset(Dataset[dict[str, torch.Tensor]]):
-    """A data set over a cache whose random choices follow from seed, epoch and index alone.
-
-    So a resumed training sees what the uninterrupted one would have seen.
-    """
+    """Data set over a face cache; its randomness depends on seed, epoch and index alone."""
 
     def __init__(self, cache: FaceCache, seed: int) -> None:
         self.cache, self.seed, self.epoch = cache, seed, 0
@@ -207,43 +211,39 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self.cache)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the loop before each epoch."""
+        """Set the epoch; the training loop calls it before each one."""
         self.epoch = epoch
 
     def rng(self, index: int) -> np.random.Generator:
-        """The random generator of one item in this epoch."""
+        """Return the random generator of an item in this epoch."""
         return np.random.default_rng((self.seed, self.epoch, index))
 
 
 class CropDataset(FaceDataset):
-    """Face crops alone: ``pixels`` (3, S, S) float32 in -1..1."""
+    """Face crops: items of ``pixels`` (3, S, S) float32 in -1..1."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"pixels": to_tensor(self.cache.crops[index])}
 
 
 def to_tensor(crop: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32 in -1..1."""
+    """Return a (H, W, 3) uint8 image as a (3, H, W) float32 tensor in -1..1."""
     return torch.from_numpy(np.array(crop)).permute(2, 0, 1).float() / 127.5 - 1
 
 
-_MEAN_MAP = 0.06  # share of faces whose map is the mean face's: what a face without a mesh gets
-_DONE = "complete"
-
-
 class LatentFaces(FaceDataset):
-    """Faces whose latents, masks and features were computed once, by ``encode_cache``.
+    """Faces with the latents, masks and features of `encode_cache`, for the generator.
 
     Items: ``latents`` and ``masked_latents`` (C, h, w), ``mask`` (1, h, w), ``control`` (3, S, S) in 0..1, ``features``
-    (N, D), ``input_ids`` (T,) int64 of a caption that says some of what is known, ``facts`` (F,) int64, codes of
-    all of it, and, where they were computed, ``start`` (C, h, w), latents of composites.
+    (N, D), ``input_ids`` (T,) int64 of a caption with some of the facts, ``facts`` (F,) int64 codes of all facts and,
+    where encoded, ``start`` (C, h, w), latents of composites.
 
-    An item is of a face drawn at random, women as often as men: else the many decide what
-    faces look like whose tokens say little.
+    Each item is a random face, balanced by sex, age and pose: otherwise the majority defines how faces look whose
+    tokens carry little information.
     """
 
     def __init__(
-        self, cache: FaceCache, encoded: Path, tokenizer: CLIPTokenizer, said: Sequence[Mapping[str, str]], seed: int
+        self, cache: FaceCache, encoded: Path, tokenizer: CLIPTokenizer, facts: Sequence[Mapping[str, str]], seed: int
     ) -> None:
         super().__init__(cache, seed)
         self.arrays = {
@@ -251,24 +251,24 @@ class LatentFaces(FaceDataset):
             for name in ("latents", "masked_latents", "mask", "features", "start")
             if (encoded / f"{name}.npy").is_file()
         }
-        self.tokenizer, self.said, self.balance = tokenizer, said, by_sex_age_and_turn(said, cache.meshes)
+        self.tokenizer, self.facts, self.sampler = tokenizer, facts, sex_age_pose_sampler(facts, cache.meshes)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng, size = self.rng(index), self.cache.size
-        row = self.balance.draw(rng)
+        row = self.sampler.draw(rng)
         item = {name: torch.from_numpy(np.array(array[row], np.float32)) for name, array in self.arrays.items()}
         mesh = self.cache.meshes[row]
         if rng.random() < _MEAN_MAP:
             mesh = mean_mesh(size)
         control = control_image(draw_semantic_map(mesh, size))
         item["control"] = torch.from_numpy(control).permute(2, 0, 1).float() / 255
-        item["input_ids"] = tokenize(self.tokenizer, [phrase(sample_facts(self.said[row], rng))])[0]
-        item["facts"] = codes(self.said[row])
+        item["input_ids"] = tokenize(self.tokenizer, [write_caption(sample_facts(self.facts[row], rng))])[0]
+        item["facts"] = fact_codes(self.facts[row])
         return item
 
 
 def is_encoded(folder: Path) -> bool:
-    """Whether ``encode_cache`` has finished in this folder."""
+    """Return whether `encode_cache` has finished in this folder."""
     return (folder / _DONE).is_file()
 
 
@@ -283,15 +283,15 @@ def encode_cache(
     identity_model: IdentityModel | None = None,
     batch: int = 64,
 ) -> None:
-    """Compute once what no step changes, and write it to ``output`` as float16 arrays.
+    """Encode a cache with frozen models and write the results to ``output`` as float16 arrays.
 
     Args:
         cache: N faces.
-        output: gets latents.npy and masked_latents.npy (N, C, h, w), mask.npy (N, 1, h, w), features.npy (N, R, D).
+        output: receives latents.npy and masked_latents.npy (N, C, h, w), mask.npy (N, 1, h, w), features.npy (N, R, D).
         vae, image_encoder: in eval mode, on the device to use.
         seed: of the masks.
-        identity_model: makes composites of the faces with themselves, and start.npy (N, C, h, w) of these.
-        batch: crops encoded at once.
+        identity_model: renders a composite of each face with itself; adds start.npy (N, C, h, w).
+        batch: crops per forward pass.
     """
     output.mkdir(parents=True, exist_ok=True)
     (output / _DONE).unlink(missing_ok=True)
@@ -314,34 +314,34 @@ def encode_cache(
         labels = torch.stack([torch.from_numpy(draw_semantic_map(cache.meshes[i], cache.size)) for i in rows])
         masks = torch.stack([torch.from_numpy(random_mask(cache.meshes[i], cache.size, rng)) for i in rows])[:, None]
         erased = torch.where(masks.to(device), torch.full_like(pixels, 2 * ERASED - 1), pixels)
-        pictures = {"latents": pixels, "masked_latents": erased}
+        images = {"latents": pixels, "masked_latents": erased}
         if identity_model is not None:
             composites = [
                 compose_self(identity_model, cache.crops[i], cache.meshes[i], mask[0].numpy())
                 for i, mask in zip(rows, masks, strict=True)
             ]
-            pictures["start"] = torch.from_numpy(np.stack(composites)).permute(0, 3, 1, 2).to(device) * 2 - 1
+            images["start"] = torch.from_numpy(np.stack(composites)).permute(0, 3, 1, 2).to(device) * 2 - 1
         with torch.autocast(device.type, torch.bfloat16):
-            for name, value in pictures.items():
-                found = vae.encode(value.contiguous(memory_format=torch.channels_last)).latent_dist.mode()
-                arrays[name][rows.start : rows.stop] = (found.float() * vae.config.scaling_factor).cpu().numpy()
+            for name, value in images.items():
+                encoded = vae.encode(value.contiguous(memory_format=torch.channels_last)).latent_dist.mode()
+                arrays[name][rows.start : rows.stop] = (encoded.float() * vae.config.scaling_factor).cpu().numpy()
         arrays["mask"][rows.start : rows.stop] = nn.functional.interpolate(masks.float(), (side, side)).numpy()
         meshes = torch.from_numpy(cache.meshes[rows.start : rows.stop].astype(np.float32)).to(device)
-        found = encode_attributes(image_encoder, pixels, labels.long().to(device), meshes)
-        arrays["features"][rows.start : rows.stop] = found.cpu().numpy()
+        regions = encode_attributes(image_encoder, pixels, labels.long().to(device), meshes)
+        arrays["features"][rows.start : rows.stop] = regions.cpu().numpy()
     for array in arrays.values():
         array.flush()
     (output / _DONE).touch()
 
 
 def compose_self(model: IdentityModel, crop: np.ndarray, mesh: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Compose a face with its own nearest texture in an identity model: the pair of a photo that needs no label.
+    """Return a composite of a face with its own projection on an identity model: a training pair without labels.
 
     Args:
-        model: whose modes the face's texture is projected on.
+        model: on whose modes the face's texture is projected.
         crop: (S, S, 3) uint8 RGB.
-        mesh: (478, 2) its pixels.
-        mask: (S, S) bool, what is erased.
+        mesh: (478, 2) crop pixels.
+        mask: (S, S) bool, the erased area.
 
     Returns:
         (S, S, 3) float32 RGB in 0..1.

@@ -1,4 +1,4 @@
-"""Objective of the generator: ControlNet and adapter and, for the embedded model, the UNet itself."""
+"""Training of the generator: ControlNet, attribute adapter and, for the built-in model, the UNet."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ from ..models.attribute_adapter import AttributeAdapter
 from .captions import RandomSelection
 from .validation import generation_sheet
 
+_SHEET_STEPS = 8  # denoising steps of contact sheets
+
 
 class Objective(nn.Module):
-    """Models and their loss in one module, so that one ``forward`` is all that DDP and FSDP have to wrap.
+    """Models and their loss in one module, so that DDP and FSDP wrap a single ``forward``.
 
-    A plain objective has one turn; an adversarial one has two, each with an optimizer of its own.
+    A plain objective has one phase per step; an adversarial one has two, each with its own optimizer.
 
     Attributes:
-        description: what is trained, a sentence for the model card.
-        license: of the finished model, as the Hugging Face hub spells it.
+        description: of the trained models, a sentence for the model card.
+        license: of the trained models, an identifier of the Hugging Face hub.
     """
 
-    turns: tuple[str, ...] = ("model",)
+    phases: tuple[str, ...] = ("model",)
     description: str = "Models of a face de-identification pipeline."
     license: str = "apache-2.0"
 
-    def trained(self, turn: str) -> nn.Module:
-        """The module whose parameters this turn's optimizer moves."""
+    def trainable(self, phase: str) -> nn.Module:
+        """Return the module whose parameters are optimized in a phase."""
         raise NotImplementedError
 
-    def rate(self, turn: str) -> float:
-        """What the configured learning rate is multiplied by in this turn."""
-        return 1.0
-
-    def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss (a scalar) of one turn and the figures to log."""
+    def forward(
+        self, batch: Mapping[str, torch.Tensor], phase: str, step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of a phase, a scalar, and the figures to log."""
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write the finished models."""
+        """Write the trained models."""
         raise NotImplementedError
 
     def validate(self) -> np.ndarray | None:
-        """A contact sheet, (H, W, 3) uint8, of what the models do now; None when there is nothing to see.
+        """Return a contact sheet of current results, (H, W, 3) uint8, or None.
 
-        Called in the main process alone, without gradients, with the averaged weights in place where there are any.
+        Called in the main process alone, without gradients and with the averaged weights, if any.
         """
         return None
 
     def enable_gradient_checkpointing(self) -> None:
-        """Switch it on in every diffusers and transformers model that can.
+        """Enable gradient checkpointing in every diffusers and transformers model that supports it.
 
         Raises:
-            ValueError: when none can.
+            ValueError: when none does.
         """
-        able, models = 0, cast(Iterable[Any], self.children())
+        count, models = 0, cast(Iterable[Any], self.children())
         for model in models:
             if getattr(model, "_supports_gradient_checkpointing", False):  # diffusers
                 model.enable_gradient_checkpointing()
@@ -70,111 +70,113 @@ class Objective(nn.Module):
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             else:
                 continue
-            able += 1
-        if not able:
-            raise ValueError("--gradient_checkpointing: none of the models here knows it")
+            count += 1
+        if not count:
+            raise ValueError("--gradient_checkpointing: no model of this training supports it: leave it out")
 
 
 def fit_erasure(first: torch.Tensor, second: torch.Tensor, known: torch.Tensor, rank: int) -> torch.Tensor:
-    """(D, D) projection after which no linear reader finds the person, as far as ``rank`` directions tell.
+    """Return a (D, D) projection that erases the leading linear directions of identity from features.
 
-    Closed-form concept erasure (LEACE; Belrose et al., NeurIPS 2023), P = I - W^+ V V^T W, W the whitening of the
-    features: the least change to features in their own metric after which they do not covary with the concept. The
-    concept is what two pictures of a person share beyond what is known of them: V are the leading directions of the
-    whitened covariance between the residuals of the two, once a linear regression on the known attributes is taken out.
+    Closed-form concept erasure (LEACE; Belrose et al., NeurIPS 2023): P = I - W^+ V V^T W, with W the whitening of the
+    features, is the smallest change in their own metric after which they do not covary with the concept. The concept
+    is what two pictures of a person share beyond the known attributes: V are the leading directions of the whitened
+    covariance between the two pictures' residuals of a linear regression on these.
 
     Args:
         first, second: (N, D) features of two pictures of each of N people.
-        known: (N, K) attributes of each person, as numbers; what they explain is no identity.
-        rank: directions to erase, 0 to D.
+        known: (N, K) numeric attributes of each person, which are not erased.
+        rank: number of directions to erase, 0 to D.
     """
-    first, second = (one.double() - one.double().mean(0) for one in (first, second))
-    facts = known.double() - known.double().mean(0)
-    rest, other = (one - facts @ torch.linalg.lstsq(facts, one, driver="gelsd").solution for one in (first, second))
-    shared = rest.T @ other / len(rest)
+    first, second = (features.double() - features.double().mean(0) for features in (first, second))
+    known = known.double() - known.double().mean(0)
+    residual, other = (
+        features - known @ torch.linalg.lstsq(known, features, driver="gelsd").solution for features in (first, second)
+    )
+    shared = residual.T @ other / len(residual)
     shared = (shared + shared.T) / 2
     both = torch.cat([first, second])
-    sizes, vectors = torch.linalg.eigh(both.T @ both / len(both))
-    held = sizes > 1e-6 * sizes[-1]
-    sizes, vectors = sizes[held], vectors[:, held]
-    whiten, colour = (vectors * sizes.pow(power) @ vectors.T for power in (-0.5, 0.5))
+    variances, vectors = torch.linalg.eigh(both.T @ both / len(both))
+    nonzero = variances > 1e-6 * variances[-1]
+    variances, vectors = variances[nonzero], vectors[:, nonzero]
+    whiten, colour = (vectors * variances.pow(power) @ vectors.T for power in (-0.5, 0.5))
     _, directions = torch.linalg.eigh(whiten @ shared @ whiten)
     leading = directions[:, directions.shape[1] - rank :]
     return (torch.eye(first.shape[1], dtype=first.dtype) - colour @ leading @ leading.T @ whiten).float()
 
 
 @torch.no_grad()
-def teach_adapter(
+def initialize_adapter(
     adapter: AttributeAdapter,
     features: torch.Tensor,
-    said: Sequence[Mapping[str, str]],
+    facts: Sequence[Mapping[str, str]],
     files: Sequence[str],
     subspace: AttributeSubspace,
     *,
     rank: int,
     seed: int,
 ) -> None:
-    """Fill an adapter's buffers: centre, erasure and scale of phrases.
+    """Fit an adapter's buffers to the training data: feature centre, identity erasure and scale of phrases.
 
     Args:
-        adapter: gets them.
-        features: (N, R, D) of the training's faces.
-        said: what is known of each.
-        files: the photograph of each; those with two crops make the pairs that the erasure is fitted on.
-        subspace: of all attributes; the erasure is fitted to what it lets through.
-        rank: directions of identity to erase.
+        adapter: changed in place.
+        features: (N, R, D) of the training faces.
+        facts: N faces' facts.
+        files: N photographs; two crops of one make a pair for the erasure.
+        subspace: of all attributes; the erasure is fitted to features projected on it.
+        rank: number of identity directions to erase.
         seed: of the choice of pairs.
     """
     adapter.centre.copy_(features.mean(0))
-    adapter.phrase_scale.fill_(phrase_scale(features[:, 0], subspace, said))
-    pairs = pairs_of(files, np.random.default_rng(seed))
+    adapter.phrase_scale.fill_(phrase_scale(features[:, 0], subspace, facts))
+    pairs = crop_pairs(files, np.random.default_rng(seed))
     if not rank or not len(pairs):
         return
-    passed = subspace.project(features, tuple(subspace.words), features.mean(0))[:, 0]
-    erasure = fit_erasure(passed[pairs[:, 0]], passed[pairs[:, 1]], one_hot([said[row] for row in pairs[:, 0]]), rank)
-    adapter.erasure.copy_(erasure)
+    projected = subspace.project(features, tuple(subspace.words), features.mean(0))[:, 0]
+    known = one_hot([facts[row] for row in pairs[:, 0]])
+    adapter.erasure.copy_(fit_erasure(projected[pairs[:, 0]], projected[pairs[:, 1]], known, rank))
 
 
-def one_hot(said: Sequence[Mapping[str, str]]) -> torch.Tensor:
-    """(N, K) 1 where a fact's phrase is true of a face; free text left out."""
-    answers = sorted({answer for one in said for answer in one.items() if answer[0] != "text"})
-    return torch.tensor([[one.get(name) == text for name, text in answers] for one in said]).float()
+def one_hot(facts: Sequence[Mapping[str, str]]) -> torch.Tensor:
+    """Return (N, K) floats, 1 where a phrase is true of a face; free text is left out."""
+    phrases = sorted({phrase for face in facts for phrase in face.items() if phrase[0] != "text"})
+    return torch.tensor([[face.get(name) == text for name, text in phrases] for face in facts]).float()
 
 
-def pairs_of(files: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-    """(N, 2) rows of two crops of each file that has two or more."""
+def crop_pairs(files: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """Return (N, 2) row numbers of two random crops of each file that has two or more."""
     rows: dict[str, list[int]] = {}
     for index, name in enumerate(files):
         rows.setdefault(name, []).append(index)
-    return np.array([rng.choice(found, 2, replace=False) for found in rows.values() if len(found) > 1])
+    return np.array([rng.choice(crops, 2, replace=False) for crops in rows.values() if len(crops) > 1])
 
 
-def phrase_scale(features: torch.Tensor, subspace: AttributeSubspace, said: Sequence[Mapping[str, str]]) -> float:
-    """How much longer the directions between faces are than those between captions, by least squares.
+def phrase_scale(features: torch.Tensor, subspace: AttributeSubspace, facts: Sequence[Mapping[str, str]]) -> float:
+    """Return the length of directions between faces relative to those between captions, by least squares.
 
     Args:
-        features: (N, D) whole-face features.
+        features: (N, D) features of whole faces.
         subspace: of the captions' space.
-        said: N faces' facts; those whose phrase is a word of an attribute count.
+        facts: N faces' facts; phrases that are a word of an attribute count.
     """
-    above = below = 0.0
+    covariance = variance = 0.0
     for name, words in subspace.words.items():
-        found = {word: [k for k, one in enumerate(said) if word in one.values()] for word in words}
-        used = [word for word in words if len(found[word]) >= 20]
-        if len(used) < 2:
+        rows = {word: [row for row, face in enumerate(facts) if word in face.values()] for word in words}
+        frequent = [word for word in words if len(rows[word]) >= 20]
+        if len(frequent) < 2:
             continue
-        images = torch.stack([features[found[word]].mean(0) for word in used])
-        texts = torch.stack([subspace.directions[name][words.index(word)] for word in used]).to(images)
+        images = torch.stack([features[rows[word]].mean(0) for word in frequent])
+        texts = torch.stack([subspace.directions[name][words.index(word)] for word in frequent]).to(images)
         images, texts = images - images.mean(0), texts - texts.mean(0)
-        above, below = above + float((images * texts).sum()), below + float(texts.square().sum())
-    return max(above / below, 0.1) if below else 1.0
+        covariance, variance = covariance + float((images * texts).sum()), variance + float(texts.square().sum())
+    return max(covariance / variance, 0.1) if variance else 1.0
 
 
 class IdentityRepulsion:
-    """Hinge on the cosine between a recogniser's embeddings of the predicted and of the original face.
+    """Hinge loss on the cosine between a recogniser's embeddings of the predicted and the original face.
 
-    A denoiser trained to reconstruct learns to copy whatever its conditions tell of a person; this pulls the other way,
-    at the steps where the prediction already shows a face. Not part of any checkpoint.
+    Counteracts a denoiser's tendency to reconstruct the person from the conditions, at the steps whose prediction
+    already shows a face. Not part of any checkpoint.
     """
 
     def __init__(
@@ -187,31 +189,31 @@ class IdentityRepulsion:
         side: int = 112,
         inner: float = 0.75,
     ) -> None:
-        """Takes the VAE of the latents, frozen.
+        """Take the frozen VAE of the latents and a recogniser.
 
         Args:
             vae: decodes predictions; gradients flow through it.
-            recogniser: differentiable, (B, 3, side, side) in -1..1 -> (B, D) embeddings. Never the one that verifies.
+            recogniser: differentiable, (B, 3, side, side) in -1..1 to (B, D) embeddings; not the verifier's.
             weight: of the term in the loss.
-            margin: cosine under which a face is far enough.
+            margin: cosine below which the loss is 0.
             side: of the recogniser's input, in pixels.
-            inner: share of the crop's side that holds the face.
+            inner: share of the crop's side that the face takes.
         """
         self.vae, self.recogniser = vae, recogniser
         self.weight, self.margin, self.side, self.inner = weight, margin, side, inner
 
     def __call__(self, predicted: torch.Tensor, latents: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
-        """The weighted term, a scalar.
+        """Return the weighted term, a scalar.
 
         Args:
-            predicted: (B, C, h, w) clean latents as the model predicts them.
-            latents: (B, C, h, w) those of the original.
-            alphas: (B,) share of signal at each one's step; noisy predictions count less.
+            predicted: (B, C, h, w) predicted clean latents.
+            latents: (B, C, h, w) latents of the original.
+            alphas: (B,) cumulative alpha at each face's step; noisy predictions count less.
         """
-        made = self._embed(predicted)
+        embedding = self._embed(predicted)
         with torch.no_grad():
             original = self._embed(latents)
-        cosine = (made * original).sum(1)
+        cosine = (embedding * original).sum(1)
         return self.weight * (alphas * (cosine - self.margin).clamp(min=0)).mean()
 
     def _embed(self, latents: torch.Tensor) -> torch.Tensor:
@@ -223,7 +225,7 @@ class IdentityRepulsion:
 
 
 class Frozen:
-    """A model that is used and not trained: out of sight of parameters(), checkpoints, averages and wrappers."""
+    """Frozen model that is hidden from parameters(), checkpoints, weight averages and wrappers."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module.requires_grad_(False).eval()
@@ -233,11 +235,11 @@ class Frozen:
 
 
 class FaceDeidObjective(Objective):
-    """Denoising with the map, the masked picture, text and attribute tokens as conditions.
+    """Denoising loss conditioned on semantic map, masked picture, text and attribute tokens.
 
-    Velocity or noise prediction; min-SNR weights (Hang et al., ICCV 2023); loss weighted to the masked region; each
-    condition dropped at times for classifier-free guidance (Ho and Salimans, 2021); a term for the colour at the mask's
-    rim; and, as an option, a term that drives the predicted face away from the original's identity.
+    Velocity or noise prediction; min-SNR weights (Hang et al., ICCV 2023); loss weighted to the masked region;
+    conditions dropped at random for classifier-free guidance (Ho and Salimans, 2021); a colour term at the mask's rim;
+    optionally, identity repulsion.
     """
 
     description = "Generator of a face de-identification pipeline: semantic-map ControlNet and attribute adapter."
@@ -266,21 +268,21 @@ class FaceDeidObjective(Objective):
         vae: AutoencoderKL | None = None,
         examples: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """Takes the models.
+        """Take the models.
 
         Args:
             empty_ids: (1, T) token ids of the empty text.
             subspace: of the attributes that users may keep.
-            train_unet: whether the UNet is trained or only used.
+            train_unet: train the UNet as well, not only use it.
             snr_gamma: of the min-SNR weights.
-            outside_weight: of the error outside the mask, against 1 inside.
+            outside_weight: of the error outside the mask, relative to 1 inside.
             rim_weight: of the smoothed error at the mask's rim.
-            drop: share of faces that lose all their tokens; half of it lose their map.
-            text_share: share of faces that get their caption as text; the others get the empty text.
-            start_strength: learn only the last steps, this share of all, from composites: what is predicted at each is
-                the photo that a composite was made of.
+            drop: share of faces without attribute tokens; half as many lose their map.
+            text_share: share of faces with their caption as text; the others get the empty text.
+            start_strength: train only this share of the denoising steps, the last ones; each predicts the photo from
+                its noised composite.
             repulsion: the identity term.
-            vae, examples: for contact sheets, a batch of the data set's items; without them there are none.
+            vae, examples: decoder and batch of items for contact sheets; without them there are none.
         """
         super().__init__()
         self.controlnet, self.adapter, self.scheduler = controlnet, adapter, scheduler
@@ -288,29 +290,28 @@ class FaceDeidObjective(Objective):
         self.text, self.repulsion = Frozen(text_encoder), repulsion
         self.snr_gamma, self.outside_weight, self.rim_weight = snr_gamma, outside_weight, rim_weight
         self.drop, self.text_share, self.empty_ids = drop, text_share, empty_ids
-        self.wishes, self.start_strength = RandomSelection(subspace), start_strength
+        self.selection, self.start_strength = RandomSelection(subspace), start_strength
         self.vae, self.examples = None if vae is None else Frozen(vae), examples
-        self.sampler, self.sampling_steps = scheduler, 8  # of contact sheets
 
-    def trained(self, turn: str) -> nn.Module:
+    def trainable(self, phase: str) -> nn.Module:
         return self
 
-    def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def forward(
+        self, batch: Mapping[str, torch.Tensor], phase: str, step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         latents, noise = batch["latents"], torch.randn_like(batch["latents"])
         last = int(self.scheduler.config.num_train_timesteps * (self.start_strength or 1))
         steps = torch.randint(0, last, (len(latents),), device=latents.device)
         noisy = self.scheduler.add_noise(latents if self.start_strength is None else batch["start"], noise, steps)
-        nobody = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
-        wished = self.wishes(batch["features"], batch["facts"], nobody, self.adapter).features
-        predicted = self.predict(noisy, steps, self.conditions(batch, wished), self.control(batch["control"]), batch)
+        features = self.selection(batch["features"], batch["facts"], self.adapter)
+        predicted = self.predict(noisy, steps, self.conditions(batch, features), self.control(batch["control"]), batch)
         alphas = self.alphas(steps)
         if self.start_strength is None:
-            error, rim = self.errors(predicted, latents, noise, steps, batch["mask"])
+            target = self.scheduler.get_velocity(latents, noise, steps) if self.velocity else noise
+            error, rim = self.weighted_errors(predicted - target, batch["mask"])
             loss = (self.min_snr(alphas) * (error + self.rim_weight * rim)).mean()
         else:
-            away = self.clean(noisy, predicted, steps) - latents
-            error = weighted_mean(away.square(), self.outside_weight + (1 - self.outside_weight) * batch["mask"])
-            rim = weighted_mean(F.avg_pool2d(away, 5, 1, 2).square(), rim_of(batch["mask"]))
+            error, rim = self.weighted_errors(self.clean(noisy, predicted, steps) - latents, batch["mask"])
             loss = (error + self.rim_weight * rim).mean()
         figures = {"error": float(error.detach().mean()), "rim": float(rim.detach().mean())}
         if self.repulsion is not None:
@@ -320,11 +321,11 @@ class FaceDeidObjective(Objective):
 
     @property
     def velocity(self) -> bool:
-        """Whether the models predict velocity (Salimans and Ho, ICLR 2022), not noise."""
+        """Whether the models predict velocity (Salimans and Ho, ICLR 2022) instead of noise."""
         return bool(self.scheduler.config.prediction_type == "v_prediction")
 
     def alphas(self, steps: torch.Tensor) -> torch.Tensor:
-        """(B,) share of signal, as variance, at each step."""
+        """Return (B,) cumulative alphas, the share of signal variance, at each step."""
         return self.scheduler.alphas_cumprod.to(steps.device)[steps]
 
     def predict(
@@ -335,7 +336,7 @@ class FaceDeidObjective(Objective):
         control: torch.Tensor,
         batch: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
-        """(B, 4, h, w) float32, what the models say of (B, 4, h, w) noisy latents at (B,) steps."""
+        """Return the models' (B, 4, h, w) float32 prediction for (B, 4, h, w) noisy latents at (B,) steps."""
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         down, middle = self.controlnet(noisy, steps, tokens, control, return_dict=False)
         return self.unet(
@@ -347,64 +348,59 @@ class FaceDeidObjective(Objective):
         ).sample.float()
 
     def clean(self, noisy: torch.Tensor, predicted: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-        """(B, 4, h, w) clean latents that a prediction amounts to."""
+        """Return the (B, 4, h, w) clean latents that a prediction implies."""
         alphas = self.alphas(steps).view(-1, 1, 1, 1)
         scale, sigma = alphas.sqrt(), (1 - alphas).sqrt()
         return scale * noisy - sigma * predicted if self.velocity else (noisy - sigma * predicted) / scale
 
-    def errors(
-        self,
-        predicted: torch.Tensor,
-        latents: torch.Tensor,
-        noise: torch.Tensor,
-        steps: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B,) squared errors of predictions, weighted to the mask, and of their smoothed error at its rim."""
-        target = self.scheduler.get_velocity(latents, noise, steps) if self.velocity else noise
-        where = self.outside_weight + (1 - self.outside_weight) * mask
-        error = weighted_mean((predicted - target).square(), where)
-        return error, weighted_mean(F.avg_pool2d(predicted - target, 5, 1, 2).square(), rim_of(mask))
+    def weighted_errors(self, difference: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (B,) squared errors weighted to the mask, and (B,) smoothed squared errors at its rim.
+
+        Args:
+            difference: (B, C, h, w) of prediction and target.
+            mask: (B, 1, h, w) in 0..1.
+        """
+        error = weighted_mean(difference.square(), self.outside_weight + (1 - self.outside_weight) * mask)
+        return error, weighted_mean(F.avg_pool2d(difference, 5, 1, 2).square(), mask_rim(mask))
 
     def min_snr(self, alphas: torch.Tensor) -> torch.Tensor:
-        """(B,) min-SNR weights of what is predicted."""
+        """Return (B,) min-SNR loss weights."""
         snr = alphas / (1 - alphas).clamp(min=1e-8)
         return snr.clamp(max=self.snr_gamma) / (snr + 1 if self.velocity else snr.clamp(min=1e-8))
 
     def control(self, maps: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) coloured maps, some of them dropped at random."""
+        """Return (B, 3, S, S) control images, some of them dropped at random."""
         control = maps.contiguous(memory_format=torch.channels_last)
         return control * (torch.rand(len(control), 1, 1, 1, device=control.device) > self.drop / 2)
 
     def conditions(self, batch: Mapping[str, torch.Tensor], features: torch.Tensor) -> torch.Tensor:
-        """(B, T + N, W) text and attribute tokens; text, all attributes, or single ones are dropped at random."""
+        """Return (B, T + N, W) text and attribute tokens; text, all or single attributes are dropped at random."""
         count, device = len(features), features.device
-        spoken = torch.rand(count, 1, device=device) < self.text_share
-        ids = torch.where(spoken, batch["input_ids"], self.empty_ids.to(device))
+        has_text = torch.rand(count, 1, device=device) < self.text_share
+        ids = torch.where(has_text, batch["input_ids"], self.empty_ids.to(device))
         with torch.no_grad():
             texts = self.text(input_ids=ids).last_hidden_state
         tokens = self.adapter(features)
-        whole = torch.rand(count, 1, 1, device=device) < self.drop
+        every = torch.rand(count, 1, 1, device=device) < self.drop
         single = torch.rand(count, tokens.shape[1], 1, device=device) < self.drop
-        tokens = torch.where(whole | single, self.adapter.null(count).to(tokens), tokens)
+        tokens = torch.where(every | single, self.adapter.null(count).to(tokens), tokens)
         return torch.cat([texts.to(tokens), tokens], 1)
 
     def validate(self) -> np.ndarray | None:
         if self.vae is None or self.examples is None:
             return None
         features = self.examples["features"].to(self.adapter.device)
-        every = self.wishes.subspace
-        grain = every.grain(float(self.adapter.phrase_scale))
-        wished = every.project(features, tuple(every.words), self.adapter.centre, grain)
-        tokens = self.adapter(wished)
+        subspace = self.selection.subspace
+        grain = subspace.grain(float(self.adapter.phrase_scale))
+        tokens = self.adapter(subspace.project(features, tuple(subspace.words), self.adapter.centre, grain))
         texts = self.text(input_ids=self.empty_ids.to(tokens.device)).last_hidden_state
         tokens = torch.cat([texts.expand(len(tokens), -1, -1).to(tokens), tokens], 1)
-        models = self.unet, self.controlnet, self.sampler, self.vae.module
-        return generation_sheet(*models, self.examples, tokens, steps=self.sampling_steps)
+        models = self.unet, self.controlnet, self.scheduler, self.vae.module
+        return generation_sheet(*models, self.examples, tokens, steps=_SHEET_STEPS)
 
     def enable_gradient_checkpointing(self) -> None:
         super().enable_gradient_checkpointing()
-        if isinstance(self.unet, Frozen):  # gradients pass through it on their way to the ControlNet
+        if isinstance(self.unet, Frozen):  # gradients pass through it to the ControlNet
             self.unet.module.enable_gradient_checkpointing()
 
     def save(self, folder: Path) -> None:
@@ -412,15 +408,15 @@ class FaceDeidObjective(Objective):
             self.unet.save_pretrained(folder / "unet")
         self.controlnet.save_pretrained(folder / "controlnet")
         self.adapter.save_pretrained(folder / "attribute_adapter")
-        self.sampler.save_pretrained(folder / "scheduler")
+        self.scheduler.save_pretrained(folder / "scheduler")
 
 
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """(B,) mean of (B, C, h, w) values over all but the batch, by (B, 1, h, w) weights."""
+    """Return the (B,) mean of (B, C, h, w) values over all axes but the first, by (B, 1, h, w) weights."""
     return (values * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3)).clamp(min=1e-6) / values.shape[1]
 
 
-def rim_of(mask: torch.Tensor, reach: int = 2) -> torch.Tensor:
-    """(B, 1, h, w) 1 within ``reach`` cells of the edge of a mask in 0..1, else 0."""
+def mask_rim(mask: torch.Tensor, reach: int = 2) -> torch.Tensor:
+    """Return (B, 1, h, w) weights, 1 within ``reach`` cells of the edge of a mask in 0..1, else 0."""
     size = 2 * reach + 1
     return F.max_pool2d(mask, size, 1, reach) + F.max_pool2d(-mask, size, 1, reach)

@@ -1,4 +1,4 @@
-"""Fit an IdentityModel: pictures of synthetic people in, textures, shapes and attributes as weights out."""
+"""Fitting of the identity model to textures, shapes and attributes of pictures of synthetic people."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from ..faces.texture import face_coordinates, mirrored_points, texture_mesh, unw
 from ..io.images import read
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel, region_weight
-from .captions import SURE, eye_strip, glasses_probability, states_glasses
+from .captions import GLASSES_THRESHOLD, eye_strip, glasses_probability, states_glasses
 
-_GREY = np.array((0.299, 0.587, 0.114), np.float32)
-_FACE = 300.0  # height of a face, in pixels, to which smaller ones are enlarged before they are unwrapped
-_MOST_TURNED = 0.55  # `measures.FaceMeasures.yaw`
-_HAIR, _TINT = 0.42, 0.22  # residual of luminance and of colour, in nats, from which a forehead is covered by hair
+_LUMINANCE = np.array((0.299, 0.587, 0.114), np.float32)
+_MIN_FACE_HEIGHT = 300.0  # pixels to which smaller faces are enlarged before they are unwrapped
+_MAX_YAW = 0.55  # of `FaceMeasures`
+_HAIR, _TINT = 0.42, 0.22  # residuals of luminance and of colour, in nats, above which hair covers a forehead
 _LIMITS = {"hair": 0.55, "asymmetry": 0.055, "outliers": 0.45, "tint": 0.032, "contrast": 0.43, "lurid": 0.15}
-_CONTRAST = 0.27  # standard deviation of luminance over skin, in nats, down to which harsher pictures are softened
-_TINTED = 0.6  # share of the colours' differences that stays: synthetic pictures are more colourful than photographs
-_BORDER = 0.075  # depth over which the border, often hair or background, makes way for smooth skin, in sides
-_SHADOWS, _LINES = 0.12, 0.015  # standard deviations, in sides, beside which shadows and lines stand out
-_MOST_SHADOW, _MOST_LINE, _MOST_LINED, _MOST_TINT = 0.14, 0.07, 0.14, 0.06  # how far they may, in nats
-_ONE_SIDED, _HIGHLIGHTS, _MOST_HIGHLIGHT = 1 / 40, 0.07, 0.2  # of shade on one side, of a nose's highlights; in nats
-_LIPS, _MOST_PAINT = np.array((-0.12, -0.32, -0.27), np.float32), 0.25  # usual lips beside skin, likewise
-_MARGIN = 0.012  # distance to eyes, brows and lips over which that begins to hold, in sides
-_SMOOTH = 64  # side of the square on which slow changes are computed, in texels
-_LOW_LIGHT, _LOW_HUE = 1 / 12, 1 / 10  # standard deviation that parts light from features, in sides
-_ENCODED = 224  # side of the crop that the encoder reads
-_LEAST_LIKE, _LEAST_LIKE_WITH_GLASSES = 0.45, 0.3  # correlation with the mean under which a texture shows no clean face
-_FEWEST = 8  # people of a model
-_BEARDED, _LINED = 16.0, 50.0  # years from which a face may have a beard, and lines
+_CONTRAST = 0.27  # standard deviation of luminance over skin, in nats, to which harsher pictures are softened
+_SATURATION = 0.6  # factor of the colour differences: synthetic pictures are more colourful than photographs
+_BORDER = 0.075  # depth, in sides, over which the border, often hair or background, is blended into smooth skin
+_SHADOW_SIGMA, _LINE_SIGMA = 0.12, 0.015  # of the blurs, in sides, against which shadows and lines are measured
+_MAX_SHADOW, _MAX_LINE, _MAX_AGED_LINE, _MAX_TINT = 0.14, 0.07, 0.14, 0.06  # limits of these residuals, in nats
+_SHADE_SIGMA, _HIGHLIGHT_SIGMA = 1 / 40, 0.07  # of the blurs, in sides, for one-sided shade and a nose's highlights
+_MAX_HIGHLIGHT = 0.2  # in nats
+_LIPS, _MAX_LIPSTICK = np.array((-0.12, -0.32, -0.27), np.float32), 0.25  # typical lips relative to skin, in nats
+_MARGIN = 0.012  # distance to eyes, brows and lips, in sides, over which skin smoothing fades in
+_COARSE = 64  # side, in texels, of the square for low-pass filters
+_LIGHT_SIGMA, _HUE_SIGMA = 1 / 12, 1 / 10  # of the low-pass filters, in sides, that separate light from features
+_ENCODER_SIZE = 224  # side of the encoder's crop, in pixels
+_MIN_LIKENESS, _MIN_LIKENESS_GLASSES = 0.45, 0.3  # correlation with the mean below which a texture is not clean
+_MIN_PEOPLE = 8  # of a model
+_BEARD_AGE, _LINE_AGE = 16.0, 50.0  # years from which a face may have a beard, and lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +52,11 @@ class Portrait:
 
     Attributes:
         texture: (T, T, 3) float16, logarithm of RGB without light.
-        strip: of `glasses.eye_strip`.
+        strip: see `captions.eye_strip`.
         solid: (478, 3) mesh with depth, pixels.
         features: (R, D) attribute features.
         row: the manifest's columns.
-        faults: what `_LIMITS` are for.
+        faults: measures of unusable textures, compared with `_LIMITS`.
         measures: smile, mouth_open, eyes_open, yaw.
     """
 
@@ -69,10 +70,10 @@ class Portrait:
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:
-    """Return the rows of a folder's ``manifest.csv``: a ``file`` column and, where known, ``age``, ``male``, ``text``.
+    """Return the rows of a folder's ``manifest.csv`` with columns ``file``, ``age``, ``male`` and perhaps ``text``.
 
     Raises:
-        UsageError: when there is none, or it lacks a column.
+        UsageError: when the file cannot be read or lacks a column.
     """
     path = folder / "manifest.csv"
     try:
@@ -86,7 +87,7 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
 
 
 class PortraitReader:
-    """Unwraps pictures of single faces and takes the light out of them."""
+    """Reader that unwraps pictures of single faces to textures without light."""
 
     def __init__(self, texels: int, encoder: FaceEncoder) -> None:
         """Take the side of the textures and the pipeline's attribute encoder."""
@@ -112,7 +113,7 @@ class PortraitReader:
         self.nearest = tuple(distance_transform_edt(~self.inside, return_distances=False, return_indices=True))
 
     def __call__(self, picture: np.ndarray, row: Mapping[str, str]) -> Portrait | None:
-        """Return a picture's portrait; None without a face, or with one that is turned too far.
+        """Return a picture's portrait, or None if its largest face is missing, turned too far or hardly visible.
 
         Args:
             picture: (H, W, 3) uint8 RGB.
@@ -122,74 +123,75 @@ class PortraitReader:
         if not solids:
             return None
         solid = max(solids, key=lambda mesh: float(np.ptp(mesh[:, :2], axis=0).prod()))
-        mesh, found = solid[:, :2], measure(solid[:, :2])
-        if abs(found.yaw) > _MOST_TURNED or not np.isfinite(solid).all():
+        mesh, face = solid[:, :2], measure(solid[:, :2])
+        if abs(face.yaw) > _MAX_YAW or not np.isfinite(solid).all():
             return None
         features, strip = self._features(picture, mesh), eye_strip(picture, mesh)
-        if (factor := _FACE / float(np.ptp(mesh[:, 1]))) > 1:
+        if (factor := _MIN_FACE_HEIGHT / float(np.ptp(mesh[:, 1]))) > 1:
             picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
             mesh = mesh * factor
-        texture, seen = unwrap_face(picture, mesh, self.texels)
-        texture, seen = texture[self.nearest].astype(np.float32) / 255, seen / max(float(seen[self.inside].max()), 1e-6)
-        visible = self.skin & (seen > 0.25)
+        texture, visibility = unwrap_face(picture, mesh, self.texels)
+        texture = texture[self.nearest].astype(np.float32) / 255
+        visibility = visibility / max(float(visibility[self.inside].max()), 1e-6)
+        visible = self.skin & (visibility > 0.25)
         if visible.mean() < 0.05:
             return None
         light = fit_light(texture[visible], self.uv[visible])
         flat = to_log(texture) - light.at(self.uv.reshape(-1, 2)).reshape(texture.shape)
-        cleaned, faults = self._clean(_fill_hidden(flat, seen))
-        turns = (found.smile, found.mouth_open, found.eyes_open, found.yaw)
-        return Portrait(cleaned.astype(np.float16), strip, solid, features, row, faults, turns)
+        cleaned, faults = self._clean(_fill_hidden(flat, visibility))
+        measures = (face.smile, face.mouth_open, face.eyes_open, face.yaw)
+        return Portrait(cleaned.astype(np.float16), strip, solid, features, row, faults, measures)
 
     @torch.no_grad()
     def _features(self, picture: np.ndarray, mesh: np.ndarray) -> np.ndarray:
-        """(R, D) of the pipeline's own encoder."""
-        matrix = frame_from_mesh(mesh, _ENCODED)
-        crop = torch.from_numpy(extract(picture, matrix, _ENCODED)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        """Return (R, D) features of the pipeline's own encoder."""
+        matrix = frame_from_mesh(mesh, _ENCODER_SIZE)
+        crop = torch.from_numpy(extract(picture, matrix, _ENCODER_SIZE)).permute(2, 0, 1)[None].float() / 127.5 - 1
         points = torch.from_numpy(transform(mesh, matrix))[None]
         return encode_attributes(self.encoder, crop, torch.zeros(1, 1, 1), points)[0].numpy()
 
     def _clean(self, texture: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-        """Fill hair over the forehead with skin, take out light from one side, and measure what is left of both."""
-        light = texture @ _GREY
+        """Return the texture without hair over the forehead, side light and colour cast, and measures of all three."""
+        light = texture @ _LUMINANCE
         hair = (np.abs(light) > _HAIR) | (np.abs(texture - light[..., None]).max(2) > _TINT)
         hair = cv2.morphologyEx((hair & self.hairline).astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
         hair = cv2.dilate(hair, np.ones((9, 9), np.uint8)) > 0
         faults = {"hair": float(hair[self.hairline].mean())}
         if hair.any():
-            smooth = self._slow(texture, self.both * ~hair * (np.abs(light) < 0.4), 1 / 14)
+            smooth = self._low_pass(texture, self.both * ~hair * (np.abs(light) < 0.4), 1 / 14)
             other = np.where(hair[:, ::-1, None], smooth, texture[:, ::-1])
             weight = cv2.GaussianBlur(hair.astype(np.float32), (0, 0), 3)[..., None]
             texture = texture + weight * (other - texture)
-            light = texture @ _GREY
+            light = texture @ _LUMINANCE
         skin = self.both * np.exp(-0.5 * (light / 0.5) ** 2)
-        slow = self._slow(light[..., None], skin, _LOW_LIGHT)
-        hues = self._slow(texture - light[..., None], skin, _LOW_HUE)
+        slow = self._low_pass(light[..., None], skin, _LIGHT_SIGMA)
+        hues = self._low_pass(texture - light[..., None], skin, _HUE_SIGMA)
         uneven, tinted = (slow - slow[:, ::-1]) / 2, (hues - hues[:, ::-1]) / 2
         texture = texture - uneven - tinted
-        light = texture @ _GREY
+        light = texture @ _LUMINANCE
         faults["asymmetry"] = float(np.abs(uneven[self.skin]).mean())
         faults["tint"] = float(np.abs(hues + hues[:, ::-1]).max(2)[self.skin].mean() / 2)
         faults["outliers"] = float((np.abs(light) > 0.25)[self.skin].mean())
         faults["contrast"] = float(light[self.skin].std())
         faults["lurid"] = float((texture[self.eyes] @ (1, 0, -1)).mean())
         inner = self.both * (self.border[..., 0] > 0.8) * np.exp(-0.5 * (light / 0.3) ** 2)
-        smooth = self._slow(texture, inner, _LOW_HUE)
+        smooth = self._low_pass(texture, inner, _HUE_SIGMA)
         texture = smooth + self.border * (texture - smooth)
-        light = (texture @ _GREY)[..., None]
+        light = (texture @ _LUMINANCE)[..., None]
         softer = min(1.0, _CONTRAST / faults["contrast"])
-        return softer * (light + _TINTED * (texture - light)), faults
+        return softer * (light + _SATURATION * (texture - light)), faults
 
-    def _slow(self, values: np.ndarray, weight: np.ndarray, share: float) -> np.ndarray:
-        """(T, T, C) weighted means over a neighbourhood; what is so smooth needs few texels."""
+    def _low_pass(self, values: np.ndarray, weight: np.ndarray, share: float) -> np.ndarray:
+        """Return (T, T, C) weighted means over a neighbourhood, computed at low resolution."""
         both = cv2.resize(
-            np.dstack([values * weight[..., None], weight]), (_SMOOTH, _SMOOTH), None, 0, 0, cv2.INTER_AREA
+            np.dstack([values * weight[..., None], weight]), (_COARSE, _COARSE), None, 0, 0, cv2.INTER_AREA
         )
-        total = cv2.resize(cv2.GaussianBlur(both, (0, 0), share * _SMOOTH), (self.texels, self.texels))
+        total = cv2.resize(cv2.GaussianBlur(both, (0, 0), share * _COARSE), (self.texels, self.texels))
         return total[..., :-1] / (total[..., -1:] + 1e-3)
 
 
 def even_light(texture: np.ndarray) -> np.ndarray:
-    """Take out light from one side that is as fine as a nose, and the nose's highlights.
+    """Return a texture without side light at the scale of a nose and without the nose's highlights.
 
     Args:
         texture: (T, T, 3) float32, logarithm of RGB without light.
@@ -197,40 +199,40 @@ def even_light(texture: np.ndarray) -> np.ndarray:
     size = len(texture)
     skin, _, _ = _bare_skin(size)
     nose = region_weight("nose", size)[..., None]
-    coarse = cv2.GaussianBlur(texture, (0, 0), _ONE_SIDED * size)
+    coarse = cv2.GaussianBlur(texture, (0, 0), _SHADE_SIGMA * size)
     texture = texture - skin[..., None] * (coarse - coarse[:, ::-1]) / 2
     texture = texture + nose * (texture[:, ::-1] - texture) / 2
-    light = texture @ _GREY
-    shade = (light - cv2.GaussianBlur(light, (0, 0), _HIGHLIGHTS * size)).clip(0)
-    return texture + nose * (_MOST_HIGHLIGHT * np.tanh(shade / _MOST_HIGHLIGHT) - shade)[..., None]
+    light = texture @ _LUMINANCE
+    shade = (light - cv2.GaussianBlur(light, (0, 0), _HIGHLIGHT_SIGMA * size)).clip(0)
+    return texture + nose * (_MAX_HIGHLIGHT * np.tanh(shade / _MAX_HIGHLIGHT) - shade)[..., None]
 
 
 def calm_skin(texture: np.ndarray, *, bearded: bool = False, lined: bool = False) -> np.ndarray:
-    """Weaken what stands out on bare skin: strands of hair, jewels, hard shadows, harsh lines; and lurid lips.
+    """Return a texture with weaker outliers on bare skin (hair, jewellery, shadows, lines) and weaker lipstick.
 
     Args:
         texture: (T, T, 3) float32, logarithm of RGB without light.
-        bearded: whether what is dark below the nose may be a beard, which stays.
-        lined: whether lines are those of age, which stay stronger.
+        bearded: keep dark skin below the nose, which may be a beard.
+        lined: keep lines of age.
     """
     size = len(texture)
     skin, upper, lips = _bare_skin(size)
     shadows = skin * upper if bearded else skin
-    lines = _MOST_LINED if lined else _MOST_LINE
-    for sigma, limit, weight in ((_SHADOWS, _MOST_SHADOW, shadows), (_LINES, lines, skin)):
-        light = (texture @ _GREY)[..., None]
+    lines = _MAX_AGED_LINE if lined else _MAX_LINE
+    for sigma, limit, weight in ((_SHADOW_SIGMA, _MAX_SHADOW, shadows), (_LINE_SIGMA, lines, skin)):
+        light = (texture @ _LUMINANCE)[..., None]
         hue = texture - light
         shade = light - cv2.GaussianBlur(light, (0, 0), sigma * size)[..., None]
         tint = hue - cv2.GaussianBlur(hue, (0, 0), sigma * size)
-        less = limit * np.tanh(shade / limit) - shade + _MOST_TINT * np.tanh(tint / _MOST_TINT) - tint
+        less = limit * np.tanh(shade / limit) - shade + _MAX_TINT * np.tanh(tint / _MAX_TINT) - tint
         texture = texture + weight[..., None] * less
-    painted = _LIPS + _MOST_PAINT * np.tanh((texture - _LIPS) / _MOST_PAINT)
+    painted = _LIPS + _MAX_LIPSTICK * np.tanh((texture - _LIPS) / _MAX_LIPSTICK)
     return texture + lips[..., None] * (painted - texture)
 
 
 @cache
 def _bare_skin(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (T, T) weights in 0..1: skin well away from features, all above the upper lip, and the lips."""
+    """Return (T, T) weights in 0..1: skin away from features, everything above the upper lip, and the lips."""
     frame = texture_mesh(size)
     labels = draw_semantic_map(frame, size)
     depth = cv2.distanceTransform((labels == LABEL["skin"]).astype(np.uint8), cv2.DIST_L2, 5) / size
@@ -243,9 +245,9 @@ def _bare_skin(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ((depth - _MARGIN) / _MARGIN).clip(0, 1).astype(np.float32), upper[:, None], lips
 
 
-def _fill_hidden(texture: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Take the far side of a turned head from the near one."""
-    share = seen / (seen + seen[:, ::-1] + 1e-3)
+def _fill_hidden(texture: np.ndarray, visibility: np.ndarray) -> np.ndarray:
+    """Return a texture whose far side, on a turned head, mirrors the near one."""
+    share = visibility / (visibility + visibility[:, ::-1] + 1e-3)
     weight = ((share - 0.25) / 0.2).clip(0, 1)[..., None]
     weight = weight * weight * (3 - 2 * weight)
     return texture * weight + texture[:, ::-1] * (1 - weight)
@@ -254,7 +256,7 @@ def _fill_hidden(texture: np.ndarray, seen: np.ndarray) -> np.ndarray:
 def read_portraits(
     folder: Path, reader: PortraitReader, progress: Callable[[int, int], None] | None = None
 ) -> list[Portrait]:
-    """Return the portraits of a folder's usable pictures; those that cannot be read or show no face are left out."""
+    """Return the portraits of a folder's pictures, without those that are damaged or show no usable face."""
     rows, portraits = read_manifest(folder), []
     for index, row in enumerate(rows):
         try:
@@ -272,30 +274,32 @@ def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -
     """Fit modes, codes and shapes to clean portraits.
 
     Args:
-        portraits: of `PortraitReader`, any number of unfit ones among them.
+        portraits: of `PortraitReader`; unclean ones are left out.
         texels: T, of the reader.
         modes: K, at most.
 
     Returns:
-        The model, and the share of the textures' variance that its modes hold.
+        The model, and the share of the textures' variance that its modes explain.
 
     Raises:
         DeidError: when fewer than eight portraits are clean.
     """
-    every = list(portraits)
-    told = np.array([states_glasses(portrait.row) for portrait in every])
-    glasses = glasses_probability([portrait.strip for portrait in every], told)
-    chosen = [k for k, portrait in enumerate(every) if _is_clean(portrait)]
-    if len(chosen) < _FEWEST:
-        raise DeidError(f"{len(chosen)} of {len(every)} pictures are clean frontal faces: expected {_FEWEST} or more")
-    model = IdentityModel(len(chosen), min(modes, len(chosen) - 1), texels, *every[chosen[0]].features.shape)
-    packed = np.stack([model.pack(_calmed(every[k], glasses[k])) for k in chosen])
+    candidates = list(portraits)
+    stated = np.array([states_glasses(portrait.row) for portrait in candidates])
+    glasses = glasses_probability([portrait.strip for portrait in candidates], stated)
+    rows = [row for row, portrait in enumerate(candidates) if _is_clean(portrait)]
+    if len(rows) < _MIN_PEOPLE:
+        raise DeidError(
+            f"{len(rows)} of {len(candidates)} pictures are clean frontal faces: expected {_MIN_PEOPLE} or more"
+        )
+    model = IdentityModel(len(rows), min(modes, len(rows) - 1), texels, *candidates[rows[0]].features.shape)
+    packed = np.stack([model.pack(_calm(candidates[row], glasses[row])) for row in rows])
     likeness = likeness_to_mean(packed)
-    clean = likeness >= np.where(glasses[chosen] < SURE, _LEAST_LIKE, _LEAST_LIKE_WITH_GLASSES)
-    if clean.sum() >= _FEWEST:
-        chosen = [k for k, stays in zip(chosen, clean, strict=True) if stays]
+    clean = likeness >= np.where(glasses[rows] < GLASSES_THRESHOLD, _MIN_LIKENESS, _MIN_LIKENESS_GLASSES)
+    if clean.sum() >= _MIN_PEOPLE:
+        rows = [row for row, is_clean in zip(rows, clean, strict=True) if is_clean]
         packed, likeness = packed[clean], likeness[clean]
-    people = [every[k] for k in chosen]
+    people = [candidates[row] for row in rows]
     model = IdentityModel(len(people), min(modes, len(people) - 1), texels, *people[0].features.shape)
     mean = packed.mean(0)
     packed -= mean
@@ -311,28 +315,28 @@ def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -
         "features": np.stack([person.features for person in people]),
         "measures": np.array(
             [
-                (float(one.row["male"]), float(one.row["age"]), *one.measures, glasses[k], 1 - alike)
-                for k, one, alike in zip(chosen, people, likeness, strict=True)
+                (float(person.row["male"]), float(person.row["age"]), *person.measures, glasses[row], 1 - correlation)
+                for row, person, correlation in zip(rows, people, likeness, strict=True)
             ]
         ),
     }
     for name, value in values.items():
         buffer = getattr(model, name)
-        dtype = torch.int8 if name == "modes" else torch.float16  # half the size, in 11 digits
+        dtype = torch.int8 if name == "modes" else torch.float16  # 11 bits of precision suffice
         setattr(model, name, torch.from_numpy(np.ascontiguousarray(value)).to(dtype).reshape(buffer.shape))
     return model.eval(), float(variances.sum() / (packed**2).sum())
 
 
-def _calmed(portrait: Portrait, glasses: float) -> np.ndarray:
-    """Return a portrait's texture for the modes, (T, T, 3) float32: calmed, but for glasses, whose frames are lines."""
+def _calm(portrait: Portrait, glasses: float) -> np.ndarray:
+    """Return a portrait's calmed texture, (T, T, 3) float32; unchanged with glasses, whose frames are lines."""
     texture = portrait.texture.astype(np.float32)
     male, age = float(portrait.row["male"]) > 0.5, float(portrait.row["age"])
-    calm = calm_skin(even_light(texture), bearded=male and age >= _BEARDED, lined=age >= _LINED)
-    return texture if glasses >= SURE else calm
+    calm = calm_skin(even_light(texture), bearded=male and age >= _BEARD_AGE, lined=age >= _LINE_AGE)
+    return texture if glasses >= GLASSES_THRESHOLD else calm
 
 
 def likeness_to_mean(packed: np.ndarray) -> np.ndarray:
-    """Return (N,) correlations, -1 to 1, of textures with their mean: shadows, hands and misplaced meshes lower it.
+    """Return (N,) correlations, -1 to 1, of textures with their mean; shadows, hands and bad meshes lower them.
 
     Args:
         packed: (N, P) from `IdentityModel.pack`.
@@ -347,9 +351,9 @@ def _is_clean(portrait: Portrait) -> bool:
 
 
 def align_solids(solids: Iterable[np.ndarray]) -> np.ndarray:
-    """Turn meshes with depth to the front, at the mean mesh's place and size, and make them symmetrical.
+    """Return meshes with depth aligned to the frontal mean mesh and made symmetrical.
 
-    Generalised Procrustes analysis (Gower, Psychometrika 1975): each is aligned by a similarity to the mean of all.
+    Generalised Procrustes analysis (Gower, Psychometrika 1975): similarity transforms to the mean of all meshes.
 
     Args:
         solids: N of (478, 3), pixels.
@@ -358,24 +362,24 @@ def align_solids(solids: Iterable[np.ndarray]) -> np.ndarray:
         (N, 478, 3) float32.
     """
     flat = mean_mesh(1)
-    first = [_similar(solid, flat) for solid in solids]
-    mean = np.median(np.stack(first), axis=0)
+    aligned = [_rescale(solid, flat) for solid in solids]
+    mean = np.median(np.stack(aligned), axis=0)
     for _ in range(4):
-        first = [_rigid(solid, mean) for solid in first]
-        mean = np.mean(np.stack(first), axis=0)
+        aligned = [_align(solid, mean) for solid in aligned]
+        mean = np.mean(np.stack(aligned), axis=0)
         mean = (mean + _mirrored(mean)) / 2
-    return np.stack([(solid + _mirrored(solid)) / 2 for solid in first]).astype(np.float32)
+    return np.stack([(solid + _mirrored(solid)) / 2 for solid in aligned]).astype(np.float32)
 
 
-def _similar(solid: np.ndarray, flat: np.ndarray) -> np.ndarray:
-    """A mesh at the place and size of another, unturned."""
-    middle, size = solid.mean(0), np.linalg.norm(solid[:, :2] - solid[:, :2].mean(0))
-    aim = flat.mean(0)
-    return (solid - middle) * (np.linalg.norm(flat - aim) / size) + [*aim, 0]
+def _rescale(solid: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Return a mesh moved and scaled to another's centre and size, without rotation."""
+    centre, size = solid.mean(0), np.linalg.norm(solid[:, :2] - solid[:, :2].mean(0))
+    target = flat.mean(0)
+    return (solid - centre) * (np.linalg.norm(flat - target) / size) + [*target, 0]
 
 
-def _rigid(solid: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The mesh turned, scaled and moved to a target with the least squares (Umeyama, 1991)."""
+def _align(solid: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return a mesh under the least-squares similarity transform to a target (Umeyama, 1991)."""
     a, b = solid - solid.mean(0), target - target.mean(0)
     u, sizes, vt = np.linalg.svd(a.T @ b)
     sign = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
@@ -383,9 +387,9 @@ def _rigid(solid: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _mirrored(solid: np.ndarray) -> np.ndarray:
-    """The mesh's mirror image at its own place, point by point."""
+    """Return a mesh's mirror image in place, in the order of its points."""
     middle = mean_mesh(1)
     axis = middle[:, 0].min() + middle[:, 0].max()
-    other = solid[mirrored_points()].copy()
-    other[:, 0] = axis - other[:, 0]
-    return other
+    mirrored = solid[mirrored_points()].copy()
+    mirrored[:, 0] = axis - mirrored[:, 0]
+    return mirrored

@@ -1,4 +1,4 @@
-"""The one training loop: Accelerate, checkpoints, exact resume. What is learned is an ``Objective``'s business."""
+"""Training loop on Accelerate, with exact resume, for any ``Objective``."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import hub
-from .config import TrainConfig, read
+from .config import TrainConfig, read_log
 from .data import FaceDataset
 from .generator import Objective
-from .hub import model_card
 
-_NAME = re.compile(r"checkpoint-(\d+)")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_SINGLE_IMAGE_TRACKERS = ("aim", "clearml")  # the others' ``log_images`` takes a batch
 
 
-def complete(folder: Path) -> dict[int, Path]:
-    """The finished checkpoints of an output folder by their step, oldest first."""
-    found = {int(match[1]): path for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
-    return dict(sorted(found.items()))
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the complete checkpoints of an output folder by their step, oldest first."""
+    matches = ((_CHECKPOINT.fullmatch(path.name), path) for path in folder.glob("checkpoint-*"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
 def resume(accelerator: Accelerator, config: TrainConfig) -> int:
-    """Load the checkpoint to go on from, if there is one, and clear away what a killed run left half-written.
+    """Load the checkpoint to resume from, if any, and remove what a killed run left half-written.
 
     Returns:
-        The step it was written at, 0 to start from the beginning.
+        The step of the checkpoint, 0 without one.
 
     Raises:
         FileNotFoundError: when a named checkpoint does not exist.
-        ValueError: when the output folder holds checkpoints of later steps, which this run would get mixed up with.
+        ValueError: when the output folder holds checkpoints of later steps, of another run.
     """
-    step, folder = _chosen(config)
-    later = [path.name for at, path in complete(config.output_dir).items() if at > step]
+    step, folder = _resolve_checkpoint(config)
+    later = [path.name for saved, path in list_checkpoints(config.output_dir).items() if saved > step]
     if later:
         raise ValueError(
-            f"{config.output_dir} holds {later[-1]}, and this run starts at step {step}: pass "
+            f"{config.output_dir} holds {later[-1]}, but this run starts at step {step}: pass "
             f"--resume_from_checkpoint latest or another --output_dir, or remove it"
         )
     if folder is not None:
@@ -70,54 +70,62 @@ def resume(accelerator: Accelerator, config: TrainConfig) -> int:
     return step
 
 
-def _chosen(config: TrainConfig) -> tuple[int, Path | None]:
+def _resolve_checkpoint(config: TrainConfig) -> tuple[int, Path | None]:
     if config.resume_from_checkpoint is None:
         return 0, None
     if config.resume_from_checkpoint == "latest":
-        found = complete(config.output_dir)
-        return list(found.items())[-1] if found else (0, None)
+        checkpoints = list_checkpoints(config.output_dir)
+        return list(checkpoints.items())[-1] if checkpoints else (0, None)
     folder = Path(config.resume_from_checkpoint)
     if not folder.is_dir():
         folder = config.output_dir / folder.name
-    match = _NAME.fullmatch(folder.name)
+    match = _CHECKPOINT.fullmatch(folder.name)
     if match is None or not folder.is_dir():
         raise FileNotFoundError(
-            f"--resume_from_checkpoint: there is no checkpoint folder {config.resume_from_checkpoint}"
+            f"--resume_from_checkpoint {config.resume_from_checkpoint}: no such checkpoint folder: check the name"
         )
     return int(match[1]), folder
 
 
-def save(accelerator: Accelerator, config: TrainConfig, step: int) -> None:
-    """Write a checkpoint and drop the oldest; a name without "partial" is a checkpoint that is whole."""
+def save_checkpoint(accelerator: Accelerator, config: TrainConfig, step: int) -> None:
+    """Write a checkpoint and remove the oldest.
+
+    Accelerate's automatic naming has no atomic commit, and resumes from a half-written folder: a checkpoint gets its
+    final name only when it is complete.
+    """
     partial = config.output_dir / f"partial-{step}"
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()  # each process writes its own random state
     if accelerator.is_main_process:
         partial.rename(config.output_dir / f"checkpoint-{step}")
-        for old in list(complete(config.output_dir).values())[: -config.checkpoints_total_limit]:
+        for old in list(list_checkpoints(config.output_dir).values())[: -config.checkpoints_total_limit]:
             shutil.rmtree(old.rename(old.with_name(f"partial-{old.name}")))
 
 
 @contextmanager
-def finished(
-    accelerator: Accelerator, wrapped: nn.Module, objective: Objective, ema: EMAModel | None, whole: Objective | None
+def evaluation_weights(
+    accelerator: Accelerator,
+    wrapped: nn.Module,
+    objective: Objective,
+    ema: EMAModel | None,
+    unsharded: Objective | None,
 ) -> Iterator[Objective]:
-    """Lend, on the main process, the objective with the weights to show: averaged, or gathered from their shards.
+    """Yield the objective in eval mode with the weights to save: averaged, or gathered from their shards.
 
     Args:
         wrapped: the prepared objective; all processes must enter here when it is sharded.
-        ema: of the first turn's weights.
-        whole: an unsharded copy of the objective to gather into, only for sharded training.
+        ema: average of the first phase's weights.
+        unsharded: copy of the objective to gather into, only for sharded training.
     """
-    if whole is not None:
+    if unsharded is not None:
         state = accelerator.get_state_dict(wrapped)
         if accelerator.is_main_process:
-            whole.load_state_dict(state)
-            whole.eval().to(accelerator.device)
-        yield whole
-        whole.cpu()
+            unsharded.load_state_dict(state)
+            unsharded.eval().to(accelerator.device)
+        yield unsharded
+        unsharded.cpu()
         return
-    parameters = list(objective.trained(objective.turns[0]).parameters())
+    parameters = list(objective.trainable(objective.phases[0]).parameters())
     if ema is not None:
         ema.store(parameters)
         ema.copy_to(parameters)
@@ -128,67 +136,64 @@ def finished(
         ema.restore(parameters)
 
 
-_ONE_IMAGE = ("aim", "clearml")  # the other trackers' ``log_images`` take a list
-
-
 class RunLog:
-    """The main process's record of a run, going on after ``step``."""
+    """Log of a run that continues after ``step``, written by the main process."""
 
     def __init__(self, accelerator: Accelerator, config: TrainConfig, step: int) -> None:
         self.accelerator, self.folder = accelerator, config.output_dir
         if not accelerator.is_main_process:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        # the lines of steps that are about to be done again go
-        kept = "".join(json.dumps(row) + "\n" for row in read(self.folder) if row["step"] <= step)
+        # drop the lines of steps that are about to be repeated
+        kept = "".join(json.dumps(row) + "\n" for row in read_log(self.folder) if row["step"] <= step)
         (self.folder / "log.jsonl.new").write_text(kept)
         (self.folder / "log.jsonl.new").replace(self.folder / "log.jsonl")
         if config.report_to is not None:
-            accelerator.init_trackers(self.folder.resolve().name, config.shown())
+            accelerator.init_trackers(self.folder.resolve().name, config.public_options())
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Note one step's figures."""
+        """Log the figures of a step."""
         if self.accelerator.is_main_process:
             row = {"step": step} | {name: round(value, 6) for name, value in figures.items()}
             with (self.folder / "log.jsonl").open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
             self.accelerator.log(dict(figures), step=step)
 
-    def show(self, step: int, sheet: np.ndarray) -> None:
-        """Keep a contact sheet, (H, W, 3) uint8, as ``validation/step-000500.png`` and in trackers that take images."""
+    def write_image(self, step: int, sheet: np.ndarray) -> None:
+        """Save a contact sheet, (H, W, 3) uint8, as ``validation/step-000500.png`` and to trackers that take images."""
         path = self.folder / "validation" / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(sheet).save(path)
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                shown = sheet if tracker.name in _ONE_IMAGE else sheet[None]
-                tracker.log_images({"validation": shown}, step=step, **layout)
+                images = sheet if tracker.name in _SINGLE_IMAGE_TRACKERS else sheet[None]
+                tracker.log_images({"validation": images}, step=step, **layout)
 
 
 def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> None:
-    """Run a training to its last step, leave the finished weights in ``objective`` and write them out with a card.
+    """Train an objective to the last step, and write its models and their card; it is left with the final weights.
 
-    ``log.jsonl`` in the output folder gets one line a step, means over batches and processes. A run that was killed and
-    resumed with ``resume_from_checkpoint="latest"`` continues in the middle of the epoch with the same batches and
-    noise. N processes take the steps that one process takes with N times the accumulation. With FSDP the finished
-    weights are only written.
+    ``log.jsonl`` in the output folder gets a line per step, means over batches and processes. A killed run that is
+    resumed with ``resume_from_checkpoint="latest"`` continues within the epoch with the same batches and noise. N
+    processes take the steps of one process with N times the accumulation. With FSDP the final weights are written but
+    not left in the objective.
 
     Raises:
-        ValueError: when the data set is smaller than one step, or FSDP cannot do what is asked.
+        ValueError: when the data set is smaller than one step, or an option does not work with FSDP.
         FileNotFoundError: when the checkpoint to resume from does not exist.
     """
-    accelerator = _accelerator(config, objective.turns)
-    whole = _whole_copy(accelerator, objective, config)
+    accelerator = _accelerator(config, objective.phases)
+    unsharded = _unsharded_copy(accelerator, objective, config)
     set_seed(config.seed, device_specific=True)
     if config.allow_tf32:
         torch.set_float32_matmul_precision("high")
     if config.gradient_checkpointing:
         objective.enable_gradient_checkpointing()
-    together = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    per_epoch = len(dataset) // together
+    step_size = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+    per_epoch = len(dataset) // step_size
     if not per_epoch:
-        raise ValueError(f"{config.train_data_dir} holds {len(dataset)} crops, fewer than the {together} of one step")
+        raise ValueError(f"{config.train_data_dir} holds {len(dataset)} crops, fewer than the {step_size} of one step")
     last = config.max_train_steps or config.num_train_epochs * per_epoch
     loader: Any = DataLoader(
         dataset,
@@ -196,26 +201,23 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
         shuffle=True,
         drop_last=True,
         num_workers=config.dataloader_num_workers,
-        generator=torch.Generator(),  # its own, so that starting an epoch anew on resume draws nothing from the noise's
+        generator=torch.Generator(),  # separate, so that restarting an epoch on resume does not advance the noise's
     )
-    rate = config.learning_rate * (together if config.scale_lr else 1)
-    made = [
-        _optimizer(objective.trained(turn).parameters(), rate * objective.rate(turn), config)
-        for turn in objective.turns
-    ]
+    rate = config.learning_rate * (step_size if config.scale_lr else 1)
+    unprepared = [_optimizer(objective.trainable(phase).parameters(), rate, config) for phase in objective.phases]
     warm_up = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": last}
-    rates = [get_scheduler(config.lr_scheduler, optimizer, **warm_up) for optimizer in made]
-    wrapped, loader, *prepared = accelerator.prepare(objective, loader, *made, *rates)
-    optimizers = dict(zip(objective.turns, prepared[: len(made)], strict=True))
-    schedulers = dict(zip(objective.turns, prepared[len(made) :], strict=True))
+    rates = [get_scheduler(config.lr_scheduler, optimizer, **warm_up) for optimizer in unprepared]
+    wrapped, loader, *prepared = accelerator.prepare(objective, loader, *unprepared, *rates)
+    optimizers = dict(zip(objective.phases, prepared[: len(unprepared)], strict=True))
+    schedulers = dict(zip(objective.phases, prepared[len(unprepared) :], strict=True))
     ema = None
     if config.ema_decay:
-        ema = EMAModel(objective.trained(objective.turns[0]).parameters(), decay=config.ema_decay)
+        ema = EMAModel(objective.trainable(objective.phases[0]).parameters(), decay=config.ema_decay)
         accelerator.register_for_checkpointing(ema)
 
     step = resume(accelerator, config)
     if ema is not None:
-        ema.to(accelerator.device)  # a checkpoint's average is loaded onto the CPU
+        ema.to(accelerator.device)  # load_state leaves it on the CPU
     log = RunLog(accelerator, config, step)
     bar = tqdm(initial=step, total=last, desc="training", unit="step", disable=not accelerator.is_main_process)
     started = time.perf_counter()
@@ -224,66 +226,66 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
         dataset.set_epoch(step // per_epoch)
         for batches in _steps_of_epoch(loader, step, per_epoch, config.gradient_accumulation_steps):
             figures: dict[str, float] = {}
-            for turn, optimizer in optimizers.items():
-                figures |= _gradients(accelerator, wrapped, batches, turn, step)
-                accelerator.clip_grad_norm_(objective.trained(turn).parameters(), config.max_grad_norm)
+            for phase, optimizer in optimizers.items():
+                figures |= _gradients(accelerator, wrapped, batches, phase, step)
+                accelerator.clip_grad_norm_(objective.trainable(phase).parameters(), config.max_grad_norm)
                 optimizer.step()
-                if not optimizer.step_was_skipped:  # as fp16 does where gradients overflow
-                    schedulers[turn].step()
+                if not optimizer.step_was_skipped:  # fp16 skips steps whose gradients overflow
+                    schedulers[phase].step()
                 wrapped.zero_grad(set_to_none=True)
             step += 1
             if ema is not None:
-                ema.step(objective.trained(objective.turns[0]).parameters())
-            figures["lr"] = schedulers[objective.turns[0]].get_last_lr()[0]
+                ema.step(objective.trainable(objective.phases[0]).parameters())
+            figures["lr"] = schedulers[objective.phases[0]].get_last_lr()[0]
             log.write(step, figures | {"seconds": time.perf_counter() - started})
             losses = {name: f"{value:.3g}" for name, value in figures.items() if name.startswith("loss")}
             bar.set_postfix(losses, refresh=False)
             bar.update()
             if config.validation_steps and step % config.validation_steps == 0:
-                with finished(accelerator, wrapped, objective, ema, whole) as shown:
-                    _validate(accelerator, shown, log, step)
+                with evaluation_weights(accelerator, wrapped, objective, ema, unsharded) as evaluated:
+                    _validate(accelerator, evaluated, log, step)
             if step % config.checkpointing_steps == 0 and step < last:
-                save(accelerator, config, step)
-                with finished(accelerator, wrapped, objective, ema, whole) as shown:
-                    _write(accelerator, shown, config)
+                save_checkpoint(accelerator, config, step)
+                with evaluation_weights(accelerator, wrapped, objective, ema, unsharded) as evaluated:
+                    _write(accelerator, evaluated, config)
             if step == last:
-                save(accelerator, config, step)
+                save_checkpoint(accelerator, config, step)
                 break
     bar.close()
-    with finished(accelerator, wrapped, objective, ema, whole) as shown:
-        _write(accelerator, shown, config)
+    with evaluation_weights(accelerator, wrapped, objective, ema, unsharded) as evaluated:
+        _write(accelerator, evaluated, config)
         if accelerator.is_main_process and config.push_to_hub:
             hub.push(config)
-    if ema is not None:  # the finished model is the average; the caller's modules are it from here on
-        ema.copy_to(list(objective.trained(objective.turns[0]).parameters()))
+    if ema is not None:  # leave the average in the caller's modules
+        ema.copy_to(list(objective.trainable(objective.phases[0]).parameters()))
     accelerator.end_training()
 
 
-def _accelerator(config: TrainConfig, turns: Sequence[str]) -> Accelerator:
+def _accelerator(config: TrainConfig, phases: Sequence[str]) -> Accelerator:
     return Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        step_scheduler_with_optimizer=False,  # one step of the rate a step of the weights, however many processes
+        step_scheduler_with_optimizer=False,  # one scheduler step per optimizer step for any number of processes
         log_with=config.report_to,
         project_config=ProjectConfiguration(
             project_dir=str(config.output_dir), logging_dir=str(config.output_dir / config.logging_dir)
         ),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
-        # a turn of an adversarial objective leaves the other side's parameters without a gradient
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(turns) > 1)],
+        # a phase of an adversarial objective leaves the other's parameters without gradients
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(phases) > 1)],
     )
 
 
-def _whole_copy(accelerator: Accelerator, objective: Objective, config: TrainConfig) -> Objective | None:
-    """FSDP leaves shards in the objective's modules: a copy to gather them into for saving and sheets."""
+def _unsharded_copy(accelerator: Accelerator, objective: Objective, config: TrainConfig) -> Objective | None:
+    """Return a copy of the objective to gather FSDP's shards into for saving and validation; None without FSDP."""
     if accelerator.distributed_type != DistributedType.FSDP:
         return None
     if config.ema_decay:
-        raise ValueError("--ema_decay: FSDP shards the weights, and their average cannot be kept; use DDP or 0")
-    if len(objective.turns) > 1:
-        raise ValueError("FSDP trains objectives of one turn; an adversarial one needs DDP")
+        raise ValueError("--ema_decay: not supported with FSDP, which shards the weights: use DDP, or 0")
+    if len(objective.phases) > 1:
+        raise ValueError("FSDP does not support adversarial objectives: use DDP")
     shared = {id(value): value for name, value in vars(objective).items() if not name.startswith("_")}
-    return copy.deepcopy(objective, shared)  # of the modules that are trained; what else an objective holds is shared
+    return copy.deepcopy(objective, shared)  # copy modules only
 
 
 def _optimizer(parameters: Iterable[nn.Parameter], rate: float, config: TrainConfig) -> torch.optim.Optimizer:
@@ -302,12 +304,12 @@ def _optimizer(parameters: Iterable[nn.Parameter], rate: float, config: TrainCon
 
 
 def _steps_of_epoch(loader: Any, step: int, per_epoch: int, accumulate: int) -> Iterator[list[Any]]:
-    """The batches of each remaining step of the epoch that ``step`` lies in, grouped by gradient accumulation."""
+    """Yield the batches of each remaining step of the epoch that ``step`` lies in, grouped by accumulation."""
     epoch, done = divmod(step, per_epoch)
     loader.set_epoch(epoch)
     if done:
         loader = skip_first_batches(loader, done * accumulate)
-        loader.set_epoch(epoch)  # the new loader counts from 0 in some versions of accelerate
+        loader.set_epoch(epoch)  # some versions of accelerate reset it
     group: list[Any] = []
     for batch in loader:
         group.append(batch)
@@ -317,34 +319,34 @@ def _steps_of_epoch(loader: Any, step: int, per_epoch: int, accumulate: int) -> 
 
 
 def _gradients(
-    accelerator: Accelerator, wrapped: nn.Module, batches: list[Any], turn: str, step: int
+    accelerator: Accelerator, wrapped: nn.Module, batches: list[Any], phase: str, step: int
 ) -> dict[str, float]:
-    """Leave the mean gradient of a step's batches in the parameters; the means of what there is to log."""
-    each: list[dict[str, float]] = []
+    """Accumulate the mean gradient of a step's batches in the parameters; return the means of the logged figures."""
+    figures: list[dict[str, float]] = []
     for batch in batches:
         with nullcontext() if batch is batches[-1] else accelerator.no_sync(wrapped):
             with accelerator.autocast():
-                loss, logged = wrapped(batch, turn, step)
+                loss, logged = wrapped(batch, phase, step)
             accelerator.backward(loss)
-        each.append({"loss" if turn == "model" else f"loss_{turn}": float(loss.detach())} | logged)
-    everywhere = gather_object(each)
-    names = dict.fromkeys(name for logged in everywhere for name in logged)  # a batch may lack what others can tell
-    return {name: fmean(logged[name] for logged in everywhere if name in logged) for name in names}
+        figures.append({"loss" if phase == "model" else f"loss_{phase}": float(loss.detach())} | logged)
+    gathered = gather_object(figures)
+    names = dict.fromkeys(name for logged in gathered for name in logged)  # a batch may lack some figures
+    return {name: fmean(logged[name] for logged in gathered if name in logged) for name in names}
 
 
 def _validate(accelerator: Accelerator, objective: Objective, log: RunLog, step: int) -> None:
-    """Draw a contact sheet; the training's noise goes on as if it had not been drawn."""
+    """Write a contact sheet without advancing the training's random state."""
     if not accelerator.is_main_process:
         return
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast():
         sheet = objective.validate()
     if sheet is not None:
-        log.show(step, sheet)
+        log.write_image(step, sheet)
 
 
 def _write(accelerator: Accelerator, objective: Objective, config: TrainConfig) -> None:
-    """The finished models and their card."""
+    """Write the current models and their card."""
     if accelerator.is_main_process:
         objective.save(config.output_dir)
-        (config.output_dir / "README.md").write_text(model_card(objective, config))
+        (config.output_dir / "README.md").write_text(hub.model_card(objective, config))

@@ -1,14 +1,15 @@
-"""Photographs of faces in, a cache of aligned crops and meshes out: what every training script reads."""
+"""Face caches: aligned crops and face meshes of photographs, which every training script reads."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,148 +19,51 @@ import numpy as np
 from ..errors import DeidError, ImageError, UsageError, one_line
 from ..faces.alignment import extract, frame_from_mesh, similarity, transform
 from ..faces.landmarks import FaceMesh
-from ..io.files import prepare_folder, refusal, write_atomic
+from ..io.files import prepare_folder, refused, write_atomic
 from .sources import Photograph, Photographs
 
 CROPS, MESHES, ROWS, SKIPPED = "crops.npy", "meshes.npy", "rows.jsonl", "skipped.jsonl"
-_FOLDER, _UNFINISHED = "prepared.parts", "unfinished"
-_MESH = (478, 2)
-
-
-@dataclass(frozen=True, eq=False)
-class Faces:
-    """What one photograph gave.
-
-    Attributes:
-        crops: (S, S, 3) uint8 RGB each.
-        meshes: (478, 2) float32 crop pixels each, as many as crops.
-        row: what is known of the photograph, the same for all its crops.
-        skipped: what is wrong with it; None if it gave crops.
-    """
-
-    crops: Sequence[np.ndarray] = ()
-    meshes: Sequence[np.ndarray] = ()
-    row: Mapping[str, Any] | None = None
-    skipped: Mapping[str, Any] | None = None
-
-
-class Parts:
-    """The parts of one cache on disk. Its methods raise OSError when the system refuses to write."""
-
-    def __init__(self, cache: Path) -> None:
-        self._cache, self._folder = cache, cache / _FOLDER
-
-    def done(self) -> int:
-        """The number of photographs in the parts there are; what a killed run left unfinished is removed."""
-        shutil.rmtree(self._folder / _UNFINISHED, ignore_errors=True)
-        return max((int(part.name.partition("-")[2]) for part in self._finished()), default=0)
-
-    def save(self, first: int, faces: Sequence[Faces], size: int) -> None:
-        """Keep what the photographs from number `first` on gave, in crops of `size` pixels: all of it or nothing."""
-        part = self._begin()
-        crops = [crop for one in faces for crop in one.crops]
-        meshes = [mesh for one in faces for mesh in one.meshes]
-        _write_array(part / CROPS, np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8))
-        _write_array(part / MESHES, np.stack(meshes) if meshes else np.zeros((0, *_MESH), np.float32))
-        _write_lines(part / ROWS, (one.row for one in faces for _ in one.crops))
-        _write_lines(part / SKIPPED, (one.skipped for one in faces if one.skipped is not None))
-        part.rename(self._folder / f"{first:09}-{first + len(faces):09}")
-
-    def merge(self, size: int) -> int:
-        """Put the parts together, one in memory at a time, and return the number of crops; `publish` makes it valid."""
-        parts, target = self._finished(), self._begin()
-        counts = [len(np.load(part / CROPS, mmap_mode="r")) for part in parts]
-        for name, shape, kind in ((CROPS, (size, size, 3), np.uint8), (MESHES, _MESH, np.float32)):
-            whole = np.lib.format.open_memmap(target / name, "w+", kind, (sum(counts), *shape))
-            first = 0
-            for part, count in zip(parts, counts, strict=True):
-                whole[first : first + count] = np.load(part / name)
-                first += count
-            whole.flush()
-        for name in (ROWS, SKIPPED):
-            with (target / name).open("wb") as stream:
-                for part in parts:
-                    with (part / name).open("rb") as lines:
-                        shutil.copyfileobj(lines, stream)
-                _flush(stream)
-        return sum(counts)
-
-    def skipped(self) -> Iterator[dict[str, str]]:
-        """What is wrong with the photographs that gave nothing, as merged."""
-        with (self._folder / _UNFINISHED / SKIPPED).open() as lines:
-            yield from map(json.loads, lines)
-
-    def publish(self, names: Sequence[str]) -> None:
-        """Move these merged files into the cache, in this order, and drop the parts."""
-        for name in names:
-            (self._folder / _UNFINISHED / name).replace(self._cache / name)
-        self.drop()
-
-    def drop(self) -> None:
-        """Remove all parts."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _finished(self) -> list[Path]:
-        return sorted(self._folder.glob("*-*"))
-
-    def _begin(self) -> Path:
-        folder = self._folder / _UNFINISHED
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, array)
-        _flush(stream)
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any] | None]) -> None:
-    with path.open("wb") as stream:
-        stream.writelines(json.dumps(row).encode() + b"\n" for row in rows)
-        _flush(stream)
-
-
-def _flush(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-_UPRIGHT_SIDE = 448  # the mesh is measured at one scale, whatever the photograph's
+RECORD = "prepared.json"
+"""Arguments of a cache, a digest of its photographs, and the progress or, once finished, the result."""
+COMMIT_EVERY = 256
+"""Photographs between commits, at most; a killed run repeats no more than these."""
+_COMMIT_BYTES = 2**26  # of crops between commits, about
+_UNFINISHED = "prepared.parts"  # folder inside the cache whose files are moved up when all photographs are read
+_NO_FACE = "no face found"
+_MESH_SIDE = 448  # longer side, in pixels, of the image that the mesh is measured on
 
 
 def face_crops(
     image: np.ndarray, landmarker: FaceMesh, *, size: int, variants: int, rng: np.random.Generator
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Crops of the largest face, and their meshes; none if no face is found in the picture and in its mirror image.
+    """Return crops of the largest face and their meshes; none unless image and mirror image both show a face.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         landmarker: finds the faces.
         size: of a crop, in pixels.
-        variants: number of crops; the first is plain, the others are mirrored, jittered and relit. A picture without
-            colour gives half as many.
+        variants: number of crops; the first is plain, the others are mirrored, jittered and relit. A greyscale image
+            gives half as many.
         rng: of the jitter.
 
     Returns:
-        (size, size, 3) uint8 RGB and (478, 2) float32 crop pixels, as many of one as of the other.
+        Crops, (size, size, 3) uint8 RGB, and as many meshes, (478, 2) float32 crop pixels.
     """
-    sides = _both_sides(image, landmarker)
+    views = _mirrored_views(image, landmarker)
     crops, meshes = [], []
     grey = is_grey(image)
-    for k in range((max(1, variants // 2) if grey else variants) if sides else 0):
-        picture, mesh = sides[k % 2]
+    for k in range((max(1, variants // 2) if grey else variants) if views else 0):
+        view, mesh = views[k % 2]
         frame = frame_from_mesh(mesh, size)
         frame = frame if k == 0 else jitter_frame(frame, size, rng)
-        crop = extract(picture, frame, size)
+        crop = extract(view, frame, size)
         crops.append(crop if k == 0 else jitter_colour(crop, grey, rng))
         meshes.append(transform(mesh, frame))
     return crops, meshes
 
 
 def jitter_frame(frame: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A crop matrix turned, scaled and shifted a little, as a detector's own uncertainty would do."""
+    """Rotate, scale and shift a crop matrix at random, by about a detector's own uncertainty."""
     centre = (size - 1) / 2 + rng.normal(0, 0.02, 2) * size
     side = size / float(np.exp(rng.normal(0, 0.06)))
     move = similarity((float(centre[0]), float(centre[1])), side, float(rng.normal(0, 0.07)), size)
@@ -167,9 +71,9 @@ def jitter_frame(frame: np.ndarray, size: int, rng: np.random.Generator) -> np.n
 
 
 def jitter_colour(crop: np.ndarray, grey: bool, rng: np.random.Generator) -> np.ndarray:
-    """Another light: exposure, gamma, contrast and, for colour photographs, a tint. (H, W, 3) uint8 in and out.
+    """Vary exposure, gamma, contrast and, unless `grey`, tint of a (H, W, 3) uint8 RGB crop.
 
-    Portraits are lit well; the world's photographs are darker, by a third in the mean.
+    Portraits are well lit: the mean exposure is lowered, since everyday photographs are darker by a third.
     """
     values = crop.astype(np.float32) / 255
     values = np.minimum(values * float(np.exp(rng.normal(-0.2, 0.3))), 1)
@@ -181,21 +85,21 @@ def jitter_colour(crop: np.ndarray, grey: bool, rng: np.random.Generator) -> np.
 
 
 def is_grey(image: np.ndarray) -> bool:
-    """Whether a (H, W, 3) uint8 picture has (nearly) no colour."""
+    """Return whether a (H, W, 3) uint8 RGB image has (nearly) no colour."""
     spread = image.max(2).astype(int) - image.min(2)
     return bool(spread.mean() < 6)
 
 
-def _both_sides(image: np.ndarray, landmarker: FaceMesh) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The picture and its mirror image at one scale, each with the mesh of the same face; empty if one has none."""
+def _mirrored_views(image: np.ndarray, landmarker: FaceMesh) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return image and mirror image at one scale, each with the largest face's mesh; nothing if either has none."""
     height, width = image.shape[:2]
-    k = _UPRIGHT_SIDE / max(height, width)
+    k = _MESH_SIDE / max(height, width)
     if min(height, width) * k < 1:
         return []
     upright = cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_CUBIC if k > 1 else cv2.INTER_AREA)
     mirrored = np.ascontiguousarray(upright[:, ::-1])
     meshes, others = (
-        [mesh for mesh in landmarker.meshes(picture) if np.isfinite(mesh).all()] for picture in (upright, mirrored)
+        [mesh for mesh in landmarker.meshes(view) if np.isfinite(mesh).all()] for view in (upright, mirrored)
     )
     if not meshes or not others:
         return []
@@ -206,21 +110,16 @@ def _both_sides(image: np.ndarray, landmarker: FaceMesh) -> list[tuple[np.ndarra
     return [(upright, largest), (mirrored, same)]
 
 
-_RECORD = "prepared.json"  # what was asked for, of which photographs, and what came of it
-_NO_FACE = "no face found"
-_PART_PHOTOGRAPHS, _PART_BYTES = 256, 2**26  # a part is done after so many photographs, or about so many bytes of crops
-
-
 @dataclass(frozen=True)
 class Prepared:
-    """What a finished cache holds.
+    """Contents of a finished cache.
 
     Attributes:
-        crops: their number.
-        photographs: the number of those that were looked at, usable or not.
-        broken: the number of those that could not be read.
-        faceless: the number of those in which no face was found.
-        was_complete: whether there was nothing left to do.
+        crops: number of crops.
+        photographs: number of photographs read, usable or not.
+        broken: number of photographs that could not be decoded.
+        faceless: number of photographs without a detected face.
+        was_complete: whether the cache was finished before the call.
     """
 
     crops: int
@@ -230,16 +129,33 @@ class Prepared:
     was_complete: bool = False
 
 
-@dataclass(frozen=True)
-class _Arguments:
-    """What a cache is made with; it is continued with the same only."""
+@dataclass(frozen=True, eq=False)
+class _Faces:
+    """Crops of one photograph, or the reason why there are none.
 
-    data: list[str]
-    resolution: int
-    variants: int
-    seed: int
-    manifest: str | None
-    caption_column: str | None
+    Attributes:
+        crops: (S, S, 3) uint8 RGB each.
+        meshes: (478, 2) float32 crop pixels each, as many as crops.
+        row: the photograph's columns, the same for all its crops.
+        skipped: source, file and reason of a photograph without crops; None otherwise.
+    """
+
+    crops: Sequence[np.ndarray] = ()
+    meshes: Sequence[np.ndarray] = ()
+    row: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Counts up to the last commit, and the lengths in bytes of the JSON lines that are valid."""
+
+    photographs: int = 0
+    crops: int = 0
+    broken: int = 0
+    faceless: int = 0
+    row_bytes: int = 0
+    skipped_bytes: int = 0
 
 
 def prepare(
@@ -255,95 +171,93 @@ def prepare(
 ) -> Prepared:
     """Write ``crops.npy`` (N, size, size, 3) uint8, ``meshes.npy`` (N, 478, 2) float32 and ``rows.jsonl``.
 
-    A call that was killed is continued by the same call, and ends with the bytes that it would have ended with. The
-    photographs that gave nothing are listed in ``skipped.jsonl``, each with the reason.
+    The same call resumes a killed one and ends with the same bytes as an uninterrupted one. Photographs without crops
+    are listed in ``skipped.jsonl``, each with the reason.
 
     Args:
-        data: folders, tar files or data sets, see `Photographs`; one face a photograph, the largest.
-        cache: folder, made when missing.
-        size: of a crop, in pixels.
-        variants: crops a photograph; the first is plain, the others are mirrored, jittered and relit. Photographs
-            without colour get half as many.
-        manifest: CSV with a ``file`` column; its other columns are kept in ``rows.jsonl``.
-        caption_column: the column that ``rows.jsonl`` calls ``text``; None is ``text`` itself.
+        data: folders, tar files or data sets, see `Photographs`; the largest face of each photograph is used.
+        cache: folder, created if missing.
+        size: side of a crop, in pixels.
+        variants: crops per photograph; the first is plain, the others are mirrored, jittered and relit. Greyscale
+            photographs give half as many.
+        manifest: CSV with a ``file`` column; its other columns are copied to ``rows.jsonl``.
+        caption_column: the column that becomes ``text`` in ``rows.jsonl``; None keeps ``text`` itself.
         seed: of the jitter.
-        progress: called with the numbers of photographs done and in all, at the start and after each photograph.
+        progress: called with the numbers of photographs done and in total, at the start and after each photograph.
 
     Raises:
-        DeidError: the data are missing or hold nothing usable, the cache was begun with other arguments or other
-            photographs, or it cannot be written. A broken photograph is no error, it is skipped.
+        DeidError: the data are missing or unusable, the cache was begun with other arguments or photographs, or it
+            cannot be written. A broken photograph is skipped, not an error.
     """
     for name, value, least in (("size", size, 1), ("variants", variants, 1), ("seed", seed, 0)):
         if value < least:
             raise UsageError(f"{name}: {value}, expected {least} or more")
-    arguments = _Arguments(
-        data=[Path(one).as_posix() for one in data],
-        resolution=size,
-        variants=variants,
-        seed=seed,
-        manifest=None if manifest is None else str(manifest),
-        caption_column=caption_column,
-    )
+    sources = [Path(source).as_posix() for source in data]
+    arguments = {
+        "data": sources,
+        "resolution": size,
+        "variants": variants,
+        "seed": seed,
+        "manifest": None if manifest is None else str(manifest),
+        "caption_column": caption_column,
+    }
     record = _read_record(cache)
     if record is not None:
-        _refuse_other_arguments(cache, record["arguments"], asdict(arguments))
-    parts = Parts(cache)
-    if record is not None and (cache / CROPS).exists():
-        parts.drop()
-        return Prepared(**record["result"], was_complete=True)
-    photographs = Photographs(arguments.data, manifest=manifest, caption_column=caption_column)
+        _refuse_other_arguments(cache, record["arguments"], arguments)
+        was_complete = (cache / CROPS).exists()
+        if "result" in record and (was_complete or (cache / _UNFINISHED / CROPS).exists()):
+            with refused(cache):
+                _publish(cache, [ROWS, MESHES, SKIPPED, CROPS])
+            return Prepared(**record["result"], was_complete=was_complete)
+    photographs = Photographs(sources, manifest=manifest, caption_column=caption_column)
     count, digest = _survey(photographs)
     if not count:
-        raise UsageError(
-            f"{' '.join(arguments.data)}: no photograph found (tar files are named themselves: FOLDER/*.tar)"
-        )
-    begun = {"arguments": asdict(arguments), "photographs": count, "sha256": digest}
+        raise UsageError(f"{' '.join(sources)}: no photograph found (name tar files themselves, as FOLDER/*.tar)")
+    begun = {"arguments": arguments, "photographs": count, "sha256": digest}
     if record is not None and any(record[name] != value for name, value in begun.items()):
         raise UsageError(
             f"{cache}: was begun with photographs or columns that have changed since: choose another folder"
         )
     prepare_folder(cache)
-    try:
-        if record is None:
-            parts.drop()
+    with refused(cache):
+        if record is None or "result" in record:  # a finished cache that has lost its crops starts again
             _write_record(cache, begun)
-        if _make_parts(parts, photographs, arguments, count, progress) != digest:
-            raise UsageError(f"{cache}: photographs changed while they were read: run it again in another folder")
-        return _finish(cache, parts, begun)
-    except OSError as error:
-        raise DeidError(refusal(cache, error)) from error
+        committed = (record or {}).get("progress", {}) if (cache / _UNFINISHED).is_dir() else {}
+        unfinished = _UnfinishedCache(cache, begun, committed)
+        if _read_photographs(photographs, unfinished, progress) != digest:
+            raise UsageError(f"{cache}: photographs changed while they were read: start again in another folder")
+        return unfinished.finish()
 
 
 def _read_record(cache: Path) -> Any:
-    """What is recorded of a cache, begun or finished; None if there is no such cache. Raises UsageError."""
+    """Return the record of a begun or finished cache, or None without one. Raises UsageError."""
     try:
-        return json.loads((cache / _RECORD).read_text())
+        return json.loads((cache / RECORD).read_text())
     except (FileNotFoundError, NotADirectoryError):
         if any((cache / name).exists() for name in (CROPS, MESHES, ROWS)):
-            raise UsageError(f"{cache}: holds a cache without {_RECORD}: choose another folder") from None
+            raise UsageError(f"{cache}: holds a cache without {RECORD}: choose another folder") from None
         return None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{cache / _RECORD}: cannot be read ({one_line(error)}): choose another folder") from error
+        raise UsageError(f"{cache / RECORD}: cannot be read ({one_line(error)}): choose another folder") from error
 
 
 def _write_record(cache: Path, record: dict[str, Any]) -> None:
-    write_atomic(cache / _RECORD, json.dumps(record, indent=1).encode() + b"\n", overwrite=True)
+    write_atomic(cache / RECORD, json.dumps(record, indent=1).encode() + b"\n", overwrite=True)
 
 
 def _refuse_other_arguments(cache: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    def text(value: object) -> str:
+        return "none" if value is None else " ".join(value) if isinstance(value, list) else str(value)
+
     for name, value in now.items():
         if before[name] != value:
             raise UsageError(
-                f"{cache}: was begun with {name} {_shown(before[name])}, not {_shown(value)}: choose another folder"
+                f"{cache}: was begun with {name} {text(before[name])}, not {text(value)}: choose another folder"
             )
 
 
-def _shown(value: object) -> str:
-    return "none" if value is None else " ".join(value) if isinstance(value, list) else str(value)
-
-
 def _survey(photographs: Iterable[Photograph]) -> tuple[int, str]:
-    """The number of the photographs and a digest of their names and columns. No picture is read."""
+    """Return the number of photographs and a digest of their names and columns, without decoding any."""
     count, digest = 0, hashlib.sha256()
     for photograph in photographs:
         digest.update(_identity(photograph))
@@ -355,62 +269,122 @@ def _identity(photograph: Photograph) -> bytes:
     return json.dumps([photograph.source, photograph.name, dict(photograph.columns)]).encode()
 
 
-def _make_parts(
-    parts: Parts,
-    photographs: Iterable[Photograph],
-    arguments: _Arguments,
-    total: int,
-    progress: Callable[[int, int], None] | None,
+def _read_photographs(
+    photographs: Iterable[Photograph], unfinished: _UnfinishedCache, progress: Callable[[int, int], None] | None
 ) -> str:
-    """Make the parts that are missing. Returns the digest of all photographs that `_survey` would give now."""
-    size, variants = arguments.resolution, arguments.variants
-    full = max(1, min(_PART_PHOTOGRAPHS, _PART_BYTES // (3 * size * size * variants)))
-    done = first = parts.done()
+    """Append the faces of all remaining photographs; return the digest that `_survey` would return now."""
+    size, variants, seed = (unfinished.begun["arguments"][name] for name in ("resolution", "variants", "seed"))
+    done, total = unfinished.done.photographs, unfinished.begun["photographs"]
+    full = max(1, min(COMMIT_EVERY, _COMMIT_BYTES // (3 * size * size * variants)))
     if progress is not None:
         progress(done, total)
     landmarker, digest = FaceMesh(), hashlib.sha256()
-    found: list[Faces] = []
+    batch: list[_Faces] = []
     for number, photograph in enumerate(photographs):
         digest.update(_identity(photograph))
         if number < done:
             continue
-        # each photograph has randomness of its own, so that it does not matter where a killed run goes on
-        found.append(_look_at(photograph, landmarker, size, variants, np.random.default_rng((arguments.seed, number))))
-        if len(found) == full or number == total - 1:
-            parts.save(first, found, size)
-            first, found = number + 1, []
+        # seeded per photograph, so that a resumed run draws what an uninterrupted one would
+        rng = np.random.default_rng((seed, number))
+        batch.append(_read_faces(photograph, landmarker, size, variants, rng))
+        if len(batch) == full or number == total - 1:
+            unfinished.append(batch)
+            batch = []
         if progress is not None:
             progress(number + 1, total)
     return digest.hexdigest()
 
 
-def _look_at(photograph: Photograph, landmarker: FaceMesh, size: int, variants: int, rng: np.random.Generator) -> Faces:
-    """What one photograph gives; a broken one gives its reason."""
+def _read_faces(
+    photograph: Photograph, landmarker: FaceMesh, size: int, variants: int, rng: np.random.Generator
+) -> _Faces:
     skipped = {"source": photograph.source, "file": photograph.name}
     try:
         image = photograph.read()
     except ImageError as error:
-        return Faces(skipped={**skipped, "reason": one_line(str(error).removeprefix(f"{photograph.path}: "))})
+        return _Faces(skipped={**skipped, "reason": one_line(str(error).removeprefix(f"{photograph.path}: "))})
     crops, meshes = face_crops(image, landmarker, size=size, variants=variants, rng=rng)
     if not crops:
-        return Faces(skipped={**skipped, "reason": _NO_FACE})
+        return _Faces(skipped={**skipped, "reason": _NO_FACE})
     own = {"file": photograph.name, "grey": is_grey(image)}
-    return Faces(crops, meshes, row={**own, **photograph.columns, **own})
+    return _Faces(crops, meshes, row={**own, **photograph.columns, **own})
 
 
-def _finish(cache: Path, parts: Parts, begun: dict[str, Any]) -> Prepared:
-    """Make the whole of the parts, and count. Raises DeidError if there is not one crop."""
-    crops = parts.merge(begun["arguments"]["resolution"])
-    faceless = Counter(one["reason"] == _NO_FACE for one in parts.skipped())
-    done = Prepared(crops, begun["photographs"], broken=faceless[False], faceless=faceless[True])
-    if not crops:
-        (cache / _RECORD).unlink()
-        parts.publish([SKIPPED])
-        raise DeidError(
-            f"{cache}: none of the {done.photographs} photographs can be used: {done.broken} broken, {done.faceless} "
-            f"without a face ({cache / SKIPPED})"
+class _UnfinishedCache:
+    """Files of a cache in the making: appended to batch by batch, each committed by a new record."""
+
+    def __init__(self, cache: Path, begun: Mapping[str, Any], progress: Mapping[str, int]) -> None:
+        """Take the cache's folder, its record without progress, and the progress of a killed run, if any."""
+        self.cache, self.begun, self.done = cache, dict(begun), _Progress(**progress)
+
+    def append(self, batch: Sequence[_Faces]) -> None:
+        """Write a batch after the last commit, in place of what a killed run left there. Raises OSError."""
+        folder, size, done = self.cache / _UNFINISHED, self.begun["arguments"]["resolution"], self.done
+        folder.mkdir(exist_ok=True)
+        crops = [crop for faces in batch for crop in faces.crops]
+        meshes = [mesh for faces in batch for mesh in faces.meshes]
+        skipped = [faces.skipped for faces in batch if faces.skipped is not None]
+        faceless = sum(row["reason"] == _NO_FACE for row in skipped)
+        _append_arrays(folder / CROPS, done.crops, np.array(crops, np.uint8).reshape(-1, size, size, 3))
+        _append_arrays(folder / MESHES, done.crops, np.array(meshes, np.float32).reshape(-1, 478, 2))
+        self.done = _Progress(
+            photographs=done.photographs + len(batch),
+            crops=done.crops + len(crops),
+            broken=done.broken + len(skipped) - faceless,
+            faceless=done.faceless + faceless,
+            row_bytes=_append_lines(folder / ROWS, done.row_bytes, (face.row for face in batch for _ in face.crops)),
+            skipped_bytes=_append_lines(folder / SKIPPED, done.skipped_bytes, skipped),
         )
-    result = {name: value for name, value in asdict(done).items() if name != "was_complete"}
-    _write_record(cache, {**begun, "result": result})
-    parts.publish([ROWS, MESHES, SKIPPED, CROPS])
-    return done
+        _write_record(self.cache, {**self.begun, "progress": asdict(self.done)})
+
+    def finish(self) -> Prepared:
+        """Record the result and move the files into the cache. Raises DeidError without a single crop."""
+        result = {name: getattr(self.done, name) for name in ("crops", "photographs", "broken", "faceless")}
+        if not self.done.crops:
+            (self.cache / RECORD).unlink()
+            _publish(self.cache, [SKIPPED])
+            counts = f"{result['broken']} broken, {result['faceless']} without a face ({self.cache / SKIPPED})"
+            raise DeidError(f"{self.cache}: none of the {result['photographs']} photographs can be used: {counts}")
+        _write_record(self.cache, {**self.begun, "result": result})
+        _publish(self.cache, [ROWS, MESHES, SKIPPED, CROPS])
+        return Prepared(**result)
+
+
+def _append_arrays(path: Path, length: int, arrays: np.ndarray) -> None:
+    """Write arrays after the first `length` of a .npy file, whose header then counts them as well."""
+    header = io.BytesIO()  # as long as before: numpy aligns it to 64 bytes
+    shape = (length + len(arrays), *arrays.shape[1:])
+    np.lib.format.write_array_header_1_0(header, {"descr": arrays.dtype.str, "fortran_order": False, "shape": shape})
+    with _appending(path, length * int(np.prod(shape[1:])) * arrays.itemsize, header.getvalue()) as stream:
+        stream.write(arrays.tobytes())
+
+
+def _append_lines(path: Path, length: int, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write JSON lines after the first `length` bytes of a file; return its new length."""
+    with _appending(path, length) as stream:
+        stream.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+        return stream.tell()
+
+
+@contextmanager
+def _appending(path: Path, length: int, header: bytes = b"") -> Iterator[BinaryIO]:
+    """Open a file to write after a header and `length` bytes, cut off the rest, and sync the file at the end."""
+    with path.open("r+b" if length else "wb") as stream:
+        end = len(header) + length
+        if length and stream.seek(0, os.SEEK_END) < end:
+            raise DeidError(f"{path}: is shorter than {RECORD} says: delete the cache and prepare it again")
+        stream.seek(0)
+        stream.write(header)
+        stream.truncate(end)
+        stream.seek(end)
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _publish(cache: Path, names: Sequence[str]) -> None:
+    """Move finished files into the cache, in this order and as far as a killed run has not, and drop the others."""
+    for name in names:
+        if (path := cache / _UNFINISHED / name).exists():
+            path.replace(cache / name)
+    shutil.rmtree(cache / _UNFINISHED, ignore_errors=True)

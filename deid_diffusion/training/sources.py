@@ -1,4 +1,8 @@
-"""Where training photographs come from: image folders, tar files (WebDataset shards, too) and Hugging Face datasets."""
+"""Sources of training photographs: image folders, tar files and Hugging Face data sets.
+
+Folders and tars are not read by ``datasets.load_dataset``, which copies every photograph to its cache, skips files
+without a metadata row silently, and refuses tars whose samples differ in their file types.
+"""
 
 from __future__ import annotations
 
@@ -23,31 +27,39 @@ import numpy as np
 from ..errors import DeidError, ImageError, UsageError, one_line
 from ..io import images
 
+CAPTION = "text"
+"""Column of a photograph's caption."""
+
+_METADATA = ("metadata.csv", "metadata.jsonl")  # of an imagefolder, with a column file_name
+_SAVED = ("state.json", "dataset_dict.json")  # files of datasets.save_to_disk
+_ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"})
+_MAX_SIDECAR = 2**20  # bytes; larger files are annotations of a data set, not captions
+_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
+_DATASET_ROWS = 1000  # rows read at once, without their images
+
 
 class TextStore:
-    """Texts by name, in a temporary file of their own: a million captions take no memory.
-
-    The file goes away with the store.
-    """
+    """Texts by name in a temporary SQLite file, so that millions of captions take no memory."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("")
         self._database.execute("CREATE TABLE texts (name BLOB PRIMARY KEY, text TEXT) WITHOUT ROWID")
 
     def put(self, name: str, text: str) -> None:
-        """Keep `text`, in place of an earlier one of that name."""
+        """Store a text, replacing an earlier one of that name."""
         self._database.execute("INSERT OR REPLACE INTO texts VALUES (?, ?)", (_key(name), text))
 
     def get(self, name: str) -> str | None:
-        """The text of that name, or None."""
+        """Return the text of that name, or None."""
         row = self._database.execute("SELECT text FROM texts WHERE name = ?", (_key(name),)).fetchone()
         return None if row is None else str(row[0])
 
 
 def read_table(path: Path, key: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """The value of the column `key` and the other columns of each row of a .jsonl file, or of a CSV with a header.
+    """Yield the value of the column `key` and the other columns of each row of a .jsonl or .csv file.
 
-    Raises UsageError: it cannot be read, or a row has no such column.
+    Raises:
+        UsageError: the file cannot be read, or a row lacks the column.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -62,42 +74,31 @@ def read_table(path: Path, key: str) -> Iterator[tuple[str, dict[str, str]]]:
                 yield columns.pop(key), columns
     except DeidError:
         raise
-    except (OSError, ValueError, csv.Error) as error:  # of damaged text and JSON: ValueError
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: damaged text or JSON
         raise UsageError(f"{path}: cannot be read as a table ({one_line(error)})") from error
 
 
 def as_text(row: Any) -> dict[str, str]:
-    """The strings, numbers and truth values among a row's columns, as strings; none if it is no mapping."""
+    """Return the strings, numbers and booleans of a row as strings; nothing if it is no mapping."""
     if not isinstance(row, Mapping):
         return {}
     return {name: str(value) for name, value in row.items() if name and isinstance(value, (str, int, float, bool))}
 
 
 def _key(name: str) -> bytes:
-    return name.encode("utf-8", "surrogatepass")  # file names need not be text
-
-
-CAPTION = "text"
-"""The column that holds a photograph's caption."""
-
-_METADATA = ("metadata.csv", "metadata.jsonl")  # Hugging Face's imagefolder, with a column file_name
-_SAVED = ("state.json", "dataset_dict.json")  # what datasets.save_to_disk leaves
-_ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"})
-_MAX_SIDECAR = 2**20  # bytes; more is no caption, but a whole data set's annotations
-_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
-_DATASET_ROWS = 1000  # read at once, without their pictures
+    return name.encode("utf-8", "surrogatepass")  # file names need not be valid text
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One photograph, not read yet.
+    """Photograph of a source, not decoded yet.
 
     Attributes:
-        source: the folder, tar or data set that it comes from, as it was given.
-        name: its path in there, with forward slashes; in a data set the row's number.
-        columns: what is said of it, all strings; its caption, if there is one, is `CAPTION`.
-        read: gives (H, W, 3) uint8 RGB, upright, or raises ImageError with the reason in one line. To be called before
-            the next photograph is asked for.
+        source: its folder, tar or data set, as given.
+        name: its path in the source, with forward slashes; the row number in a data set.
+        columns: its metadata as strings; the caption, if any, is the column `CAPTION`.
+        read: returns (H, W, 3) uint8 RGB, upright, or raises ImageError with a one-line reason. To be called before
+            the iteration continues.
     """
 
     source: str
@@ -107,14 +108,14 @@ class Photograph:
 
     @property
     def path(self) -> str:
-        """How errors and people call it."""
+        """Source and name, as error messages state them."""
         return str(Path(self.source, self.name))
 
 
 class Photographs:
-    """All photographs of some sources with their columns, in an order that stays; to be iterated any number of times.
+    """Re-iterable photographs of several sources with their columns, in a fixed order.
 
-    Broken files are among them: what is wrong shows when they are read.
+    Damaged files are included; reading them raises.
     """
 
     def __init__(
@@ -123,16 +124,16 @@ class Photographs:
         """Open the sources.
 
         Args:
-            data: folders of images (with folders below; `metadata.csv` or `.jsonl` is read where there is one), tar
-                files (with .json and .txt sidecars where there are any), folders saved by `datasets`, or names of data
-                sets, NAME or NAME:SPLIT. What exists as a path is not taken for a name.
-            manifest: CSV whose column `file` holds a photograph's name, or its last part; its other columns win.
-            caption_column: the column that is the caption; None is `CAPTION`, which is also a .txt sidecar's.
+            data: folders of images, read recursively with their `metadata.csv` or `.jsonl`; tar files with their .json
+                and .txt sidecars; folders saved by `datasets`; or data set names, NAME or NAME:SPLIT. An existing
+                path is never taken for a name.
+            manifest: CSV whose column `file` is a photograph's name or its last part; its other columns win.
+            caption_column: column of the caption; None means `CAPTION`, the column of .txt sidecars.
 
         Raises:
-            UsageError: there is no such data, or it cannot be read.
+            UsageError: a source does not exist or cannot be read.
         """
-        self._sources = [open_source(str(one)) for one in data]
+        self._sources = [open_source(str(source)) for source in data]
         self._caption_column = caption_column
         self._manifest = None if manifest is None else TextStore()
         if manifest is not None and self._manifest is not None:
@@ -140,23 +141,23 @@ class Photographs:
                 self._manifest.put(name, json.dumps(columns))
 
     def __iter__(self) -> Iterator[Photograph]:
-        """Raises UsageError at the end: not one photograph is in the manifest, or has the caption column."""
-        photograph, listed, captioned = None, self._manifest is None, self._caption_column is None
+        """Yield all photographs; at the end raise UsageError if none is in the manifest or has the caption column."""
+        photograph, is_listed, has_caption = None, self._manifest is None, self._caption_column is None
         for photograph in chain.from_iterable(self._sources):
             columns = dict(photograph.columns)
             if self._manifest is not None:
-                found = self._manifest.get(photograph.name) or self._manifest.get(posixpath.basename(photograph.name))
-                columns.update(json.loads(found or "{}"))
-                listed |= found is not None
+                row = self._manifest.get(photograph.name) or self._manifest.get(posixpath.basename(photograph.name))
+                columns.update(json.loads(row or "{}"))
+                is_listed |= row is not None
             if self._caption_column is not None:
                 caption = columns.pop(self._caption_column, None)
                 columns.pop(CAPTION, None)
                 columns.update({} if caption is None else {CAPTION: caption})
-                captioned |= caption is not None
+                has_caption |= caption is not None
             yield replace(photograph, columns=columns)
-        if photograph is not None and not listed:
+        if photograph is not None and not is_listed:
             raise UsageError(f"manifest: its column file names none of the photographs, such as {photograph.name}")
-        if photograph is not None and not captioned:
+        if photograph is not None and not has_caption:
             raise UsageError(
                 f"caption column: no photograph has a column {self._caption_column} "
                 f"({photograph.path} has {', '.join(photograph.columns) or 'none'})"
@@ -164,7 +165,7 @@ class Photographs:
 
 
 def open_source(given: str) -> Iterable[Photograph]:
-    """The photographs of one folder, tar file, saved data set or name of a data set. Raises UsageError."""
+    """Return the photographs of a folder, tar file, saved data set or data set name. Raises UsageError."""
     path = Path(given)
     if path.is_dir():
         return _DataSet(given) if any((path / name).is_file() for name in _SAVED) else _Folder(given)
@@ -180,7 +181,7 @@ def open_source(given: str) -> Iterable[Photograph]:
 
 @dataclass(frozen=True)
 class _Folder:
-    """Images in a folder and the folders below it, sorted; hidden ones are left out."""
+    """Images of a folder and its subfolders, sorted, without hidden ones."""
 
     source: str
 
@@ -200,7 +201,7 @@ class _Folder:
 
 
 class _Tar:
-    """Images in a tar file, in its order, each with the sidecars that share its name up to the last or first dot."""
+    """Images of a tar file in its order, with sidecars that share their name up to the first or last dot."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -227,37 +228,34 @@ class _Tar:
     def _columns(self, name: str) -> dict[str, str]:
         folder, base = posixpath.split(name)
         columns: dict[str, str] = {}
-        for stem in (base.partition(".")[0], base.rpartition(".")[0]):  # WebDataset's key, then the closer relative
-            said, text = (self._sidecars.get(posixpath.join(folder, stem + end)) for end in (".json", ".txt"))
-            if said is not None:
-                columns.update(self._parsed(said, name))
+        for stem in (base.partition(".")[0], base.rpartition(".")[0]):  # WebDataset's key, then the more specific one
+            row, text = (self._sidecars.get(posixpath.join(folder, stem + suffix)) for suffix in (".json", ".txt"))
+            if row is not None:
+                columns.update(self._parse(row, name))
             if text is not None:
                 columns[CAPTION] = text.strip()
         return columns
 
-    def _parsed(self, text: str, name: str) -> dict[str, str]:
+    def _parse(self, text: str, name: str) -> dict[str, str]:
         try:
             row = json.loads(text)
         except ValueError as error:
-            raise UsageError(f"{Path(self._source, name)}: its .json is damaged ({one_line(error)})") from error
+            raise UsageError(f"{Path(self._source, name)}: its .json sidecar is damaged ({one_line(error)})") from error
         return as_text(row)
 
 
 class _DataSet:
-    """The rows of a Hugging Face data set: the first column of images, and its plain columns as text."""
+    """Images of a Hugging Face data set: its first image column, with the plain columns as text."""
 
     def __init__(self, source: str) -> None:
         rows = _load_rows(source)
         import datasets
 
-        kinds = {
-            name: kind for name, kind in rows.features.items() if isinstance(kind, (datasets.Image, datasets.Value))
-        }
-        pictures = [name for name, kind in kinds.items() if isinstance(kind, datasets.Image)]
-        if not pictures:
+        image_columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+        if not image_columns:
             raise UsageError(f"{source}: has no column of images (its columns are {', '.join(rows.column_names)})")
-        self._source, self._column = source, pictures[0]
-        self._plain = [name for name in kinds if name not in pictures]
+        self._source, self._column = source, image_columns[0]
+        self._plain = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Value)]
         self._rows = rows.with_format(None).cast_column(self._column, datasets.Image(decode=False))
 
     def __iter__(self) -> Iterator[Photograph]:
@@ -269,29 +267,29 @@ class _DataSet:
                 yield Photograph(self._source, f"{number:08}", columns, partial(self._read, number))
 
     def _read(self, number: int) -> np.ndarray:
-        picture, label = self._rows[number][self._column], str(Path(self._source, f"{number:08}"))
-        if picture is None:
-            raise ImageError(f"{label}: the row has no picture")
-        if picture["bytes"] is None:
-            return images.read(picture["path"]).pixels
-        return images.decode(picture["bytes"], label).pixels
+        image, label = self._rows[number][self._column], str(Path(self._source, f"{number:08}"))
+        if image is None:
+            raise ImageError(f"{label}: the row has no image")
+        if image["bytes"] is None:
+            return images.read(image["path"]).pixels
+        return images.decode(image["bytes"], label).pixels
 
 
 def _load_rows(source: str) -> Any:
-    """The `datasets.Dataset` of a folder made by save_to_disk, or of NAME or NAME:SPLIT. Raises UsageError."""
-    saved = Path(source).is_dir()
-    what = "" if saved else "no such file or folder, and "
+    """Return the `datasets.Dataset` of a folder of save_to_disk, or of NAME or NAME:SPLIT. Raises UsageError."""
+    is_saved = Path(source).is_dir()
+    prefix = f"{source}: " if is_saved else f"{source}: no such file or folder, and "
     try:
         import datasets
     except ImportError as error:
         raise UsageError(
-            f"{source}: {what}data sets need one more package: pip install datasets 'pyarrow<26' ({one_line(error)})"
+            f"{prefix}data sets need one more package: pip install datasets 'pyarrow<26' ({one_line(error)})"
         ) from error
     name, _, split = source.partition(":")
     try:
-        rows = datasets.load_from_disk(source) if saved else datasets.load_dataset(name, split=split or "train")
-    except Exception as error:  # of the hub, of the network, of pyarrow, of data sets with configurations and scripts
-        raise UsageError(f"{source}: {what}the package datasets cannot load it ({one_line(error)})") from error
+        rows = datasets.load_from_disk(source) if is_saved else datasets.load_dataset(name, split=split or "train")
+    except Exception as error:  # of the hub, the network, pyarrow, or a data set that needs a configuration
+        raise UsageError(f"{prefix}the package datasets cannot load it ({one_line(error)})") from error
     if not isinstance(rows, datasets.DatasetDict):
         return rows
     if "train" not in rows:
@@ -300,11 +298,11 @@ def _load_rows(source: str) -> Any:
 
 
 def _members(source: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The regular files in a tar, in its order; each can be read before the next is asked for. Raises UsageError."""
+    """Yield the regular files of a tar, each to be read before the iteration continues. Raises UsageError."""
     try:
         with tarfile.open(source) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps the header of every file
+                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header in memory
                 if member.isfile():
                     yield tar, member
     except _DAMAGE as error:

@@ -1,7 +1,7 @@
-"""Objective of the embedded autoencoder: reconstruct, regularise, and look sharp to a patch discriminator.
+"""Training of the built-in autoencoder: reconstruction, KL regularisation and a patch discriminator.
 
-Follows the first stage of latent diffusion (Rombach et al., CVPR 2022), with a Laplacian pyramid in place of the
-perceptual network, whose weights cannot be had offline, and feature matching (Wang et al., pix2pixHD, CVPR 2018).
+Follows the first stage of latent diffusion (Rombach et al., CVPR 2022), with a Laplacian pyramid instead of the
+perceptual network, whose weights are not available offline, and feature matching (Wang et al., pix2pixHD, CVPR 2018).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .validation import reconstruction_sheet
 
 
 def new_autoencoder(widths: tuple[int, ...], size: int) -> AutoencoderKL:
-    """An untrained autoencoder.
+    """Return an untrained autoencoder.
 
     Args:
-        widths: channels of its levels, finest first; each level after the first halves the side.
-        size: of its crops, in pixels.
+        widths: channels of its levels, finest first; each further level halves the side.
+        size: side of its crops, in pixels.
     """
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -39,14 +39,14 @@ def new_autoencoder(widths: tuple[int, ...], size: int) -> AutoencoderKL:
     )
 
 
-def frozen_encoder(folder: Path) -> AutoencoderKL:
-    """An autoencoder of which only the decoder learns: its latents stay what a generator knows.
+def load_with_frozen_encoder(folder: Path) -> AutoencoderKL:
+    """Return a trained autoencoder with its encoder frozen, so that its latents stay valid.
 
     Raises:
-        DeidError: when the folder is not there.
+        DeidError: when the folder does not exist.
     """
     if not folder.is_dir():
-        raise DeidError(f"{folder}: no such folder: give the output folder of an autoencoder's training")
+        raise DeidError(f"{folder}: no such folder: give the output folder of train_vae.py")
     vae = AutoencoderKL.from_pretrained(folder)
     for part in (vae.encoder, vae.quant_conv):
         part.requires_grad_(False)
@@ -54,7 +54,7 @@ def frozen_encoder(folder: Path) -> AutoencoderKL:
 
 
 class PatchDiscriminator(nn.Module):
-    """Convolutions that say of each patch whether it is a photograph's. (B, 3, H, W) -> features, logits last."""
+    """PatchGAN discriminator: (B, 3, H, W) to a list of feature maps, the logits last."""
 
     def __init__(self, channels: tuple[int, ...] = (32, 64, 128)) -> None:
         super().__init__()
@@ -74,15 +74,15 @@ class PatchDiscriminator(nn.Module):
 
 
 class AutoencoderObjective(Objective):
-    """Turn "autoencoder" reconstructs; turn "discriminator" joins after ``adversarial_start`` steps.
+    """Autoencoder loss, and the discriminator's hinge loss from step ``adversarial_start`` on.
 
     Args:
-        examples: (B, 3, S, S) crops in -1..1 that the latents' scale is measured on and contact sheets show; without
-            them the scale stays and there are no sheets.
+        examples: (B, 3, S, S) crops in -1..1 for measuring the scaling factor and for contact sheets; without them
+            the factor stays and there are no sheets.
     """
 
-    turns = ("autoencoder", "discriminator")
-    description = "Autoencoder of aligned face crops (`AutoencoderKL`), trained from nothing."
+    phases = ("autoencoder", "discriminator")
+    description = "Autoencoder of aligned face crops (`AutoencoderKL`), trained from scratch."
 
     def __init__(
         self,
@@ -98,28 +98,30 @@ class AutoencoderObjective(Objective):
         self.vae, self.discriminator = vae, PatchDiscriminator()
         self.adversarial_start, self.adversarial_weight = adversarial_start, adversarial_weight
         self.matching_weight, self.kl_weight = matching_weight, kl_weight
-        self.examples = examples  # no buffer: DDP would send it round every step
+        self.examples = examples  # not a buffer, which DDP would broadcast every step
 
-    def trained(self, turn: str) -> nn.Module:
-        return self.vae if turn == "autoencoder" else self.discriminator
+    def trainable(self, phase: str) -> nn.Module:
+        return self.vae if phase == "autoencoder" else self.discriminator
 
-    def forward(self, batch: Mapping[str, torch.Tensor], turn: str, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def forward(
+        self, batch: Mapping[str, torch.Tensor], phase: str, step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         images = batch["pixels"].contiguous(memory_format=torch.channels_last)
         adversarial = step >= self.adversarial_start
-        if turn == "discriminator":
+        if phase == "discriminator":
             if not adversarial:
                 return 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum(), {}
-            images = images[: (len(images) + 1) // 2]  # half a batch: it learns faster than the autoencoder anyway
+            images = images[: (len(images) + 1) // 2]  # half a batch suffices: it learns faster than the autoencoder
             with torch.no_grad():
-                made = self.vae.decode(self.vae.encode(images).latent_dist.sample()).sample
-            real, fake = self.discriminator(images)[-1].float(), self.discriminator(made)[-1].float()
+                decoded = self.vae.decode(self.vae.encode(images).latent_dist.sample()).sample
+            real, fake = self.discriminator(images)[-1].float(), self.discriminator(decoded)[-1].float()
             return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2, {"real": float(real.detach().mean())}
         latents = self.vae.encode(images).latent_dist
-        made = self.vae.decode(latents.sample()).sample
-        distance = pyramid_l1(made.float(), images.float())
+        decoded = self.vae.decode(latents.sample()).sample
+        distance = pyramid_l1(decoded.float(), images.float())
         loss = distance + self.kl_weight * latents.kl().float().mean()
         if adversarial:
-            fake = self.discriminator(made)
+            fake = self.discriminator(decoded)
             with torch.no_grad():
                 real = self.discriminator(images)
             matching = sum(
@@ -128,7 +130,7 @@ class AutoencoderObjective(Objective):
             loss = (
                 loss - self.adversarial_weight * fake[-1].float().mean() + self.matching_weight * matching / len(real)
             )
-        return loss, {"reconstruction": float(F.l1_loss(made.detach().float(), images.float()))}
+        return loss, {"reconstruction": float(F.l1_loss(decoded.detach().float(), images.float()))}
 
     def validate(self) -> np.ndarray | None:
         return None if self.examples is None else reconstruction_sheet(self.vae, self.examples[:8])
@@ -139,10 +141,10 @@ class AutoencoderObjective(Objective):
         self.vae.save_pretrained(folder)
 
 
-def pyramid_l1(made: torch.Tensor, images: torch.Tensor, levels: int = 3) -> torch.Tensor:
-    """Mean absolute error summed over a Laplacian pyramid, finest level first; fine detail counts as much as shade."""
-    total = F.l1_loss(made, images)
-    difference = made - images
+def pyramid_l1(decoded: torch.Tensor, images: torch.Tensor, levels: int = 3) -> torch.Tensor:
+    """Return the mean absolute error of (B, C, H, W) images, plus that of each level of their Laplacian pyramid."""
+    total = F.l1_loss(decoded, images)
+    difference = decoded - images
     for _ in range(levels):
         smaller = F.avg_pool2d(difference, 2)
         total = total + (difference - F.interpolate(smaller, scale_factor=2, mode="nearest")).abs().mean()
@@ -152,5 +154,5 @@ def pyramid_l1(made: torch.Tensor, images: torch.Tensor, levels: int = 3) -> tor
 
 @torch.no_grad()
 def measure_scaling_factor(vae: AutoencoderKL, images: torch.Tensor) -> float:
-    """1 / standard deviation of the latents of (B, 3, H, W) images, as SD's ``scaling_factor``."""
+    """Return 1 / standard deviation of the latents of (B, 3, H, W) images, as SD's ``scaling_factor``."""
     return float(1 / vae.encode(images.to(vae.device)).latent_dist.mode().float().std())

@@ -1,4 +1,4 @@
-"""Contact sheets: what the models make of the same few faces each time, one face a row."""
+"""Contact sheets of a training's current results on fixed faces, one face per row."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .data import FaceDataset
 
 
 def sample_items(dataset: FaceDataset, count: int) -> dict[str, torch.Tensor]:
-    """``count`` items spread evenly over a data set (all of them, if it has fewer), as one batch."""
+    """Return ``count`` items spread evenly over a data set, or all if it has fewer, as one batch."""
     count = min(count, len(dataset))
     items = [dataset[index * len(dataset) // count] for index in range(count)]
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
 
 def tile(columns: Sequence[torch.Tensor]) -> np.ndarray:
-    """Columns of (B, 3, S, S) pictures in -1..1 -> one (H, W, 3) uint8 sheet with a thin white line between them."""
-    pictures = torch.stack([column.detach().float().cpu() for column in columns], 1).flatten(0, 1)
-    grid = make_grid((pictures.clamp(-1, 1) + 1) * 127.5, nrow=len(columns), padding=2, pad_value=255)
+    """Return columns of (B, 3, S, S) images in -1..1 as one (H, W, 3) uint8 sheet, separated by thin white lines."""
+    images = torch.stack([column.detach().float().cpu() for column in columns], 1).flatten(0, 1)
+    grid = make_grid((images.clamp(-1, 1) + 1) * 127.5, nrow=len(columns), padding=2, pad_value=255)
     return grid.round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
 @torch.no_grad()
 def reconstruction_sheet(vae: AutoencoderKL, pixels: torch.Tensor) -> np.ndarray:
-    """Original and reconstruction of (B, 3, S, S) crops in -1..1."""
+    """Return a sheet of originals and reconstructions of (B, 3, S, S) crops in -1..1."""
     latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
     return tile([pixels, vae.decode(latents).sample])
 
@@ -46,18 +46,18 @@ def generation_sheet(
     steps: int,
     seed: int = 0,
 ) -> np.ndarray:
-    """Semantic map, erased face, generated face and original, the last three as the autoencoder shows them.
+    """Return a sheet of semantic map, erased face, generated face and original, the last three decoded.
 
-    Sampling is plain, without guidance, from the seed's noise; no other random state is read or moved.
+    Samples without guidance from the seed's noise; no other random state is read or changed.
 
     Args:
-        unet: 9 channels, or anything that is called like one.
-        scheduler: the training's own; a copy of it samples.
-        vae: decodes; ``batch`` holds its scaled latents.
+        unet: inpainting UNet of 9 channels, or a callable with its signature.
+        scheduler: of the training; a copy of it samples.
+        vae: decoder; ``batch`` holds its scaled latents.
         batch: ``latents`` and ``masked_latents`` (B, 4, h, w), ``mask`` (B, 1, h, w), ``control`` (B, 3, S, S) in 0..1.
-        tokens: (B, T, W) conditions, as the objective passes them to the UNet.
-        steps: of the sampler.
-        seed: of the start noise.
+        tokens: (B, T, W) text and attribute tokens.
+        steps: denoising steps.
+        seed: of the initial noise.
     """
     device = controlnet.device
     mask, masked, control = (batch[name].to(device) for name in ("mask", "masked_latents", "control"))
@@ -76,8 +76,8 @@ def generation_sheet(
             mid_block_additional_residual=middle,
         ).sample.float()
         latents = sampler.step(predicted, time, latents, return_dict=False)[0]
-    shown = [_decode(vae, one) for one in (masked, latents, batch["latents"])]
-    return tile([control * 2 - 1, *shown])
+    decoded = [_decode(vae, column) for column in (masked, latents, batch["latents"])]
+    return tile([control * 2 - 1, *decoded])
 
 
 def _decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Fixtures of the training tests: a tiny cache of faces, and the same encoded."""
+"""Fixtures of the training tests: a tiny face cache, its encoding and untrained models."""
 
 import json
 from functools import partial
@@ -45,7 +45,7 @@ def subspace(tiny_pipeline) -> AttributeSubspace:
 
 @pytest.fixture
 def models(tiny_pipeline):
-    """Makes what a generator's objective starts with: untrained models, the same ones each time, and the empty text."""
+    """Factory of a generator's untrained models, the same ones each time, and the empty text's ids."""
 
     def make() -> tuple[object, ...]:
         torch.manual_seed(0)

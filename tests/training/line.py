@@ -1,6 +1,5 @@
-"""The smallest training there is: a straight line through noisy points. Shared by the tests of the loop."""
+"""Minimal training for the tests of the loop: a straight line fitted to noisy points."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,14 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from deid_diffusion.training.config import TrainConfig
+from deid_diffusion.training.config import TrainConfig, read_log
 from deid_diffusion.training.data import FaceDataset
 from deid_diffusion.training.generator import Objective
 from deid_diffusion.training.loop import train
 
 
 class Points(FaceDataset):
-    """Each point is moved a little, anew in each epoch."""
+    """Twenty points of a line, with noise that changes each epoch."""
 
     def __init__(self) -> None:
         self.seed = self.epoch = 0
@@ -29,30 +28,31 @@ class Points(FaceDataset):
 
 
 class Line(Objective):
-    """Fits a slope; the noise makes the loss depend on the random state too."""
+    """A slope, whose noise makes the loss depend on the random state too."""
 
     def __init__(self, noise: float = 0.1) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.slope, self.noise = nn.Linear(1, 1), noise
 
-    def trained(self, turn: str) -> nn.Module:
+    def trainable(self, phase: str) -> nn.Module:
         return self.slope
 
-    def forward(self, batch, turn, step):
-        made = self.slope(batch["x"]) + self.noise * torch.randn_like(batch["x"])
+    def forward(self, batch, phase, step):
+        predicted = self.slope(batch["x"]) + self.noise * torch.randn_like(batch["x"])
         largest = float(batch["x"].max())
-        return (made - batch["y"]).square().mean(), {"largest": largest} | ({"high": largest} if largest > 0.9 else {})
+        figures = {"largest": largest} | ({"high": largest} if largest > 0.9 else {})
+        return (predicted - batch["y"]).square().mean(), figures
 
     def validate(self) -> np.ndarray:
-        """Draws noise, as a careless objective would."""
+        """Draws from the global random state, as a careless objective would."""
         return torch.randint(0, 256, (4, 6, 3)).numpy().astype(np.uint8)
 
     def save(self, folder: Path) -> None:
         torch.save(self.slope.state_dict(), folder / "slope.pt")
 
 
-def settings(folder: Path, steps: int | None, **others: object) -> TrainConfig:
+def line_config(folder: Path, steps: int | None, **options: object) -> TrainConfig:
     config = TrainConfig(
         folder,
         folder,
@@ -63,17 +63,17 @@ def settings(folder: Path, steps: int | None, **others: object) -> TrainConfig:
         checkpointing_steps=3,
         ema_decay=0.9,
     )
-    return replace(config, **others)
+    return replace(config, **options)
 
 
-def run(folder: Path, steps: int | None, objective: Objective | None = None, **others: object) -> list[float]:
+def run(folder: Path, steps: int | None, objective: Objective | None = None, **options: object) -> list[float]:
     """Train and return the log's losses."""
-    train(objective or Line(), Points(), settings(folder, steps, **others))
+    train(objective or Line(), Points(), line_config(folder, steps, **options))
     return [row["loss"] for row in rows(folder)]
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return list(read_log(folder))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from deid_diffusion.training.attribute_encoder import (
     AttributeEncoderObjective,
     CaptionedFaces,
     all_facts,
+    attribute_overlap,
     common_questions,
-    overlap_of,
 )
 from deid_diffusion.training.captions import (
     FACTS,
@@ -26,7 +25,7 @@ from deid_diffusion.training.captions import (
     label_glasses,
     states_glasses,
 )
-from deid_diffusion.training.config import TrainConfig
+from deid_diffusion.training.config import TrainConfig, read_log
 from deid_diffusion.training.data import FaceCache
 from deid_diffusion.training.loop import train
 
@@ -46,14 +45,14 @@ def faces(count: int, glasses: bool) -> list[np.ndarray]:
     return pictures
 
 
-def test_glasses_that_no_text_names_are_seen() -> None:
+def test_glasses_without_text() -> None:
     pictures = [*faces(24, True), *faces(24, False)]
-    told = np.arange(48) < 16
-    probability = glasses_probability([eye_strip(picture, mean_mesh(96)) for picture in pictures], told)
+    stated = np.arange(48) < 16
+    probability = glasses_probability([eye_strip(picture, mean_mesh(96)) for picture in pictures], stated)
     assert probability[16:24].min() > probability[24:].max()
 
 
-def test_rows_of_one_file_share_the_label() -> None:
+def test_glasses_label_per_file() -> None:
     pictures = [*faces(10, True), *faces(10, False)]
     texts = ["man with glasses"] * 8 + [""] * 12
     rows = [{"file": f"{k}.jpg", "text": text} for k, text in enumerate(texts)]
@@ -62,7 +61,7 @@ def test_rows_of_one_file_share_the_label() -> None:
     assert glasses_word(labelled[0]) == "reading glasses"
 
 
-def test_nothing_is_said_where_too_few_texts_tell() -> None:
+def test_glasses_unknown_without_examples() -> None:
     rows = [{"file": f"{k}.jpg", "text": ""} for k in range(20)]
     labelled = label_glasses(rows, faces(20, False), [mean_mesh(96)] * 20)
     assert {glasses_word(row) for row in labelled} == {None}
@@ -79,57 +78,59 @@ def test_nothing_is_said_where_too_few_texts_tell() -> None:
         ("a woman", 0.9, "reading glasses"),
     ],
 )
-def test_words_for_glasses(text: str, probability: float | None, word: str | None) -> None:
+def test_glasses_word(text: str, probability: float | None, word: str | None) -> None:
     row = {"text": text} if probability is None else {"text": text, "glasses_probability": probability}
     assert glasses_word(row) == word
     assert states_glasses(row) == ("glasses" in text)
 
 
-def rebuilt(model):
+def untrained(model):
     return type(model)(model.config)
 
 
 @pytest.mark.parametrize("small", [True, False])
-def test_it_learns_from_captions_and_questions(tiny_pipeline, cache: FaceCache, tmp_path: Path, small: bool) -> None:
+def test_loss_decreases(tiny_pipeline, cache: FaceCache, tmp_path: Path, small: bool) -> None:
     torch.manual_seed(0)
-    vision, text = FaceEncoder(16, 8), rebuilt(tiny_pipeline.text_encoder)
+    vision, text = FaceEncoder(16, 8), untrained(tiny_pipeline.text_encoder)
     if not small:
-        vision, text = rebuilt(tiny_pipeline.image_encoder), CLIPTextModelWithProjection(text.config)
-    said = [{"person": "man" if k % 2 else "woman"} for k in range(8)]
-    questions = common_questions(said, least=4)
-    dataset = CaptionedFaces(cache, tiny_pipeline.tokenizer, said, 0)
+        vision, text = untrained(tiny_pipeline.image_encoder), CLIPTextModelWithProjection(text.config)
+    facts = [{"person": "man" if k % 2 else "woman"} for k in range(8)]
+    questions = common_questions(facts, min_count=4)
+    dataset = CaptionedFaces(cache, tiny_pipeline.tokenizer, facts, 0)
     config = TrainConfig(tmp_path, tmp_path, train_batch_size=8, max_train_steps=30, learning_rate=3e-3)
     answers = tokenize(tiny_pipeline.tokenizer, list(questions.texts))
     train(AttributeEncoderObjective(vision, text, questions, answers), dataset, config)
-    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    log = list(read_log(tmp_path))
     assert np.mean([row["loss"] for row in log[-5:]]) < np.mean([row["loss"] for row in log[:5]])
     assert 0 <= log[-1]["person"] <= 1
     assert (tmp_path / "image_encoder" / "config.json").is_file()
 
 
-def test_questions_are_asked_of_common_facts_only() -> None:
-    said = [{"person": "man", "text": "hat"}] * 5 + [{"person": "woman", "pose": "looking left"}] * 5 + [{"age": "old"}]
-    questions = common_questions(said, least=5)
+def test_common_questions() -> None:
+    facts = (
+        [{"person": "man", "text": "hat"}] * 5 + [{"person": "woman", "pose": "looking left"}] * 5 + [{"age": "old"}]
+    )
+    questions = common_questions(facts, min_count=5)
     assert [FACTS[index] for index in questions.fact] == ["person", "person", "pose"]
     assert len(set(questions.code.tolist())) == 3
 
 
-def test_overlap_is_of_directions_of_different_attributes() -> None:
+def test_attribute_overlap() -> None:
     fact = torch.tensor([FACTS.index(name) for name in ("person", "person", "age", "age", "years", "years")])
     directions = torch.eye(6)[[0, 1, 2, 3, 2, 3]]
-    assert float(overlap_of(directions, fact)) == 0  # age and years speak of one attribute
+    assert float(attribute_overlap(directions, fact)) == 0  # age and years speak of one attribute
     directions[2:4] = directions[:2]
-    assert float(overlap_of(directions, fact)) == pytest.approx(0.5)  # 8 of the 16 pairs are the same direction
+    assert float(attribute_overlap(directions, fact)) == pytest.approx(0.5)  # 8 of the 16 pairs are the same direction
 
 
-def test_items_come_in_a_view_a_look_and_a_caption_of_their_own(tiny_pipeline, cache: FaceCache) -> None:
-    said = all_facts(cache)
-    assert all(one["person"] == "man" for one in said)
-    dataset = CaptionedFaces(cache, tiny_pipeline.tokenizer, said, 0)
-    one, again = dataset[0], dataset[0]
+def test_captioned_faces(tiny_pipeline, cache: FaceCache) -> None:
+    facts = all_facts(cache)
+    assert all(face["person"] == "man" for face in facts)
+    dataset = CaptionedFaces(cache, tiny_pipeline.tokenizer, facts, 0)
+    item, same = dataset[0], dataset[0]
     dataset.set_epoch(1)
     other = dataset[0]
-    assert one["input_ids"].shape == (24,)
-    assert one["labels"].shape == (32, 32)
-    assert torch.equal(one["pixels"], again["pixels"])
-    assert not torch.equal(one["pixels"], other["pixels"])
+    assert item["input_ids"].shape == (24,)
+    assert item["labels"].shape == (32, 32)
+    assert torch.equal(item["pixels"], same["pixels"])
+    assert not torch.equal(item["pixels"], other["pixels"])

@@ -20,17 +20,17 @@ from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.components import (
     assemble_pretrained,
+    builtin_components,
     controlnet_from_inpainting,
-    embedded_components,
     load_image_encoder,
     pretrained_components,
     warm_start,
 )
-from deid_diffusion.training.config import TrainConfig
 from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache
 from deid_diffusion.training.generator import FaceDeidObjective
 from deid_diffusion.training.loop import train
 from deid_diffusion.training.validation import sample_items
+from tests.training.line import line_config
 
 
 def tiny_unet(channels: int = 9) -> UNet2DConditionModel:
@@ -69,9 +69,7 @@ def checkpoint(tiny_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_checkpoint_is_trained_with_its_unet_frozen_and_assembled(
-    checkpoint: Path, cache: FaceCache, tmp_path: Path
-) -> None:
+def test_pretrained_training_and_assembly(checkpoint: Path, cache: FaceCache, tmp_path: Path) -> None:
     torch.manual_seed(0)
     parts = pretrained_components(checkpoint, checkpoint / "vision", 4)
     encode_cache(cache, tmp_path / "encoded", parts.vae.eval(), parts.image_encoder.eval(), seed=0)
@@ -90,15 +88,7 @@ def test_a_checkpoint_is_trained_with_its_unet_frozen_and_assembled(
         examples=sample_items(dataset, 2),
     )
     assert not any(name.startswith("unet") for name in objective.state_dict())
-    config = TrainConfig(
-        tmp_path,
-        tmp_path,
-        train_batch_size=4,
-        max_train_steps=2,
-        gradient_checkpointing=True,
-        validation_steps=1,
-        ema_decay=0.9,
-    )
+    config = line_config(tmp_path, 2, gradient_checkpointing=True, validation_steps=1)
     train(objective, dataset, config)
     assert all(torch.equal(before[name], value) for name, value in parts.unet.state_dict().items())
     assert list((tmp_path / "validation").glob("*.png"))
@@ -111,7 +101,7 @@ def test_a_checkpoint_is_trained_with_its_unet_frozen_and_assembled(
     assert index["attribute_adapter"] == ["attribute_adapter", "AttributeAdapter"]
 
 
-def test_the_controlnet_takes_four_channels_and_says_nothing_at_first(checkpoint: Path) -> None:
+def test_controlnet_from_inpainting(checkpoint: Path) -> None:
     controlnet = controlnet_from_inpainting(tiny_unet())
     down, middle = controlnet(
         torch.randn(1, 4, 16, 16), 5, torch.randn(1, 3, 16), torch.rand(1, 3, 128, 128), return_dict=False
@@ -120,25 +110,27 @@ def test_the_controlnet_takes_four_channels_and_says_nothing_at_first(checkpoint
     assert controlnet.config.in_channels == 4
 
 
-def test_a_checkpoint_that_is_no_inpainting_one_is_named(checkpoint: Path, tmp_path: Path) -> None:
+def test_not_an_inpainting_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     tiny_unet(4).save_pretrained(tmp_path / "unet")
     with pytest.raises(ValueError, match="4 channels, not an inpainting model's 9"):
         pretrained_components(tmp_path, checkpoint / "vision", 4)
 
 
-def test_image_encoders_are_told_apart_by_their_folder(checkpoint: Path, tmp_path: Path) -> None:
+def test_load_image_encoder(checkpoint: Path, tmp_path: Path) -> None:
     FaceEncoder(16, 8).save_pretrained(tmp_path)
     assert isinstance(load_image_encoder(tmp_path, torch.float32), FaceEncoder)
     assert isinstance(load_image_encoder(checkpoint / "vision", torch.float32), CLIPVisionModelWithProjection)
 
 
-def test_embedded_parts_start_from_earlier_weights(tiny_pipeline, tmp_path: Path) -> None:
+def test_warm_start(tiny_pipeline, tmp_path: Path) -> None:
     tiny_pipeline.vae.save_pretrained(tmp_path / "vae")
-    deepcopy(tiny_pipeline.text_encoder).half().save_pretrained(tmp_path / "clip" / "text_encoder")  # as ours is
+    deepcopy(tiny_pipeline.text_encoder).half().save_pretrained(
+        tmp_path / "clip" / "text_encoder"
+    )  # as in the built-in model
     tiny_pipeline.tokenizer.save_pretrained(tmp_path / "clip" / "tokenizer")
     FaceEncoder(16, 8).save_pretrained(tmp_path / "clip" / "image_encoder")
-    parts = embedded_components(tmp_path / "vae", tmp_path / "clip", (16, 32), 32, 4)
-    assert parts.text_encoder.dtype == torch.float32  # mixed precision takes no half
+    parts = builtin_components(tmp_path / "vae", tmp_path / "clip", (16, 32), 32, 4)
+    assert parts.text_encoder.dtype == torch.float32  # as mixed precision needs
     for name, model in (
         ("unet", tiny_pipeline.unet),
         ("controlnet", tiny_pipeline.controlnet),
@@ -150,10 +142,10 @@ def test_embedded_parts_start_from_earlier_weights(tiny_pipeline, tmp_path: Path
     assert torch.equal(parts.adapter.null_tokens, tiny_pipeline.attribute_adapter.null_tokens)
 
 
-def test_what_is_missing_is_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_models(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DeidError, match=r"nope: no such folder: give the output folder"):
-        embedded_components(tmp_path / "nope", tmp_path, (8, 8, 8), 32, 4)
+        builtin_components(tmp_path / "nope", tmp_path, (8, 8, 8), 32, 4)
     for name in ("me/model", "nope"):
         with pytest.raises(DeidError, match=rf"^{name}: .* run: hf download {name}$"):
             pretrained_components(name, checkpoint, 4)

@@ -1,5 +1,3 @@
-"""An identity model of a handful of drawn faces."""
-
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ TEXELS = 64
 
 @pytest.fixture(scope="module")
 def portraits(astronaut: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list:
-    """The astronaut, darker and lighter, and a file that is no picture."""
+    """The astronaut at ten brightnesses; a damaged file is left out."""
     folder = tmp_path_factory.mktemp("people")
     lines = ["file,age,male,text"]
     for k in range(10):
@@ -32,19 +30,20 @@ def portraits(astronaut: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -
         lines.append(f"{k}.png,{30 + k},0.1,")
     (folder / "broken.png").write_text("no picture")
     (folder / "manifest.csv").write_text("\n".join([*lines, "broken.png,30,0.5,"]))
-    seen: list[int] = []
-    found = read_portraits(folder, PortraitReader(TEXELS, FaceEncoder(16, 8)), lambda done, total: seen.append(done))
-    assert seen == list(range(1, 12))
-    return found
+    counts: list[int] = []
+    reader = PortraitReader(TEXELS, FaceEncoder(16, 8))
+    portraits = read_portraits(folder, reader, lambda done, total: counts.append(done))
+    assert counts == list(range(1, 12))
+    return portraits
 
 
-def test_pictures_give_textures_without_light(portraits: list) -> None:
+def test_texture_without_light(portraits: list) -> None:
     assert len(portraits) == 10
     first, last = (portraits[k].texture.astype(np.float32) for k in (0, 5))
     assert np.abs(first - last).mean() < 0.12  # a quarter darker would be 0.29
 
 
-def test_a_model_gives_back_its_people(portraits: list) -> None:
+def test_model_reconstructs_people(portraits: list) -> None:
     clean = list(portraits)
     for portrait in clean:
         portrait.faults.update({"hair": 0, "asymmetry": 0, "outliers": 0, "tint": 0, "contrast": 0.3, "lurid": 0})
@@ -56,12 +55,12 @@ def test_a_model_gives_back_its_people(portraits: list) -> None:
     assert np.abs(texture - model.project(portraits[0].texture.astype(np.float32))).mean() < 0.05
 
 
-def test_too_few_clean_people_are_an_error(portraits: list) -> None:
+def test_too_few_clean_pictures(portraits: list) -> None:
     with pytest.raises(DeidError, match="2 of 2 pictures are clean frontal faces: expected 8 or more"):
         fit_identity_model(portraits[:2], TEXELS, 6)
 
 
-def test_skin_is_calmed_and_features_and_beards_stay() -> None:
+def test_calm_skin() -> None:
     texture = np.zeros((128, 128, 3), np.float32)
     frame = texture_mesh(128).round().astype(int)
     forehead, chin, brow = frame[9], frame[200], frame[105]
@@ -73,7 +72,7 @@ def test_skin_is_calmed_and_features_and_beards_stay() -> None:
     assert bearded[chin[1], chin[0], 0] < shaved[chin[1], chin[0], 0] - 0.1
 
 
-def test_light_from_one_side_and_highlights_leave_noses() -> None:
+def test_even_light() -> None:
     rows, columns = np.mgrid[:64, :64] / 64.0
     shade = 0.4 * np.tanh(12 * (columns - 0.5)) * np.exp(-(((rows - 0.5) / 0.15) ** 2))
     gleam = 0.8 * np.exp(-((columns - 0.5) ** 2 + (rows - 0.5) ** 2) / 0.02**2)
@@ -86,7 +85,7 @@ def test_light_from_one_side_and_highlights_leave_noses() -> None:
     assert np.abs(even_light(np.zeros((64, 64, 3), np.float32))).max() == 0
 
 
-def test_solids_are_turned_to_the_front() -> None:
+def test_align_solids() -> None:
     rng = np.random.default_rng(0)
     base = np.column_stack([rng.random((478, 2)), rng.random(478) * 0.3])
     turn = np.array([(0.9, 0, 0.436), (0, 1, 0), (-0.436, 0, 0.9)])
@@ -95,7 +94,7 @@ def test_solids_are_turned_to_the_front() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "file,age\na.png,3\n"])
-def test_manifests_that_lack_something_are_one_line(tmp_path: Path, text: str) -> None:
+def test_invalid_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.csv").write_text(text)
     with pytest.raises(UsageError, match="lacks the column"):
         read_manifest(tmp_path)

@@ -8,23 +8,23 @@ import torch
 
 from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
-from deid_diffusion.training.config import TrainConfig
 from deid_diffusion.training.data import LatentFaces
 from deid_diffusion.training.generator import (
     FaceDeidObjective,
     IdentityRepulsion,
+    crop_pairs,
     fit_erasure,
-    pairs_of,
+    initialize_adapter,
+    mask_rim,
     phrase_scale,
-    rim_of,
-    teach_adapter,
     weighted_mean,
 )
 from deid_diffusion.training.loop import train
+from tests.training.line import line_config
 
 
 def people(count: int = 4000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two pictures each: axis 0 is the person, axis 1 a known attribute, the others are noise of each picture."""
+    """Features of two pictures of each person: identity on axis 0, a known attribute on axis 1, noise elsewhere."""
     generator = torch.Generator().manual_seed(0)
     person, known = (torch.randn(count, 1, generator=generator) for _ in range(2))
     pictures = [
@@ -34,44 +34,47 @@ def people(count: int = 4000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return pictures[0], pictures[1], known
 
 
-def test_the_person_is_erased_and_what_is_known_stays() -> None:
+def test_fit_erasure() -> None:
     first, second, known = people()
     erasure = fit_erasure(first, second, known, rank=1)
     left = (first - first.mean(0)) @ erasure.T
     assert float(left[:, 0].std()) < 0.1 * float(first[:, 0].std())
     assert float(left[:, 1].std()) > 0.9 * float(first[:, 1].std())
-    assert torch.allclose(erasure @ erasure, erasure, atol=1e-4)  # once erased, nothing is left to erase
+    assert torch.allclose(erasure @ erasure, erasure, atol=1e-4)  # idempotent
     assert torch.allclose(fit_erasure(first, second, known, rank=0), torch.eye(5), atol=1e-4)
 
 
-def test_pairs_are_two_crops_of_one_photograph() -> None:
+def test_crop_pairs() -> None:
     files = ["a", "b", "a", "c", "a", "b"]
-    pairs = pairs_of(files, np.random.default_rng(0))
+    pairs = crop_pairs(files, np.random.default_rng(0))
     assert len(pairs) == 2
     assert all(files[i] == files[k] and i != k for i, k in pairs)
 
 
-def test_the_scale_is_that_of_faces_against_captions() -> None:
-    subspace = AttributeSubspace.from_phrases({"gender": ("woman", "man")}, lambda texts: torch.eye(len(texts), 4))
-    said = [{"person": "man" if k % 2 else "woman"} for k in range(80)]
-    direction = subspace.directions["gender"]
+@pytest.fixture
+def gender_subspace() -> AttributeSubspace:
+    return AttributeSubspace.from_phrases({"gender": ("woman", "man")}, lambda texts: torch.eye(len(texts), 4))
+
+
+def test_phrase_scale(gender_subspace: AttributeSubspace) -> None:
+    facts = [{"person": "man" if k % 2 else "woman"} for k in range(80)]
+    direction = gender_subspace.directions["gender"]
     features = torch.stack([0.25 * direction[k % 2] for k in range(80)])
-    assert phrase_scale(features, subspace, said) == pytest.approx(0.25)
-    assert phrase_scale(features, subspace, [{}] * 80) == 1.0
+    assert phrase_scale(features, gender_subspace, facts) == pytest.approx(0.25)
+    assert phrase_scale(features, gender_subspace, [{}] * 80) == 1.0
 
 
-def test_an_adapter_is_taught() -> None:
+def test_initialize_adapter(gender_subspace: AttributeSubspace) -> None:
     torch.manual_seed(0)
-    subspace = AttributeSubspace.from_phrases({"gender": ("woman", "man")}, lambda texts: torch.eye(len(texts), 4))
     adapter, features = AttributeAdapter(4, 6, 2, 8), torch.randn(40, 6, 4) + 1
-    said = [{"person": "man"} for _ in range(40)]
+    facts = [{"person": "man"} for _ in range(40)]
     files = [f"{k // 2}.jpg" for k in range(40)]
-    teach_adapter(adapter, features, said, files, subspace, rank=1, seed=0)
+    initialize_adapter(adapter, features, facts, files, gender_subspace, rank=1, seed=0)
     assert torch.allclose(adapter.centre, features.mean(0))
     assert not torch.equal(adapter.erasure, torch.eye(4))
 
 
-def test_likeness_costs_and_pushes_away(tiny_pipeline) -> None:
+def test_identity_repulsion(tiny_pipeline) -> None:
     torch.manual_seed(0)
     vae = tiny_pipeline.vae
     repulsion = IdentityRepulsion(vae, lambda face: face.mean((2, 3)) + 0.01, weight=1.0, side=8)
@@ -85,7 +88,7 @@ def test_likeness_costs_and_pushes_away(tiny_pipeline) -> None:
 
 
 def fixed_loss(objective: FaceDeidObjective, dataset: LatentFaces) -> float:
-    """The loss over all faces, with always the same noise and steps."""
+    """Loss over all faces with fixed noise and steps."""
     items = [dataset[k] for k in range(len(dataset))] * 8
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     torch.manual_seed(1)
@@ -94,41 +97,37 @@ def fixed_loss(objective: FaceDeidObjective, dataset: LatentFaces) -> float:
 
 
 @pytest.mark.parametrize("train_unet", [True, False])
-def test_generator_learns_what_it_is_told_to(
-    models, subspace, dataset: LatentFaces, tmp_path: Path, train_unet: bool
-) -> None:
+def test_loss_decreases(models, subspace, dataset: LatentFaces, tmp_path: Path, train_unet: bool) -> None:
     objective = FaceDeidObjective(*models(), subspace=subspace, train_unet=train_unet)
     unet = objective.unet if train_unet else objective.unet.module
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     first = fixed_loss(objective, dataset)
-    config = TrainConfig(
-        tmp_path, tmp_path, train_batch_size=4, max_train_steps=30, learning_rate=1e-3, lr_warmup_steps=1, ema_decay=0.5
-    )
+    config = line_config(tmp_path, 30, learning_rate=1e-3, ema_decay=0.5, checkpointing_steps=100)
     train(objective, dataset, config)
     assert fixed_loss(objective, dataset) < first
-    moved = any(not torch.equal(before[name], value) for name, value in unet.state_dict().items())
-    assert moved == train_unet
+    changed = any(not torch.equal(before[name], value) for name, value in unet.state_dict().items())
+    assert changed == train_unet
     assert (tmp_path / "unet").is_dir() == train_unet
     assert {p.name for p in tmp_path.iterdir()} >= {"controlnet", "attribute_adapter"}
 
 
-def test_repulsion_is_an_option_that_adds_to_the_loss(models, tiny_pipeline, subspace, dataset: LatentFaces) -> None:
+def test_repulsion_in_loss(models, tiny_pipeline, subspace, dataset: LatentFaces) -> None:
     plain = FaceDeidObjective(*models(), subspace=subspace, train_unet=False)
     repulsion = IdentityRepulsion(tiny_pipeline.vae, lambda face: face.mean((2, 3)) + 0.01, weight=1.0, side=8)
     pushed = FaceDeidObjective(*models(), subspace=subspace, train_unet=False, repulsion=repulsion)
     assert fixed_loss(pushed, dataset) > fixed_loss(plain, dataset)
 
 
-def test_the_rim_is_where_the_mask_begins() -> None:
+def test_mask_rim() -> None:
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:12, 4:12] = 1
-    rim = rim_of(mask)[0, 0]
+    rim = mask_rim(mask)[0, 0]
     assert rim[8, 8] == rim[0, 0] == 0
     assert rim[8, 4] == rim[8, 3] == rim[4, 8] == 1
-    assert not rim_of(torch.ones(1, 1, 8, 8)).any()
+    assert not mask_rim(torch.ones(1, 1, 8, 8)).any()
 
 
-def test_a_weighted_mean_ignores_what_weighs_nothing() -> None:
+def test_weighted_mean() -> None:
     values = torch.full((2, 4, 8, 8), 3.0)
     values[..., 4:] = 100
     weights = torch.ones(2, 1, 8, 8)

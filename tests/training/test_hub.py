@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
 
 from deid_diffusion.training.hub import model_card
-from tests.training.line import Line, run, settings
+from tests.training.line import Line, line_config, run
 
 
 @pytest.fixture
@@ -29,43 +29,37 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_has_the_hubs_front_matter(folder: Path) -> None:
-    data = ModelCard(model_card(Line(), settings(folder, 9))).data.to_dict()
+def test_card(folder: Path) -> None:
+    card = model_card(Line(), line_config(folder, 9, hub_model_id="me/line", hub_token="hf_secret"))
+    data = ModelCard(card).data.to_dict()
     assert data["license"] == "apache-2.0"
     assert data["library_name"] == "diffusers"
     assert "face-de-identification" in data["tags"]
-
-
-def test_it_counts_sources_with_their_licences(folder: Path) -> None:
-    card = model_card(Line(), settings(folder, 9))
-    assert "| faker | synthetic | CC0-1.0 | 1 | 2 |" in card
-    assert "| attic | photograph | CC BY 4.0 | 1 | 1 |" in card
-    assert "| not stated | not stated | not stated | 1 | 1 |" in card
-
-
-def test_it_states_options_losses_figures_and_limits(folder: Path) -> None:
-    card = model_card(Line(), settings(folder, 9, hub_model_id="me/line", hub_token="hf_secret"))
-    assert "# me/line" in card
-    assert "150 optimizer steps. Means over the last 100:" in card
-    assert "| loss | 0.25 |" in card
-    assert "| `learning_rate` | 0.05 |" in card
-    assert "| `cosine_median` | 0.1247 |" in card
-    assert "not anonymisation of people" in card
-    assert "pseudonymisation" in card
+    for text in (
+        "# me/line",
+        "| faker | synthetic | CC0-1.0 | 1 | 2 |",
+        "| attic | photograph | CC BY 4.0 | 1 | 1 |",
+        "| not stated | not stated | not stated | 1 | 1 |",
+        "150 optimizer steps. Means over the last 100:",
+        "| loss | 0.25 |",
+        "| `learning_rate` | 0.05 |",
+        "| `cosine_median` | 0.1247 |",
+        "not anonymisation of people",
+        "pseudonymisation",
+    ):
+        assert text in card
     assert "hf_secret" not in card
     assert str(folder) not in card
 
 
-def test_what_is_not_known_is_said(tmp_path: Path) -> None:
-    card = model_card(Line(), settings(tmp_path, 9))
+def test_card_without_data(tmp_path: Path) -> None:
+    card = model_card(Line(), line_config(tmp_path, 9))
     assert "## Training data\n\nNot recorded." in card
     assert "No step was logged." in card
     assert "## Measured figures\n\nNone yet." in card
 
 
-def test_the_model_and_its_card_go_up_and_nothing_that_shows_training_faces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_push_without_training_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = {}
 
     def create_repo(name: str, **options: object) -> SimpleNamespace:
@@ -88,7 +82,7 @@ def test_the_model_and_its_card_go_up_and_nothing_that_shows_training_faces(
     assert calls["files"] == ["README.md", "log.jsonl", "slope.pt"]
 
 
-def test_an_unreachable_hub_costs_one_line_and_not_the_result(
+def test_push_failure_is_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def create_repo(*args: object, **options: object) -> None:

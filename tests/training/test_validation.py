@@ -14,7 +14,7 @@ def batch() -> dict[str, torch.Tensor]:
     return {name: torch.rand(2, *shape, generator=draw) for name, shape in shapes.items()}
 
 
-def test_tiles_stand_in_rows_of_faces() -> None:
+def test_tile() -> None:
     black, white = -torch.ones(3, 3, 8, 8), torch.ones(3, 3, 8, 8)
     sheet = tile([black, white])
     assert sheet.shape == (3 * 10 + 2, 2 * 10 + 2, 3)
@@ -23,25 +23,26 @@ def test_tiles_stand_in_rows_of_faces() -> None:
     assert (sheet[22:30, 12:20] == 255).all()
 
 
-def test_items_are_spread_over_the_data() -> None:
+def test_sample_items() -> None:
     assert sample_items(Points(), 4)["x"].flatten().tolist() == pytest.approx([-1, -9 / 19, 1 / 19, 11 / 19])
     assert len(sample_items(Points(), 99)["x"]) == 20
 
 
-def test_a_reconstruction_stands_beside_its_original(tiny_pipeline) -> None:
+def test_reconstruction_sheet(tiny_pipeline) -> None:
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     sheet = reconstruction_sheet(tiny_pipeline.vae, pixels)
     assert sheet.shape == (2 * 34 + 2, 2 * 34 + 2, 3)
     assert np.abs(sheet[2:34, 2:34] - ((pixels[0] + 1) * 127.5).permute(1, 2, 0).numpy()).max() <= 0.5
 
 
-def test_generation_depends_on_its_seed_alone(tiny_pipeline, batch: dict[str, torch.Tensor]) -> None:
-    parts = tiny_pipeline
-    scheduler = type(parts.scheduler).from_config(parts.scheduler.config)
-    tokens = torch.zeros(2, 12, 16)
+def test_generation_sheet(tiny_pipeline, batch: dict[str, torch.Tensor]) -> None:
+    models, tokens = tiny_pipeline, torch.zeros(2, 12, 16)
+    scheduler = type(models.scheduler).from_config(models.scheduler.config)
 
     def draw(seed: int = 0) -> np.ndarray:
-        return generation_sheet(parts.unet, parts.controlnet, scheduler, parts.vae, batch, tokens, steps=2, seed=seed)
+        return generation_sheet(
+            models.unet, models.controlnet, scheduler, models.vae, batch, tokens, steps=2, seed=seed
+        )
 
     before = torch.get_rng_state()
     first = draw()
@@ -54,15 +55,8 @@ def test_generation_depends_on_its_seed_alone(tiny_pipeline, batch: dict[str, to
     assert torch.equal(after, torch.get_rng_state())
     other = draw(seed=1)
     assert first.shape == (2 * 34 + 2, 4 * 34 + 2, 3)
+    assert np.abs(first[2:34, 2:34] - 255 * batch["control"][0].permute(1, 2, 0).numpy()).max() <= 0.51
     generated = np.s_[:, 70:104]
     assert not np.array_equal(first[generated], other[generated])
     assert np.array_equal(np.delete(first, generated[1], 1), np.delete(other, generated[1], 1))
     assert scheduler.num_inference_steps is None
-
-
-def test_the_map_is_shown_as_it_is(tiny_pipeline, batch: dict[str, torch.Tensor]) -> None:
-    parts = tiny_pipeline
-    sheet = generation_sheet(
-        parts.unet, parts.controlnet, parts.scheduler, parts.vae, batch, torch.zeros(2, 12, 16), steps=1
-    )
-    assert np.abs(sheet[2:34, 2:34] - 255 * batch["control"][0].permute(1, 2, 0).numpy()).max() <= 0.51

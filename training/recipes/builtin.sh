@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The embedded model, from face photographs to a pipeline folder: bash training/recipes/builtin.sh DATA OUT [cpu|gpu]
+# Train the built-in model, from face photographs to a pipeline folder: bash training/recipes/builtin.sh DATA OUT [cpu|gpu]
 # DATA holds faces_colour.tar, faces_grey.tar and manifest.csv (columns file, predicted_age, predicted_male, text), and a
 # folder portraits/ of synthetic people with its own manifest.csv (file, age, male, text).
-# Run it again to continue where it was stopped; every checkpoint is usable.
+# Run it again to resume; every checkpoint is usable.
 #
-# cpu (the default): two cores, about 3 minutes of preparation, 30 of autoencoder, 10 of attribute encoder, 4 of identity
-# model, 2 hours of generator and 30 minutes of its last steps. The shipped attribute encoder and identity model came from
-# this one, but that the encoder's crops had 160 px and the ages and sexes of the synthetic people those of portraits/.
-# The shipped autoencoder and generator are older: composites go out as they are (--default_strength 0).
-# gpu: crops of 256 px and larger models, sized for 25 minutes on one 80 GB GPU. Only its parts were tried, on a CPU.
+# cpu (default): on two cores about 3 minutes for the cache, 30 for the autoencoder, 10 for the attribute encoder, 4 for
+# the identity model, 2 hours for the generator and 30 minutes for its last steps. The shipped attribute encoder and
+# identity model came from this recipe, except that the encoder's crops had 160 px and that the synthetic people's ages
+# and sexes were those of portraits/. The shipped autoencoder and generator are older and leave composites unchanged
+# (--default_strength 0).
+# gpu: crops of 256 px and larger models, sized for 25 minutes on one 80 GB GPU; only its parts were tested, on a CPU.
 set -euo pipefail
 data=$1 out=$2 kind=${3:-cpu}
 cache=$out/cache
@@ -19,7 +20,7 @@ if [ "$kind" = gpu ]; then
     steps=(6000 1000 8000 2000)
 else
     resolution=128 variants=4 launch=(accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no
-        --num_cpu_threads_per_process "$(nproc)") # left to itself, it takes one thread
+        --num_cpu_threads_per_process "$(nproc)") # the default is one thread
     vae=(--block_out_channels 24,48,96 --train_batch_size 8 --learning_rate 5e-4)
     clip=(--train_batch_size 64 --learning_rate 1.5e-3) generator=(--block_out_channels 48,96,160 --train_batch_size 16)
     steps=(1600 600 8000 2500)
