@@ -94,7 +94,7 @@ def _options(
 
 app.command()(anonymize)
 app.command()(dataset)
-app.command()(attack)
+app.command(hidden=True)(attack)  # until the next release
 app.command()(evaluate)
 app.command()(attributes)
 app.command()(publish)
