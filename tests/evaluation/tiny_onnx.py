@@ -1,4 +1,4 @@
-"""Small ONNX files, written by hand: the `onnx` package needs another protobuf than MediaPipe.
+"""Small ONNX files, written by hand: the `onnx` package wants another protobuf than MediaPipe.
 
 Field numbers are those of `onnx.proto`: ModelProto ir_version 1, graph 7, opset_import 8; GraphProto node 1, name 2,
 input 11, output 12; NodeProto input 1, output 2, op_type 4, attribute 5; AttributeProto name 1, i 3, ints 8, type 20.
