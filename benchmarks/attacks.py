@@ -1,4 +1,4 @@
-"""Attack de-identified photos with an independent recogniser, and the generator's conditioning by itself.
+"""Attack de-identified photos with an independent recogniser, and measure the conditioning's leakage.
 
     python benchmarks/attacks.py --originals PHOTOS --results RESULTS --recogniser reid.xml --detector yunet.onnx
     python benchmarks/attacks.py --originals PHOTOS --leakage [--keep none --keep expression,pose ...]

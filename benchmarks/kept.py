@@ -1,4 +1,4 @@
-r"""Measure what every choice of --keep keeps, and its price in privacy, against a row that keeps nothing.
+r"""Measure the effect of every choice of --keep, and its price in privacy, against keeping nothing.
 
     python benchmarks/kept.py --people LFW --photos FAIRFACE -o RESULTS --detector yunet.onnx --recogniser reid.xml \
         --attributes age-gender.xml --pose head-pose.xml [--limit 60]

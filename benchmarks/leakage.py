@@ -1,4 +1,4 @@
-"""Identity leakage of the conditioning (attribute tokens, semantic map), measured without the generator.
+"""Identity leakage of the conditioning (attribute tokens, semantic map), without the generator.
 
 The generator's inputs bound what a result can reveal: how well can people be told apart by the conditioning alone, by
 an attacker trained on the conditioning of other people? The attacker is two-covariance PLDA (Ioffe, "Probabilistic

@@ -1,4 +1,4 @@
-r"""Compare common tools with ours on the same photos in one run: privacy, utility and speed in one table.
+r"""Compare common tools with ours on the same photos in one run: privacy, utility and speed.
 
     python benchmarks/side_by_side.py --people LFW --photos FAIRFACE -o RESULTS --detector yunet.onnx \
         --recogniser reid.xml --attributes age-gender.xml --pose head-pose.xml

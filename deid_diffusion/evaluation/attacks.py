@@ -1,4 +1,4 @@
-"""Re-identification attacks: can a face recogniser match de-identified photos with other photos of the same people?
+"""Re-identification attacks on de-identified photos, with a face recogniser and other photos of the people.
 
 The attacker knows that the photos were de-identified and has other photos of the people. Attacks:
 
@@ -194,7 +194,7 @@ def reidentify(measurements: Sequence[PairMeasurement], index: int, recogniser: 
 
 
 def compute_scores(measurements: Sequence[PairMeasurement], index: int) -> Scores:
-    """Compare all embeddings of one recogniser. An unchanged face matches its person, whatever the recogniser says.
+    """Compare all embeddings of one recogniser. Unchanged faces match their person, regardless of the scores.
 
     Args:
         measurements: N photos.

@@ -1,4 +1,4 @@
-"""Charts of the report and of the benchmarks, drawn by matplotlib as SVG without scripts, fonts or time stamps."""
+"""Charts of the report and the benchmarks: deterministic SVG by matplotlib, without scripts and fonts."""
 
 from __future__ import annotations
 

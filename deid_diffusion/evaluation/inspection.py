@@ -1,4 +1,4 @@
-"""Visualisation: detections, meshes, semantic maps and masks of a photo, and the attributes read from its faces."""
+"""Visualisation of detections, meshes, semantic maps, masks and attribute readings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measurements on one original and its result: unchanged faces, pose and expression, image quality, blending.
+"""Measurements on one original and its result: coverage, pose, expression, image quality, blending.
 
 All of them apply to the results of any tool: the only masks used are the face boxes of a detector.
 """

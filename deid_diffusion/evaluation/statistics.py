@@ -1,4 +1,4 @@
-"""Biometric statistics on embeddings: thresholds, true positive rates, rank-k identification, confidence intervals.
+"""Biometric statistics on embeddings: thresholds, true positive rates, rank-k, confidence intervals.
 
 Terms follow ISO/IEC 19795-1 (biometric performance testing). A *genuine* pair shows one person, an *impostor* pair two.
 The false match rate (FMR) is the share of impostor pairs above a threshold, the true positive rate (TPR, 1 - FNMR) that

@@ -1,4 +1,4 @@
-"""Utility metrics: coverage, kept attributes, pose and expression, and image quality, as sections of the report."""
+"""Utility metrics as sections of the report: coverage, attributes, pose, expression, image quality."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_no_argument_shows_the_help(call):
 
 def test_version_and_help(call):
     assert call("--version") == (0, [f"deid-diffusion {deid_diffusion.__version__}"], [])
-    for command in ("anonymize", "attributes", "demo", "evaluate", "inspect", "keys", "prepare"):
+    for command in ("anonymize", "attack", "attributes", "demo", "inspect", "keys", "prepare"):
         code, out, _ = call(command, "--help")
         assert code == 0
         assert out[0].startswith(f"Usage: deid-diffusion {command}")
