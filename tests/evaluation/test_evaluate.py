@@ -10,7 +10,7 @@ import pytest
 
 from deid_diffusion.errors import UsageError
 from deid_diffusion.evaluation.evaluate import collect_worst, evaluate, has_pseudonyms, read_records, record_section
-from deid_diffusion.evaluation.measure import Evaluators, mesh_errors
+from deid_diffusion.evaluation.measure import Evaluators
 from deid_diffusion.evaluation.pairing import Labels, match_folders, with_people
 from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.results import FaceRecord, ImageRecord
@@ -140,8 +140,3 @@ def test_unchanged_photos_are_re_identified(folders):
 def test_two_people_are_needed(folders):
     with pytest.raises(UsageError, match="faces of 0 people detected, at least 2 are needed"):
         evaluate(matched(folders), replace(EVALUATORS, detector=lambda image: []), {})
-
-
-def test_equal_meshes_have_no_error():
-    mesh = mean_mesh(64, None)
-    assert mesh_errors(mesh, mesh) == errors()

@@ -22,7 +22,6 @@ from deid_diffusion.evaluation.statistics import (
     mean_of,
     missing,
     number,
-    of_rate,
     rank_hits,
     rate,
     similarities,
@@ -42,11 +41,6 @@ def test_mean_skips_unknown_values():
 def test_interval_of_constant_values():
     assert mean_of("x", [0.0] * 9, list("abcdefghi"), "levels").interval == (0, 0)
     assert mean_of("x", [0.0] * 9, list("abcdefghi")).interval == (0, pytest.approx(0.336, abs=1e-3))
-
-
-def test_rate_as_figure():
-    figure = of_rate("naive", rate([1, 0, 1, 1], list("abcd"), 0.1), column="rank-1")
-    assert (figure.value, figure.chance, figure.trials, figure.column) == (0.75, 0.1, 4, "rank-1")
 
 
 def test_number_formatting():
@@ -170,13 +164,6 @@ def test_missing_face_matches_nothing():
     np.testing.assert_array_equal(similarities(both, both), [[1, -np.inf], [-np.inf, -np.inf]])
     people = np.array(["a", "b"])
     assert rank_hits(similarities(both, both), people, people).tolist() == [1, 0]
-
-
-def test_rank1_splits_ties():
-    people = np.array(["a", "b", "c", "d"])
-    assert rank_hits(np.ones((4, 4)), people, people).tolist() == [0.25] * 4
-    assert rank_hits(np.eye(4), people, people).tolist() == [1] * 4
-    assert rank_hits(1 - np.eye(4), people, people).tolist() == [0] * 4
 
 
 def test_enrolments():

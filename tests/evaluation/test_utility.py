@@ -22,33 +22,25 @@ from deid_diffusion.faces.landmarks import MESH_IRISES
 from deid_diffusion.faces.semantic_map import mean_mesh
 from tests.evaluation.measurements import errors, evaluators, face, photo, unit_vectors
 
-
-def test_kept_within_tolerances():
-    verdicts = kept(face(mesh=errors(yaw=10.0, pitch=10.1, smile=0.05, gaze=0.2)), with_reader=False)
-    assert verdicts == {
-        "yaw": True, "pitch": False, "gaze": False, "smile": True, "mouth_open": True, "eyes_open": True
-    }  # fmt: skip
-    assert share_kept(face(mesh=errors(yaw=11.0)), with_reader=False) == pytest.approx(5 / 6)
+MESH = {"yaw", "pitch", "gaze", "smile", "mouth_open", "eyes_open"}
+ALL = MESH | {"sex", "age"}
 
 
-def test_kept_skips_unknown_attributes():
-    assert "gaze" not in kept(face(mesh=errors(gaze=None)), with_reader=False)
-    assert share_kept(face(), with_reader=False) == 1
-
-
-def test_undetected_face_keeps_nothing():
-    verdicts = kept(face(detected=False), with_reader=True)
-    assert set(verdicts) == {"yaw", "pitch", "gaze", "smile", "mouth_open", "eyes_open", "sex", "age"}
-    assert not any(verdicts.values())
-
-
-def test_kept_age_and_sex():
-    same = face(readings=(Reading(30, 0.9), Reading(40, 0.6)))
-    other = face(readings=(Reading(30, 0.9), Reading(41, 0.4)))
-    for reading, expected in ((same, True), (other, False)):
-        verdicts = kept(reading, with_reader=True)
-        assert (verdicts["sex"], verdicts["age"]) == (expected, expected)
-    assert share_kept(other, with_reader=True) == pytest.approx(6 / 8)
+@pytest.mark.parametrize(
+    ("measured", "shown", "lost"),
+    [
+        (face(), MESH, set()),
+        (face(mesh=errors(yaw=10.0, pitch=10.1, smile=0.05, gaze=0.2)), MESH, {"pitch", "gaze"}),
+        (face(mesh=errors(gaze=None)), MESH - {"gaze"}, set()),
+        (face(detected=False), ALL, ALL),
+        (face(readings=(Reading(30, 0.9), Reading(40, 0.6))), ALL, set()),
+        (face(readings=(Reading(30, 0.9), Reading(41, 0.4))), ALL, {"sex", "age"}),
+    ],
+)
+def test_kept(measured, shown, lost):
+    verdicts = kept(measured, with_reader="age" in shown)
+    assert verdicts == {name: name not in lost for name in shown}
+    assert share_kept(measured, with_reader="age" in shown) == pytest.approx(1 - len(lost) / len(shown))
 
 
 def turned(yaw: float, pitch: float, roll: float) -> np.ndarray:
