@@ -9,8 +9,8 @@ those of ``deid-diffusion evaluate --attacks-only``.
 
 --leakage measures how well people can be told apart by the generator's inputs, separately for every --keep: attribute
 tokens, semantic map (the control image), the mesh that it is drawn from (an upper bound for any map), and light with
-sharpness. All are taken before another person's proportions are applied. --limit takes the first people only. Prints
-JSON.
+sharpness. All are taken before another person's proportions are applied. --limit takes the first people only. Needs
+scikit-learn. Prints JSON.
 """
 
 from __future__ import annotations
