@@ -29,7 +29,7 @@ $(READY): pyproject.toml
 	touch $@
 
 $(EXTRAS): $(READY)
-	$(BIN)/python -m pip install --quiet --quiet -e ".[heic,train,video,data,ray,service,web,test,lint]"
+	$(BIN)/python -m pip install --quiet --quiet -e ".[heic,train,video,data,ray,service,web,report,test,lint]"
 	touch $@
 
 clean:

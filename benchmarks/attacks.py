@@ -1,41 +1,40 @@
-"""Attack de-identified photos with a recogniser that the product never uses, and the conditioning by itself.
+"""Attack de-identified photos with an independent recogniser, and measure the conditioning's leakage.
 
     python benchmarks/attacks.py --originals PHOTOS --results RESULTS --recogniser reid.xml --detector yunet.onnx
     python benchmarks/attacks.py --originals PHOTOS --leakage [--keep none --keep expression,pose ...]
 
-Both folders hold photos of the same names (PERSON_NUMBER.jpg; results may have another suffix). Judges as in
-``benchmarks/folder.py``: a YuNet ONNX file, which also gives the points, and an OpenVINO recogniser (needs the
-``openvino`` package).
+Both folders hold photos of the same names (PERSON_NUMBER.jpg; results may have another suffix). The evaluators are
+those of ``benchmarks/openvino_evaluators.py``: YuNet, which also supplies the points, and a recogniser. Attacks are
+those of ``deid-diffusion evaluate --attacks-only``.
 
---leakage asks how well people can be told apart by what the generator is told of a face, for each --keep by itself: the
-adapter's tokens of what that choice lets through, the semantic map (its control image), as the most that a map could
-tell the mesh that it is drawn from, and the light with the sharpness. All are taken before another person's
-proportions are drawn. --limit takes the first people only, for a quick look. Prints JSON.
+--leakage measures how well people can be told apart by the generator's inputs, separately for every --keep: attribute
+tokens, semantic map (the control image), the mesh that it is drawn from (an upper bound for any map), and light with
+sharpness. All are taken before another person's proportions are applied. --limit takes the first people only. Needs
+scikit-learn. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
-import folder as judges
 import numpy as np
 import torch
 from leakage import attribute_tokens, measure_leakage
+from openvino_evaluators import Detector, NoMesh, Recogniser
 
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.attributes.selection import AttributeSelection, make_selection, parse_keep
-from deid_diffusion.cli.evaluate import judge
 from deid_diffusion.errors import DeidError, one_line
-from deid_diffusion.evaluation.attacks import embed_pairs
-from deid_diffusion.evaluation.pairing import Pair, largest, match_people
+from deid_diffusion.evaluation.evaluate import evaluate
+from deid_diffusion.evaluation.measure import Evaluators
+from deid_diffusion.evaluation.pairing import Pair, largest, match_folders, with_people
 from deid_diffusion.faces.analysis import analyse_face
-from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.face import Face, PreparedImage
 from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map
 from deid_diffusion.generation import prepare_inputs
@@ -43,32 +42,7 @@ from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
 KINDS = ("attribute tokens", "semantic map", "mesh", "light")
-MAP_SIZE = 32  # side to which control images are shrunk: fewer numbers to learn from, nothing wider than an iris lost
-
-
-class Detector:
-    """The judge's detector as a `FaceDetector`."""
-
-    def __init__(self, path: Path) -> None:
-        self._detector = judges.Detector(path)
-
-    def __call__(self, image: np.ndarray) -> list[Detection]:
-        return [
-            Detection((x, y, x + w, y + h), score, "yunet", np.array(points, np.float32).reshape(5, 2))
-            for x, y, w, h, *points, score in self._detector(image).tolist()
-        ]
-
-
-class Recogniser(judges.Recogniser):
-    """The judge's recogniser as a `Recogniser`."""
-
-    name = "face-reidentification-retail-0095"
-    threshold = judges.SAME_PERSON
-
-
-def read(pairs: Sequence[Pair]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for pair in pairs:
-        yield images.read(pair.original).pixels, images.read(pair.result).pixels
+MAP_SIZE = 32  # side to which control images are reduced: fewer features, and still wide enough for an iris
 
 
 def conditioning(
@@ -94,39 +68,36 @@ def conditioning(
 
 
 def leakage(model: str, device: str, pairs: Sequence[Pair], keep: Sequence[str]) -> dict[str, Any]:
-    """The figures of each of `KINDS`, for each of some texts that say what is kept."""
+    """Measure the leakage of all `KINDS`, for several values of --keep."""
     choices = [make_selection(parse_keep([text])) for text in keep]
     anonymizer = Anonymizer.from_pretrained(model, device=device)
     if anonymizer.pipeline.attribute_adapter is None or not anonymizer.pipeline.reads_attributes:
-        raise DeidError(f"model {model}: makes no tokens: --leakage takes one with image_encoder and attribute_adapter")
+        raise DeidError(f"model {model}: has no attribute tokens: --leakage needs image_encoder and attribute_adapter")
     anonymizer.check(Options(), choices)
     rows = [(pair.person, conditioning(anonymizer, images.read(pair.original).pixels, choices)) for pair in pairs]
-    told = [(person, row) for person, row in rows if row is not None]
-    found = [
+    known = [(person, row) for person, row in rows if row is not None]
+    figures = [
         {
             "keep": text,
-            **asdict(measure_leakage(kind, np.array([row[k][n] for _, row in told]), [person for person, _ in told])),
+            **asdict(measure_leakage(kind, np.array([row[k][n] for _, row in known]), [person for person, _ in known])),
         }
         for k, text in enumerate(keep)
         for n, kind in enumerate(KINDS)
     ]
-    return {"without_mesh": len(rows) - len(told), "leakage": found}
+    return {"without_mesh": len(rows) - len(known), "leakage": figures}
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    matching = match_people(args.originals, args.results or args.originals, args.people)
-    chosen = sorted({pair.person for pair in matching.pairs})[: args.limit]
-    pairs = [pair for pair in matching.pairs if pair.person in chosen]
-    figures: dict[str, Any] = {"left_out": len(matching.without_result) + len(matching.without_original)}
+    matching = with_people(match_folders(args.originals, args.results or args.originals), args.people, None)
+    people = sorted({pair.person for pair in matching.pairs})[: args.limit]
+    matching = replace(matching, pairs=tuple(pair for pair in matching.pairs if pair.person in people))
+    figures: dict[str, Any] = {}
     if args.results is not None:
-        recogniser = Recogniser(args.recogniser)
-        people = [pair.person for pair in pairs]
-        detector = Detector(args.detector)
-        collection = embed_pairs(people, read(pairs), detector, recogniser, known_place=args.known_place)
-        report = judge(collection, recogniser.threshold)
-        figures |= {"recogniser": recogniser.name, "known_place": args.known_place, **asdict(report)}
+        evaluators = Evaluators(Detector(args.detector), NoMesh(), (Recogniser(args.recogniser),))
+        evaluation = evaluate(matching, evaluators, {"recogniser": Recogniser.name}, attacks_only=True)
+        figures |= {"notes": evaluation.notes, "sections": [asdict(section) for section in evaluation.sections]}
     if args.leakage:
-        figures |= leakage(args.model, args.device, pairs, args.keep or ["all"])
+        figures |= leakage(args.model, args.device, matching.pairs, args.keep or ["all"])
     return figures
 
 
@@ -136,17 +107,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     parser.add_argument("--recogniser", type=Path)
     parser.add_argument("--detector", type=Path)
-    parser.add_argument("--people", help="regular expression with one group that finds the person in a photo's name")
-    parser.add_argument(
-        "--known-place", action="store_true", help="look at the original's points where no face is found"
-    )
+    parser.add_argument("--people", help="regular expression whose group is the person in a photo's name")
     parser.add_argument("--limit", type=int, help="number of people")
     parser.add_argument("--leakage", action="store_true")
     parser.add_argument(
         "--keep",
         action="append",
         metavar="NAMES",
-        help="as for anonymize; each --keep is measured by itself (default: all)",
+        help="as for anonymize; may be repeated, values are measured separately (default: all)",
     )
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--device", default="auto")
@@ -155,9 +123,9 @@ def main() -> None:
     if not attacking and not args.leakage:
         parser.error("nothing to do: name --results, or pass --leakage")
     if args.keep and not args.leakage:
-        parser.error("--keep: is of use with --leakage only")
+        parser.error("--keep requires --leakage")
     if attacking and not (args.recogniser and args.detector):
-        parser.error("--results needs the judges: name --recogniser and --detector")
+        parser.error("--results requires --recogniser and --detector")
     try:
         figures = measure(args)
     except (DeidError, ValueError) as error:

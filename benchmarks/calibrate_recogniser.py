@@ -1,22 +1,22 @@
-"""Thresholds of the recogniser, measured on photographs of known people.
+"""Measure the recogniser's thresholds on photographs of known people.
 
     python benchmarks/calibrate_recogniser.py FOLDER
     python benchmarks/calibrate_recogniser.py FOLDER --groups labels.csv
     python benchmarks/calibrate_recogniser.py --cohort CACHE deid_diffusion/identity/cohort.npy
 
-FOLDER holds a sub-folder per person, or files named PERSON_NUMBER.jpg. Of each photograph the largest face counts.
-Every two photographs of one person are a genuine pair, every two of different people an impostor pair. Prints JSON: for
-each false match rate the cosine over which it is met, the distance of unit vectors that is the same, and the share of
-the genuine pairs that pass (TPR). A rate that would rest on fewer than ten false matches is left out.
+FOLDER holds a sub-folder per person, or files named PERSON_NUMBER.jpg. The largest face of every photograph counts. All
+pairs of photographs of one person are genuine pairs, all others impostor pairs. Prints JSON: for every false match rate
+the cosine threshold, the equivalent distance of unit vectors, and the TPR. Rates that would rest on fewer than ten
+false matches are left out.
 
-With --groups, a table with the columns ``file`` and ``age_group`` of photographs of one person each, it prints how
-often strangers of one group match at the recogniser's threshold, and at one that their likeness to the cohort raises.
+--groups is a table with the columns ``file`` and ``age_group``, one photograph per person: prints the false match rate
+within every group at the recogniser's threshold, and at the threshold raised by similarity to the cohort.
 
-With --cohort it writes the embeddings of the synthetic people in a cache of faces, made by ``deid-diffusion
-prepare``, once each; see `deid_diffusion.identity.recognition`.
+--cohort writes the embeddings of the synthetic people in a cache of ``deid-diffusion prepare``, one per person; see
+`deid_diffusion.identity.recognition`.
 
-The pairs are not independent and a folder has its own mix of people: false matches are more frequent among people who
-are alike in age, sex and descent than among strangers drawn from all.
+The pairs are not independent, and the result depends on the mix of people: false matches are more frequent among people
+of the same age, sex and descent.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.faces.alignment import invert, transform
-from deid_diffusion.faces.analysis import analyse_face
+from deid_diffusion.evaluation.pairing import face_mesh, largest
+from deid_diffusion.evaluation.statistics import enough
 from deid_diffusion.faces.detection import EnsembleDetector
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.identity.recognition import (
@@ -44,27 +44,25 @@ from deid_diffusion.io import images
 from deid_diffusion.training.data import FaceCache
 
 RATES = (1e-1, 5e-2, 1e-2, 1e-3, 1e-4)
-FEWEST = 10  # false matches that a threshold rests on
 
 
 def photographs(folder: Path) -> list[tuple[str, Path]]:
-    """(person, file) of every photograph in a folder, by sub-folder or by the name before the last underscore."""
+    """List (person, file) of a folder; the person is the sub-folder, or the name before the last underscore."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.READABLE)
     return [(path.parent.name if path.parent != folder else path.stem.rpartition("_")[0], path) for path in files]
 
 
 def largest_face(photo: np.ndarray, detector: EnsembleDetector, landmarker: FaceMesh) -> np.ndarray | None:
-    """(5, 2) photo pixels: the points of the largest face, from its mesh, else the detector's; None without either."""
-    faces = detector(photo)
-    if not faces:
+    """Return five points of the largest face, (5, 2) photo pixels, from its mesh or the detector, or None."""
+    face = largest(detector(photo))
+    if face is None:
         return None
-    face = max(faces, key=lambda one: (one.box[2] - one.box[0]) * (one.box[3] - one.box[1]))
-    seen = analyse_face(photo, face, landmarker, 128)
-    return face.points if seen.mesh is None else five_points(transform(seen.mesh, invert(seen.matrix)))
+    mesh = face_mesh(photo, face, landmarker)
+    return face.points if mesh is None else five_points(mesh)
 
 
 def thresholds(vectors: np.ndarray, people: list[str]) -> dict[str, object]:
-    """Pair counts and, for each rate of `RATES`, threshold and TPR.
+    """Compute threshold and TPR for all `RATES`.
 
     Args:
         vectors: (N, D) float32, rows of length 1.
@@ -76,7 +74,7 @@ def thresholds(vectors: np.ndarray, people: list[str]) -> dict[str, object]:
     genuine, impostor = cosines[same], cosines[~same]
     rows = []
     for rate in RATES:
-        if len(impostor) * rate >= FEWEST and len(genuine):
+        if enough(len(impostor), rate) and len(genuine):
             cut = float(np.quantile(impostor, 1 - rate))
             tpr = float((genuine > cut).mean())
             rows.append({"fmr": rate, "cosine": cut, "distance": float(np.sqrt(2 - 2 * cut)), "tpr": tpr})
@@ -84,14 +82,14 @@ def thresholds(vectors: np.ndarray, people: list[str]) -> dict[str, object]:
 
 
 def group_rates(vectors: np.ndarray, groups: list[str]) -> dict[str, dict[str, float]]:
-    """False match rates among strangers of each group, with and without the cohort.
+    """Compute the false match rates within groups, with and without the cohort.
 
     Args:
         vectors: (N, D) float32, rows of length 1, of N people.
         groups: N names.
     """
-    likeness = np.array([similarity_of_strangers(vector, dlib_cohort()) for vector in vectors])
-    raised, rates = np.maximum(DlibRecogniser.threshold, likeness + SAME_MARGIN), {}
+    similarity = np.array([similarity_of_strangers(vector, dlib_cohort()) for vector in vectors])
+    raised, rates = np.maximum(DlibRecogniser.threshold, similarity + SAME_MARGIN), {}
     for group in sorted(set(groups)):
         rows = np.flatnonzero(np.array(groups) == group)
         others, cosines = ~np.eye(len(rows), dtype=bool), vectors[rows] @ vectors[rows].T
@@ -104,7 +102,7 @@ def group_rates(vectors: np.ndarray, groups: list[str]) -> dict[str, dict[str, f
 
 
 def write_cohort(cache: FaceCache, out: Path) -> int:
-    """Write (N, D) float16 embeddings of the synthetic people of a cache; returns N."""
+    """Write the embeddings of the synthetic people of a cache, (N, D) float16, and return N."""
     first = {row["file"]: k for k, row in reversed(list(enumerate(cache.rows))) if row.get("kind") == "synthetic"}
     chips = [face_chip(cache.crops[k], five_points(cache.meshes[k])) for k in sorted(first.values())]
     np.save(out, DlibRecogniser().embed_chips(np.stack(chips)).astype(np.float16))
@@ -141,7 +139,7 @@ def main() -> None:
         print(json.dumps(group_rates(np.stack(vectors), [group[name] for name in files]), indent=1))
         return
     if len(set(people)) < 2:
-        parser.error(f"{args.folder}: faces of {len(set(people))} people found, at least 2 are needed")
+        parser.error(f"{args.folder}: faces of {len(set(people))} people detected, at least 2 are needed")
     figures = {
         "recogniser": recogniser.name,
         "photographs": len(people),

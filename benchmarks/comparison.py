@@ -1,10 +1,9 @@
-"""Several tools on the same photos: one table, one plot, and how far each tool is from the ideal corner.
+"""Comparison of tools on the same photos: table, plot, and distance from the ideal corner.
 
-The rule. Privacy is the worst, for the people in the photos, of three attacks: a result compared with another original
-of the person (TPR at FMR 1e-3), searched among originals (naive rank-1), and searched among results of the same tool
-(parrot rank-1). Utility is the share of attributes kept, as `kept` has it. Both go from 0 to 1. A tool's distance is
-that from the corner where nobody is re-identified and every attribute is kept; where nothing is done to the photos it
-is about 1, where nothing is left of the faces it is 1 or a little more.
+Privacy is the strongest of three attacks: a result compared with another original of the person (TPR at FMR 1e-3),
+searched among originals (naive rank-1), and searched among results of the same tool (parrot rank-1). Utility is the
+share of attributes kept. Both are from 0 to 1. The distance is that from the corner where nobody is re-identified and
+every attribute is kept: about 1 for untouched photos, 1 or slightly more if nothing is left of the faces.
 """
 
 from __future__ import annotations
@@ -14,27 +13,27 @@ from dataclasses import dataclass
 from math import hypot
 
 from deid_diffusion.evaluation.attacks import NAIVE, ORIGINALS, PARROT
-from deid_diffusion.evaluation.charts import COLOURS, Dot, trade_off
+from deid_diffusion.evaluation.charts import Point, trade_off
 from deid_diffusion.evaluation.evaluate import Evaluation
 from deid_diffusion.evaluation.statistics import SHARE, Figure, number
 
 ATTACKS = ("naive, TPR at FMR 1e-3", "naive, rank-1", "parrot, rank-1")
-"""Columns of the attacks that the rule takes the worst of."""
+"""Attacks of which the strongest counts."""
 
 EXPRESSION = ("smile error", "mouth open error", "eyes open error")
-"""Figures of an evaluation that say how far the expression is off."""
+"""Figures of an evaluation about the expression."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What is known of one tool.
+    """Figures of one tool.
 
     Attributes:
         name: of the tool and its settings.
-        attacks: in the order of `ATTACKS`; empty for a tool of which only the speed was measured.
-        kept: the share of attributes kept; None likewise.
+        attacks: in the order of `ATTACKS`; empty if not measured.
+        kept: share of attributes kept; None if not measured.
         details: further columns of the table, the same for all tools.
-        seconds: a face, or None.
+        seconds: per face, or None.
     """
 
     name: str
@@ -47,14 +46,14 @@ class Compared:
 def compare(
     name: str, identity: Evaluation, attributes: Evaluation, seconds: float | None, more: Sequence[Figure] = ()
 ) -> Compared:
-    """Bring together what two evaluations of a tool's results say.
+    """Combine two evaluations of a tool's results.
 
     Args:
         name: of the tool.
-        identity: of photos of people of whom there are two or more.
-        attributes: of photos of which attributes were read.
-        seconds: a face.
-        more: further columns, put before those of the attributes.
+        identity: of photos of people with two or more photos.
+        attributes: of photos whose attributes were read.
+        seconds: per face.
+        more: further columns, before those of the attributes.
 
     Raises:
         ValueError: nobody has two photos in `identity`.
@@ -66,95 +65,92 @@ def compare(
     details = (
         _coverage(attributes, identity),
         *more,
-        *(_find(attributes, one) for one in ("sex agrees, adults", "age error", *EXPRESSION)),
+        *(_find(attributes, figure) for figure in ("sex agrees, adults", "age error", *EXPRESSION)),
     )
     return Compared(name, attacks, _find(attributes, "attributes kept"), details, seconds)
 
 
 def untouched(identity: Evaluation) -> Compared:
-    """What the judges say of originals that nothing was done to: the attacks alone."""
+    """Return the attacks on untouched originals."""
     tpr, rank = (_find(identity, ORIGINALS, column) for column in (_tpr(identity), "rank-1"))
     return Compared("nothing done", (tpr, rank, rank), Figure("attributes kept", 1.0))
 
 
 def worst_attack(tool: Compared) -> float | None:
-    """The largest share of people that one of `ATTACKS` re-identifies; None where none was measured."""
-    return max((one.value for one in tool.attacks if one.value is not None), default=None)
+    """Return the largest share of people re-identified by one of `ATTACKS`; None if none was measured."""
+    return max((figure.value for figure in tool.attacks if figure.value is not None), default=None)
 
 
 def corner_distance(tool: Compared) -> float | None:
-    """How far the tool is from the ideal corner, 0 to the root of 2, by the rule above; None if it was not judged."""
-    found = worst_attack(tool)
-    if found is None or tool.kept is None or tool.kept.value is None:
+    """Return the distance from the ideal corner, 0 to the root of 2; None if not measured."""
+    share = worst_attack(tool)
+    if share is None or tool.kept is None or tool.kept.value is None:
         return None
-    return hypot(found, 1 - tool.kept.value)
+    return hypot(share, 1 - tool.kept.value)
 
 
 def as_near(tools: Sequence[Compared], ours: Compared) -> list[str]:
-    """Names of the other tools that are as near to the ideal corner as ours, or nearer.
+    """Return the names of other tools that are as near to the ideal corner as ours, or nearer.
 
     Raises:
-        ValueError: ours was not judged.
+        ValueError: ours was not measured.
     """
     own = corner_distance(ours)
     if own is None:
-        raise ValueError(f"{ours.name}: was not judged")
-    away = [(one.name, corner_distance(one)) for one in tools if one.name != ours.name]
-    return [name for name, distance in away if distance is not None and distance <= own]
+        raise ValueError(f"{ours.name}: not measured")
+    distances = [(tool.name, corner_distance(tool)) for tool in tools if tool.name != ours.name]
+    return [name for name, distance in distances if distance is not None and distance <= own]
 
 
 def markdown(tools: Sequence[Compared]) -> str:
-    """A Markdown table, one row a tool, with 95 % intervals where a share has one."""
-    columns = [_title(one) for one in max((tool.details for tool in tools), key=len)]
-    head = ["", *ATTACKS, "attributes kept", "distance", *columns, "s a face"]
+    """Format a Markdown table, one row per tool, with 95 % intervals of shares."""
+    columns = [_title(figure) for figure in max((tool.details for tool in tools), key=len)]
+    head = ["", *ATTACKS, "attributes kept", "distance", *columns, "s per face"]
     lines = [head, ["---"] * len(head)]
     for tool in tools:
-        away = corner_distance(tool)
+        distance = corner_distance(tool)
         attacks = tool.attacks or (None,) * len(ATTACKS)
         details = tool.details or (None,) * len(columns)
-        cells = [_cell(one) for one in (*attacks, tool.kept)]
-        cells.append("" if away is None else f"{away:.3f}")
-        cells += [_cell(one) for one in details]
+        cells = [_cell(figure) for figure in (*attacks, tool.kept)]
+        cells.append("" if distance is None else f"{distance:.3f}")
+        cells += [_cell(figure) for figure in details]
         lines.append([tool.name, *cells, "" if tool.seconds is None else number(tool.seconds, "s")])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def frontier(tools: Sequence[Compared], ours: Compared) -> str:
-    """The plot of privacy against utility as an SVG file of its own."""
-    dots = []
+    """Plot privacy against utility as an SVG file."""
+    points = []
     for tool in tools:
-        found = worst_attack(tool)
-        if found is not None and tool.kept is not None and tool.kept.value is not None:
-            worst = max(tool.attacks, key=lambda one: one.value or 0.0)
-            colour = COLOURS[0] if tool.name == ours.name else COLOURS[4]
-            dots.append(Dot(tool.name, found, tool.kept.value, colour, worst.interval, tool.kept.interval))
-    chance = ours.attacks[-1].chance or 0.0
-    style = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" style="background:#fff"'
-    return trade_off(dots, chance).replace("<svg ", f"<svg {style} ", 1) + "\n"
+        if corner_distance(tool) is not None and tool.kept is not None and tool.kept.value is not None:
+            worst = max(tool.attacks, key=lambda figure: figure.value or 0.0)
+            intervals = worst.interval, tool.kept.interval
+            points.append(Point(tool.name, worst.value or 0.0, tool.kept.value, *intervals, tool.name == ours.name))
+    return trade_off(points, ours.attacks[-1].chance or 0.0) + "\n"
 
 
 def _tpr(identity: Evaluation) -> str:
-    """The column of the verification figures at FMR 1e-3, whether its threshold is the photos' or given."""
-    columns = dict.fromkeys(one.column for section in identity.sections for one in section.figures)
-    return next((one for one in columns if one.startswith("TPR at FMR 1e-3")), "")
+    """Return the column of the TPR at FMR 1e-3, on the photos' threshold or the recogniser's own."""
+    columns = dict.fromkeys(figure.column for section in identity.sections for figure in section.figures)
+    return next((column for column in columns if column.startswith("TPR at FMR 1e-3")), "")
 
 
-def _find(found: Evaluation, name: str, column: str = "") -> Figure:
-    """A figure by name and column, of the recogniser that comes first."""
-    every = (one for section in found.sections for one in section.figures)
-    figure = next((one for one in every if one.name == name and one.column == column), None)
-    if figure is None:
-        raise ValueError(f"{name}, {column}: was not measured")
-    return figure
+def _find(evaluation: Evaluation, name: str, column: str = "") -> Figure:
+    """Return a figure by name and column, of the first recogniser."""
+    figures = (figure for section in evaluation.sections for figure in section.figures)
+    match = next((figure for figure in figures if (figure.name, figure.column) == (name, column)), None)
+    if match is None:
+        raise ValueError(f"{name}, {column}: not measured")
+    return match
 
 
-def _coverage(*found: Evaluation) -> Figure:
-    """Faces left as they were, of all that were found in the originals of some evaluations."""
-    left, faces = (
-        sum(_find(one, name).value or 0.0 for one in found)
-        for name in ("faces left as they were", "faces found in originals")
+def _coverage(*evaluations: Evaluation) -> Figure:
+    """Return the share of unchanged faces over several evaluations."""
+    unchanged, faces = (
+        sum(_find(evaluation, name).value or 0.0 for evaluation in evaluations)
+        for name in ("unchanged faces", "faces in originals")
     )
-    return Figure(f"faces left, of {faces:,.0f}", left / max(faces, 1.0))
+    return Figure(f"unchanged faces, of {faces:,.0f}", unchanged / max(faces, 1.0))
 
 
 def _title(figure: Figure) -> str:

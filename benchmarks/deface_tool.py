@@ -1,4 +1,7 @@
-"""The `deface` package as a tool beside ours: its own code, with its own defaults, one record a photo."""
+"""The `deface` package as a tool beside ours: its own code, with its own defaults, one record a photo.
+
+Needs ``pip install deface``.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ from deid_diffusion.results import FaceRecord, ImageRecord, JobResult, append
 
 
 def deface(jobs: tuple[Job, ...], report_file: Path) -> Iterator[JobResult]:
-    """What the command `deface PHOTO -o RESULT` does, photo after photo, with the network loaded once.
+    """Run `deface PHOTO -o RESULT` on all jobs, with the network loaded once.
 
-    Results are PNG, as ours are, so that nothing but the faces differs. A photo that it cannot process raises.
+    Results are PNG like ours, so that only the faces differ. A photo that cannot be processed raises.
     """
     from deface.centerface import CenterFace
     from deface.deface import image_detect
 
     class Counting(CenterFace):
-        """Remembers the faces of the photo."""
+        """Keeps the detections of the last photo."""
 
         def __call__(self, *args: object, **kwargs: object) -> tuple[np.ndarray, np.ndarray]:
             self.faces, points = super().__call__(*args, **kwargs)
@@ -51,7 +54,7 @@ def deface(jobs: tuple[Job, ...], report_file: Path) -> Iterator[JobResult]:
             keep_metadata=defaults.keep_metadata,
             mosaicsize=defaults.mosaicsize,
         )
-        unfinished.replace(job.target)  # an interrupted run leaves no half of a picture under a result's name
+        unfinished.replace(job.target)  # an interrupted run leaves no partial result
         seconds = time.perf_counter() - begun
         faces = tuple(
             FaceRecord(tuple(map(float, box)), "centerface", float(score), "blurred", None, False)
@@ -64,7 +67,7 @@ def deface(jobs: tuple[Job, ...], report_file: Path) -> Iterator[JobResult]:
 
 
 def _defaults() -> Namespace:
-    """What its command line does where nobody says anything else."""
+    """Return the defaults of its command line."""
     from deface.deface import parse_cli_args
 
     with patch.object(sys, "argv", ["deface", "photo"]):

@@ -1,10 +1,10 @@
-r"""What the denoiser's last steps change of the composites that they start from: one row for each strength.
+r"""Measure what the denoiser's last steps change of the composites that they start from, per strength.
 
     python benchmarks/denoiser.py PHOTOS --detector yunet.onnx --recogniser reid.xml --attributes age-gender.xml \
         [--model builtin] [--strengths 0 0.25 0.5] [--limit 60] [--page docs/benchmarks.md]
 
-A strength s does the last s of the model's steps; 0 returns the composite. Every row has the same seed. The largest
-face of each photo is compared with its result. Judges as in ``benchmarks/kept.py``. Writes its part of --page.
+A strength s runs the last s of the model's steps; 0 returns the composite. All rows have the same seed. The largest
+face of every photo is compared with its result. Evaluators as in ``benchmarks/kept.py``. Writes its part of --page.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from attacks import Detector, Recogniser
 from benchmark_page import machine, put
-from openvino_judges import AgeGender
+from openvino_evaluators import AgeGender, Detector, Recogniser
 
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.evaluation.measure import Evaluators, PairMeasurement, measure_pair
 from deid_diffusion.evaluation.pairing import Pair
-from deid_diffusion.evaluation.perceptual import PerceptualMeter
 from deid_diffusion.evaluation.utility import age_error, same_sex
 from deid_diffusion.faces.landmarks import FaceMesh
 from deid_diffusion.io import images
@@ -31,24 +29,24 @@ from deid_diffusion.options import Options
 SEED = 7
 COLUMNS = (
     "strength", "faces", "step at the rim, CIELAB", "sharpness, result over original", "cosine to the original",
-    "sex agrees", "age error, years", "smile error, mouth widths", "yaw error, degrees", "s a photo",
+    "sex agrees", "age error, years", "smile error, mouth widths", "yaw error, degrees", "s per photo",
 )  # fmt: skip
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """Average the values that are there; NaN without any."""
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else float("nan")
+    """Average the known values; NaN if there are none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
 
 
-def row(strength: float, looks: list[PairMeasurement], seconds: float) -> list[str]:
-    """Format one line of the table, from the photos in which a face is found before and after."""
-    faces = [photo.face for photo in looks if photo.face is not None and photo.face.found]
+def row(strength: float, photos: list[PairMeasurement], seconds: float) -> list[str]:
+    """Format one line of the table, from the photos with a face in original and result."""
+    faces = [photo.face for photo in photos if photo.face is not None and photo.face.detected]
     pairs = [face.embeddings[0] for face in faces]
     readings = [face.readings for face in faces if face.readings is not None]
     errors = [face.errors for face in faces if face.errors is not None]
     values = (
-        mean(photo.rim for photo in looks),
+        mean(photo.rim for photo in photos),
         float(np.median([face.sharpness_ratio for face in faces if face.sharpness_ratio is not None])),
         mean(float(a @ b) for a, b in pairs if a is not None and b is not None),
         mean(float(same_sex(*reading)) for reading in readings),
@@ -73,27 +71,27 @@ def main() -> None:
     args = parser.parse_args()
 
     recognisers = (Recogniser(args.recogniser),)
-    judges = Evaluators(Detector(args.detector), FaceMesh(), recognisers, AgeGender(args.attributes), PerceptualMeter())
+    evaluators = Evaluators(Detector(args.detector), FaceMesh(), recognisers, AgeGender(args.attributes))
     anonymizer = Anonymizer.from_pretrained(args.model, device=args.device)
     paths = sorted(path for path in args.photos.iterdir() if path.suffix.lower() in images.READABLE)
     paths = paths[:: max(1, len(paths) // args.limit)][: args.limit]
     rows = []
     for strength in args.strengths:
         anonymizer.pipeline.register_to_config(default_strength=strength)
-        looks, seconds = [], 0.0
+        measured, seconds = [], 0.0
         for path in paths:
             photo, start = images.read(path).pixels, time.perf_counter()
             result = np.asarray(anonymizer(photo, Options(seed=SEED)).image)
             seconds += time.perf_counter() - start
-            looks.append(measure_pair(Pair(path.stem, path.stem, path, path), photo, result, judges))
-        rows.append(row(strength, looks, seconds / len(paths)))
+            measured.append(measure_pair(Pair(path.stem, path.stem, path, path), photo, result, evaluators))
+        rows.append(row(strength, measured, seconds / len(paths)))
         print(" | ".join(rows[-1]), flush=True)
     lines = [
         "## With and without the denoiser",
         "",
         f"`benchmarks/denoiser.py` with {args.model}, {len(paths)} photos of {args.photos.name}, seed {SEED}: the last "
-        "steps from the same composites; 0 is the composite as it is, the embedded model's default. The step at the "
-        "rim is the result's less the original's: negative where the result is smoother there.",
+        "steps from the same composites; 0 is the composite itself, the built-in model's default. The step at the rim "
+        "is that of the result minus that of the original: negative if the result is smoother.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{'---|' * len(COLUMNS)}",

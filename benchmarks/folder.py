@@ -1,10 +1,10 @@
-"""De-identify a folder of photos and measure coverage, loss outside the masks, speed and memory; with judge networks at
-hand, also whether faces are still found and how like the original they are.
+"""De-identify a folder of photos and measure coverage, changes outside the masks, speed and memory.
+
+With independent evaluators, also whether faces are detected in the results, and how similar they are to the originals.
 
     python benchmarks/folder.py PHOTOS -o RESULTS [--detector yunet.onnx] [--recogniser reid.xml] [--seed 0]
 
-The judges are networks that the product never uses: a YuNet ONNX file for ``cv2.FaceDetectorYN`` and an OpenVINO
-recogniser of (1, 3, 128, 128) BGR faces aligned by five points (needs the ``openvino`` package). Prints JSON.
+The evaluators are those of ``benchmarks/openvino_evaluators.py``. Prints JSON.
 """
 
 from __future__ import annotations
@@ -16,89 +16,41 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import cv2
 import numpy as np
+from openvino_evaluators import SAME_PERSON, Detector, Recogniser
 
 from deid_diffusion.anonymizer import AnonymizedImage, Anonymizer
+from deid_diffusion.evaluation.pairing import nearest
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.masks import box_mask, union_mask
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
-#: Where the recogniser wants eyes, nose and mouth corners, as shares of its 128 px input (Open Model Zoo's reid-0095).
-ALIGNED = np.array(
-    [(0.3156, 0.4616), (0.6826, 0.4616), (0.5003, 0.6405), (0.3495, 0.8247), (0.6534, 0.8232)], np.float32
-)
-SAME_PERSON = 0.401
-"""Cosine over which that recogniser takes two photos for one person at a false match rate of 1e-3 (grey LFW pairs)."""
-
-
-class Detector:
-    """YuNet on a (H, W, 3) uint8 RGB picture."""
-
-    def __init__(self, path: Path) -> None:
-        self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), 0.5, 0.3, 500)
-
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """(N, 15): x, y, width, height, five points, score."""
-        k = min(1.0, 640 / max(picture.shape[:2]))
-        small = cv2.resize(picture[..., ::-1], None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
-        self._net.setInputSize(small.shape[1::-1])
-        found = self._net.detect(small)[1]
-        if found is None:
-            return np.zeros((0, 15), np.float32)
-        return found / np.array([k] * 14 + [1], np.float32)
-
-
-class Recogniser:
-    """Unit embeddings of faces at given points."""
-
-    def __init__(self, path: Path) -> None:
-        import openvino
-
-        self._net = openvino.Core().compile_model(str(path), "CPU")
-
-    def __call__(self, picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-        matrix, _ = cv2.estimateAffinePartial2D(points.astype(np.float32), ALIGNED * 128, method=cv2.LMEDS)
-        crop = cv2.warpAffine(picture[..., ::-1], matrix, (128, 128), borderMode=cv2.BORDER_REPLICATE)
-        vector = self._net(crop.transpose(2, 0, 1)[None].astype(np.float32))[0].reshape(-1)
-        return vector / np.linalg.norm(vector)
-
-
-def near(found: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray | None:
-    """The detection whose centre lies within 0.4 widths of a box's centre, or None."""
-    centre, width = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]), box[2] - box[0]
-    away = np.linalg.norm(found[:, :2] + found[:, 2:4] / 2 - centre, axis=1)
-    return found[away.argmin()] if len(found) and away.min() < 0.4 * width else None
-
 
 def outside_difference(
-    photo: np.ndarray, result: np.ndarray, made: AnonymizedImage, faces: tuple[FaceAnalysis, ...]
+    photo: np.ndarray, result: np.ndarray, output: AnonymizedImage, faces: tuple[FaceAnalysis, ...]
 ) -> int:
-    """Largest change of a value outside every mask, and outside the boxes that only the second look covered."""
+    """Return the largest change of a value outside all masks and the boxes covered by the re-scan."""
     shape = (photo.shape[0], photo.shape[1])
     known = [face.detection.box for face in faces]
-    late = [box_mask(face.box, shape) for face in made.faces if face.box not in known]
+    late = [box_mask(face.box, shape) for face in output.faces if face.box not in known]
     outside = ~union_mask(shape, [*(face.mask for face in faces), *late])
     return int(np.abs(photo.astype(int) - result)[outside].max(initial=0))
 
 
-def judge(
-    photo: np.ndarray, result: np.ndarray, made: AnonymizedImage, detector: Detector, recogniser: Recogniser | None
+def measure(
+    photo: np.ndarray, result: np.ndarray, output: AnonymizedImage, detector: Detector, recogniser: Recogniser | None
 ) -> list[dict[str, float]]:
-    """One row a replaced face that the judge's detector finds in the original."""
+    """Return a row for every replaced face that the detector finds in the original."""
     before, after, rows = detector(photo), detector(result), []
-    for face in made.faces:
-        original = near(before, face.box)
+    for face in output.faces:
+        original, new = nearest(before, np.array(face.box)), nearest(after, np.array(face.box))
         if face.action != "replaced" or original is None:
             continue
-        again = near(after, face.box)
-        row = {"found": float(again is not None)}
+        row = {"detected": float(new is not None)}
         if recogniser is not None:
-            seen = again if again is not None else original
-            row["cosine"] = float(
-                recogniser(photo, original[4:14].reshape(5, 2)) @ recogniser(result, seen[4:14].reshape(5, 2))
-            )
+            place = original if new is None else new
+            row["cosine"] = float(recogniser(photo, original.points) @ recogniser(result, place.points))
         rows.append(row)
     return rows
 
@@ -124,25 +76,24 @@ def main() -> None:
     first, seconds, actions, attempts, reasons, largest, outside, rows = 0.0, [], [], [], [], [], 0, []
     for path in sorted(p for p in args.photos.iterdir() if p.suffix.lower() in images.READABLE):
         photo = images.read(path).pixels
-        begun = time.perf_counter()
-        made = anonymizer(photo, Options(seed=args.seed, num_inference_steps=args.steps, num_candidates=args.attempts))
-        result = np.asarray(made.image)
-        if made.faces and not first:
+        start = time.perf_counter()
+        output = anonymizer(
+            photo, Options(seed=args.seed, num_inference_steps=args.steps, num_candidates=args.attempts)
+        )
+        result = np.asarray(output.image)
+        if output.faces and not first:
             first = time.perf_counter() - started
-        elif made.faces:
-            seconds.append((time.perf_counter() - begun) / len(made.faces))
+        elif output.faces:
+            seconds.append((time.perf_counter() - start) / len(output.faces))
         images.write(args.out / f"{path.stem}.png", result, overwrite=True)
-        actions += [face.action for face in made.faces]
-        attempts += [face.attempts for face in made.faces]
-        reasons += [face.reason for face in made.faces if face.reason]
-        if made.faces:
-            area = [(f.box[2] - f.box[0]) * (f.box[3] - f.box[1]) for f in made.faces]
-            largest.append(made.faces[int(np.argmax(area))].action == "replaced")
-        else:
-            largest.append(False)
-        outside = max(outside, outside_difference(photo, result, made, anonymizer.analyse(photo)))
+        actions += [face.action for face in output.faces]
+        attempts += [face.attempts for face in output.faces]
+        reasons += [face.reason for face in output.faces if face.reason]
+        areas = [(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]) for face in output.faces]
+        largest.append(bool(areas) and output.faces[int(np.argmax(areas))].action == "replaced")
+        outside = max(outside, outside_difference(photo, result, output, anonymizer.analyse(photo)))
         if detector is not None:
-            rows += judge(photo, result, made, detector, recogniser)
+            rows += measure(photo, result, output, detector, recogniser)
     cosines = np.array([row["cosine"] for row in rows if "cosine" in row])
     figures = {
         "photos": len(largest),
@@ -153,8 +104,8 @@ def main() -> None:
         "reasons": dict(Counter(reasons).most_common(12)),
         "largest_face_replaced": float(np.mean(largest)),
         "outside_mask_max_difference": outside,
-        "judged_faces": len(rows),
-        "face_found_again": float(np.mean([row["found"] for row in rows])) if rows else None,
+        "evaluated_faces": len(rows),
+        "detected_in_result": float(np.mean([row["detected"] for row in rows])) if rows else None,
         "cosine_median": float(np.median(cosines)) if len(cosines) else None,
         "cosine_above_threshold": float((cosines > SAME_PERSON).mean()) if len(cosines) else None,
         "seconds_to_first_result": first,

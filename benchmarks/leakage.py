@@ -1,14 +1,13 @@
-"""How much of a person the conditioning carries: attribute tokens and semantic map, judged without the generator.
+"""Identity leakage of the conditioning (attribute tokens, semantic map), without the generator.
 
-What the generator is told of a face bounds what a result can give away. So the question is how well people can be told
-apart by the conditioning alone, by an attacker who trained on other people's conditioning. The attacker here is
-two-covariance PLDA (Ioffe, "Probabilistic Linear Discriminant Analysis", 2006; Brümmer and de Villiers, "The speaker
-partitioning problem", 2010): the log likelihood ratio of "one person" to "two people" where people differ from each
-other, and photos of one person among themselves, each by a Gaussian. How much to trust the two estimated covariances,
-he finds out on the people he trains on. A figure at chance says that *this* attacker learns nothing from so
-many people; a larger network with more people may. People are split into folds, and each fold is judged by an attacker
-who has seen the others only. Beside it stands what the features give away untrained: their cosine after the mean of all
-photos is subtracted. With few people to learn from that can be more; the larger figure is the one to quote.
+The generator's inputs bound what a result can reveal: how well can people be told apart by the conditioning alone, by
+an attacker trained on the conditioning of other people? The attacker is two-covariance PLDA (Ioffe, "Probabilistic
+Linear Discriminant Analysis", 2006; Brümmer and de Villiers, "The speaker partitioning problem", 2010): the log
+likelihood ratio of "same person" to "different people", with Gaussians between and within people, whose shrinkage is
+selected on the training people. A figure at chance means that *this* attacker learns nothing from so many people; a
+larger network with more people may. People are split into folds, and every fold is attacked by a model trained on the
+others. For comparison, the untrained attacker scores by cosine after subtracting the mean of all photos. With few
+people to train on it can be stronger; quote the larger figure.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from deid_diffusion.evaluation.statistics import (
     Rate,
-    area_under_curve,
     enough,
     genuine_pairs,
     impostor_scores,
@@ -36,18 +35,18 @@ if TYPE_CHECKING:
     from deid_diffusion.models.attribute_adapter import AttributeAdapter
 
 
-_Scored = list[tuple[np.ndarray, np.ndarray]]  # of each fold, (M, M) scores and M names
-_INNER_FOLDS = 3  # on which an attacker chooses among `SETTINGS`
+_Scored = list[tuple[np.ndarray, np.ndarray]]  # (M, M) scores and M names of every fold
+_INNER_FOLDS = 3  # for the selection among `SETTINGS`
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How far an attacker trusts his estimates.
+    """Hyperparameters of PLDA.
 
     Attributes:
-        directions: that remain after PCA, at most.
-        whiten: every direction counts alike; else as much as it varies.
-        within, between: shrinkage of the covariance within and between people towards a sphere, 0 none to 1 all.
+        directions: maximal number of PCA components.
+        whiten: scale components to unit variance.
+        within, between: shrinkage of the covariances within and between people towards a sphere, 0 to 1.
     """
 
     directions: int
@@ -65,14 +64,14 @@ SETTINGS = tuple(
 
 
 @dataclass(frozen=True)
-class Telling:
-    """How well one score tells people apart.
+class Discrimination:
+    """How well a score tells people apart.
 
     Attributes:
-        auc: how often two photos of one person score over two of different people of the same fold; 0.5 is chance.
-        tpr_at_1e2: TPR at a false match rate of 1e-2 among the folds' own impostor pairs; None if those are too few.
+        auc: area under the ROC curve of pairs within folds; 0.5 is chance.
+        tpr_at_1e2: TPR at a false match rate of 1e-2 among the folds' own impostor pairs; None if they are too few.
         tpr_at_1e3: likewise at 1e-3.
-        rank1: identification within a fold; its chance is one in the people of a fold.
+        rank1: identification within a fold.
     """
 
     auc: float
@@ -83,18 +82,18 @@ class Telling:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What one kind of conditioning gives away.
+    """Leakage of one kind of conditioning.
 
     Attributes:
         name: of the conditioning.
-        trained: by the attacker who learned from other people.
+        trained: by PLDA trained on other people.
         untrained: by the plain cosine.
-        photos, people, dimensions: what they were measured on.
+        photos, people, dimensions: of the features.
     """
 
     name: str
-    trained: Telling
-    untrained: Telling
+    trained: Discrimination
+    untrained: Discrimination
     photos: int
     people: int
     dimensions: int
@@ -103,27 +102,27 @@ class Leakage:
 def measure_leakage(
     name: str, features: np.ndarray, people: Sequence[str] | np.ndarray, *, folds: int = 5, seed: int = 0
 ) -> Leakage:
-    """Cross-validated figures of one kind of conditioning.
+    """Cross-validate the attackers on one kind of conditioning.
 
     Args:
         name: of the conditioning.
-        features: (N, D) finite numbers, one row a photo.
-        people: N names. Whoever has one photo only takes part as a stranger.
-        folds: parts that the people are split into, at least 2.
+        features: (N, D) finite numbers, one row per photo.
+        people: N names. People with a single photo are impostors only.
+        folds: number of folds, at least 2.
         seed: of the split and of the intervals.
 
     Raises:
-        ValueError: shapes that do not fit, numbers that are not finite, or too few people with two photos.
+        ValueError: shapes do not match, numbers are not finite, or too few people have two photos.
     """
     names, features = np.asarray(people), np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) != len(names) or not np.isfinite(features).all():
         raise ValueError(f"features: expected ({len(names)}, D) finite numbers, got {features.shape}")
     everyone, photos = np.unique(names, return_counts=True)
-    least, repeated = max(2 * folds, 4 * _INNER_FOLDS), int((photos > 1).sum())
-    if folds < 2 or repeated < least:
-        raise ValueError(f"people: expected {least} or more with two photos for {folds} folds, got {repeated}")
+    required, repeated = max(2 * folds, 4 * _INNER_FOLDS), int((photos > 1).sum())
+    if folds < 2 or repeated < required:
+        raise ValueError(f"people: expected {required} or more with two photos for {folds} folds, got {repeated}")
     points = features - features.mean(0)
-    if points.shape[1] > len(points):  # the same distances in fewer numbers
+    if points.shape[1] > len(points):  # the same distances in fewer dimensions
         left, sizes, _ = np.linalg.svd(points, full_matrices=False)
         points = left * sizes
     trained, untrained = [], []
@@ -131,30 +130,31 @@ def measure_leakage(
         score = train_attacker(points[~test], names[~test], seed=seed)
         trained.append((score(points[test]), names[test]))
         untrained.append((_cosine(points[test]), names[test]))
-    return Leakage(name, _tell(trained, seed), _tell(untrained, seed), len(names), len(everyone), features.shape[1])
+    sizes = len(names), len(everyone), features.shape[1]
+    return Leakage(name, _discrimination(trained, seed), _discrimination(untrained, seed), *sizes)
 
 
 def train_attacker(features: np.ndarray, people: np.ndarray, *, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-    """`fit_plda` with the one of `SETTINGS` that tells people apart best (AUC) whom it was not fitted to."""
+    """Fit PLDA with the `SETTINGS` of highest cross-validated AUC."""
     scored: dict[Setting, _Scored] = {setting: [] for setting in SETTINGS}
     for test in _folds(people, _INNER_FOLDS, seed + 1):
         basis = principal(features[~test])
         for setting in SETTINGS:
             score = fit_plda(features[~test], people[~test], basis, setting)
             scored[setting].append((score(features[test]), people[test]))
-    best = max(SETTINGS, key=lambda setting: area_under_curve(*_pairs(scored[setting])[:2]))
+    best = max(SETTINGS, key=lambda setting: _auc(*_pairs(scored[setting])[:2]))
     return fit_plda(features, people, principal(features), best)
 
 
 def principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """PCA of (N, D): the mean (D,), K standard deviations times root N, largest first, and K axes (K, D)."""
+    """Compute the PCA of (N, D): mean (D,), K standard deviations times root N, largest first, and axes (K, D)."""
     return features.mean(0), *np.linalg.svd(features - features.mean(0), full_matrices=False)[1:]
 
 
 def fit_plda(
     features: np.ndarray, people: np.ndarray, basis: tuple[np.ndarray, np.ndarray, np.ndarray], setting: Setting
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Learn to tell people apart.
+    """Fit PLDA.
 
     Args:
         features, people: (N, D) and N names; some must have two photos.
@@ -162,39 +162,39 @@ def fit_plda(
         setting: see `Setting`.
 
     Returns:
-        A function from other people's features (M, D) to the scores (M, M) of every two photos: log likelihood ratios.
+        A function from other people's features (M, D) to log likelihood ratios of all pairs, (M, M).
     """
-    whose, photos = np.unique(people, return_inverse=True, return_counts=True)[1:]
+    codes, photos = np.unique(people, return_inverse=True, return_counts=True)[1:]
     mean, sizes, axes = basis
     kept = max(1, min(setting.directions, len(features) // 2, int((sizes > 1e-6 * sizes[0]).sum())))
     axes = axes[:kept].T / (np.maximum(sizes[:kept], 1e-30) if setting.whiten else max(sizes[0], 1e-30))
     points = (features - mean) @ axes
-    centres = np.stack([np.bincount(whose, column) for column in points.T], 1) / photos[:, None]
-    apart = points - centres[whose]
-    within = apart.T @ apart / (len(people) - len(photos))
+    centres = np.stack([np.bincount(codes, column) for column in points.T], 1) / photos[:, None]
+    residuals = points - centres[codes]
+    within = residuals.T @ residuals / (len(people) - len(photos))
     between = points.T @ points / len(points) - within
     spread = max(np.trace(points.T @ points) / len(points) / kept, 1e-30)
     values, turn = np.linalg.eigh(_shrunk(within, setting.within, 1e-3 * spread))
-    axes, turn = axes @ turn / values**0.5, turn / values**0.5  # variance within people is now 1 in every direction
+    axes, turn = axes @ turn / values**0.5, turn / values**0.5  # unit variance within people
     values, turn = np.linalg.eigh(turn.T @ _shrunk(between, setting.between, 1e-3 * spread) @ turn)
     axes, values = axes @ turn, np.maximum(values, 0)
     agree = values / (1 + 2 * values)
     norm = values**2 / (2 * (1 + values) * (1 + 2 * values))
 
     def score(others: np.ndarray) -> np.ndarray:
-        placed = (others - mean) @ axes
-        far = placed**2 @ norm
-        return (placed * agree) @ placed.T - far[:, None] - far[None]
+        projected = (others - mean) @ axes
+        norms = projected**2 @ norm
+        return (projected * agree) @ projected.T - norms[:, None] - norms[None]
 
     return score
 
 
 def attribute_tokens(adapter: AttributeAdapter, features: torch.Tensor) -> np.ndarray:
-    """The tokens that tell the generator of faces' attributes, without looks, which tell of nobody.
+    """Compute the attribute tokens that condition the generator.
 
     Args:
-        adapter: the pipeline's.
-        features: (B, N, D), what the choices let through, as ``generation.read_attributes`` gives it.
+        adapter: of the pipeline.
+        features: (B, N, D), filtered by the selections.
 
     Returns:
         (B, N * W) float32.
@@ -204,7 +204,7 @@ def attribute_tokens(adapter: AttributeAdapter, features: torch.Tensor) -> np.nd
 
 
 def _folds(people: np.ndarray, folds: int, seed: int) -> Iterator[np.ndarray]:
-    """(N,) bool masks of the photos of each part of the people; those with two photos or more are spread evenly."""
+    """Yield (N,) bool masks of the photos of a fold; people with two or more photos are spread evenly."""
     everyone, photos = np.unique(people, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(everyone))
     order = order[np.argsort(photos[order] == 1, kind="stable")]
@@ -213,34 +213,38 @@ def _folds(people: np.ndarray, folds: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _shrunk(covariance: np.ndarray, share: float, least: float) -> np.ndarray:
-    """(K, K), a share of it replaced by a sphere of the same mean variance, or of the least there can be."""
+    """Shrink a covariance, (K, K), by a share towards a sphere of the same mean variance, at least `least`."""
     size = max(float(np.trace(covariance)) / len(covariance), least)
     return (1 - share) * covariance + share * size * np.eye(len(covariance))
 
 
 def _cosine(features: np.ndarray) -> np.ndarray:
-    """(N, D) -> (N, N) cosines; 0 with a row of zeros."""
+    """Compute cosines, (N, D) to (N, N); 0 with a row of zeros."""
     units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
     return units @ units.T
 
 
 def _pairs(scored: _Scored) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of genuine (K,) and impostor pairs (L,) within folds, and whose the genuine ones are (K,)."""
+    """Return the scores of genuine (K,) and impostor pairs (L,) within folds, and the people of the former (K,)."""
     pairs = [(scores, names, *genuine_pairs(names)) for scores, names in scored]
     same = [scores[first, second] for scores, _, first, second in pairs]
     different = [impostor_scores(scores, names) for scores, names in scored]
-    whose = [names[first] for _, names, first, _ in pairs]
-    return np.concatenate(same), np.concatenate(different), np.concatenate(whose)
+    people = [names[first] for _, names, first, _ in pairs]
+    return np.concatenate(same), np.concatenate(different), np.concatenate(people)
 
 
-def _tell(scored: _Scored, seed: int) -> Telling:
-    """The figures of all folds together."""
-    same, different, whose = _pairs(scored)
-    hits, probes, chance = (np.concatenate(t) for t in zip(*(rank_trials(*one) for one in scored), strict=True))
+def _auc(genuine: np.ndarray, impostor: np.ndarray) -> float:
+    labels = np.repeat([1, 0], (len(genuine), len(impostor)))
+    return float(roc_auc_score(labels, np.concatenate([genuine, impostor])))
 
-    often, seldom = (
-        rate(same > threshold_at(different, fmr), whose, fmr, seed=seed) if enough(len(different), fmr) else None
+
+def _discrimination(scored: _Scored, seed: int) -> Discrimination:
+    """Summarise all folds."""
+    same, different, people = _pairs(scored)
+    hits, probes, chance = (np.concatenate(t) for t in zip(*(rank_trials(*fold) for fold in scored), strict=True))
+    tprs = (
+        rate(same > threshold_at(different, fmr), people, fmr, seed=seed) if enough(len(different), fmr) else None
         for fmr in (1e-2, 1e-3)
     )
-    found = rate(hits, probes, float(chance.mean()), seed=seed)
-    return Telling(area_under_curve(same, different), often, seldom, found)
+    rank1 = rate(hits, probes, float(chance.mean()), seed=seed)
+    return Discrimination(_auc(same, different), *tprs, rank1)

@@ -1,12 +1,13 @@
-"""De-identify a clip of invented faces that move over a background, and measure what its result must hold: no frame
-with an original face, also where the detector drops out for three frames; one face a person from frame to frame; the
-same sound, number of frames and duration; memory that does not grow with length.
+"""De-identify a clip of moving synthetic faces and measure the guarantees for clips.
+
+Those are: no frame with an original face, even if detection fails for three frames; the same new face throughout; the
+same sound, number of frames and duration; memory independent of the clip's length.
 
     python benchmarks/video.py [--seconds 20] [--recogniser reid.xml] [-o FOLDER]
 
-The clip is made from ``docs/synthetic.jpg`` as the tests make theirs, so all positions are known. The recogniser is an
-OpenVINO one that the product never uses (see ``folder.py``); without it dlib's is taken, which is also the gate's.
-Prints JSON. On two CPU cores 20 s take about a quarter of an hour.
+The clip is generated from ``docs/synthetic.jpg`` like those of the tests, so all positions are known. The recogniser is
+that of ``openvino_evaluators.py``; without it dlib's is used, which also verifies the results. Prints JSON. On two CPU
+cores, 20 s take about a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-import folder as judges
 import numpy as np
+from openvino_evaluators import Recogniser
 
+from deid_diffusion.evaluation.pairing import nearest
 from deid_diffusion.faces.boxes import Detection, FaceDetector
 from deid_diffusion.faces.detection import EnsembleDetector
 from deid_diffusion.faces.detectors import CenterFaceDetector
@@ -39,13 +41,13 @@ from tests.video.clips import FACE, Actor, Scene, bare, number_of, packets, read
 RATE = 25
 SIZE = (320, 240)
 ACTORS = (Actor(side=120, start=(5, 60), stop=(70, 90)), Actor((1, 5), 100, (215, 10), (200, 110)))
-DROP_OUT = 3  # frames in which nobody is detected, in the middle of the clip
+DROP_OUT = 3  # frames without detections in the middle of the clip
 
 Recognise = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Blinking:
-    """A detector that sees nothing in some frames."""
+class FailingDetector:
+    """Detector without detections in some frames."""
 
     def __init__(self, detector: FaceDetector, blind: range) -> None:
         self.detector, self.blind = detector, blind
@@ -55,69 +57,64 @@ class Blinking:
 
 
 def work(source: Path, target: Path, frames: int, model: str, device: str) -> dict[str, object]:
-    """De-identify a clip in this process: records, seconds, and GB of memory at most."""
+    """De-identify a clip in this process; return records, seconds and peak memory in GB."""
     from deid_diffusion.anonymizer import Anonymizer
     from deid_diffusion.options import Options
     from deid_diffusion.video.anonymize import anonymize_clip
 
     anonymizer = Anonymizer.from_pretrained(model, device=device)
-    anonymizer.detector = Blinking(EnsembleDetector(), range(frames // 2, frames // 2 + DROP_OUT))
+    anonymizer.detector = FailingDetector(EnsembleDetector(), range(frames // 2, frames // 2 + DROP_OUT))
     start = time.perf_counter()
-    made = anonymize_clip(anonymizer, open_clip(source), target, Options(), overwrite=True)
+    record = anonymize_clip(anonymizer, open_clip(source), target, Options(), overwrite=True)
     return {
-        "tracks": [asdict(one) for one in made.tracks],
-        "missed": made.missed,
+        "tracks": [asdict(track) for track in record.tracks],
+        "missed": record.missed,
         "seconds": round(time.perf_counter() - start, 1),
         "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
 
 
 def alone(source: Path, target: Path, frames: int, model: str, device: str) -> dict[str, object]:
-    """As `work`, in a process of its own."""
+    """Run `work` in a separate process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
         return other.submit(work, source, target, frames, model, device).result()
 
 
-def embeddings(made: Scene, frames: list[np.ndarray], actor: int, recognise: Recognise) -> list[np.ndarray | None]:
-    """Of an actor's face in each frame; None where it is not found."""
+def embeddings(clip: Scene, frames: list[np.ndarray], actor: int, recognise: Recognise) -> list[np.ndarray | None]:
+    """Embed an actor's face in all frames; None if it is not detected."""
     detector = CenterFaceDetector()
     vectors: list[np.ndarray | None] = []
     for number, picture in enumerate(frames):
-        box = made.box(number, actor, FACE)
+        box = clip.box(number, actor, FACE)
         assert box is not None
-        found = judges.near(np.array([_row(face) for face in detector(picture)]).reshape(-1, 14), box)
-        vectors.append(None if found is None else recognise(picture, found[4:14].reshape(5, 2)))
+        face = nearest(detector(picture), np.array(box))
+        vectors.append(None if face is None or face.points is None else recognise(picture, face.points))
     return vectors
 
 
 def cosines(pairs: Iterable[tuple[np.ndarray | None, np.ndarray | None]]) -> dict[str, float]:
-    """How many pairs are known, and the least, median and largest of their cosines."""
-    known = [float(one @ other) for one, other in pairs if one is not None and other is not None]
+    """Return the number of pairs with both embeddings, and minimum, median and maximum of their cosines."""
+    known = [float(a @ b) for a, b in pairs if a is not None and b is not None]
     return {"pairs": len(known), "least": min(known), "median": float(np.median(known)), "most": max(known)}
 
 
-def measure(made: Scene, source: Path, target: Path, recognise: Recognise) -> dict[str, object]:
-    """What the result holds of what a clip's must."""
+def measure(clip: Scene, source: Path, target: Path, recognise: Recognise) -> dict[str, object]:
+    """Measure the guarantees on a result."""
     before, after = read(source), read(target)
     clips = [open_clip(path) for path in (source, target)]
-    seen = [[embeddings(made, frames, actor, recognise) for frames in (before, after)] for actor in range(len(ACTORS))]
+    actors = [
+        [embeddings(clip, frames, actor, recognise) for frames in (before, after)] for actor in range(len(ACTORS))
+    ]
     return {
         "frames": [len(before), len(after)],
-        "duration": [float(one.duration * one.time_base) for one in clips],
-        "frames_with_an_original_face": len({number for number, _ in bare(made, after)}),
-        "frames_with_one_in_the_input": len({number for number, _ in bare(made, before)}),
+        "duration": [float(video.duration * video.time_base) for video in clips],
+        "frames_with_an_original_face": len({number for number, _ in bare(clip, after)}),
+        "frames_with_one_in_the_input": len({number for number, _ in bare(clip, before)}),
         "sound_identical": packets(source) == packets(target),
-        "cosine_adjacent_frames": [cosines(pairwise(after)) for _, after in seen],
-        "cosine_adjacent_frames_of_the_input": [cosines(pairwise(before)) for before, _ in seen],
-        "cosine_input_and_result": [cosines(zip(before, after, strict=True)) for before, after in seen],
+        "cosine_adjacent_frames": [cosines(pairwise(after)) for _, after in actors],
+        "cosine_adjacent_frames_of_the_input": [cosines(pairwise(before)) for before, _ in actors],
+        "cosine_input_and_result": [cosines(zip(before, after, strict=True)) for before, after in actors],
     }
-
-
-def _row(face: Detection) -> list[float]:
-    """x, y, width, height, five points: as `folder.near` wants them."""
-    x0, y0, x1, y1 = face.box
-    points = np.zeros(10) if face.points is None else face.points.reshape(-1)
-    return [x0, y0, x1 - x0, y1 - y0, *points.tolist()]
 
 
 def main() -> None:
@@ -128,23 +125,23 @@ def main() -> None:
     parser.add_argument("--recogniser", type=Path)
     parser.add_argument("-o", "--out", type=Path, help="keep the clips here")
     args = parser.parse_args()
-    recognise = judges.Recogniser(args.recogniser) if args.recogniser else DlibRecogniser()
+    recognise = Recogniser(args.recogniser) if args.recogniser else DlibRecogniser()
     with tempfile.TemporaryDirectory() as temporary:
         base = args.out or Path(temporary)
         base.mkdir(parents=True, exist_ok=True)
         frames = round(args.seconds * RATE)
-        made = scene(frames, SIZE, ACTORS)
+        clip = scene(frames, SIZE, ACTORS)
         source, target, part = (base / name for name in ("original.mp4", "result.mp4", "quarter.mp4"))
-        quarter = write(base / "quarter_original.mp4", made.frames[: frames // 4])
+        quarter = write(base / "quarter_original.mp4", clip.frames[: frames // 4])
         small = alone(quarter, part, frames, args.model, args.device)
-        whole = alone(write(source, made.frames), target, frames, args.model, args.device)
+        complete = alone(write(source, clip.frames), target, frames, args.model, args.device)
         report = {
-            **measure(made, source, target, recognise),
+            **measure(clip, source, target, recognise),
             "recogniser": args.recogniser.stem if args.recogniser else "dlib-resnet",
-            "memory_gb": {"quarter": small["memory_gb"], "whole": whole["memory_gb"]},
-            "seconds_a_frame": whole["seconds"] / frames,
-            "missed": whole["missed"],
-            "tracks": whole["tracks"],
+            "memory_gb": {"quarter": small["memory_gb"], "complete": complete["memory_gb"]},
+            "seconds_per_frame": complete["seconds"] / frames,
+            "missed": complete["missed"],
+            "tracks": complete["tracks"],
         }
     print(json.dumps(report, indent=2))
 

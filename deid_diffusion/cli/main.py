@@ -95,7 +95,7 @@ def _options(
 
 app.command(cls=DeprecatedFlags)(anonymize)
 app.command(cls=DeprecatedFlags)(dataset)
-app.command()(attack)
+app.command(hidden=True)(attack)  # until the next release
 app.command()(evaluate)
 app.command()(attributes)
 app.command()(publish)

@@ -1,4 +1,4 @@
-"""Pictures for people: what was found in a photo (boxes, meshes, maps, masks), and panels side by side."""
+"""Visualisation of detections, meshes, semantic maps, masks and attribute readings."""
 
 from __future__ import annotations
 
@@ -26,37 +26,41 @@ if TYPE_CHECKING:
     from ..pipelines.face_deid import FaceDeidPipeline
 
 
-_SMALL_SHARPNESS = 20.0  # of the embedded encoder, whose cosines are larger than CLIP's
-_SIDE = 256  # of a drawn face, in pixels
-_LINE = 20
+MAX_SIDE = 1_600
+"""Largest side of a panel, in pixels; larger ones are scaled down."""
+
+_BUILTIN_SHARPNESS = 20.0  # softmax scale of the built-in encoder, whose cosines are larger than CLIP's
+_FACE_SIDE, _LINE_HEIGHT = 256, 20  # of `draw_readings`, in pixels
 _INK, _BAR, _PAPER = (32, 32, 32), (120, 170, 255), (255, 255, 255)
+_BOX, _MESH, _MASK = (255, 196, 0), (0, 230, 255), (255, 0, 110)
+_GAP = 8  # between panels, in pixels
 
 
 @dataclass(frozen=True)
 class AttributeReading:
-    """What the encoder says of one face.
+    """Attribute scores of one face.
 
     Attributes:
-        scores: attribute -> word -> 0 to 1; the words of an attribute sum to 1, a phrase alone has a score of its own.
+        scores: attribute to word to score, 0 to 1. The words of an attribute sum to 1; a phrase has a single score.
     """
 
     scores: Mapping[str, Mapping[str, float]]
 
     def best(self, name: str) -> tuple[str, float]:
-        """The word of an attribute that suits best, and its score."""
+        """Return the word of an attribute with the highest score, and the score."""
         word = max(self.scores[name], key=self.scores[name].__getitem__)
         return word, self.scores[name][word]
 
 
 @dataclass(frozen=True, eq=False)
 class ReadFace:
-    """One face of a photo, before and after.
+    """Attributes of one face before and after replacement.
 
     Attributes:
-        action: what was done to it.
-        crops: (S, S, 3) uint8 RGB, the original and what stands in its place.
-        before: what the encoder says of the original.
-        after: and of the new face; None where there is none.
+        action: taken for the face.
+        crops: (S, S, 3) uint8 RGB of original and result.
+        before: reading of the original.
+        after: reading of the new face; None if the face was not replaced.
     """
 
     action: Action
@@ -72,14 +76,14 @@ def read_faces(
     """Read the attributes of a photo's faces.
 
     Args:
-        pipeline: whose encoders read.
-        photo: (H, W, 3) uint8 RGB.
-        faces: B faces of it, from `Anonymizer.analyse`; or, for a result, of the photo that it was made from.
-        phrases: to be scored beside the built-in attributes.
+        pipeline: supplies the encoders.
+        photo: (H, W, 3) uint8 RGB, an original or a result.
+        faces: B faces of the original, from `Anonymizer.analyse`.
+        phrases: scored in addition to the built-in attributes.
 
     Raises:
-        UsageError: when the pipeline has no image encoder.
-        DeidError: when it reads no words.
+        UsageError: the pipeline has no image encoder.
+        DeidError: it cannot encode words.
     """
     if not faces:
         return []
@@ -88,11 +92,11 @@ def read_faces(
         pixels, [face.semantic_map for face in faces], [face.map_mesh for face in faces]
     )
     if features is None:
-        raise UsageError("this model reads no attributes: load it with image_encoder= and phrase_encoder=")
+        raise UsageError("this model cannot read attributes: load it with image_encoder= and phrase_encoder=")
     subspace, adapter = pipeline.subspace(phrases), pipeline.attribute_adapter
-    whole = features[:, 0] if adapter is None else features[:, 0] - adapter.centre[0].to(features)
-    sharpness = _SMALL_SHARPNESS if isinstance(pipeline.image_encoder, FaceEncoder) else SHARPNESS
-    scores = {name: subspace.scores(whole, name, sharpness).tolist() for name in subspace.words}
+    face_features = features[:, 0] if adapter is None else features[:, 0] - adapter.centre[0].to(features)
+    sharpness = _BUILTIN_SHARPNESS if isinstance(pipeline.image_encoder, FaceEncoder) else SHARPNESS
+    scores = {name: subspace.scores(face_features, name, sharpness).tolist() for name in subspace.words}
     return [
         AttributeReading(
             {name: dict(zip(words, scores[name][k], strict=True)) for name, words in subspace.words.items()}
@@ -102,77 +106,73 @@ def read_faces(
 
 
 def compare(anonymizer: Anonymizer, photo: np.ndarray, options: Options) -> list[ReadFace]:
-    """Read the faces of a photo, replace them, and read the new ones.
+    """Read the attributes of a photo's faces before and after replacement.
 
     Args:
-        anonymizer: whose model reads and replaces.
+        anonymizer: supplies the model.
         photo: (H, W, 3) uint8 RGB, upright.
-        options: what to keep and change; phrases in it are scored as well.
+        options: of the replacement; its phrases are scored, too.
 
     Returns:
-        The faces that can be measured, in the detector's order.
+        The analysed faces, in the detector's order.
 
     Raises:
-        DeidError: as `read_faces` and `Anonymizer` do.
+        DeidError: as `read_faces` and `Anonymizer`.
     """
     faces, pipeline = anonymizer.analyse(photo), anonymizer.pipeline
     before = read_faces(pipeline, photo, faces, options.choice.phrases)
     result = anonymizer(photo, options, detections=[face.detection for face in faces])
     changed = np.asarray(result.image)
     after = read_faces(pipeline, changed, faces, options.choice.phrases)
-    size, found = pipeline.crop_size, []
-    # Records of faces that only the second look found come last: they have no reading.
+    size, readings = pipeline.crop_size, []
+    # faces that only the re-scan detected come last in the records and have no reading
     for face, old, new, record in zip(faces, before, after, result.faces, strict=False):
         crops = extract(photo, face.matrix, size), extract(changed, face.matrix, size)
-        found.append(ReadFace(record.action, crops, old, new if record.action == "replaced" else None))
-    return found
+        readings.append(ReadFace(record.action, crops, old, new if record.action == "replaced" else None))
+    return readings
 
 
 def table(before: AttributeReading, after: AttributeReading | None) -> list[str]:
-    """Lines of text: attribute, word and score before, and after; None for a face that was not replaced."""
+    """Format readings as text: attribute, best word and score, before and after; `after` is None if not replaced."""
     lines = [f"{'attribute':<14}{'before':<26}{'after' if after else ''}".rstrip()]
     for name in before.scores:
-        cells = [f"{word} {score:.2f}" for word, score in (one.best(name) for one in (before, after) if one)]
+        cells = [
+            f"{word} {score:.2f}" for word, score in (reading.best(name) for reading in (before, after) if reading)
+        ]
         lines.append(f"{name:<14}{cells[0]:<26}{cells[1] if after else ''}".rstrip())
     return lines
 
 
 def draw_readings(faces: Sequence[ReadFace]) -> np.ndarray:
-    """A row for each face, at least one, before and after: the crop, and a bar for each attribute's best word.
+    """Draw crops and best words of one or more faces before and after, one row per face.
 
     Returns:
         (h, w, 3) uint8 RGB.
     """
-    height = max(_SIDE, _LINE * max(len(face.before.scores) for face in faces))
-    sheet = Image.new("RGB", (4 * _SIDE, len(faces) * height), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_LINE * 0.6)
+    height = max(_FACE_SIDE, _LINE_HEIGHT * max(len(face.before.scores) for face in faces))
+    sheet = Image.new("RGB", (4 * _FACE_SIDE, len(faces) * height), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_LINE_HEIGHT * 0.6)
     for row, face in enumerate(faces):
         for column, (crop, reading) in enumerate(zip(face.crops, (face.before, face.after), strict=True)):
-            left, top = 2 * column * _SIDE, row * height
-            sheet.paste(Image.fromarray(crop).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), (left, top))
+            left, top = 2 * column * _FACE_SIDE, row * height
+            thumbnail = Image.fromarray(crop).resize((_FACE_SIDE, _FACE_SIDE), Image.Resampling.LANCZOS)
+            sheet.paste(thumbnail, (left, top))
             best = [] if reading is None else [(name, *reading.best(name)) for name in reading.scores]
             for line, (name, word, score) in enumerate(best):
-                x, y = left + _SIDE, top + line * _LINE
-                draw.rectangle((x, y + 2, x + score * (_SIDE - 8), y + _LINE - 2), fill=_BAR)
-                draw.text((x + 4, y + _LINE / 2), f"{name}: {word} {score:.2f}", fill=_INK, font=font, anchor="lm")
+                x, y = left + _FACE_SIDE, top + line * _LINE_HEIGHT
+                draw.rectangle((x, y + 2, x + score * (_FACE_SIDE - 8), y + _LINE_HEIGHT - 2), fill=_BAR)
+                draw.text(
+                    (x + 4, y + _LINE_HEIGHT / 2), f"{name}: {word} {score:.2f}", fill=_INK, font=font, anchor="lm"
+                )
     return np.array(sheet)
 
 
-MAX_SIDE = 1_600
-"""Panels are scaled down so that no side is longer, in pixels."""
-
-_BOX = (255, 196, 0)
-_MESH = (0, 230, 255)
-_MASK = (255, 0, 110)
-_GAP = 8
-
-
 def inspection(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
-    """Three panels: boxes and meshes, semantic maps, masks.
+    """Draw three panels: boxes and meshes, semantic maps, masks.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
-        faces: what `Anonymizer.analyse` found in it.
+        faces: from `Anonymizer.analyse`.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -187,7 +187,7 @@ def inspection(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
 
 
 def draw_faces(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
-    """The photo, (H, W, 3) uint8 RGB, with each face's box, detector, score and mesh points, or five points."""
+    """Draw boxes, detectors, scores and mesh points, or five points, on a photo, (H, W, 3) uint8 RGB."""
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     line = max(1, round(max(pixels.shape[:2]) / 400))
@@ -210,7 +210,7 @@ def draw_faces(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
 
 
 def draw_maps(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
-    """The photo, (H, W, 3) uint8 RGB, with the coloured semantic map of each face laid over it, in its place."""
+    """Draw the semantic maps of the faces in place on a darkened photo, (H, W, 3) uint8 RGB."""
     canvas = (pixels // 3).astype(np.uint8)
     for analysis in faces:
         labels = map_in_photo(analysis.semantic_map, analysis.matrix, (pixels.shape[0], pixels.shape[1]))
@@ -219,7 +219,7 @@ def draw_maps(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
 
 
 def draw_masks(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
-    """The photo, (H, W, 3) uint8 RGB, tinted where a paste would change it, by how much it would."""
+    """Tint the paste masks on a photo, (H, W, 3) uint8 RGB."""
     canvas = pixels.astype(np.float32)
     for analysis in faces:
         window, weight = analysis.mask.window, 0.6 * analysis.mask.alpha[..., None]
@@ -228,10 +228,10 @@ def draw_masks(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
 
 
 def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Captioned panels in one row.
+    """Draw captioned panels in one row.
 
     Args:
-        panels: caption and (H, W, 3) uint8 RGB, all of one size, at least one.
+        panels: caption and (H, W, 3) uint8 RGB; one or more, of equal size.
 
     Returns:
         (h, w, 3) uint8 RGB.

@@ -1,13 +1,12 @@
-"""What a result did to the pixels: was the face touched at all, is the rest as it was, does the rim show?
+"""Measurements on one original and its result: coverage, pose, expression, image quality, blending.
 
-Every figure is of any tool: the only masks used are the boxes in which a detector sees faces.
+All of them apply to the results of any tool: the only masks used are the face boxes of a detector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -20,66 +19,63 @@ from .onnx import AttributeReader, Reading, face_square
 from .pairing import Pair, embed, face_mesh, largest, nearest
 from .perceptual import FACE_SIDE, PerceptualMeter
 
-if TYPE_CHECKING:
-    pass
+Box = tuple[float, float, float, float]
 
-
-_MARGIN = 1.3  # side of the crop that quality is judged on, in sides of the face's box
-_QUALITY_SIDE = 128  # pixels of that crop
-_SHOWN_MARGIN, _SHOWN_SIDE = 1.9, 160  # of the crops on the contact sheet
+_QUALITY_MARGIN, _QUALITY_SIDE = 1.3, 128  # crop for quality metrics: side in box sides, and in pixels
+_THUMBNAIL_MARGIN, _THUMBNAIL_SIDE = 1.9, 160  # crop on the contact sheet, likewise
 
 
 @dataclass(frozen=True)
 class Evaluators:
-    """Who looks. None of them should have had a part in making the results.
+    """Networks that measure the results; none should have been used to generate them.
 
     Attributes:
-        detector: finds faces, in originals and results.
+        detector: detects faces in originals and results.
         landmarker: fits meshes.
         recognisers: one or more attackers.
-        reader: of age and sex; None for nobody.
-        meter: of perceptual distances.
+        reader: estimates age and sex; None for neither.
+        meter: computes FID, KID and LPIPS; None for none of them.
     """
 
     detector: FaceDetector
     landmarker: Landmarker
     recognisers: tuple[Recogniser, ...]
-    reader: AttributeReader | None
-    meter: PerceptualMeter
+    reader: AttributeReader | None = None
+    meter: PerceptualMeter | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class FaceMeasurement:
-    """The largest face of an original, and what stands in its place.
+    """Largest face of an original, and the face in its place in the result.
 
     Attributes:
-        left: it is still the original face.
-        embeddings: of each recogniser: original's and result's, (D,) each. A result in which no face is found is read
-            at the original's points, as an attacker would who knows the place. None where there are no points.
-        before: what the original's mesh says, or None without one.
-        after: likewise of the result; None also where no face is found there.
-        errors: of the two meshes; None without both.
-        readings: of original and result; None without a reader, and for a face that is not found in the result.
-        found: whether a face is found in the result, in the original's place.
-        sharpness_ratio: of result and original; None if not found, or if the original is flat.
-        score_ratio: of the detector's scores; None if not found.
-        ssim: structural similarity of the crops; None if not found.
-        lpips: None likewise, or where it cannot be had.
-        shown: (S, S, 3) uint8 RGB crops of both for a contact sheet, or None.
+        unchanged: the result still shows the original face.
+        detected: a face is detected in the result, in the place of the original.
+        embeddings: (D,) of original and result, for all recognisers. If no face is detected in the result, the
+            recogniser reads it at the original's points, as an attacker would. None without points.
+        before: state of the original's mesh, or None without a mesh.
+        after: likewise of the result; None also if no face is detected there.
+        errors: differences of the two meshes; None unless there are both.
+        readings: of original and result; None without a reader or if not detected.
+        sharpness_ratio: result over original; None if not detected, or if the original is flat.
+        score_ratio: detector score of the result over that of the original; None if not detected.
+        ssim: structural similarity of the crops; None if not detected.
+        lpips: None if not detected or not available.
+        crops: (S, S, 3) uint8 RGB of original and result for a contact sheet, or None.
     """
 
-    left: bool
+    unchanged: bool
+    detected: bool
     embeddings: tuple[tuple[np.ndarray | None, np.ndarray | None], ...]
     before: FaceState | None
     after: FaceState | None
     errors: MeshErrors | None
     readings: tuple[Reading, Reading] | None
-    found: bool
     sharpness_ratio: float | None
     score_ratio: float | None
     ssim: float | None
     lpips: float | None
-    shown: tuple[np.ndarray, np.ndarray] | None
+    crops: tuple[np.ndarray, np.ndarray] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +83,18 @@ class PairMeasurement:
     """One photo and its result.
 
     Attributes:
-        pair: which.
-        faces: found in the original.
-        left: of them, still there as they were.
-        resized: the result has another size, and was scaled to the original's to be compared.
-        outside: how it differs outside all faces.
-        rim: step at the rim of what was changed; None without a rim.
-        face: the largest; None where no face was found in the original.
+        pair: the two files.
+        faces: number of faces in the original.
+        unchanged: number of them that the result still shows.
+        resized: the result had another size, and was scaled to the original's.
+        outside: difference outside all faces.
+        rim: colour step at the boundary of the changed region; None without one.
+        face: the largest face; None if the original has none.
     """
 
     pair: Pair
     faces: int
-    left: int
+    unchanged: int
     resized: bool
     outside: Outside
     rim: float | None
@@ -109,40 +105,35 @@ def measure_pair(
     pair: Pair,
     photo: np.ndarray,
     result: np.ndarray,
-    judges: Evaluators,
+    evaluators: Evaluators,
     *,
     more_boxes: Sequence[Box] = (),
-    keep_pictures: bool = False,
+    keep_crops: bool = False,
 ) -> PairMeasurement:
     """Measure one photo and its result.
 
     Args:
-        pair: which they are.
+        pair: the two files.
         photo: (H, W, 3) uint8 RGB.
         result: (h, w, 3) uint8 RGB.
-        judges: who looks.
-        more_boxes: x0, y0, x1, y1 in photo pixels of further faces that were changed, by the record of who did it.
-        keep_pictures: keep crops for a contact sheet.
+        evaluators: the networks to measure with.
+        more_boxes: x0, y0, x1, y1 in photo pixels of further faces that were changed, from the run's records.
+        keep_crops: keep crops of the largest face for a contact sheet.
     """
     resized = result.shape != photo.shape
     if resized:
         result = cv2.resize(result, (photo.shape[1], photo.shape[0]), interpolation=cv2.INTER_AREA)
-    before, after = judges.detector(photo), judges.detector(result)
-    there = [nearest(after, np.array(face.box)) for face in before]
-    left = [left_as_it_was(photo, result, face.box) for face in before]
+    before, after = evaluators.detector(photo), evaluators.detector(result)
+    unchanged = [is_unchanged(photo, result, face.box) for face in before]
     main = largest(before)
-    face = None
-    if main is not None:
-        place = next(k for k, one in enumerate(before) if one is main)
-        face = _measure_face(photo, result, main, there[place], left[place], judges, keep_pictures)
     return PairMeasurement(
         pair=pair,
         faces=len(before),
-        left=sum(left),
+        unchanged=sum(unchanged),
         resized=resized,
-        outside=outside_faces(photo, result, [*(one.box for one in before), *more_boxes]),
+        outside=outside_faces(photo, result, [*(face.box for face in before), *more_boxes]),
         rim=rim_step(photo, result),
-        face=face,
+        face=None if main is None else _measure_face(photo, result, main, after, evaluators, keep_crops),
     )
 
 
@@ -150,71 +141,74 @@ def _measure_face(
     photo: np.ndarray,
     result: np.ndarray,
     face: Detection,
-    after: Detection | None,
-    left: bool,
-    judges: Evaluators,
-    keep_pictures: bool,
+    detections: Sequence[Detection],
+    evaluators: Evaluators,
+    keep_crops: bool,
 ) -> FaceMeasurement:
-    """The largest face of a photo, and the face in its place in the result if there is one."""
-    mesh = face_mesh(photo, face, judges.landmarker)
-    mesh_after = None if after is None else face_mesh(result, after, judges.landmarker)
+    """Measure the largest face of a photo, given the detections in the result."""
+    after = nearest(detections, np.array(face.box))
+    mesh = face_mesh(photo, face, evaluators.landmarker)
+    mesh_after = None if after is None else face_mesh(result, after, evaluators.landmarker)
     points = face.points if mesh is None else five_points(mesh)
     points_after = points if after is None else after.points if mesh_after is None else five_points(mesh_after)
-    crops = [face_square(image, face.box, _MARGIN, _QUALITY_SIDE) for image in (photo, result)]
-    sharp = sharpness(crops[0])
+
+    def crops(margin: float, side: int) -> tuple[np.ndarray, np.ndarray]:
+        return face_square(photo, face.box, margin, side), face_square(result, face.box, margin, side)
+
     readings = lpips = None
-    if after is not None:
-        large = [face_square(image, face.box, _MARGIN, FACE_SIDE) for image in (photo, result)]
-        lpips = judges.meter.add(large[0], large[1])
-        if judges.reader is not None:
-            readings = judges.reader(photo, face.box), judges.reader(result, face.box)
-    shown = [face_square(image, face.box, _SHOWN_MARGIN, _SHOWN_SIDE) for image in (photo, result)]
+    if after is not None and evaluators.meter is not None:
+        lpips = evaluators.meter.add(*crops(_QUALITY_MARGIN, FACE_SIDE))
+    if after is not None and evaluators.reader is not None:
+        readings = evaluators.reader(photo, face.box), evaluators.reader(result, face.box)
+    quality = crops(_QUALITY_MARGIN, _QUALITY_SIDE)
+    sharpness_before = sharpness(quality[0])
     return FaceMeasurement(
-        left=left,
-        embeddings=tuple((embed(photo, points, one), embed(result, points_after, one)) for one in judges.recognisers),
+        unchanged=is_unchanged(photo, result, face.box),
+        detected=after is not None,
+        embeddings=tuple(
+            (embed(photo, points, recogniser), embed(result, points_after, recogniser))
+            for recogniser in evaluators.recognisers
+        ),
         before=None if mesh is None else face_state(mesh),
         after=None if mesh_after is None else face_state(mesh_after),
         errors=None if mesh is None or mesh_after is None else mesh_errors(mesh, mesh_after),
         readings=readings,
-        found=after is not None,
-        sharpness_ratio=None if after is None or sharp < 1 else sharpness(crops[1]) / sharp,
+        sharpness_ratio=None if after is None or sharpness_before < 1 else sharpness(quality[1]) / sharpness_before,
         score_ratio=None if after is None else after.score / max(face.score, 1e-6),
-        ssim=None if after is None else ssim(crops[0], crops[1]),
+        ssim=None if after is None else ssim(*quality),
         lpips=lpips,
-        shown=(shown[0], shown[1]) if keep_pictures else None,
+        crops=crops(_THUMBNAIL_MARGIN, _THUMBNAIL_SIDE) if keep_crops else None,
     )
 
 
-Box = tuple[float, float, float, float]
+UNCHANGED_SSIM = 0.9
+"""Structural similarity above which a face counts as unchanged. Measured on 30 faces in 20 photographs: above 0.90 for
+all of them after JPEG at quality 30, at most 0.71 after replacement by the built-in model; after a blur of a tenth of
+the face width the median is 0.54, and only faces that were blurred before exceed 0.9."""
 
-LEFT_SSIM = 0.9
-"""Structural similarity of a face over which it counts as left as it was. Of 30 faces in 20 photographs, JPEG at
-quality 30 left each over 0.90, a replacement by the embedded model none over 0.71; a blur of a tenth of a face's width
-leaves 0.54 in the median, and over 0.9 only faces that were blurred before."""
+BOX_GROWTH = 0.6
+"""Growth of face boxes on every side, in box widths and heights; pixels beyond count as outside."""
 
-REACH = 0.6
-"""How far, in box widths and heights, a face's box is grown on every side before the rest counts as outside."""
-
-_SIDE = 64  # pixels to which a face is scaled before it is compared
-_CHANGED = 2  # levels over which a value counts as changed, for the rim
-_RIM = 3.0  # pixels on either side of the rim that are compared
+_COMPARISON_SIDE = 64  # pixels to which faces are scaled to tell unchanged ones
+_CHANGED_LEVELS = 2  # difference above which a value belongs to the changed region
+_RIM_DISTANCE = 3.0  # pixels from the boundary at which colours are compared
 
 
 @dataclass(frozen=True)
 class Outside:
-    """How pixels outside every face differ, in levels of 0 to 255.
+    """Difference of the pixels outside all faces, in levels of 0 to 255.
 
     Attributes:
-        largest: the largest difference of a value.
-        mean: the mean absolute difference.
+        largest: largest absolute difference of a value.
+        mean: mean absolute difference.
     """
 
     largest: float
     mean: float
 
 
-def left_as_it_was(photo: np.ndarray, result: np.ndarray, box: Box) -> bool:
-    """Whether the face in a box was left: its structural similarity (`ssim`) is over `LEFT_SSIM`.
+def is_unchanged(photo: np.ndarray, result: np.ndarray, box: Box) -> bool:
+    """Return whether the result still shows the original face: structural similarity above `UNCHANGED_SSIM`.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
@@ -224,21 +218,22 @@ def left_as_it_was(photo: np.ndarray, result: np.ndarray, box: Box) -> bool:
     x0, y0, x1, y1 = (round(v) for v in box)
     rows, columns = slice(max(0, y0), max(y1, y0 + 1)), slice(max(0, x0), max(x1, x0 + 1))
     faces = [
-        cv2.resize(image[rows, columns], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for image in (photo, result)
+        cv2.resize(image[rows, columns], (_COMPARISON_SIDE, _COMPARISON_SIDE), interpolation=cv2.INTER_AREA)
+        for image in (photo, result)
     ]
-    return ssim(*faces) > LEFT_SSIM
+    return ssim(*faces) > UNCHANGED_SSIM
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity of two pictures, Gaussian window of 1.5 pixels (Wang et al., "Image Quality Assessment:
+    """Compute the structural similarity with a Gaussian window of 1.5 pixels (Wang et al., "Image Quality Assessment:
     From Error Visibility to Structural Similarity", 2004).
 
     Args:
-        first: (H, W, 3) uint8 RGB, both sides over 10.
-        second: likewise, of the same shape.
+        first: (H, W, 3) uint8 RGB, at least 11 pixels a side.
+        second: of the same shape.
 
     Returns:
-        -1 to 1; 1 for equal pictures.
+        -1 to 1; 1 for equal images.
     """
     from skimage.metrics import structural_similarity
 
@@ -250,7 +245,7 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def outside_faces(photo: np.ndarray, result: np.ndarray, boxes: Sequence[Box]) -> Outside:
-    """How a result differs outside all boxes, each grown by `REACH`; nothing where the boxes cover all.
+    """Measure the difference outside all boxes, grown by `BOX_GROWTH`; 0 if the boxes cover the image.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
@@ -259,30 +254,30 @@ def outside_faces(photo: np.ndarray, result: np.ndarray, boxes: Sequence[Box]) -
     """
     outside = np.ones(photo.shape[:2], bool)
     for x0, y0, x1, y1 in boxes:
-        dx, dy = REACH * (x1 - x0), REACH * (y1 - y0)
+        dx, dy = BOX_GROWTH * (x1 - x0), BOX_GROWTH * (y1 - y0)
         outside[max(0, int(y0 - dy)) : int(y1 + dy) + 1, max(0, int(x0 - dx)) : int(x1 + dx) + 1] = False
-    away = cv2.absdiff(photo, result)[outside]
-    return Outside(float(away.max(initial=0)), float(away.mean()) if away.size else 0.0)
+    difference = cv2.absdiff(photo, result)[outside]
+    return Outside(float(difference.max(initial=0)), float(difference.mean()) if difference.size else 0.0)
 
 
 def rim_step(photo: np.ndarray, result: np.ndarray) -> float | None:
-    """How much more the colours jump across the rim of what was changed than they did in the photo.
+    """Measure the colour step that the result adds at the boundary of the changed region.
 
-    At every pixel of the contour of the changed region, the colour 3 pixels further in is compared with that 3 pixels
-    further out, both averaged over 3 pixels.
+    At every pixel of the region's contour, the colour 3 pixels inside is compared with the colour 3 pixels outside,
+    both averaged over 3 x 3 pixels.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
         result: of the same shape.
 
     Returns:
-        Mean difference in CIE Lab units (a trained eye sees about 2); below 0 where a real edge was smoothed. None
-        where nothing, or next to nothing, was changed.
+        Mean difference in CIELAB units (about 2 is visible to a trained eye); negative if a real edge was smoothed.
+        None if nothing, or next to nothing, was changed.
     """
-    changed = (cv2.absdiff(photo, result).max(axis=2) > _CHANGED).astype(np.uint8)
+    changed = (cv2.absdiff(photo, result).max(axis=2) > _CHANGED_LEVELS).astype(np.uint8)
     changed = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
     inside, outside = (
-        cv2.distanceTransform(np.pad(one, 1), cv2.DIST_L2, 5)[1:-1, 1:-1] for one in (changed, 1 - changed)
+        cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 5)[1:-1, 1:-1] for mask in (changed, 1 - changed)
     )
     distance = (inside - outside).astype(np.float32)
     smooth = cv2.GaussianBlur(distance, (0, 0), 1)
@@ -290,35 +285,33 @@ def rim_step(photo: np.ndarray, result: np.ndarray) -> float | None:
     length = np.linalg.norm(normal, axis=-1)
     rows, columns = np.nonzero((changed > 0) & (distance <= 1) & (length > 1e-3))
     height, width = changed.shape
-    margin = int(_RIM) + 1  # a region that the picture's edge cuts has no rim there
+    margin = int(_RIM_DISTANCE) + 1  # no rim where the region touches the image border
     inner = (rows >= margin) & (rows < height - margin) & (columns >= margin) & (columns < width - margin)
     rows, columns = rows[inner], columns[inner]
     if len(rows) < 16:
         return None
-    towards = normal[rows, columns] / length[rows, columns, None] * _RIM
-    at = np.stack([columns, rows], axis=-1).astype(np.float32)
+    inward = normal[rows, columns] / length[rows, columns, None] * _RIM_DISTANCE
+    contour = np.stack([columns, rows], axis=-1).astype(np.float32)
     steps = []
     for image in (photo, result):
         lab = cv2.cvtColor(cv2.blur(image, (3, 3)).astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-        sides = [_sample(lab, at + sign * towards) for sign in (1, -1)]
+        sides = [_sample(lab, contour + sign * inward) for sign in (1, -1)]
         steps.append(float(np.linalg.norm(sides[0] - sides[1], axis=-1).mean()))
     return steps[1] - steps[0]
 
 
 def sharpness(face: np.ndarray) -> float:
-    """Variance of the Laplacian of a face crop, (S, S, 3) uint8 RGB, in grey levels: 0 for a flat picture."""
+    """Compute the variance of the Laplacian of a crop, (S, S, 3) uint8 RGB, in grey levels; 0 for a flat image."""
     return float(cv2.Laplacian(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
 
 
-def _sample(image: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """(N, 3) values of a (H, W, 3) float32 image at (N, 2) x, y, interpolated."""
-    points = at.astype(np.float32)[None]
-    return cv2.remap(image, points[..., 0], points[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Interpolate a (H, W, 3) float32 image at (N, 2) x, y; returns (N, 3)."""
+    x, y = points.astype(np.float32)[None].transpose(2, 0, 1)
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
 
 
-#: Where points of MediaPipe's canonical face lie, in centimetres: x to the picture's right, y up, z towards the viewer.
-#: They are the ones that hardly move with the expression.
-_CANONICAL = {
+CANONICAL_POINTS = {
     1: (0.0, -1.127, 7.476),
     10: (0.0, 8.262, 4.482),
     168: (0.0, 3.271, 5.236),
@@ -329,22 +322,20 @@ _CANONICAL = {
     234: (-7.664, 0.673, -2.436),
     454: (7.664, 0.673, -2.436),
 }
+"""Expression-invariant points of MediaPipe's canonical face by index, in cm: x right, y up, z to the viewer."""
 
-
-_CLOSED = 0.12  # opening of the eyes, in their widths, under which nothing is said of the gaze
-
-
-_PROFILE = 40.0  # degrees of yaw beyond which one eye hides, likewise
+_CLOSED_EYES = 0.12  # eye opening, in eye widths, below which there is no gaze
+_MAX_GAZE_YAW = 40.0  # degrees beyond which one eye is hidden
 
 
 @dataclass(frozen=True)
 class HeadPose:
-    """Angles in degrees, as the picture shows them.
+    """Angles in degrees, in image coordinates.
 
     Attributes:
-        yaw: the face looks to the picture's right.
-        pitch: it looks up.
-        roll: it leans to the picture's right, clockwise.
+        yaw: positive to the right of the image.
+        pitch: positive upwards.
+        roll: positive clockwise.
     """
 
     yaw: float
@@ -354,12 +345,12 @@ class HeadPose:
 
 @dataclass(frozen=True)
 class FaceState:
-    """What a mesh says of a face.
+    """Pose, gaze and expression of a mesh.
 
     Attributes:
         pose: of the head.
-        gaze: right and down, where the irises stand between the eyes' corners, in eye widths; 0.1 is about 15 degrees
-            (an eyeball of 12 mm radius behind an opening of 30 mm). None for closed eyes, or a head turned far.
+        gaze: offset of the irises from the middle of the eye corners, right and down, in eye widths; 0.1 is about 15
+            degrees (an eyeball of 12 mm radius behind an opening of 30 mm). None for closed eyes and large yaw.
         expression: ratios of lengths.
     """
 
@@ -370,14 +361,14 @@ class FaceState:
 
 @dataclass(frozen=True)
 class MeshErrors:
-    """Absolute differences between two meshes of one place.
+    """Absolute differences between two meshes.
 
     Attributes:
         yaw, pitch, roll: degrees.
-        gaze: distance in eye widths; None where one of the two faces has none.
+        gaze: distance in eye widths; None if either face has none.
         smile, mouth_open: in mouth widths.
         eyes_open: in eye widths.
-        landmarks: mean distance of the points, as a share of the distance between the outer corners of the eyes.
+        landmarks: mean distance of the points over the distance between the outer eye corners.
     """
 
     yaw: float
@@ -391,25 +382,25 @@ class MeshErrors:
 
 
 def face_state(mesh: np.ndarray) -> FaceState:
-    """Read a (478, 2) mesh in photo pixels."""
+    """Measure a (478, 2) mesh in photo pixels."""
     expression, pose = measure(mesh), head_pose(mesh)
-    open_and_seen = expression.eyes_open > _CLOSED and abs(pose.yaw) < _PROFILE
-    return FaceState(pose, _gaze(mesh) if open_and_seen else None, expression)
+    visible = expression.eyes_open > _CLOSED_EYES and abs(pose.yaw) < _MAX_GAZE_YAW
+    return FaceState(pose, _gaze(mesh) if visible else None, expression)
 
 
 def head_pose(mesh: np.ndarray) -> HeadPose:
-    """The turn of the canonical face that puts it nearest to a (478, 2) mesh, in weak perspective (scaled orthography).
+    """Estimate the head pose from a (478, 2) mesh by fitting the canonical face in weak perspective.
 
-    Least squares for the affine camera, then the nearest scaled rotation (Tomasi and Kanade, "Shape and Motion from
-    Image Streams under Orthography", 1992, give the model).
+    Least squares for the affine camera, then the nearest scaled rotation (camera model: Tomasi and Kanade, "Shape and
+    Motion from Image Streams under Orthography", 1992).
     """
-    model = np.array(list(_CANONICAL.values())) * (1, -1, -1)  # y down, z away from the viewer, as in pictures
-    points = mesh[list(_CANONICAL)].astype(np.float64)
+    model = np.array(list(CANONICAL_POINTS.values())) * (1, -1, -1)  # y down, z away from the viewer
+    points = mesh[list(CANONICAL_POINTS)].astype(np.float64)
     affine = np.linalg.lstsq(model - model.mean(0), points - points.mean(0), rcond=None)[0].T
     left, _, right = np.linalg.svd(affine, full_matrices=False)
     first, second = left @ right
     rotation = np.stack([first, second, np.cross(first, second)])
-    nose = -rotation[:, 2]  # the model's nose points to the viewer
+    nose = -rotation[:, 2]
     yaw = np.degrees(np.arctan2(nose[0], -nose[2]))
     pitch = np.degrees(np.arcsin(np.clip(-nose[1], -1, 1)))
     roll = np.degrees(np.arctan2(rotation[1, 0], rotation[1, 1]))
@@ -417,7 +408,7 @@ def head_pose(mesh: np.ndarray) -> HeadPose:
 
 
 def mesh_errors(first: np.ndarray, second: np.ndarray) -> MeshErrors:
-    """Differences between the meshes, (478, 2) in the pixels of one photo, of an original and of its result."""
+    """Compare the meshes of an original and its result, (478, 2) in photo pixels."""
     a, b = face_state(first), face_state(second)
     gaze = None if a.gaze is None or b.gaze is None else float(np.hypot(*np.subtract(a.gaze, b.gaze)))
     span = max(float(np.linalg.norm(first[263] - first[33])), 1e-6)
@@ -434,19 +425,19 @@ def mesh_errors(first: np.ndarray, second: np.ndarray) -> MeshErrors:
 
 
 def _turn(first: float, second: float) -> float:
-    """The smaller angle between two directions, in degrees."""
+    """Return the angle between two directions, 0 to 180 degrees."""
     return abs((first - second + 180) % 360 - 180)
 
 
 def _gaze(mesh: np.ndarray) -> tuple[float, float]:
-    """Mean over both eyes of where the iris's middle lies from the middle of the corners, in eye widths."""
+    """Average the offset of the iris centre from the middle of the eye corners over both eyes, in eye widths."""
     offsets = []
     for (start, end), eye, iris in zip(EYE_CORNERS, MESH_EYES, MESH_IRISES, strict=True):
         corner = mesh[end] - mesh[start]
         width = max(float(np.linalg.norm(corner)), 1e-6)
         across, down = frame(corner)
-        away = mesh[list(iris)].mean(0) - (mesh[start] + mesh[end]) / 2
+        offset = mesh[list(iris)].mean(0) - (mesh[start] + mesh[end]) / 2
         lids = mesh[list(eye)].mean(0) - (mesh[start] + mesh[end]) / 2
-        offsets.append((away @ across / width, (away - lids) @ down / width))
+        offsets.append((offset @ across / width, (offset - lids) @ down / width))
     x, y = np.mean(offsets, axis=0)
     return float(x), float(y)

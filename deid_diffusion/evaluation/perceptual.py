@@ -1,4 +1,4 @@
-"""FID, KID and LPIPS of face crops, where their weights are at hand."""
+"""FID, KID and LPIPS of face crops, if their weights are installed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,22 @@ if TYPE_CHECKING:
 
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-"""Where torch-fidelity keeps the Inception of published FIDs, in the folder of `torch.hub`'s checkpoints."""
-
+"""File of torch-fidelity's Inception, for FID and KID, among the checkpoints of `torch.hub`."""
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
-"""Likewise torchvision's AlexNet, on which LPIPS rests."""
-
+"""File of torchvision's AlexNet, for LPIPS, likewise."""
 
 FACE_SIDE = 299
-"""Side of the face crops that are compared, in pixels."""
+"""Side of the face crops, in pixels."""
 
-
-_SUBSETS = 50  # of KID
+_KID_SUBSETS, _KID_SUBSET_SIZE = 50, 100
 
 
 class PerceptualMeter:
-    """Collects pairs of face crops and gives the published figures of those networks that can be had.
+    """Accumulates pairs of face crops and computes FID, KID and LPIPS. Nothing is downloaded.
 
     Attributes:
-        missing: why a figure is not given, figure to one line.
+        missing: metrics that cannot be computed, name to reason.
     """
 
     def __init__(self) -> None:
@@ -43,23 +40,23 @@ class PerceptualMeter:
             self.missing = dict.fromkeys(("FID", "KID", "LPIPS"), "torchmetrics is not installed")
             return
         if find_spec("torch_fidelity") is None or not _has(INCEPTION_FILE):
-            reason = f"torch-fidelity or its weights ({INCEPTION_FILE}) are not here, and nothing is downloaded"
+            reason = f"torch-fidelity or its weights ({INCEPTION_FILE}) are not installed"
             self.missing |= dict.fromkeys(("FID", "KID"), reason)
         else:
             from torchmetrics.image.fid import FrechetInceptionDistance
             from torchmetrics.image.kid import KernelInceptionDistance
 
             self._features["FID"] = FrechetInceptionDistance(feature=2048)
-            self._features["KID"] = KernelInceptionDistance(feature=2048, subsets=_SUBSETS)
+            self._features["KID"] = KernelInceptionDistance(feature=2048, subsets=_KID_SUBSETS)
         if not _has(ALEXNET_FILE):
-            self.missing["LPIPS"] = f"torchvision's weights ({ALEXNET_FILE}) are not here, and nothing is downloaded"
+            self.missing["LPIPS"] = f"torchvision's weights ({ALEXNET_FILE}) are not installed"
         else:
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
             self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
 
     def add(self, original: np.ndarray, result: np.ndarray) -> float | None:
-        """Take the crops of a face before and after, (S, S, 3) uint8 RGB each; their LPIPS, or None without it."""
+        """Add the crops of a face before and after, (S, S, 3) uint8 RGB, and return their LPIPS, or None without it."""
         if not self._features and self._lpips is None:
             return None
         import torch
@@ -75,21 +72,21 @@ class PerceptualMeter:
             return float(self._lpips(pair[0].float() / 255, pair[1].float() / 255))
 
     def fid(self) -> float | None:
-        """FID of all pairs so far, or None."""
+        """Compute the FID of all pairs so far, or return None."""
         metric = self._features.get("FID")
         return None if metric is None or self._pairs < 2 else float(metric.compute())
 
     def kid(self) -> float | None:
-        """KID of all pairs so far, the mean over subsets of up to 100 faces, or None."""
+        """Compute the KID of all pairs so far, a mean over subsets of up to 100 faces, or return None."""
         metric = self._features.get("KID")
         if metric is None or self._pairs < 2:
             return None
-        metric.subset_size = min(100, self._pairs)  # known only now, and more than there are faces is refused
+        metric.subset_size = min(_KID_SUBSET_SIZE, self._pairs)  # the metric refuses subsets larger than the set
         return float(metric.compute()[0])
 
 
 def _has(file: str) -> bool:
-    """Whether a file of weights is in torch.hub's folder."""
+    """Return whether a file is among the checkpoints of `torch.hub`."""
     import torch
 
     return (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()

@@ -1,4 +1,4 @@
-"""What is left of the faces' attributes and quality, as sections of the report."""
+"""Utility metrics as sections of the report: coverage, attributes, pose, expression, image quality."""
 
 from __future__ import annotations
 
@@ -29,21 +29,26 @@ TOLERANCES = {
     "mouth_open": (0.1, "mouth widths"),
     "eyes_open": (0.1, "eye widths"),
 }
-"""Largest error of each measure of the mesh at which it counts as kept, and its unit (see `MeshErrors`)."""
+"""Largest error of a `MeshErrors` field at which the attribute counts as kept, and its unit."""
 
 AGE_TOLERANCE = 10.0
-"""Likewise of the age, in years: the networks that read it are that coarse."""
+"""Largest error of the age, in years: the accuracy of age estimators."""
+
+_UNITS = {name: unit for name, (_, unit) in TOLERANCES.items()} | {"roll": "degrees"}
+_MIN_DISTRIBUTION = 30  # faces for a distance between distributions
+_ADULT = 18.0
+_FEMALE, _MALE = ("f", "w"), ("m",)  # first letters of labels of sex
 
 
-def kept(face: FaceMeasurement, *, read: bool) -> dict[str, bool]:
-    """Attribute to whether it was kept; those that the original does not show are left out.
+def kept(face: FaceMeasurement, *, with_reader: bool) -> dict[str, bool]:
+    """Tell for every attribute whether it was kept. Attributes that the original does not show are left out.
 
-    Where no face or no mesh is found in the result, none of what the original showed was kept. The gaze is left out
-    also where the result's mesh shows none: closed eyes and a turned head count as that.
+    If no face or mesh is detected in the result, nothing was kept. The gaze is also left out if the result shows none
+    (closed eyes, large yaw).
 
     Args:
         face: original and result.
-        read: whether somebody read age and sex.
+        with_reader: age and sex were read.
     """
     verdicts: dict[str, bool] = {}
     if face.before is not None:
@@ -51,56 +56,52 @@ def kept(face: FaceMeasurement, *, read: bool) -> dict[str, bool]:
             if name == "gaze" and (face.before.gaze is None or (face.errors and face.errors.gaze is None)):
                 continue
             verdicts[name] = face.errors is not None and getattr(face.errors, name) <= tolerance
-    if read:
+    if with_reader:
         verdicts["sex"] = face.readings is not None and same_sex(*face.readings)
         verdicts["age"] = face.readings is not None and age_error(*face.readings) <= AGE_TOLERANCE
     return verdicts
 
 
 def same_sex(before: Reading, after: Reading) -> bool:
-    """Whether both readings say the same."""
+    """Return whether both readings agree on the sex."""
     return (before.female > 0.5) == (after.female > 0.5)
 
 
 def age_error(before: Reading, after: Reading) -> float:
-    """Years between two readings, 0 or more."""
+    """Return the absolute difference of two readings of the age, in years."""
     return abs(before.age - after.age)
 
 
-def share_kept(face: FaceMeasurement, *, read: bool) -> float | None:
-    """Share of the attributes that were kept, 0 to 1; None for a face of which nothing was known before."""
-    verdicts = kept(face, read=read)
+def share_kept(face: FaceMeasurement, *, with_reader: bool) -> float | None:
+    """Return the share of attributes kept, 0 to 1; None if the original shows none."""
+    verdicts = kept(face, with_reader=with_reader)
     return sum(verdicts.values()) / len(verdicts) if verdicts else None
 
 
-_FEWEST_FACES = 30  # for a distance of distributions
-_ADULT = 18.0
-_FEMALE, _MALE = ("f", "w"), ("m",)  # first letters of labels of sex
-
-
-def coverage_section(looks: Sequence[PairMeasurement]) -> Section:
-    """Was every face touched?"""
-    people = [one.pair.person for one in looks]
-    faces = sum(one.faces for one in looks)
-    left = sum(one.left for one in looks)
-    per_face = [(one, k < one.left) for one in looks for k in range(one.faces)]
-    bare = [one.pair.name for one in looks if one.left]
+def coverage_section(photos: Sequence[PairMeasurement]) -> Section:
+    """Count the faces that the results still show."""
+    people = [photo.pair.person for photo in photos]
+    unchanged = [(photo.pair.person, float(k < photo.unchanged)) for photo in photos for k in range(photo.faces)]
+    examples = ", ".join([photo.pair.name for photo in photos if photo.unchanged][:5])
     figures = (
-        Figure("faces found in originals", float(faces), ""),
-        Figure("faces left as they were", float(left), "", better="lower", note=", ".join(bare[:5])),
+        Figure("faces in originals", float(len(unchanged)), ""),
+        Figure("unchanged faces", sum(value for _, value in unchanged), "", better="lower", note=examples),
         mean_of(
-            "share of faces left",
-            [float(was) for _, was in per_face],
-            [o.pair.person for o, _ in per_face],
+            "share of unchanged faces",
+            [value for _, value in unchanged],
+            [person for person, _ in unchanged],
             SHARE,
             "lower",
         ),
-        mean_of("photos with a face left", [float(one.left > 0) for one in looks], people, SHARE, "lower"),
-        Figure("photos without any face", float(sum(one.faces == 0 for one in looks)), "", note="in no figure below"),
+        mean_of(
+            "photos with an unchanged face", [float(photo.unchanged > 0) for photo in photos], people, SHARE, "lower"
+        ),
+        Figure(
+            "photos without a face", float(sum(photo.faces == 0 for photo in photos)), "", note="in no figure below"
+        ),
     )
     summary = (
-        "A face that is left as it was counts as re-identified in every figure below. Faces that the detector "
-        "does not see are in none."
+        "An unchanged face counts as re-identified in every figure below. Faces that the detector misses are in none."
     )
     return Section("Coverage", summary, figures)
 
@@ -112,180 +113,175 @@ def attribute_section(
     labels: Labels | None,
     reader: str | None,
 ) -> Section:
-    """Age and sex, by a reader's word; and the one number of `kept`.
+    """Summarise the attributes kept and the readings of age and sex.
 
     Args:
         faces: N faces.
         names: N names of their photos.
         people: N names of people.
-        labels: to say how good the reader is on originals.
-        reader: its name; None without one.
+        labels: to measure the reader's accuracy on originals.
+        reader: its name; None without a reader.
     """
-    read = reader is not None
+    with_reader = reader is not None
     tolerances = ", ".join(f"{name.replace('_', ' ')} {value:g} {unit}" for name, (value, unit) in TOLERANCES.items())
-    rule = f"kept within: {tolerances}" + (f"; same sex, age {AGE_TOLERANCE:g} years" if read else "")
+    rule = f"within: {tolerances}" + (f"; same sex, age {AGE_TOLERANCE:g} years" if with_reader else "")
+    shares = [share_kept(face, with_reader=with_reader) for face in faces]
     figures = [
-        mean_of("attributes kept", [share_kept(one, read=read) for one in faces], people, SHARE, "higher", rule),
-        mean_of("face found again", [float(one.found) for one in faces], people, SHARE, "higher"),
+        mean_of("attributes kept", shares, people, SHARE, "higher", rule),
+        mean_of("face detected in the result", [float(face.detected) for face in faces], people, SHARE, "higher"),
     ]
-    if not read:
-        why = "no reader: name one with --attributes FILE.onnx"
-        figures += [missing("sex agrees", SHARE, why), missing("age error", "years", why)]
-        return Section("Attributes", "Of the largest face of each photo.", tuple(figures))
-    pairs = [(one.readings, who) for one, who in zip(faces, people, strict=True) if one.readings is not None]
-    whose = [who for _, who in pairs]
-    agrees = [float(same_sex(*both)) for both, _ in pairs]
-    adults = [agrees[k] if both[0].age >= _ADULT else None for k, (both, _) in enumerate(pairs)]
+    if not with_reader:
+        reason = "needs a reader: --attributes FILE.onnx"
+        figures += [missing("sex agrees", SHARE, reason), missing("age error", "years", reason)]
+        return Section("Attributes", "Largest face of every photo.", tuple(figures))
+    pairs = [(*face.readings, person) for face, person in zip(faces, people, strict=True) if face.readings is not None]
+    read_people = [person for *_, person in pairs]
+    agrees = [float(same_sex(before, after)) for before, after, _ in pairs]
+    adults = [value if before.age >= _ADULT else None for value, (before, *_) in zip(agrees, pairs, strict=True)]
+    age_errors = [age_error(before, after) for before, after, _ in pairs]
+    drifts = [after.age - before.age for before, after, _ in pairs]
+    adult_note = f"read as {_ADULT:g} or older in the original"
     figures += [
-        mean_of("sex agrees, adults", adults, whose, SHARE, "higher", f"read as {_ADULT:g} or older in the original"),
-        mean_of("sex agrees, everybody", agrees, whose, SHARE, "higher"),
-        mean_of("age error", [age_error(*both) for both, _ in pairs], whose, "years", "lower"),
-        mean_of("age drift", [b.age - a.age for (a, b), _ in pairs], whose, "years", "zero", "result less original"),
+        mean_of("sex agrees, adults", adults, read_people, SHARE, "higher", adult_note),
+        mean_of("sex agrees, all", agrees, read_people, SHARE, "higher"),
+        mean_of("age error", age_errors, read_people, "years", "lower"),
+        mean_of("age drift", drifts, read_people, "years", "zero", "result minus original"),
     ]
-    told = _label_of_sex(labels, names)
-    checks = [
-        None if label is None or one.readings is None else float((one.readings[0].female > 0.5) == label)
-        for one, label in zip(faces, told, strict=True)
+    correct = [
+        None if female is None or face.readings is None else float((face.readings[0].female > 0.5) == female)
+        for face, female in zip(faces, _female_labels(labels, names), strict=True)
     ]
-    if any(check is not None for check in checks):
-        figures.append(mean_of("reader agrees with the labels, originals", checks, people, SHARE))
-    summary = f"Of the largest face of each photo; age and sex by {reader}, from original and result alike."
+    if any(value is not None for value in correct):
+        figures.append(mean_of("reader's accuracy on originals, sex", correct, people, SHARE))
+    summary = f"Largest face of every photo; age and sex of original and result as read by {reader}."
     return Section("Attributes", summary, tuple(figures))
 
 
 def mesh_section(faces: Sequence[FaceMeasurement], people: Sequence[str]) -> Section:
-    """Errors of pose, gaze, expression and landmarks."""
-    units = {"yaw": "degrees", "pitch": "degrees", "roll": "degrees", "gaze": "eye widths", "smile": "mouth widths",
-             "mouth_open": "mouth widths", "eyes_open": "eye widths"}  # fmt: skip
-    figures = [
-        mean_of(
-            f"{name.replace('_', ' ')} error",
-            [None if one.errors is None else getattr(one.errors, name) for one in faces],
-            people,
-            unit,
-            "lower",
-        )
-        for name, unit in units.items()
-    ]
-    landmarks = [None if one.errors is None else 100 * one.errors.landmarks for one in faces]
-    figures.append(mean_of("landmark error", landmarks, people, "% of eye span", "lower", "span of the outer corners"))
-    summary = "Mean absolute differences of the 478-point meshes of original and result, where both have one."
+    """Average the errors of pose, gaze, expression and landmarks."""
+
+    def error(title: str, field: str, unit: str, scale: float = 1.0, note: str = "") -> Figure:
+        values = [None if face.errors is None else getattr(face.errors, field) for face in faces]
+        scaled = [None if value is None else scale * value for value in values]
+        return mean_of(title, scaled, people, unit, "lower", note)
+
+    names = ("yaw", "pitch", "roll", "gaze", "smile", "mouth_open", "eyes_open")
+    figures = [error(f"{name.replace('_', ' ')} error", name, _UNITS[name]) for name in names]
+    figures.append(error("landmark error", "landmarks", "% of eye span", 100.0, "span of the outer corners"))
+    summary = "Mean absolute differences of the 478-point meshes of original and result."
     return Section("Pose, gaze and expression", summary, tuple(figures))
 
 
 def quality_section(
-    looks: Sequence[PairMeasurement], faces: Sequence[FaceMeasurement], people: Sequence[str], judges: Evaluators
+    photos: Sequence[PairMeasurement], faces: Sequence[FaceMeasurement], people: Sequence[str], evaluators: Evaluators
 ) -> Section:
-    """How real the faces look, and what happened around them."""
-    everyone = [one.pair.person for one in looks]
-    logs = [None if not one.sharpness_ratio else float(np.log(one.sharpness_ratio)) for one in faces]
+    """Summarise the image quality of faces, and the changes outside them."""
+    photo_people = [photo.pair.person for photo in photos]
+    logs = [float(np.log(face.sharpness_ratio)) if face.sharpness_ratio else None for face in faces]
+    intact = [float(photo.outside.largest == 0) for photo in photos]
+    differences = [photo.outside.mean for photo in photos]
     figures = [
-        _exp(mean_of("sharpness ratio", logs, people, "", "", "result over original, geometric mean; 1 is as sharp")),
-        mean_of("detector score ratio", [one.score_ratio for one in faces], people, "", "higher"),
-        mean_of("rim step", [one.rim for one in looks], everyone, "Lab units", "lower", "0 is seamless"),
-        mean_of("SSIM of the face", [one.ssim for one in faces], people, "", "", "stands in where LPIPS cannot be had"),
-        *_perceptual(faces, people, judges),
-        *_distances(faces, people, judges.recognisers[0].name),
-        mean_of(
-            "photos unchanged outside faces",
-            [float(one.outside.largest == 0) for one in looks],
-            everyone,
-            SHARE,
-            "higher",
+        _exp(mean_of("sharpness ratio", logs, people, "", "", "result over original, geometric mean; 1 is equal")),
+        mean_of("detector score ratio", [face.score_ratio for face in faces], people, "", "higher"),
+        mean_of("rim step", [photo.rim for photo in photos], photo_people, "Lab units", "lower", "0 is seamless"),
+        mean_of("SSIM of the face", [face.ssim for face in faces], people, "", "", "offline substitute for LPIPS"),
+        *_perceptual(faces, people, evaluators),
+        *_distribution_distances(faces, people, evaluators.recognisers[0].name),
+        mean_of("photos unchanged outside faces", intact, photo_people, SHARE, "higher"),
+        mean_of("mean difference outside faces", differences, photo_people, "levels", "lower"),
+        Figure(
+            "largest difference outside faces", max(photo.outside.largest for photo in photos), "levels", better="lower"
         ),
-        mean_of("mean difference outside faces", [one.outside.mean for one in looks], everyone, "levels", "lower"),
-        Figure("largest difference outside faces", max(one.outside.largest for one in looks), "levels", better="lower"),
     ]
-    summary = "Of the largest face of each photo; outside is everything but the grown boxes of all faces."
-    return Section("Picture quality", summary, tuple(figures))
+    summary = "Largest face of every photo; outside are all pixels but the grown boxes of all faces."
+    return Section("Image quality", summary, tuple(figures))
 
 
 def group_values(names: Sequence[str], labels: Labels) -> list[tuple[str, str, np.ndarray]]:
-    """Column, value and (N,) bool mask of each group of N photos, in order."""
+    """Return column, value and (N,) bool mask of every group of N photos, in natural order."""
     groups = []
     for column in labels.columns:
         cells = np.array([labels.rows.get(name, {}).get(column, "") for name in names])
-        values = sorted(set(cells) - {""}, key=_natural)
+        values = sorted(set(cells) - {""}, key=_natural_order)
         groups += [(column, str(value), cells == value) for value in values]
     return groups
 
 
-def group_figures(faces: Sequence[FaceMeasurement], people: Sequence[str], *, read: bool) -> tuple[Figure, ...]:
-    """What a group shows beside its re-identification."""
+def group_figures(faces: Sequence[FaceMeasurement], people: Sequence[str], *, with_reader: bool) -> tuple[Figure, ...]:
+    """Compute the utility figures of a group."""
+    yaw = [None if face.errors is None else face.errors.yaw for face in faces]
+    shares = [share_kept(face, with_reader=with_reader) for face in faces]
     figures = [
-        mean_of("attributes kept", [share_kept(one, read=read) for one in faces], people, SHARE, "higher"),
-        mean_of("face found again", [float(one.found) for one in faces], people, SHARE, "higher"),
-        mean_of(
-            "yaw error", [None if one.errors is None else one.errors.yaw for one in faces], people, "degrees", "lower"
-        ),
+        mean_of("attributes kept", shares, people, SHARE, "higher"),
+        mean_of("face detected in the result", [float(face.detected) for face in faces], people, SHARE, "higher"),
+        mean_of("yaw error", yaw, people, "degrees", "lower"),
     ]
-    if read:
-        sexes = [float(kept(one, read=True)["sex"]) for one in faces]
-        ages = [None if one.readings is None else age_error(*one.readings) for one in faces]
+    if with_reader:
+        sexes = [float(kept(face, with_reader=True)["sex"]) for face in faces]
+        ages = [None if face.readings is None else age_error(*face.readings) for face in faces]
         figures.append(mean_of("sex agrees", sexes, people, SHARE, "higher"))
         figures.append(mean_of("age error", ages, people, "years", "lower"))
     return tuple(figures)
 
 
-def _perceptual(faces: Sequence[FaceMeasurement], people: Sequence[str], judges: Evaluators) -> list[Figure]:
-    meter = judges.meter
-    lpips = mean_of("LPIPS", [one.lpips for one in faces], people, "")
+def _perceptual(faces: Sequence[FaceMeasurement], people: Sequence[str], evaluators: Evaluators) -> list[Figure]:
+    meter = evaluators.meter
+    if meter is None:
+        return []
     figures = [
-        Figure("FID", meter.fid(), "", better="lower", note="no interval: rests on all faces at once"),
+        Figure("FID", meter.fid(), "", better="lower", note="of all faces at once: no interval"),
         Figure("KID", meter.kid(), "", better="lower", note="mean over subsets of up to 100 faces"),
-        lpips,
+        mean_of("LPIPS", [face.lpips for face in faces], people, ""),
     ]
-    return [replace(one, note=meter.missing.get(one.name, one.note)) for one in figures]
+    return [replace(figure, note=meter.missing.get(figure.name, figure.note)) for figure in figures]
 
 
-def _distances(faces: Sequence[FaceMeasurement], people: Sequence[str], name: str) -> list[Figure]:
-    """The offline stand-ins for FID and KID, in the embeddings of the first recogniser."""
-    whole = [
-        (before, after, who)
-        for one, who in zip(faces, people, strict=True)
-        for before, after in one.embeddings[:1]
-        if one.found and before is not None and after is not None
+def _distribution_distances(faces: Sequence[FaceMeasurement], people: Sequence[str], recogniser: str) -> list[Figure]:
+    """Compute the offline substitutes for FID and KID, on the embeddings of the first recogniser."""
+    pairs = [
+        (before, after, person)
+        for face, person in zip(faces, people, strict=True)
+        for before, after in face.embeddings[:1]
+        if face.detected and before is not None and after is not None
     ]
-    titles = f"Fréchet distance, {name}", f"kernel distance, {name}"
-    if len(whole) < _FEWEST_FACES:
-        why = f"takes {_FEWEST_FACES} faces, there are {len(whole)}"
-        return [missing(title, "", why) for title in titles]
-    rows = np.array([(before, after) for before, after, _ in whole], np.float64)
-    rows *= np.sqrt(rows.shape[2])  # so that a feature is of size 1, as Inception's are
-    first, second, whose = rows[:, 0], rows[:, 1], [who for _, _, who in whole]
-    note = "stands in for {}: another network's features, not to be compared with published ones; 95 % by jackknife"
+    titles = f"Fréchet distance, {recogniser}", f"kernel distance, {recogniser}"
+    if len(pairs) < _MIN_DISTRIBUTION:
+        return [missing(title, "", f"needs {_MIN_DISTRIBUTION} faces, there are {len(pairs)}") for title in titles]
+    features = np.array([(before, after) for before, after, _ in pairs], np.float64)
+    features *= np.sqrt(features.shape[2])  # unit variance per feature, like Inception's
+    first, second, pair_people = features[:, 0], features[:, 1], [person for *_, person in pairs]
     return [
         Figure(
             title,
             distance(first, second),
             "",
-            jackknife_interval(distance, first, second, whose),
-            trials=len(whole),
+            jackknife_interval(distance, first, second, pair_people),
+            trials=len(pairs),
             better="lower",
-            note=note.format(of),
+            note=f"substitute for {metric} on other features, not comparable with published ones; jackknife interval",
         )
-        for title, distance, of in zip(titles, (frechet_distance, kernel_distance), ("FID", "KID"), strict=True)
+        for title, distance, metric in zip(titles, (frechet_distance, kernel_distance), ("FID", "KID"), strict=True)
     ]
 
 
 def _exp(figure: Figure) -> Figure:
-    """A mean of logarithms as a geometric mean."""
+    """Convert a mean of logarithms to a geometric mean."""
     if figure.value is None or figure.interval is None:
         return figure
     low, high = np.exp(figure.interval)
     return replace(figure, value=float(np.exp(figure.value)), interval=(float(low), float(high)))
 
 
-def _label_of_sex(labels: Labels | None, names: Sequence[str]) -> list[bool | None]:
-    """Whether each photo is labelled as of a woman; None where the labels do not say."""
+def _female_labels(labels: Labels | None, names: Sequence[str]) -> list[bool | None]:
+    """Return for N photos whether they are labelled as female; None if not labelled."""
     column = next((c for c in (labels.columns if labels else ()) if c.lower() in ("gender", "sex")), None)
     if labels is None or column is None:
         return [None] * len(names)
-    first = [labels.rows.get(name, {}).get(column, "")[:1].lower() for name in names]
-    return [letter in _FEMALE if letter in (*_FEMALE, *_MALE) else None for letter in first]
+    letters = [labels.rows.get(name, {}).get(column, "")[:1].lower() for name in names]
+    return [letter in _FEMALE if letter in (*_FEMALE, *_MALE) else None for letter in letters]
 
 
-def _natural(value: str) -> tuple[float, str]:
-    """Order of groups: by the number they begin with, then by their letters."""
+def _natural_order(value: str) -> tuple[float, str]:
+    """Sort groups by their leading number, then by name."""
     digits = "".join(letter if letter.isdigit() else " " for letter in value).split()
     return (float(digits[0]) if digits and value[0].isdigit() else np.inf, value)

@@ -1,4 +1,4 @@
-"""The attacker finds what was planted, and nothing where nothing is."""
+"""Leakage attackers on planted signals and on noise."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ def noise(dimensions: int) -> np.ndarray:
 
 
 def planted(dimensions: int) -> np.ndarray:
-    """Four faint directions that say who it is, turned into all of them, under noise a hundred times as large."""
+    """Four weak directions of identity, rotated into all dimensions, under noise of a hundred times their variance."""
     generator = np.random.default_rng(1)
     features = 10 * noise(dimensions)
     features[:, :4] = np.repeat(generator.normal(size=(PEOPLE, 4)), 2, axis=0) + 0.1 * noise(4)
     return features @ np.linalg.qr(generator.normal(size=(dimensions, dimensions)))[0]
 
 
-def test_a_planted_signal_is_found_by_training_alone():
-    found = measure_leakage("planted", planted(24), NAMES)
-    assert (found.name, found.photos, found.people, found.dimensions) == ("planted", 180, 90, 24)
-    assert found.trained.auc > 0.98
-    assert found.trained.tpr_at_1e2.value > 0.8
-    assert found.trained.tpr_at_1e3 is None  # 5 x 612 pairs are too few
-    assert found.trained.tpr_at_1e2.chance == 1e-2
-    assert found.trained.rank1.value > 0.8
-    assert found.trained.rank1.chance == pytest.approx(1 / 18)
-    assert found.untrained.auc < 0.6
+def test_trained_attacker_finds_planted_signal():
+    leakage = measure_leakage("planted", planted(24), NAMES)
+    assert (leakage.name, leakage.photos, leakage.people, leakage.dimensions) == ("planted", 180, 90, 24)
+    assert leakage.trained.auc > 0.98
+    assert leakage.trained.tpr_at_1e2.value > 0.8
+    assert leakage.trained.tpr_at_1e3 is None  # 5 x 612 pairs are too few
+    assert leakage.trained.tpr_at_1e2.chance == 1e-2
+    assert leakage.trained.rank1.value > 0.8
+    assert leakage.trained.rank1.chance == pytest.approx(1 / 18)
+    assert leakage.untrained.auc < 0.6
 
 
-def test_verification_at_1e3_where_there_are_pairs_enough():
+def test_tpr_at_1e3():
     centres = np.repeat(np.random.default_rng(3).normal(size=(120, 8)), 2, axis=0)
     features = centres + 0.3 * np.random.default_rng(4).normal(size=centres.shape)
-    found = measure_leakage("close", features, np.repeat(np.arange(120).astype(str), 2), folds=2)
-    rate = found.trained.tpr_at_1e3  # 2 x 7,080 pairs
+    leakage = measure_leakage("close", features, np.repeat(np.arange(120).astype(str), 2), folds=2)
+    rate = leakage.trained.tpr_at_1e3  # 2 x 7,080 pairs
     assert (rate.chance, rate.trials, rate.people) == (1e-3, 120, 120)
     assert 0.1 < rate.interval[0] < rate.value < rate.interval[1] < 1
-    assert rate.value < found.trained.tpr_at_1e2.value
+    assert rate.value < leakage.trained.tpr_at_1e2.value
 
 
-def test_noise_gives_nothing():
-    found = measure_leakage("noise", noise(24), NAMES)
-    for one in (found.trained, found.untrained):
-        assert 0.4 < one.auc < 0.6
-        assert one.tpr_at_1e2.value < 0.06
-        assert one.rank1.interval[0] <= one.rank1.chance
+def test_noise_is_at_chance():
+    leakage = measure_leakage("noise", noise(24), NAMES)
+    for attacker in (leakage.trained, leakage.untrained):
+        assert 0.4 < attacker.auc < 0.6
+        assert attacker.tpr_at_1e2.value < 0.06
+        assert attacker.rank1.interval[0] <= attacker.rank1.chance
 
 
-def test_more_dimensions_than_photos_and_people_with_one_photo():
+def test_wide_features_and_single_photos():
     features = np.repeat(np.random.default_rng(2).normal(size=(PEOPLE, 200)), 2, axis=0) + 0.5 * noise(200)
     names = np.array([*NAMES[:60], *(f"once{k}" for k in range(30))])
-    found = measure_leakage("wide", features[:90], names)
-    assert found.people == 60
-    assert found.trained.auc > 0.99
-    assert found.untrained.auc > 0.99
+    leakage = measure_leakage("wide", features[:90], names)
+    assert leakage.people == 60
+    assert leakage.trained.auc > 0.99
+    assert leakage.untrained.auc > 0.99
 
 
-def test_features_that_say_nothing_at_all():
-    found = measure_leakage("constant", np.ones((2 * PEOPLE, 3)), NAMES)
-    assert found.trained.auc == found.untrained.auc == 0.5
-    assert found.trained.rank1.value == pytest.approx(found.trained.rank1.chance)
+def test_constant_features():
+    leakage = measure_leakage("constant", np.ones((2 * PEOPLE, 3)), NAMES)
+    assert leakage.trained.auc == leakage.untrained.auc == 0.5
+    assert leakage.trained.rank1.value == pytest.approx(leakage.trained.rank1.chance)
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_invalid_features():
     with pytest.raises(ValueError, match=r"expected \(180, D\) finite numbers, got \(180,\)"):
         measure_leakage("flat", np.zeros(180), NAMES)
     with pytest.raises(ValueError, match="finite"):
@@ -79,7 +79,7 @@ def test_what_cannot_be_measured_is_refused():
         measure_leakage("few", noise(3)[:8], NAMES[:8])
 
 
-def test_tokens_are_the_adapters():
+def test_attribute_tokens():
     torch.manual_seed(0)
     adapter = AttributeAdapter(feature_dim=12, num_tokens=3, bottleneck_dim=4, cross_attention_dim=8)
     features = torch.nn.functional.normalize(torch.randn(5, 3, 12), dim=-1)

@@ -1,4 +1,4 @@
-"""A real browser that opens a page and tells what went wrong in it."""
+"""Headless Chromium that opens a page and records console messages and requests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-_BROWSERS_OWN = "not an origin"  # initiator of requests that no page made, such as a look for updates
+_BROWSER_ITSELF = "not an origin"  # initiator of requests that no page made, such as for updates
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a page did: lines on the console, addresses it asked for, and its picture."""
+    """Console messages, requested addresses and screenshot of a page."""
 
     console: list[str]
     requests: list[str]
@@ -22,7 +22,7 @@ class Opened:
 
 
 def browser() -> str | None:
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 def open_page(page: Path, folder: Path, width: int = 1180, height: int = 4200) -> Opened:
@@ -33,12 +33,12 @@ def open_page(page: Path, folder: Path, width: int = 1180, height: int = 4200) -
         "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}",
         f"--window-size={width},{height}", f"--log-net-log={net}", f"--screenshot={picture}",
     ]  # fmt: skip
-    ran = subprocess.run([browser(), *flags, page.as_uri()], capture_output=True, text=True, timeout=60, check=True)
-    asked = [
+    process = subprocess.run([browser(), *flags, page.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    requests = [
         event["params"] for event in json.loads(net.read_text())["events"] if "initiator" in event.get("params", {})
     ]
     return Opened(
-        console=[line for line in ran.stderr.splitlines() if "CONSOLE" in line],
-        requests=[params["url"] for params in asked if params["initiator"] != _BROWSERS_OWN],
+        console=[line for line in process.stderr.splitlines() if "CONSOLE" in line],
+        requests=[params["url"] for params in requests if params["initiator"] != _BROWSER_ITSELF],
         picture=picture,
     )

@@ -1,4 +1,4 @@
-"""What the encoder sees, in words."""
+"""Attribute readings and drawings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tiny(tiny_pipeline) -> Anonymizer:
     )
 
 
-def test_every_word_has_a_score_and_an_attributes_scores_are_shares(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_scores_of_all_words(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     faces = tiny.analyse(astronaut)
     readings = read_faces(tiny.pipeline, astronaut, faces, ["freckles"])
     assert len(readings) == 2
@@ -42,25 +42,25 @@ def test_every_word_has_a_score_and_an_attributes_scores_are_shares(tiny: Anonym
     assert read_faces(tiny.pipeline, astronaut, ()) == []
 
 
-def test_before_and_after(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    found = compare(tiny, astronaut, Options(seed=1, keep=("age", "freckles")))
-    assert [face.action for face in found] == ["replaced", "replaced"]
-    assert all("freckles" in face.before.scores and face.after is not None for face in found)
-    assert not np.array_equal(*found[0].crops)
+def test_compare(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+    readings = compare(tiny, astronaut, Options(seed=1, keep=("age", "freckles")))
+    assert [face.action for face in readings] == ["replaced", "replaced"]
+    assert all("freckles" in face.before.scores and face.after is not None for face in readings)
+    assert not np.array_equal(*readings[0].crops)
 
 
-def test_a_face_that_was_covered_has_no_after(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_compare_covered_face(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     tiny.verifier = FakeVerifier(lambda n: FAIL)
     assert [face.after for face in compare(tiny, astronaut, Options(num_candidates=1))] == [None, None]
 
 
-def test_a_model_without_encoder_says_so(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_model_without_encoder(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     pipeline = type(tiny.pipeline)(**{**tiny.pipeline.components, "image_encoder": None})
-    with pytest.raises(UsageError, match="reads no attributes"):
+    with pytest.raises(UsageError, match="cannot read attributes"):
         read_faces(pipeline, astronaut, tiny.analyse(astronaut))
 
 
-def test_the_table_names_the_best_words() -> None:
+def test_table() -> None:
     assert table(YOUNG, OLD) == [
         "attribute     before                    after",
         "age           young 0.75                elderly 0.80",
@@ -68,18 +68,18 @@ def test_the_table_names_the_best_words() -> None:
     assert table(YOUNG, None)[1] == "age           young 0.75"
 
 
-def test_the_drawing_has_a_row_for_each_face() -> None:
+def test_draw_readings() -> None:
     crops = np.full((32, 32, 3), 200, np.uint8), np.full((32, 32, 3), 60, np.uint8)
     drawn = draw_readings([ReadFace("replaced", crops, YOUNG, OLD), ReadFace("covered", crops, OLD, None)])
     assert drawn.dtype == np.uint8
     assert drawn.shape == (2 * 256, 4 * 256, 3)
-    assert (drawn[300:500, 800:1000] == 255).all()  # nothing to say of a fill
+    assert (drawn[300:500, 800:1000] == 255).all()  # a covered face has no reading
 
 
 PIXELS = np.full((80, 100, 3), 90, np.uint8)
 
 
-def test_maps_lie_where_the_faces_are():
+def test_draw_maps_in_place():
     drawn = inspection.draw_maps(PIXELS, [analysis(PIXELS)])
     skin = control_image(np.array([[1]], np.uint8))[0, 0]
     coloured = np.argwhere((drawn == skin).all(axis=2))
@@ -88,13 +88,13 @@ def test_maps_lie_where_the_faces_are():
     assert (drawn[0] == 30).all()
 
 
-def test_masks_tint_what_they_cover():
+def test_draw_masks():
     drawn = inspection.draw_masks(PIXELS, [analysis(PIXELS)])
     changed = (drawn != PIXELS).any(axis=2)
     np.testing.assert_array_equal(changed, analysis(PIXELS).mask.full() > 0)
 
 
-def test_boxes_meshes_and_points():
+def test_draw_faces():
     with_mesh = inspection.draw_faces(PIXELS, [analysis(PIXELS)])
     without = inspection.draw_faces(PIXELS, [analysis(PIXELS, mesh=False)])
     assert (with_mesh[52, 20] != 90).any()  # the box
@@ -103,12 +103,12 @@ def test_boxes_meshes_and_points():
     assert (inspection.draw_faces(PIXELS, []) == PIXELS).all()
 
 
-def test_panels_are_one_row_of_bounded_size():
+def test_panel_size():
     row = inspection.inspection(PIXELS, [analysis(PIXELS)])
     assert row.dtype == np.uint8
     assert row.shape[0] >= 80
     assert 3 * 100 <= row.shape[1] <= 3 * 100 + 40
-    large = inspection.side_by_side([("one", np.zeros((50, 3_200, 3), np.uint8))])
+    large = inspection.side_by_side([("panel", np.zeros((50, 3_200, 3), np.uint8))])
     assert large.shape[1] == inspection.MAX_SIDE
     tiny = inspection.inspection(PIXELS[:1, :1], [])
     assert tiny.shape[0] >= 1

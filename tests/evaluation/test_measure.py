@@ -1,11 +1,11 @@
-"""The published figures come from torchmetrics where its weights are, and are missing by name where they are not."""
+"""Measurements on pairs of images, and perceptual metrics with and without their weights."""
 
 from __future__ import annotations
 
 import sys
 from importlib import util
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 
 from deid_diffusion.evaluation.measure import (
     Evaluators,
-    left_as_it_was,
+    is_unchanged,
     measure_pair,
     outside_faces,
     rim_step,
@@ -25,12 +25,11 @@ from deid_diffusion.evaluation.pairing import Pair
 from deid_diffusion.evaluation.perceptual import ALEXNET_FILE, INCEPTION_FILE, PerceptualMeter
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.semantic_map import mean_mesh
-from tests.evaluation.looks import NO_METER
 
 CROP = np.zeros((9, 9, 3), np.uint8)
 
 
-def test_nothing_is_downloaded(tmp_path, monkeypatch):
+def test_metrics_without_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     meter = PerceptualMeter()
     assert set(meter.missing) == {"FID", "KID", "LPIPS"}
@@ -38,57 +37,53 @@ def test_nothing_is_downloaded(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_torchmetrics(monkeypatch):
+def test_metrics_without_torchmetrics(monkeypatch):
     monkeypatch.setattr("deid_diffusion.evaluation.perceptual.find_spec", lambda name: None)
     assert PerceptualMeter().missing["LPIPS"] == "torchmetrics is not installed"
 
 
 class Metric:
-    """A metric that counts its updates."""
+    """A metric that records its updates."""
 
     def __init__(self, **options) -> None:
-        self.options, self.seen = options, []
+        self.updates, self.subset_size = [], None
 
-    def update(self, pictures, real):
-        self.seen.append((tuple(pictures.shape), real))
-
-    def compute(self):
-        return [len(self.seen), 0]
-
-    def __float__(self):
-        return 0.0
+    def update(self, images, real):
+        self.updates.append((tuple(images.shape), real))
 
     def __call__(self, first, second):
         return float((first - second).abs().mean())
 
 
-class Single(Metric):
+class Fid(Metric):
     def compute(self):
-        return len(self.seen)
+        assert self.updates[:2] == [((1, 3, 9, 9), True), ((1, 3, 9, 9), False)]
+        return len(self.updates)
 
 
-def test_with_its_weights(tmp_path, monkeypatch):
+class Kid(Metric):
+    def compute(self):
+        return self.subset_size, 0
+
+
+def test_metrics_with_weights(tmp_path, monkeypatch):
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     for name in (INCEPTION_FILE, ALEXNET_FILE):
         (tmp_path / "hub" / "checkpoints" / name).touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("deid_diffusion.evaluation.perceptual.find_spec", lambda name: util.find_spec("json"))
     metrics = {
-        "fid": ("FrechetInceptionDistance", Single),
-        "kid": ("KernelInceptionDistance", Metric),
-        "lpip": ("LearnedPerceptualImagePatchSimilarity", Metric),
+        "torchmetrics.image.fid": {"FrechetInceptionDistance": Fid},
+        "torchmetrics.image.kid": {"KernelInceptionDistance": Kid},
+        "torchmetrics.image.lpip": {"LearnedPerceptualImagePatchSimilarity": Metric},
     }
-    for name in ("torchmetrics", "torchmetrics.image", *(f"torchmetrics.image.{one}" for one in metrics)):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    for name, (title, kind) in metrics.items():
-        setattr(sys.modules[f"torchmetrics.image.{name}"], title, kind)
+    for name, classes in {"torchmetrics": {}, "torchmetrics.image": {}, **metrics}.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**classes))
     meter = PerceptualMeter()
     assert meter.missing == {}
     assert meter.fid() is None
     assert [meter.add(CROP, CROP + 51) for _ in range(3)] == [pytest.approx(0.2)] * 3
-    assert (meter.fid(), meter.kid()) == (6, 6)
-    assert meter._features["KID"].subset_size == 3
-    assert meter._features["FID"].seen[:2] == [((1, 3, 9, 9), True), ((1, 3, 9, 9), False)]
+    assert (meter.fid(), meter.kid()) == (6, 3)
 
 
 PAIR = Pair("a", "a", Path("a"), Path("a"))
@@ -97,14 +92,13 @@ POINTS = np.array([(12, 15), (28, 15), (20, 22), (14, 30), (26, 30)], np.float32
 
 
 def squares(image: np.ndarray) -> list[Detection]:
-    """A face of 40 x 40 pixels wherever a tile of 50 pixels is coloured; the second tile's is a little smaller."""
+    """Detect a face of 40 x 40 pixels in every coloured tile of 50 pixels, a little smaller in the second tile."""
     faces = []
     for k in range(image.shape[1] // 50):
         if image[25, 50 * k + 25, 0]:
             box = (50 * k + 5, 5, 50 * k + 5 + SIDE - k, 5 + SIDE - k)
-            faces.append(
-                Detection(box, 0.8 - 0.4 * (image[25, 50 * k + 25, 0] > 150), "tiles", POINTS + np.float32((50 * k, 0)))
-            )
+            score = 0.4 if image[25, 50 * k + 25, 0] > 150 else 0.8
+            faces.append(Detection(box, score, "tiles", POINTS + np.float32((50 * k, 0))))
     return faces
 
 
@@ -124,20 +118,13 @@ class Reader:
         return Reading(float(photo[y, x, 0]), 0.5)
 
 
-class Meter:
-    missing = NO_METER.missing
-    fid = kid = staticmethod(lambda: None)
-
-    def add(self, first, second):
-        return 0.25
-
-
-def judges(landmarker=lambda crop: None) -> Evaluators:
-    return Evaluators(squares, landmarker, (Colour(),), Reader(), Meter())
+def evaluators(landmarker=lambda crop: None) -> Evaluators:
+    meter = SimpleNamespace(add=lambda original, result: 0.25)
+    return Evaluators(squares, landmarker, (Colour(),), Reader(), meter)
 
 
 def picture(*levels: int) -> np.ndarray:
-    """Tiles of 50 pixels with a square of each level, in a texture of its own, or none for 0."""
+    """Draw tiles of 50 pixels with textured squares of some levels, or none for 0."""
     image = np.full((50, 50 * len(levels), 3), 0, np.uint8)
     for k, level in enumerate(levels):
         if level:
@@ -147,76 +134,74 @@ def picture(*levels: int) -> np.ndarray:
     return image
 
 
-def test_a_replaced_and_a_left_face():
-    found = measure_pair(PAIR, picture(100, 100), picture(200, 100), judges())
-    assert (found.faces, found.left, found.resized) == (2, 1, False)
-    assert found.outside.largest == 0
-    face = found.face
-    assert not face.left
-    assert face.found
+def test_replaced_and_unchanged_face():
+    measured = measure_pair(PAIR, picture(100, 100), picture(200, 100), evaluators())
+    assert (measured.faces, measured.unchanged, measured.resized) == (2, 1, False)
+    assert measured.outside.largest == 0
+    face = measured.face
+    assert not face.unchanged
+    assert face.detected
     assert face.score_ratio == pytest.approx(0.5)
     assert (face.readings[0].age, face.readings[1].age) == (100, 200)
     assert face.lpips == 0.25
     assert 0.5 < face.sharpness_ratio < 2
-    assert face.before is face.after is face.errors is face.shown is None
+    assert face.before is face.after is face.errors is face.crops is None
     before, after = face.embeddings[0]
     assert before @ after < 0.99
 
 
-def test_a_face_that_is_gone_is_read_at_its_place():
-    face = measure_pair(PAIR, picture(100), picture(0), judges()).face
-    assert not face.found
+def test_undetected_face_is_embedded_in_place():
+    face = measure_pair(PAIR, picture(100), picture(0), evaluators()).face
+    assert not face.detected
     assert face.ssim is face.lpips is face.readings is face.score_ratio is None
     assert np.isfinite(face.embeddings[0][0]).all()
     np.testing.assert_allclose(face.embeddings[0][1], np.ones(3) / 3**0.5)  # black
-    nobody = measure_pair(PAIR, picture(0), picture(100), judges())
-    assert (nobody.face, nobody.faces) == (None, 0)
+    empty = measure_pair(PAIR, picture(0), picture(100), evaluators())
+    assert (empty.face, empty.faces) == (None, 0)
 
 
-def test_meshes_are_compared_where_both_have_one():
+def test_mesh_comparison():
     mesh = mean_mesh(320, None) * (1, 1)
-    face = measure_pair(PAIR, picture(100), picture(200), judges(lambda crop: mesh.astype(np.float32))).face
+    face = measure_pair(PAIR, picture(100), picture(200), evaluators(lambda crop: mesh.astype(np.float32))).face
     assert face.errors.landmarks == pytest.approx(0, abs=1e-6)
     assert face.before.pose == face.after.pose
 
 
-def test_other_sizes_are_scaled_and_pictures_are_kept_on_demand():
+def test_resized_result_and_crops():
     large = np.repeat(np.repeat(picture(100), 2, 0), 2, 1)
-    found = measure_pair(PAIR, picture(100), large, judges(), keep_pictures=True)
-    assert found.resized
-    assert found.left == 1
-    assert [crop.shape for crop in found.face.shown] == [(160, 160, 3)] * 2
+    measured = measure_pair(PAIR, picture(100), large, evaluators(), keep_crops=True)
+    assert measured.resized
+    assert measured.unchanged == 1
+    assert [crop.shape for crop in measured.face.crops] == [(160, 160, 3)] * 2
 
 
-def test_boxes_of_the_record_are_not_outside():
+def test_recorded_boxes_are_not_outside():
     result = picture(200, 0, 0, 0)
     result[20:24, 150:154] = 255
-    assert measure_pair(PAIR, picture(100, 0, 0, 0), result, judges()).outside.largest == 255
-    assert (
-        measure_pair(PAIR, picture(100, 0, 0, 0), result, judges(), more_boxes=[(150, 20, 154, 24)]).outside.largest
-        == 0
-    )
+    for boxes, largest in (([], 255), ([(150, 20, 154, 24)], 0)):
+        measured = measure_pair(PAIR, picture(100, 0, 0, 0), result, evaluators(), more_boxes=boxes)
+        assert measured.outside.largest == largest
 
 
 FACE = (175.0, 65.0, 275.0, 195.0)  # of the astronaut
 
 
-def test_left_replaced_and_blurred_faces(astronaut):
-    assert left_as_it_was(astronaut, astronaut, FACE)
+def test_is_unchanged(astronaut):
+    assert is_unchanged(astronaut, astronaut, FACE)
     jpeg = cv2.imdecode(cv2.imencode(".jpg", astronaut, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_COLOR)
-    assert left_as_it_was(astronaut, jpeg, FACE)
-    assert not left_as_it_was(astronaut, cv2.GaussianBlur(astronaut, (0, 0), 8), FACE)
+    assert is_unchanged(astronaut, jpeg, FACE)
+    assert not is_unchanged(astronaut, cv2.GaussianBlur(astronaut, (0, 0), 8), FACE)
     mirrored = astronaut.copy()
     mirrored[65:195, 175:275] = mirrored[65:195, 175:275][:, ::-1]
-    assert not left_as_it_was(astronaut, mirrored, FACE)
+    assert not is_unchanged(astronaut, mirrored, FACE)
     covered = astronaut.copy()
     covered[65:195, 175:275] = 0
-    assert not left_as_it_was(astronaut, covered, FACE)
-    assert left_as_it_was(astronaut, covered, (0, 300, 100, 400))
-    assert left_as_it_was(astronaut, astronaut, (510, 510, 510.2, 510.2))
+    assert not is_unchanged(astronaut, covered, FACE)
+    assert is_unchanged(astronaut, covered, (0, 300, 100, 400))
+    assert is_unchanged(astronaut, astronaut, (510, 510, 510.2, 510.2))
 
 
-def test_ssim_is_that_of_torchmetrics(astronaut):
+def test_ssim_matches_torchmetrics(astronaut):
     metrics = pytest.importorskip("torchmetrics.functional.image")
     import torch
 
@@ -229,19 +214,19 @@ def test_ssim_is_that_of_torchmetrics(astronaut):
     assert ssim(astronaut, astronaut) == 1
 
 
-def test_outside_is_beyond_the_grown_boxes():
+def test_outside_faces():
     photo = np.zeros((100, 100, 3), np.uint8)
     result = photo.copy()
     result[40:60, 40:60] = 200
     assert outside_faces(photo, result, [(40, 40, 60, 60)]) == outside_faces(photo, photo, [])
     result[0, 0, 1] = 30
-    found = outside_faces(photo, result, [(40, 40, 60, 60)])
-    assert found.largest == 30
-    assert found.mean == pytest.approx(30 / ((100 * 100 - 45 * 45) * 3), rel=0.02)
+    outside = outside_faces(photo, result, [(40, 40, 60, 60)])
+    assert outside.largest == 30
+    assert outside.mean == pytest.approx(30 / ((100 * 100 - 45 * 45) * 3), rel=0.02)
     assert outside_faces(photo, result, [(-50, -50, 150, 150)]).largest == 0
 
 
-def test_rim_is_the_step_in_lab():
+def test_rim_step():
     photo = np.full((120, 120, 3), 119, np.uint8)  # L 50
     result = photo.copy()
     cv2.circle(result, (60, 60), 30, (144, 144, 144), -1)  # L 60
@@ -249,14 +234,13 @@ def test_rim_is_the_step_in_lab():
     assert rim_step(result, photo) == pytest.approx(-9.75, abs=0.3)
     assert rim_step(photo, photo) is None
     y, x = np.mgrid[:120, :120]
-    away = np.clip(1 - np.hypot(x - 60, y - 60) / 50, 0, 1)[..., None]
-    soft = np.repeat(119 + 60 * away * away, 3, axis=2).astype(np.uint8)
+    fade = np.clip(1 - np.hypot(x - 60, y - 60) / 50, 0, 1)[..., None]
+    soft = np.repeat(119 + 60 * fade * fade, 3, axis=2).astype(np.uint8)
     assert abs(rim_step(photo, soft)) < 2.5
-    whole = np.full_like(photo, 30)
-    assert rim_step(photo, whole) is None  # no rim within the picture
+    assert rim_step(photo, np.full_like(photo, 30)) is None  # no rim within the image
 
 
-def test_sharpness_falls_with_blur(astronaut):
+def test_sharpness(astronaut):
     face = astronaut[65:195, 175:275]
     assert sharpness(np.full((9, 9, 3), 7, np.uint8)) == 0
     assert sharpness(cv2.GaussianBlur(face, (0, 0), 2)) < sharpness(face) / 4

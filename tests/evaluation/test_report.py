@@ -1,9 +1,10 @@
-"""The page: all figures in it, nothing fetched, originals only on demand; seen by a real browser where there is one."""
+"""Tables and HTML page: every figure, no requests, no scripts, originals on demand."""
 
 from __future__ import annotations
 
 import io
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -11,111 +12,141 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion.evaluation import evaluate
+from deid_diffusion.errors import DeidError
 from deid_diffusion.evaluation.evaluate import Evaluation
 from deid_diffusion.evaluation.onnx import Reading
-from deid_diffusion.evaluation.pairing import Labels, Matching
+from deid_diffusion.evaluation.pairing import Labels
 from deid_diffusion.evaluation.report import render, tables
 from tests.evaluation.chromium import NAMES, browser, open_page
-from tests.evaluation.looks import errors, face, judges, photo
+from tests.evaluation.measurements import errors, evaluation, face, photo, unit_vectors
 
+HOSTILE = ("<script>alert(1)</script>", 'p"><img src=x onerror=y>', "$\\frac{", "\x01\x1b[31m", "{{ 7 * 7 }}", "_漢字")
 needs_browser = pytest.mark.skipif(browser() is None, reason=f"no browser: install one of {', '.join(NAMES)}")
 
 
-class Named:
-    name, threshold = "planted", 0.9
+def evaluate(names=("", "", "", ""), groups=("young", "old"), **options) -> Evaluation:
+    """40 people with two photos each, in two groups; one face is unchanged."""
+    vectors = unit_vectors(40, 3, 16)
+    photos = []
+    for k in range(80):
+        readings = Reading(20.0 + k / 2, 0.9), Reading(22.0 + k / 2, 0.2 + 0.01 * k)
+        original, result = vectors[k // 2, 0], vectors[k // 2, 1 + k % 2]
+        measured = face(original, result, mesh=errors(yaw=k / 4), readings=readings, unchanged=k == 7)
+        photos.append(photo(f"p{names[k % 4]}{k // 2}_{k % 2}", f"p{k // 2}", measured))
+    labels = Labels(("age",), {p.pair.name: {"age": groups[k // 40]} for k, p in enumerate(photos)})
+    return evaluation(photos, labels=labels, **options)
 
 
 @pytest.fixture(scope="module")
-def found() -> Evaluation:
-    """40 people, two photos each, two age groups, one face left as it was."""
-    generator = np.random.default_rng(0)
-    rows = generator.normal(size=(40, 3, 16))
-    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
-    looks = []
-    for k in range(80):
-        readings = Reading(20.0 + k / 2, 0.9), Reading(22.0 + k / 2, 0.2 + 0.01 * k)
-        one = face(rows[k // 2, 0], rows[k // 2, 1 + k % 2], mesh=errors(yaw=k / 4), readings=readings, left=k == 7)
-        looks.append(photo(f"p<{k // 2}>_{k % 2}", f"p{k // 2}", one))
-    matching = Matching(tuple(one.pair for one in looks), (), ("more",), True)
-    labels = Labels(("age",), {one.pair.name: {"age": "young" if k < 40 else "old"} for k, one in enumerate(looks)})
-    jury = replace(judges(Named()), reader=Named())
-    identity = evaluate.reidentify(looks, 0, Named())
-    return evaluate._sum_up(looks, [identity], jury, matching, {"recogniser": "planted"}, labels, {}, ["a note & more"])
+def example() -> Evaluation:
+    return evaluate(without_original=["more"], notes=["a note & more"])
 
 
-class Tags(HTMLParser):
-    """Collects every tag that was opened and not closed, and every address."""
+@pytest.fixture(scope="module")
+def page(example) -> str:
+    return render(example, "results against originals")
 
-    def __init__(self) -> None:
+
+class Document(HTMLParser):
+    """Open tags, all tags, attributes, addresses, text, and names of charts."""
+
+    def __init__(self, page: str) -> None:
         super().__init__()
-        self.open, self.addresses = [], []
+        self.open, self.tags, self.addresses, self.attributes, self.text = [], set(), [], set(), ""
+        self.charts = set()
+        self.feed(page)
 
     def handle_starttag(self, tag, attributes):
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "data", "srcset", "action")]
-        if tag not in ("meta", "img", "br", "path", "line", "rect", "circle", "polyline"):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attributes}
+        self.addresses += [value for name, value in attributes if re.search(r"src|href|^data$|action", name)]
+        self.charts |= {value for name, value in attributes if name == "aria-label"}
+        if tag not in ("meta", "img", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         if self.open and self.open[-1] == tag:
             self.open.pop()
 
-
-def test_every_figure_is_on_the_page(found):
-    page = render(found, "results <&> originals")
-    tags = Tags()
-    tags.feed(page)
-    assert tags.open == []
-    assert all(address.startswith("data:image/jpeg") for address in tags.addresses)
-    assert not re.search(r"https?://|url\(|@import|<script", page)
-    assert "results &lt;&amp;&gt; originals" in page
-    for words in ("a note &amp; more", "1 faces are left as they were", "1 result without original, left out: more"):
-        assert words in page
-    for section in found.sections:
-        assert section.title in page
-    for title in ("Privacy against utility", "Recognition by planted", "Age", "Yaw", "Pitch", "By age"):
-        assert f">{title}<" in page
-    for one in ("naive", "parrot", "linkability", "rank-5", "TPR at FMR 1e-4", "too few pairs", "landmark error"):
-        assert one in page
-    assert page.count("<svg") > 8
+    def handle_data(self, data):
+        self.text += data
 
 
-def test_originals_are_shown_on_demand_only(found):
-    assert found.worst[0].why == "left as it was"
-    assert "Worst cases" in render(found, "x")
-    assert "p&lt;3&gt;_1" in render(found, "x")
-    without = replace(found, worst=())
-    assert "Worst cases" not in render(without, "x")
-    assert "<img" not in render(without, "x")
+def assert_safe(page: str) -> Document:
+    document = Document(page)
+    assert document.open == []
+    assert "script" not in document.tags
+    assert not any(name.startswith("on") for name in document.attributes)
+    assert all(re.match(r"#|data:image/jpeg", address) for address in document.addresses)
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page
+    return document
 
 
-def test_the_terminal_shows_the_same(found):
+def test_page_has_every_figure(example, page):
+    document = assert_safe(page)
+    shown = [example.sections, *(section.figures for section in example.sections), example.headline]
+    texts = [getattr(item, "title", None) or item.name for items in shown for item in items]
+    texts += [figure.column for section in example.sections for figure in section.figures]
+    for text in (*texts, *example.notes, "too few pairs", "planted", "young (40)", "false match rate"):
+        assert text in document.text
+    assert document.charts >= {"Receiver operating characteristic", "re-identified", "attributes kept", "sex agrees"}
+    assert document.charts >= {f"{name} of results against originals" for name in ("age", "yaw", "pitch")}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_page_escapes_hostile_names(text):
+    hostile = evaluate(names=(text, "", "", ""), groups=(text, "old"), notes=[text], roles={"detector": text})
+    document = assert_safe(render(hostile, text))
+    assert text in document.text or not text.isprintable()
+
+
+def test_page_is_deterministic(example, page):
+    assert render(example, "results against originals") == page
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_missing_package_is_named(example, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DeidError, match=r"the report needs a package .* pip install 'deid-diffusion\[report\]'"):
+        render(example, "x")
+
+
+def test_originals_are_shown_on_demand_only(example, page):
+    assert example.worst[0].reason == "unchanged"
+    assert "Worst cases" in page
+    without = render(replace(example, worst=()), "x")
+    assert "Worst cases" not in without
+    assert "img" not in Document(without).tags
+
+
+def test_terminal_tables(example):
     from rich.console import Console
 
     console = Console(width=160, file=io.StringIO(), highlight=False)
-    for table in tables(found):
+    for table in tables(example):
         console.print(table)
     text = console.file.getvalue()
     assert text.index("Coverage") < text.index("Re-identification by planted") < text.index("Attributes")
-    for words in ("share of faces left", "too few pairs", "landmark error", "young", "chance"):
+    for words in ("share of unchanged faces", "too few pairs", "landmark error", "young", "chance"):
         assert words in text
 
 
 @needs_browser
-def test_a_browser_shows_it_without_errors_or_requests(found, tmp_path):
+def test_browser_shows_page_without_errors_or_requests(page, tmp_path):
     path = tmp_path / "report.html"
-    path.write_text(render(found, "results against originals"))
+    path.write_text(page)
     opened = open_page(path, tmp_path)
     assert opened.console == []
     assert opened.requests == []
     picture = np.asarray(Image.open(opened.picture).convert("RGB"))
     assert picture.shape == (4200, 1180, 3)
     assert len(np.unique(picture[::9, ::9].reshape(-1, 3), axis=0)) > 50
-    assert (picture[:400] < 100).any()  # the head's letters
+    assert (picture[:400] < 100).any()  # text of the header
 
 
 @needs_browser
-def test_the_browser_would_have_told(tmp_path):
+def test_browser_detects_errors_and_requests(tmp_path):
     path = tmp_path / "bad.html"
     path.write_text('<img src="http://127.0.0.1:9/x.png"><script>console.error("broken")</script>')
     opened = open_page(path, tmp_path, height=200)

@@ -1,4 +1,4 @@
-"""How figures are made and written."""
+"""Biometric statistics against closed forms, scikit-learn and torchmetrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 from deid_diffusion.evaluation.statistics import (
     SHARE,
     Figure,
-    area_under_curve,
     bootstrap_interval,
     enough,
     enrolments,
@@ -23,7 +22,6 @@ from deid_diffusion.evaluation.statistics import (
     mean_of,
     missing,
     number,
-    of_rate,
     rank_hits,
     rate,
     similarities,
@@ -33,25 +31,19 @@ from deid_diffusion.evaluation.statistics import (
 )
 
 
-def test_a_mean_leaves_out_what_is_not_known():
-    found = mean_of("age error", [1.0, None, 3.0], ["a", "b", "c"], "years", "lower")
-    assert (found.value, found.trials, found.unit) == (2, 2, "years")
-    assert found.interval == (1, 3)
-    nothing = mean_of("age error", [None], ["a"], "years")
-    assert (nothing.value, nothing.note) == (None, "no face to measure it on")
+def test_mean_skips_unknown_values():
+    figure = mean_of("age error", [1.0, None, 3.0], ["a", "b", "c"], "years", "lower")
+    assert (figure.value, figure.trials, figure.unit, figure.interval) == (2, 2, "years", (1, 3))
+    empty = mean_of("age error", [None], ["a"], "years")
+    assert (empty.value, empty.note) == (None, "no face to measure it on")
 
 
-def test_equal_values_are_sure_but_equal_shares_are_not():
+def test_interval_of_constant_values():
     assert mean_of("x", [0.0] * 9, list("abcdefghi"), "levels").interval == (0, 0)
     assert mean_of("x", [0.0] * 9, list("abcdefghi")).interval == (0, pytest.approx(0.336, abs=1e-3))
 
 
-def test_a_rate_is_a_figure():
-    found = of_rate("naive", rate([1, 0, 1, 1], list("abcd"), 0.1), column="rank-1")
-    assert (found.value, found.chance, found.trials, found.column) == (0.75, 0.1, 4, "rank-1")
-
-
-def test_numbers_as_people_read_them():
+def test_number_formatting():
     assert format_value(Figure("a", 0.019, interval=(0.01, 0.031))) == "1.9 %"
     assert format_interval(Figure("a", 0.019, interval=(0.01, 0.031))) == "1.0 % to 3.1 %"
     assert format_value(Figure("a", 5.234, "degrees")) == "5.23 degrees"
@@ -67,7 +59,7 @@ def normal(count: int, dimensions: int, seed: int) -> np.ndarray:
 
 
 def exact(mean: list[float], deviations: list[float]) -> np.ndarray:
-    """Points of exactly this mean and diagonal covariance."""
+    """Return points with exactly this mean and diagonal covariance."""
     points = normal(400, len(mean), 0)
     points -= points.mean(0)
     root = np.linalg.inv(np.linalg.cholesky(np.cov(points, rowvar=False))).T
@@ -80,8 +72,8 @@ def test_frechet_distance_of_known_gaussians():
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-8)
 
 
-class Through:
-    """A stand-in for Inception: pictures are their own features."""
+class Identity:
+    """Stand-in for Inception: images are their own features."""
 
     def __new__(cls, dimensions: int):
         import torch
@@ -95,7 +87,7 @@ class Through:
         return Net()
 
 
-def test_both_are_those_of_torchmetrics():
+def test_distances_match_torchmetrics():
     pytest.importorskip("torchmetrics")
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -103,10 +95,10 @@ def test_both_are_those_of_torchmetrics():
 
     first, second = normal(80, 12, 1), normal(80, 12, 2) * 1.3 + 0.4
     pair = [torch.from_numpy(points).reshape(80, 3, 2, 2) for points in (first, second)]
-    fid = FrechetInceptionDistance(feature=Through(12), normalize=False, input_img_size=(3, 2, 2)).set_dtype(
+    fid = FrechetInceptionDistance(feature=Identity(12), normalize=False, input_img_size=(3, 2, 2)).set_dtype(
         torch.float64
     )
-    kid = KernelInceptionDistance(feature=Through(12), subsets=1, subset_size=80)
+    kid = KernelInceptionDistance(feature=Identity(12), subsets=1, subset_size=80)
     for metric in (fid, kid):
         metric.update(pair[0], real=True)
         metric.update(pair[1], real=False)
@@ -120,7 +112,7 @@ def test_kernel_distance_is_unbiased():
     assert kernel_distance(normal(40, 6, 0), normal(40, 6, 1) + 2) > max(within)
 
 
-def test_jackknife_of_a_mean_is_the_textbook_interval():
+def test_jackknife_of_mean():
     values = normal(2000, 1, 3)
 
     def apart(first: np.ndarray, second: np.ndarray) -> float:
@@ -134,13 +126,13 @@ def test_jackknife_of_a_mean_is_the_textbook_interval():
     assert wide == pytest.approx(2 * 1.96 / 200**0.5, rel=0.4)
 
 
-def test_two_people_are_too_few_to_leave_one_out():
+def test_jackknife_needs_three_people():
     faces = normal(30, 4, 0), normal(30, 4, 1)
     assert jackknife_interval(frechet_distance, *faces, ["ada"] * 29 + ["bob"]) is None
     assert jackknife_interval(frechet_distance, *faces, ["ada"] * 28 + ["bob", "eve"]) is not None
 
 
-def test_threshold_has_no_more_false_matches_than_promised():
+def test_threshold_keeps_false_match_rate():
     scores = np.random.default_rng(0).permutation(np.arange(1000.0))
     cut = threshold_at(scores, 0.01)
     assert cut == 989
@@ -149,16 +141,16 @@ def test_threshold_has_no_more_false_matches_than_promised():
     assert true_positive_rate(ties, threshold_at(ties, 0.1)) == 0
 
 
-def test_threshold_is_refused_where_it_would_rest_on_few():
+def test_threshold_needs_false_matches():
     assert enough(10_000, 1e-3)
     assert not enough(9_999, 1e-3)
-    with pytest.raises(ValueError, match="takes 10,000 impostor pairs, got 50"):
+    with pytest.raises(ValueError, match="needs 10,000 impostor pairs, got 50"):
         threshold_at(np.zeros(50), 1e-3)
     with pytest.raises(ValueError, match="fmr: expected a rate between 0 and 1, got 1"):
         threshold_at(np.zeros(50), 1)
 
 
-def test_pairs():
+def test_genuine_and_impostor_pairs():
     first, second = genuine_pairs(["a", "b", "a", "c", "a"])
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == [(0, 2), (0, 4), (2, 4)]
     assert [len(side) for side in genuine_pairs(["a", "b"])] == [0, 0]
@@ -167,86 +159,71 @@ def test_pairs():
     assert sorted(impostor_scores(scores, ["a", "b", "a"], symmetric=False)) == [1, 3, 5, 7]
 
 
-def test_a_face_that_was_not_found_is_like_nothing():
-    found, missing = np.eye(2)[:1], np.full((1, 2), np.nan)
-    both = np.concatenate([found, missing])
+def test_missing_face_matches_nothing():
+    both = np.array([[1, 0], [np.nan, np.nan]])
     np.testing.assert_array_equal(similarities(both, both), [[1, -np.inf], [-np.inf, -np.inf]])
     people = np.array(["a", "b"])
     assert rank_hits(similarities(both, both), people, people).tolist() == [1, 0]
 
 
-def test_rank1_shares_the_first_place():
-    people = np.array(["a", "b", "c", "d"])
-    assert rank_hits(np.ones((4, 4)), people, people).tolist() == [0.25] * 4
-    assert rank_hits(np.eye(4), people, people).tolist() == [1] * 4
-    assert rank_hits(1 - np.eye(4), people, people).tolist() == [0] * 4
-
-
-def test_everybody_is_enrolled_once():
+def test_enrolments():
     people = ["b", "a", "b", "c", "b"]
     galleries = [(gallery.tolist(), probes.tolist()) for gallery, probes in enrolments(people)]
     assert galleries == [([1, 0, 3], [2, 4]), ([1, 4, 3], [0, 2])]
-    found = identification(np.eye(5) - 1, people)
-    assert (found.value, found.trials, found.people) == (pytest.approx(1 / 3), 4, 1)  # all gallery entries tie
-    assert found.chance == pytest.approx(1 / 3)
+    result = identification(np.eye(5) - 1, people)
+    assert (result.value, result.trials, result.people) == (pytest.approx(1 / 3), 4, 1)  # all gallery entries tie
+    assert result.chance == pytest.approx(1 / 3)
 
 
-def test_area_under_curve():
-    assert area_under_curve(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
-    assert area_under_curve(np.array([1.0]), np.array([0.0, 1.0, 2.0, 3.0])) == 0.375
-    assert area_under_curve(np.ones(3), np.ones(5)) == 0.5
-
-
-def test_interval_comes_from_people_and_not_from_pairs():
+def test_bootstrap_resamples_people():
     generator = np.random.default_rng(0)
     people = np.repeat(np.arange(100), 20)
-    whole = np.repeat(generator.integers(2, size=100), 20).astype(float)  # each person always or never
-    low, high = bootstrap_interval(whole, people)
-    assert low < whole.mean() < high
+    successes = np.repeat(generator.integers(2, size=100), 20).astype(float)  # every person always or never
+    low, high = bootstrap_interval(successes, people)
+    assert low < successes.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * 0.5 / 100**0.5, rel=0.2)
-    assert bootstrap_interval(whole, people) == (low, high)
-    mixed = generator.permutation(whole)
+    assert bootstrap_interval(successes, people) == (low, high)
+    mixed = generator.permutation(successes)
     low, high = bootstrap_interval(mixed, people)
     assert high - low == pytest.approx(2 * 1.96 * 0.5 / 2000**0.5, rel=0.3)
 
 
 @pytest.mark.parametrize(("value", "interval"), [(0.0, (0, 0.036)), (1.0, (0.964, 1))])
-def test_interval_of_none_and_all_is_not_nothing(value: float, interval: tuple[float, float]):
-    found = rate(np.full(200, value), np.repeat(np.arange(100), 2), 0.01)
-    assert found.interval == pytest.approx(interval, abs=1e-3)
-    assert (found.value, found.chance, found.trials, found.people) == (value, 0.01, 200, 100)
+def test_exact_interval_of_extremes(value: float, interval: tuple[float, float]):
+    result = rate(np.full(200, value), np.repeat(np.arange(100), 2), 0.01)
+    assert result.interval == pytest.approx(interval, abs=1e-3)
+    assert (result.value, result.chance, result.trials, result.people) == (value, 0.01, 200, 100)
 
 
-def test_no_trial_is_no_rate():
+def test_rate_needs_trials():
     with pytest.raises(ValueError, match="at least one trial"):
         rate(np.zeros(0), [], 0)
 
 
-def test_rank_counts_ties_by_halves_and_a_known_match_first():
+def test_rank_hits_of_ties_and_known_matches():
     people = np.array(["a", "b", "c", "d"])
     scores = np.array([[0.1, 0.9, 0.8, 0.7], [0.5, 0.5, 0.5, 0.1], [np.inf, 0.9, np.inf, 0], [-np.inf] * 4])
-    for rank, wanted in ((1, [0, 1 / 3, 0.5, 0]), (2, [0, 2 / 3, 1, 0]), (4, [1, 1, 1, 0])):
-        np.testing.assert_allclose(rank_hits(scores, people, people, rank=rank), wanted)
+    for rank, expected in ((1, [0, 1 / 3, 0.5, 0]), (2, [0, 2 / 3, 1, 0]), (4, [1, 1, 1, 0])):
+        np.testing.assert_allclose(rank_hits(scores, people, people, rank=rank), expected)
 
 
-def test_ranks_are_those_of_scikit_learn():
+def test_ranks_match_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     people = np.arange(30)
     scores = np.random.default_rng(0).normal(size=(30, 30)) + np.eye(30)
     for rank in (1, 5):
         known = metrics.top_k_accuracy_score(people, scores, k=rank, labels=people)
         assert rank_hits(scores, people, people, rank=rank).mean() == pytest.approx(known)
-    found = identification(scores, np.repeat(np.arange(15), 2), rank=5)
-    assert found.chance == pytest.approx(1 / 3)
-    assert found.value > identification(scores, np.repeat(np.arange(15), 2)).value
+    rank5 = identification(scores, np.repeat(np.arange(15), 2), rank=5)
+    assert rank5.chance == pytest.approx(1 / 3)
+    assert rank5.value > identification(scores, np.repeat(np.arange(15), 2)).value
 
 
-def test_roc_is_that_of_scikit_learn():
+def test_roc_matches_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     generator = np.random.default_rng(0)
     genuine, impostor = generator.normal(1, 1, 300), generator.normal(0, 1, 1000)
     labels, scores = np.repeat([1, 0], (300, 1000)), np.concatenate([genuine, impostor])
-    assert area_under_curve(genuine, impostor) == pytest.approx(metrics.roc_auc_score(labels, scores))
     fmrs, tprs, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
-    wanted = [tprs[fmrs <= fmr + 1e-9].max() for fmr in (0.001, 0.01, 0.25, 1)]
-    np.testing.assert_allclose(true_positive_rates(genuine, impostor, [0.001, 0.01, 0.25, 1]), wanted)
+    expected = [tprs[fmrs <= fmr + 1e-9].max() for fmr in (0.001, 0.01, 0.25, 1)]
+    np.testing.assert_allclose(true_positive_rates(genuine, impostor, [0.001, 0.01, 0.25, 1]), expected)

@@ -1,11 +1,11 @@
-"""What counts as kept, and what a face that is not found again keeps."""
+"""Kept attributes, head pose, and the sections of the report."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from deid_diffusion.evaluation.measure import _CANONICAL, face_state, head_pose, mesh_errors
+from deid_diffusion.evaluation.measure import CANONICAL_POINTS, face_state, head_pose, mesh_errors
 from deid_diffusion.evaluation.onnx import Reading
 from deid_diffusion.evaluation.pairing import Labels
 from deid_diffusion.evaluation.utility import (
@@ -20,65 +20,56 @@ from deid_diffusion.evaluation.utility import (
 )
 from deid_diffusion.faces.landmarks import MESH_IRISES
 from deid_diffusion.faces.semantic_map import mean_mesh
-from tests.evaluation.looks import errors, face, judges, photo
+from tests.evaluation.measurements import errors, evaluators, face, photo, unit_vectors
+
+MESH = {"yaw", "pitch", "gaze", "smile", "mouth_open", "eyes_open"}
+ALL = MESH | {"sex", "age"}
 
 
-def test_within_the_tolerances():
-    verdicts = kept(face(mesh=errors(yaw=10.0, pitch=10.1, smile=0.05, gaze=0.2)), read=False)
-    assert verdicts == {
-        "yaw": True, "pitch": False, "gaze": False, "smile": True, "mouth_open": True, "eyes_open": True
-    }  # fmt: skip
-    assert share_kept(face(mesh=errors(yaw=11.0)), read=False) == pytest.approx(5 / 6)
-
-
-def test_what_the_original_does_not_show_is_left_out():
-    assert "gaze" not in kept(face(mesh=errors(gaze=None)), read=False)
-    assert share_kept(face(), read=False) == 1
-
-
-def test_a_face_that_is_gone_keeps_nothing():
-    gone = kept(face(found=False), read=True)
-    assert set(gone) == {"yaw", "pitch", "gaze", "smile", "mouth_open", "eyes_open", "sex", "age"}
-    assert not any(gone.values())
-
-
-def test_age_and_sex():
-    same = face(readings=(Reading(30, 0.9), Reading(40, 0.6)))
-    other = face(readings=(Reading(30, 0.9), Reading(41, 0.4)))
-    assert kept(same, read=True)["sex"]
-    assert kept(same, read=True)["age"]
-    assert not kept(other, read=True)["sex"]
-    assert not kept(other, read=True)["age"]
-    assert share_kept(other, read=True) == pytest.approx(6 / 8)
+@pytest.mark.parametrize(
+    ("measured", "shown", "lost"),
+    [
+        (face(), MESH, set()),
+        (face(mesh=errors(yaw=10.0, pitch=10.1, smile=0.05, gaze=0.2)), MESH, {"pitch", "gaze"}),
+        (face(mesh=errors(gaze=None)), MESH - {"gaze"}, set()),
+        (face(detected=False), ALL, ALL),
+        (face(readings=(Reading(30, 0.9), Reading(40, 0.6))), ALL, set()),
+        (face(readings=(Reading(30, 0.9), Reading(41, 0.4))), ALL, {"sex", "age"}),
+    ],
+)
+def test_kept(measured, shown, lost):
+    verdicts = kept(measured, with_reader="age" in shown)
+    assert verdicts == {name: name not in lost for name in shown}
+    assert share_kept(measured, with_reader="age" in shown) == pytest.approx(1 - len(lost) / len(shown))
 
 
 def turned(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """(478, 2): canonical points of a head that looks right by yaw, up by pitch, leans right by roll, in degrees."""
+    """Return a (478, 2) mesh of the canonical points, turned by angles in degrees."""
     a, b, c = np.radians((yaw, pitch, roll))
     across = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
     up = np.array([[1, 0, 0], [0, np.cos(b), np.sin(b)], [0, -np.sin(b), np.cos(b)]])
     lean = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    model = np.array(list(_CANONICAL.values())) * (1, -1, -1)
+    model = np.array(list(CANONICAL_POINTS.values())) * (1, -1, -1)
     mesh = np.zeros((478, 2))
-    mesh[list(_CANONICAL)] = 7 * (model @ (lean @ across @ up).T)[:, :2] + (200, 90)
+    mesh[list(CANONICAL_POINTS)] = 7 * (model @ (lean @ across @ up).T)[:, :2] + (200, 90)
     return mesh
 
 
 @pytest.mark.parametrize("angles", [(0, 0, 0), (30, 0, 0), (-50, 0, 0), (0, 20, 0), (0, -25, 0), (0, 0, 15)])
-def test_one_turn_is_read_back(angles):
+def test_head_pose_of_single_rotation(angles):
     pose = head_pose(turned(*angles))
     np.testing.assert_allclose((pose.yaw, pose.pitch, pose.roll), angles, atol=1e-4)
 
 
-def test_turns_together_keep_their_signs():
+def test_head_pose_of_combined_rotations():
     pose = head_pose(turned(25, 10, -12))
     np.testing.assert_allclose((pose.yaw, pose.pitch, pose.roll), (25, 10, -12), atol=6)
-    found = mesh_errors(turned(10, 0, 0), turned(-10, 5, 0))
-    assert found.yaw == pytest.approx(20, abs=0.5)
-    assert found.pitch == pytest.approx(5, abs=0.5)
+    difference = mesh_errors(turned(10, 0, 0), turned(-10, 5, 0))
+    assert difference.yaw == pytest.approx(20, abs=0.5)
+    assert difference.pitch == pytest.approx(5, abs=0.5)
 
 
-def test_gaze_is_in_eye_widths():
+def test_gaze_in_eye_widths():
     mesh = mean_mesh(256, None)
     aside = mesh.copy()
     widths = [np.linalg.norm(mesh[b] - mesh[a]) for a, b in ((33, 133), (362, 263))]
@@ -90,7 +81,7 @@ def test_gaze_is_in_eye_widths():
     assert (x, y) == pytest.approx((0.1, 0), abs=0.01)
 
 
-def test_closed_eyes_look_nowhere():
+def test_closed_eyes_have_no_gaze():
     mesh = mean_mesh(256, None)
     closed = mesh.copy()
     for upper, lower in ((159, 145), (386, 374)):
@@ -100,12 +91,12 @@ def test_closed_eyes_look_nowhere():
     assert mesh_errors(mesh, closed).eyes_open > 0.1
 
 
-def test_landmarks_are_in_shares_of_the_eyes_distance():
+def test_landmark_error_in_eye_spans():
     mesh = mean_mesh(256, None)
     span = np.linalg.norm(mesh[263] - mesh[33])
-    found = mesh_errors(mesh, mesh + np.array([0.03, 0.04]) * span)
-    assert found.landmarks == pytest.approx(0.05, rel=1e-4)
-    assert max(found.yaw, found.smile, found.mouth_open) < 1e-3
+    difference = mesh_errors(mesh, mesh + np.array([0.03, 0.04]) * span)
+    assert difference.landmarks == pytest.approx(0.05, rel=1e-4)
+    assert max(difference.yaw, difference.smile, difference.mouth_open) < 1e-3
     open_mouth = mesh.copy()
     width = np.linalg.norm(mesh[291] - mesh[61])
     open_mouth[14, 1] += 0.2 * width
@@ -115,80 +106,80 @@ def test_landmarks_are_in_shares_of_the_eyes_distance():
 NAMES = [f"p{k}" for k in range(10)]
 
 
-class Named:
-    name = "planted"
+def figures_of(section):
+    return {figure.name: figure for figure in section.figures}
 
 
-def values(section):
-    return {one.name: one for one in section.figures}
+def test_coverage_section():
+    photos = [photo(name, name, face(unchanged=k < 2), faces=3) for k, name in enumerate(NAMES)]
+    figures = figures_of(coverage_section([*photos, photo("none", "none", None, faces=0)]))
+    assert {name: figure.value for name, figure in figures.items()} == {
+        "faces in originals": 30,
+        "unchanged faces": 2,
+        "share of unchanged faces": pytest.approx(2 / 30),
+        "photos with an unchanged face": pytest.approx(2 / 11),
+        "photos without a face": 1,
+    }
+    assert figures["unchanged faces"].note == "p0, p1"
 
 
-def test_coverage_counts_every_face():
-    looks = [photo(name, name, face(left=k < 2), faces=3) for k, name in enumerate(NAMES)]
-    found = values(coverage_section([*looks, photo("none", "none", None, faces=0)]))
-    assert found["faces found in originals"].value == 30
-    assert found["faces left as they were"].value == 2
-    assert found["faces left as they were"].note == "p0, p1"
-    assert found["share of faces left"].value == pytest.approx(2 / 30)
-    assert found["photos with a face left"].value == pytest.approx(2 / 11)
-    assert found["photos without any face"].value == 1
-
-
-def test_attributes_by_a_reader():
+def test_attribute_section():
     readings = [(Reading(10.0 + 10 * k, 0.9), Reading(15.0 + 10 * k, 0.9 if k < 6 else 0.1)) for k in range(9)]
-    faces = [face(readings=pair) for pair in readings] + [face(found=False)]
+    faces = [face(readings=pair) for pair in readings] + [face(detected=False)]
     labels = Labels(("gender",), {name: {"gender": "Female" if k < 8 else "Male"} for k, name in enumerate(NAMES)})
-    found = values(attribute_section(faces, NAMES, NAMES, labels, "reader"))
-    assert found["sex agrees, everybody"].value == pytest.approx(6 / 9)
-    assert found["sex agrees, adults"].value == pytest.approx(5 / 8)
-    assert (found["age error"].value, found["age drift"].value) == (5, 5)
-    assert found["reader agrees with the labels, originals"].value == pytest.approx(8 / 9)
-    assert found["face found again"].value == pytest.approx(0.9)
-    assert "age 10 years" in found["attributes kept"].note
+    figures = figures_of(attribute_section(faces, NAMES, NAMES, labels, "reader"))
+    assert figures["sex agrees, all"].value == pytest.approx(6 / 9)
+    assert figures["sex agrees, adults"].value == pytest.approx(5 / 8)
+    assert (figures["age error"].value, figures["age drift"].value) == (5, 5)
+    assert figures["reader's accuracy on originals, sex"].value == pytest.approx(8 / 9)
+    assert figures["face detected in the result"].value == pytest.approx(0.9)
+    assert "age 10 years" in figures["attributes kept"].note
 
 
-def test_attributes_without_a_reader_are_missing_and_say_so():
-    found = values(attribute_section([face()], ["a"], ["a"], None, None))
-    assert found["age error"].value is None
-    assert "--attributes" in found["sex agrees"].note
-    assert found["attributes kept"].value == 1
+def test_attribute_section_without_reader():
+    figures = figures_of(attribute_section([face()], ["a"], ["a"], None, None))
+    assert figures["age error"].value is None
+    assert "--attributes" in figures["sex agrees"].note
+    assert figures["attributes kept"].value == 1
 
 
-def test_mesh_errors_are_means():
-    faces = [face(mesh=errors(yaw=2.0 * k, landmarks=0.05, gaze=None)) for k in range(3)] + [face(found=False)]
-    found = values(mesh_section(faces, list("abcd")))
-    assert (found["yaw error"].value, found["yaw error"].trials, found["yaw error"].unit) == (2, 3, "degrees")
-    assert found["landmark error"].value == pytest.approx(5)
-    assert found["gaze error"].value is None
+def test_mesh_section():
+    faces = [face(mesh=errors(yaw=2.0 * k, landmarks=0.05, gaze=None)) for k in range(3)] + [face(detected=False)]
+    figures = figures_of(mesh_section(faces, list("abcd")))
+    yaw = figures["yaw error"]
+    assert (yaw.value, yaw.trials, yaw.unit) == (2, 3, "degrees")
+    assert figures["landmark error"].value == pytest.approx(5)
+    assert figures["gaze error"].value is None
 
 
-def test_quality_and_the_stand_ins():
-    generator = np.random.default_rng(0)
-    rows = generator.normal(size=(40, 2, 8))
-    faces = [face(*row / np.linalg.norm(row, axis=1, keepdims=True)) for row in rows]
+def test_quality_section():
+    faces = [face(*row) for row in unit_vectors(40, 2, 8)]
     people = [str(k) for k in range(40)]
-    looks = [photo(who, who, one, outside=5.0 * (who == "3")) for who, one in zip(people, faces, strict=True)]
-    found = values(quality_section(looks, faces, people, judges(Named())))
-    assert found["sharpness ratio"].value == pytest.approx(2)
-    assert (found["detector score ratio"].value, found["rim step"].value, found["SSIM of the face"].value) == (
-        0.5,
-        0.5,
-        0.7,
-    )
-    assert found["photos unchanged outside faces"].value == pytest.approx(39 / 40)
-    assert found["largest difference outside faces"].value == 5
-    assert found["mean difference outside faces"].value == pytest.approx(0.5 / 40)
-    assert (found["FID"].value, found["FID"].note) == (None, "not here")
-    distance = found["Fréchet distance, planted"]
+    photos = [
+        photo(name, name, measured, outside=5.0 * (name == "3")) for name, measured in zip(people, faces, strict=True)
+    ]
+    figures = figures_of(quality_section(photos, faces, people, evaluators()))
+    expected = {
+        "sharpness ratio": 2,
+        "detector score ratio": 0.5,
+        "rim step": 0.5,
+        "SSIM of the face": 0.7,
+        "photos unchanged outside faces": 39 / 40,
+        "largest difference outside faces": 5,
+        "mean difference outside faces": 0.5 / 40,
+    }
+    assert {name: figures[name].value for name in expected} == pytest.approx(expected)
+    assert (figures["FID"].value, figures["FID"].note) == (None, "not here")
+    distance = figures["Fréchet distance, planted"]
     assert distance.interval[0] <= distance.value <= distance.interval[1]
-    assert "stands in for FID" in distance.note
-    low, high = found["kernel distance, planted"].interval
+    assert "substitute for FID" in distance.note
+    low, high = figures["kernel distance, planted"].interval
     assert low < 0 < high
-    few = values(quality_section(looks[:5], faces[:5], people[:5], judges(Named())))
-    assert few["kernel distance, planted"].note == "takes 30 faces, there are 5"
+    few = figures_of(quality_section(photos[:5], faces[:5], people[:5], evaluators()))
+    assert few["kernel distance, planted"].note == "needs 30 faces, there are 5"
 
 
-def test_groups_are_in_the_order_of_their_numbers():
+def test_groups_in_natural_order():
     ages = ["10-19", "3-9", "", "70+", "3-9"]
     labels = Labels(("age",), {name: {"age": age} for name, age in zip(NAMES, ages, strict=False)})
     groups = group_values(NAMES[:5], labels)
@@ -197,12 +188,7 @@ def test_groups_are_in_the_order_of_their_numbers():
         ("age", "10-19", 1),
         ("age", "70+", 1),
     ]
-    figures = group_figures([face(), face(found=False)], ["a", "b"], read=True)
-    assert [one.name for one in figures] == [
-        "attributes kept",
-        "face found again",
-        "yaw error",
-        "sex agrees",
-        "age error",
-    ]
+    figures = group_figures([face(), face(detected=False)], ["a", "b"], with_reader=True)
+    names = ["attributes kept", "face detected in the result", "yaw error", "sex agrees", "age error"]
+    assert [figure.name for figure in figures] == names
     assert figures[1].value == 0.5

@@ -1,4 +1,4 @@
-"""A detector and a recogniser that read colours, and photos for them: people are told apart without a network."""
+"""Detector and recogniser that read colours, and photos for them: people differ by colour, without a network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MIDDLE = (22, 20)  # row and column that the recogniser reads
 
 
 class OneFace:
-    """Every photo that is not black shows one face."""
+    """Detects one face in every photo that is not black."""
 
     def __call__(self, image):
         return [Detection(_BOX, 0.9, "fake", _POINTS)] if image.any() else []
@@ -36,15 +36,15 @@ class Colour:
         return vector / np.linalg.norm(vector)
 
 
-def replace_judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put them in the place of the networks that commands load."""
+def patch_evaluators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the networks that commands load."""
     monkeypatch.setattr(detection, "EnsembleDetector", OneFace)
     monkeypatch.setattr(landmarks, "FaceMesh", lambda: lambda crop: None)
     monkeypatch.setattr(recognition, "DlibRecogniser", Colour)
 
 
 def write_photos(folder: str | Path, colours: Mapping[str, tuple[int, int, int]]) -> None:
-    """A new folder of photos, name to colour, with a pattern in the face that is each colour's own."""
+    """Write a new folder of photos, name to colour; the pattern in the face depends on the colour."""
     Path(folder).mkdir()
     x0, y0, x1, y1 = _BOX
     for name, colour in colours.items():
