@@ -109,8 +109,7 @@ def web(
         check_reach(host, api_key)
         with needed_for("web", "deid-diffusion[web]"):
             from ..serving.access import address_of, listen, run
-            from ..serving.gradio_app import make_app
-            from ..serving.gradio_sessions import upload_dir
+            from ..serving.gradio_app import make_app, upload_dir
         people = open_people(key_file, store)
         opened = listen(host, port)
         limits = make_limits(max_mb, max_megapixels, queue, timeout)

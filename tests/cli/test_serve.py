@@ -11,7 +11,7 @@ import pytest
 from deid_diffusion.cli import serve
 from deid_diffusion.serving import access
 from deid_diffusion.serving.access import listen
-from deid_diffusion.serving.gradio_sessions import _parent
+from deid_diffusion.serving.gradio_app import upload_parent
 from tests.fake_anonymizer import FakeAnonymizer
 from tests.serving.servers import started
 
@@ -120,13 +120,13 @@ def test_a_public_address_needs_a_password(call, monkeypatch):
 
 
 def test_it_ends_when_told_to_and_leaves_nothing():
-    before = set(_parent().glob("deid-web-*"))
+    before = set(upload_parent().glob("deid-web-*"))
     process = started(WEB_SCRIPT)
     try:
         address = process.stdout.readline().split()[1]
         with urllib.request.urlopen(address) as answer:
             page = answer.read().decode()
-        during = set(_parent().glob("deid-web-*")) - before
+        during = set(upload_parent().glob("deid-web-*")) - before
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     finally:

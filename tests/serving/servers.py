@@ -1,4 +1,4 @@
-"""A service on a real socket, in a thread of the test, and a plain client for it."""
+"""An ASGI application on a socket, served by a thread of the test, and a client for it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ import uvicorn
 from PIL import Image
 
 from deid_diffusion.serving.access import listen
+
+KEY = "an-api-key-of-the-test"
+PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,8 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
 def plain(colour: tuple[int, int, int], size: tuple[int, int] = (24, 32)) -> np.ndarray:
     return np.full((*size, 3), colour, np.uint8)
+
+
+def stored_files(folder: Path) -> list[Path]:
+    """Return the files in the upload folder that are not empty."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
