@@ -457,8 +457,9 @@ def make_page(page: Page) -> gr.Blocks:
         )
         chooser.input(page.show, [session, chooser], result, **quiet)
 
-        def leave(request: gr.Request) -> None:
-            # Gradio by itself keeps the state of a closed tab for an hour.
+        async def leave(request: gr.Request) -> None:
+            # Gradio alone keeps the state of a closed tab for an hour. A coroutine runs on the event loop, where
+            # Gradio deletes expired state too.
             blocks.state_holder.delete_state(str(request.session_hash))
 
         blocks.unload(leave)
