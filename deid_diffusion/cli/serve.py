@@ -59,9 +59,9 @@ def serve(
             from ..serving.access import address_of, listen, run
             from ..serving.http import make_app
         limits = make_limits(max_mb, max_megapixels, queue, timeout)
-        people = open_people(key_file, store)
+        pseudonyms = open_pseudonyms(key_file, store)
         server_socket = listen(host, port)
-        app = make_app(load_anonymizer(model, device), limits, api_key=api_key, people=people)
+        app = make_app(load_anonymizer(model, device), limits, api_key=api_key, pseudonyms=pseudonyms)
         typer.echo(f"listening on {address_of(server_socket)} (POST /v1/anonymize; /health, /metrics, /openapi.json)")
         run(app, server_socket)
 
@@ -73,7 +73,7 @@ def make_limits(max_mb: int, max_megapixels: int, queue: int, timeout: float) ->
     return Limits(max_bytes=max_mb * 1_000_000, max_pixels=max_megapixels * 1_000_000, queue=queue, seconds=timeout)
 
 
-def open_people(key_file: Path | None, store: Path | None) -> Pseudonyms | None:
+def open_pseudonyms(key_file: Path | None, store: Path | None) -> Pseudonyms | None:
     """Open the store of pseudonyms if a key is given. Raises DeidError, as `anonymize` does."""
     from ..options import Options
     from .anonymize import with_people
@@ -111,10 +111,10 @@ def web(
         with needed_for("web", "deid-diffusion[web]"):
             from ..serving.access import address_of, listen, run
             from ..serving.gradio_app import make_app, upload_dir
-        people = open_people(key_file, store)
+        pseudonyms = open_pseudonyms(key_file, store)
         server_socket = listen(host, port)
         limits = make_limits(max_mb, max_megapixels, queue, timeout)
         with upload_dir() as folder:
-            app = make_app(load_anonymizer(model, device), limits, folder, api_key=api_key, people=people)
+            app = make_app(load_anonymizer(model, device), limits, folder, api_key=api_key, pseudonyms=pseudonyms)
             typer.echo(f"open {address_of(server_socket)} in a browser; stop with Ctrl+C")
             run(app, server_socket)

@@ -109,7 +109,7 @@ def make_app(
     folder: Path,
     *,
     api_key: ApiKey | None = None,
-    people: Pseudonyms | None = None,
+    pseudonyms: Pseudonyms | None = None,
 ) -> ASGIApp:
     """Return the page as an ASGI application, to be used inside `upload_dir`.
 
@@ -118,7 +118,7 @@ def make_app(
         limits: of all sessions together.
         folder: as `upload_dir` yields it.
         api_key: the password; None admits everybody.
-        people: pseudonyms shared by all sessions; None gives each session its own.
+        pseudonyms: shared by all sessions; None gives each session its own.
     """
 
     @asynccontextmanager
@@ -145,7 +145,7 @@ def make_app(
             return _download(record.encode(), f"{result.name}.json", "application/json")
         return _download(result.data, result.name, _MEDIA_TYPES[Path(result.name).suffix])
 
-    page = make_page(Page(anonymizer, RequestQueue(limits), people, folder))
+    page = make_page(Page(anonymizer, RequestQueue(limits), pseudonyms, folder))
     gr.mount_gradio_app(
         app,
         page,

@@ -194,7 +194,7 @@ class Choices:
 
     @property
     def by_person(self) -> bool:
-        """Whether each person gets one pseudonym."""
+        """Return whether each person gets one pseudonym."""
         return self.method == "generate" and self.new_faces == PERSON
 
     def options(self, pseudonyms: Pseudonyms | None) -> Options:

@@ -150,9 +150,9 @@ class AnonymizeParams(BaseModel):
     format: Literal["png", "webp", "jpeg"] = Field("png", description="Output format; JPEG is lossy.")
     require_face: bool = Field(False, description="Fail if no face is detected.")
 
-    def options(self, people: Pseudonyms | None) -> Options:
+    def options(self, pseudonyms: Pseudonyms | None) -> Options:
         """Return the options, with the server's pseudonyms for generated faces. Raises UsageError."""
-        if people is not None and self.seed is not None:
+        if pseudonyms is not None and self.seed is not None:
             raise UsageError("seed: this server assigns pseudonyms by its key: leave out the seed")
         return Options(
             method=self.method,
@@ -162,7 +162,7 @@ class AnonymizeParams(BaseModel):
             keep=parse_keep(self.keep),
             change=parse_change(self.change),
             map_blend=self.map_privacy,
-            pseudonyms=people if self.method == "generate" else None,
+            pseudonyms=pseudonyms if self.method == "generate" else None,
         )
 
 
@@ -249,7 +249,7 @@ _bearer = HTTPBearer(auto_error=False, description="The server's API key, if it 
 
 
 def make_app(
-    anonymizer: Anonymizer, limits: Limits, *, api_key: ApiKey | None = None, people: Pseudonyms | None = None
+    anonymizer: Anonymizer, limits: Limits, *, api_key: ApiKey | None = None, pseudonyms: Pseudonyms | None = None
 ) -> FastAPI:
     """Return the service as an ASGI application.
 
@@ -257,7 +257,7 @@ def make_app(
         anonymizer: with its model loaded; used by one thread at a time.
         limits: of all requests together.
         api_key: required for photos and metrics; None admits everybody.
-        people: pseudonyms shared by all requests.
+        pseudonyms: shared by all requests.
     """
     desk = RequestQueue(limits)
     metrics = Metrics()
@@ -298,7 +298,7 @@ def make_app(
         The response is the image, with counts in its headers; with `Accept: application/json` it is the image in
         Base64 together with its record.
         """
-        options = params.options(people)
+        options = params.options(pseudonyms)
         check_headers(request, limits)
         with desk.place(), metrics.queue.track_inprogress():
             data = await asyncio.wait_for(read_photo(request, limits), limits.seconds)

@@ -16,7 +16,7 @@ from deid_diffusion.serving import access
 from deid_diffusion.serving.access import listen
 from deid_diffusion.serving.gradio_app import upload_parent
 from tests.fake_anonymizer import FakeAnonymizer
-from tests.serving.servers import started
+from tests.serving.servers import start_python
 
 SCRIPT = """
 import sys
@@ -96,7 +96,7 @@ def test_key_file_opens_store(call, served, tmp_path, monkeypatch):
 def test_shutdown(command, path, stop, content):
     """A signal ends the process without output, and deletes the page's upload folder."""
     before = set(upload_parent().glob("deid-web-*"))
-    process = started(SCRIPT.format(command=command))
+    process = start_python(SCRIPT.format(command=command))
     try:
         address = next(word for word in process.stdout.readline().split() if word.startswith("http"))
         with urllib.request.urlopen(address + path) as answer:
