@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("uvicorn", reason="servers need deid-diffusion[service]")
-
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.serving.access import API_KEY_VARIABLE, ApiKey, address_of, check_reach, listen, read_api_key
 

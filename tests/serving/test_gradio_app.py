@@ -21,9 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("gradio", reason="the page needs deid-diffusion[web]")
-
+from PIL import Image
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
@@ -32,7 +30,7 @@ from deid_diffusion.serving.access import ApiKey
 from deid_diffusion.serving.gradio_app import SecurityMiddleware, delete_stale_uploads, make_app, upload_dir
 from deid_diffusion.serving.queue import Limits
 from tests.fake_anonymizer import FakeAnonymizer, expected
-from tests.serving.servers import KEY, PHOTO, ask, encoded, serving, stored_files
+from tests.serving.servers import KEY, PHOTO, Answer, ask, encoded, serving, stored_files
 
 
 def test_upload_dir_is_private_and_deleted(tmp_path):
@@ -149,6 +147,18 @@ def test_closed_addresses(page, method, path):
     assert ask(page[0], method, f"/gradio_api/{path}").status == 404
 
 
+def post_form(port: int, name: str, data: bytes) -> Answer:
+    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\n%s\r\n--x--\r\n'
+    content_type = "multipart/form-data; boundary=x"
+    return ask(port, "POST", "/gradio_api/upload", form % (name.encode(), data), Content_Type=content_type)
+
+
+def test_oversized_photo_is_refused(page):
+    port, folder = page
+    assert post_form(port, "a.png", bytes(100_001)).status == 413
+    assert not stored_files(folder)
+
+
 class Tab:
     """A browser's side of Gradio's protocol."""
 
@@ -171,9 +181,7 @@ class Tab:
             connection.close()
 
     def upload(self, name: str, data: bytes) -> dict[str, Any]:
-        form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\n%s\r\n--x--\r\n'
-        body, kind = form % (name.encode(), data), "multipart/form-data; boundary=x"
-        (path,) = ask(self._port, "POST", "/gradio_api/upload", body, Content_Type=kind).json
+        (path,) = post_form(self._port, name, data).json
         return {"path": path, "orig_name": name, "size": len(data), "meta": {"_type": "gradio.FileData"}}
 
     def call(self, function: str, *values: Any) -> list[Any]:
@@ -239,6 +247,19 @@ def test_sessions_are_isolated(page):
         for wrong in (tokens[0][::-1], "first"):
             assert ask(port, "GET", paths[0].replace(tokens[0], wrong)).status == 404
         assert ask(port, "GET", paths[0].replace("/0/", "/1/")).status == 404
+
+
+def test_invalid_photos(page):
+    bomb = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(bomb, "PNG")
+    tab = Tab(page[0], "invalid")
+    uploads = {"text.png": b"this is a text", "bomb.png": bomb.getvalue(), "good.png": encoded(PHOTO)}
+    with tab.open():
+        tab.call("upload", [tab.upload(name, data) for name, data in uploads.items()], None)
+        status, *_, links = tab.run()
+    for words in ("1 photo: 1 face replaced", "text.png: is not a", "bomb.png: 8000 x 8000 pixels are over the limit"):
+        assert words in status
+    assert "Download good.png" in links
 
 
 def test_least_recent_session_is_dropped(tmp_path, monkeypatch):

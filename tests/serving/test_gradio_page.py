@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio", reason="the page needs deid-diffusion[web]")
-
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.errors import UsageError
 from deid_diffusion.faces.compositing import METHODS

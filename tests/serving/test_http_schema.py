@@ -7,10 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi", reason="the service needs deid-diffusion[service]")
-pytest.importorskip("schemathesis", reason="pip install schemathesis")
-
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import checks

@@ -6,8 +6,6 @@ import threading
 
 import pytest
 
-pytest.importorskip("prometheus_client", reason="the queue needs deid-diffusion[service]")
-
 from deid_diffusion.serving.queue import DeadlineExceeded, Limits, QueueFull, RequestQueue
 
 
