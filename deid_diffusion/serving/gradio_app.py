@@ -138,7 +138,7 @@ def make_app(
     def download(token: str, index: int, part: Literal["picture", "record"]) -> Response:
         results = _results(token)
         if not 0 <= index < len(results):
-            raise _GONE
+            raise _gone()
         result = results[index]
         if part == "record":
             record = json.dumps(json.loads(result.record), indent=2) + "\n"
@@ -164,7 +164,6 @@ def make_app(
 
 _CSS = Path(__file__).with_name("page.css")
 _MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
-_GONE = HTTPException(404, "this result is gone: its tab was closed, or its photos were processed again")
 
 
 def _theme() -> gr.themes.Base:
@@ -188,8 +187,12 @@ def _theme() -> gr.themes.Base:
 def _results(token: str) -> list[Result]:
     session = Session.find(token)
     if session is None:
-        raise _GONE
+        raise _gone()
     return list(session.results.values())
+
+
+def _gone() -> HTTPException:
+    return HTTPException(404, "this result is no longer available: its tab was closed, or the photos were run again")
 
 
 def _zip(results: list[Result]) -> bytes:
