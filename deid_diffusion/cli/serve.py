@@ -20,6 +20,14 @@ Host = Annotated[
     typer.Option(metavar="ADDRESS", help="Address to listen on; if other machines can reach it, a key is required."),
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free port.")]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="API key that callers must send; for `web`, the password.",
+        show_default="DEID_API_KEY in the environment",
+    ),
+]
 MaxMb = Annotated[int, typer.Option("--max-mb", min=1, help="Maximum file size, in millions of bytes.")]
 MaxMegapixels = Annotated[int, typer.Option(min=1, help="Maximum photo size, in millions of pixels.")]
 Queue = Annotated[int, typer.Option(min=1, help="Photos accepted and not yet answered; further ones are refused.")]
@@ -30,12 +38,7 @@ def serve(
     context: typer.Context,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="API key that callers must send.", show_default="DEID_API_KEY in the environment"
-        ),
-    ] = None,
+    api_key_file: ApiKeyFile = None,
     model: Model = "builtin",
     device: Device = "auto",
     key_file: KeyFile = None,
@@ -51,13 +54,12 @@ def serve(
     """
     with errors_as_exit_codes(context):
         from ..errors import needed_for
-        from ..serving.access import check_reach, read_api_key
 
+        with needed_for("serve", "deid-diffusion[service]"):
+            from ..serving.access import address_of, check_reach, listen, read_api_key, run
+            from ..serving.http import make_app
         api_key = read_api_key(api_key_file)
         check_reach(host, api_key)
-        with needed_for("serve", "deid-diffusion[service]"):
-            from ..serving.access import address_of, listen, run
-            from ..serving.http import make_app
         limits = make_limits(max_mb, max_megapixels, queue, timeout)
         pseudonyms = open_pseudonyms(key_file, store)
         server_socket = listen(host, port)
@@ -85,10 +87,7 @@ def web(
     context: typer.Context,
     host: Host = "127.0.0.1",
     port: Port = 7860,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Password of the page.", show_default="DEID_API_KEY in the environment"),
-    ] = None,
+    api_key_file: ApiKeyFile = None,
     model: Model = "builtin",
     device: Device = "auto",
     key_file: KeyFile = None,
@@ -104,13 +103,12 @@ def web(
     """
     with errors_as_exit_codes(context):
         from ..errors import needed_for
-        from ..serving.access import check_reach, read_api_key
 
+        with needed_for("web", "deid-diffusion[web]"):
+            from ..serving.access import address_of, check_reach, listen, read_api_key, run
+            from ..serving.gradio_app import make_app, upload_dir
         api_key = read_api_key(api_key_file)
         check_reach(host, api_key)
-        with needed_for("web", "deid-diffusion[web]"):
-            from ..serving.access import address_of, listen, run
-            from ..serving.gradio_app import make_app, upload_dir
         pseudonyms = open_pseudonyms(key_file, store)
         server_socket = listen(host, port)
         limits = make_limits(max_mb, max_megapixels, queue, timeout)

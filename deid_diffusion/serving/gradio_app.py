@@ -19,6 +19,7 @@ import anyio
 import gradio as gr
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.security import HTTPBasic
+from filelock import FileLock, Timeout
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
@@ -231,12 +232,13 @@ def upload_dir(parent: Path | None = None) -> Iterator[Path]:
     It is deleted at the end; folders that killed processes left behind are deleted first.
     """
     parent = parent or upload_parent()
-    _delete_abandoned(parent)
+    for lock in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError, Timeout), FileLock(lock, timeout=0):  # another user's, in use, or deleted meanwhile
+            shutil.rmtree(lock.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     uploads = folder / _UPLOADS
     previous = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
-    with (folder / _LOCK).open("w") as lock:
-        _try_lock(lock.fileno())
+    with FileLock(folder / _LOCK):
         uploads.mkdir(mode=0o700)
         tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = str(uploads)
         try:
@@ -264,22 +266,3 @@ def delete_stale_uploads(folder: Path) -> None:
         with suppress(OSError):
             if path.is_file() and time.time() - path.stat().st_mtime > _MAX_AGE:
                 path.unlink()
-
-
-def _delete_abandoned(parent: Path) -> None:
-    """Delete upload folders whose lock no process holds."""
-    for lock in parent.glob(f"{_PREFIX}*/{_LOCK}"):
-        with suppress(OSError), lock.open("r+") as stream:  # another user's, or deleted meanwhile
-            if _try_lock(stream.fileno()):
-                shutil.rmtree(lock.parent, ignore_errors=True)
-
-
-def _try_lock(descriptor: int) -> bool:
-    """Lock a file; return False if another process holds the lock, or where file locks do not exist."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return False
-    return True

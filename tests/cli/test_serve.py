@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def test_usage_errors(call, served, options, words):
     code, out, err = call("serve", *options)
     assert (code, out, len(err), served) == (2, [], 1, [])
     assert words in err[0]
+
+
+@pytest.mark.parametrize(("command", "extra"), [("serve", "service"), ("web", "web")])
+def test_missing_packages(call, served, monkeypatch, command, extra):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "deid_diffusion.serving.access")
+    code, out, err = call(command)
+    assert (code, out, len(err), served) == (2, [], 1, [])
+    assert f"pip install 'deid-diffusion[{extra}]'" in err[0]
 
 
 def test_port_in_use(call, served):
