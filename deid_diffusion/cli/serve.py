@@ -1,4 +1,4 @@
-"""The command `deid-diffusion web`: a page to try it on."""
+"""Commands `serve` (HTTP service) and `web` (web page)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ if TYPE_CHECKING:
 
 
 Host = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="Where to listen; one that other machines reach needs an API key.")
+    str,
+    typer.Option(metavar="ADDRESS", help="Address to listen on; if other machines can reach it, a key is required."),
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")]
-MaxMb = Annotated[int, typer.Option("--max-mb", min=1, help="Largest file, in millions of bytes.")]
-MaxMegapixels = Annotated[int, typer.Option(min=1, help="Largest photo, in millions of pixels.")]
-Queue = Annotated[int, typer.Option(min=1, help="Photos taken in and not yet answered; more are turned away.")]
-Timeout = Annotated[float, typer.Option(min=1, help="Seconds that a photo may take, waiting included.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free port.")]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="API key that callers must send; for `web`, the password.",
+        show_default="DEID_API_KEY in the environment",
+    ),
+]
+MaxMb = Annotated[int, typer.Option("--max-mb", min=1, help="Maximum file size, in millions of bytes.")]
+MaxMegapixels = Annotated[int, typer.Option(min=1, help="Maximum photo size, in millions of pixels.")]
+Queue = Annotated[int, typer.Option(min=1, help="Photos accepted and not yet answered; further ones are refused.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds per photo, including the wait.")]
 
 
 def serve(
     context: typer.Context,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="A secret that callers must send.", show_default="DEID_API_KEY in the environment"
-        ),
-    ] = None,
+    api_key_file: ApiKeyFile = None,
     model: Model = "builtin",
     device: Device = "auto",
     key_file: KeyFile = None,
@@ -44,36 +48,35 @@ def serve(
     queue: Queue = 16,
     timeout: Timeout = 300,
 ) -> None:
-    """Answer POSTs of photos over HTTP: the picture with other faces, and its record. Nothing is kept on disk.
+    """Run an HTTP service that replaces the faces of photos. It stores no photo on disk.
 
     curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/anonymize -o anonymous.png
     """
     with errors_as_exit_codes(context):
         from ..errors import needed_for
-        from ..serving.access import check_reach, read_api_key
 
+        with needed_for("serve", "deid-diffusion[service]"):
+            from ..serving.access import address_of, check_reach, listen, read_api_key, run
+            from ..serving.http import make_app
         api_key = read_api_key(api_key_file)
         check_reach(host, api_key)
-        with needed_for("serve", "deid-diffusion[service]"):
-            from ..serving.access import address_of, listen, run
-            from ..serving.http import make_app
         limits = make_limits(max_mb, max_megapixels, queue, timeout)
-        people = open_people(key_file, store)
-        opened = listen(host, port)
-        app = make_app(load_anonymizer(model, device), limits, api_key=api_key, people=people)
-        typer.echo(f"listening on {address_of(opened)} (POST /v1/anonymize; /health, /metrics, /openapi.json)")
-        run(app, opened)
+        pseudonyms = open_pseudonyms(key_file, store)
+        server_socket = listen(host, port)
+        app = make_app(load_anonymizer(model, device), limits, api_key=api_key, pseudonyms=pseudonyms)
+        typer.echo(f"listening on {address_of(server_socket)} (POST /v1/anonymize; /health, /metrics, /openapi.json)")
+        run(app, server_socket)
 
 
 def make_limits(max_mb: int, max_megapixels: int, queue: int, timeout: float) -> Limits:
-    """The limits that the options say."""
+    """Return the limits given by the options."""
     from ..serving.queue import Limits
 
     return Limits(max_bytes=max_mb * 1_000_000, max_pixels=max_megapixels * 1_000_000, queue=queue, seconds=timeout)
 
 
-def open_people(key_file: Path | None, store: Path | None) -> Pseudonyms | None:
-    """The store of pseudonyms, if a key is given. Raises DeidError as `anonymize` does."""
+def open_pseudonyms(key_file: Path | None, store: Path | None) -> Pseudonyms | None:
+    """Open the store of pseudonyms if a key is given. Raises DeidError, as `anonymize` does."""
     from ..options import Options
     from .anonymize import with_people
 
@@ -84,10 +87,7 @@ def web(
     context: typer.Context,
     host: Host = "127.0.0.1",
     port: Port = 7860,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A password for the page.", show_default="DEID_API_KEY in the environment"),
-    ] = None,
+    api_key_file: ApiKeyFile = None,
     model: Model = "builtin",
     device: Device = "auto",
     key_file: KeyFile = None,
@@ -97,24 +97,22 @@ def web(
     queue: Queue = 16,
     timeout: Timeout = 300,
 ) -> None:
-    """Open a page in which photos are dropped, compared with their results, and downloaded.
+    """Run a web page on which photos are uploaded, compared with their results, and downloaded.
 
-    Photos stay in memory until their tab is closed. The page asks no other server for anything.
+    Photos stay in memory until their tab is closed. The page loads nothing from other servers.
     """
     with errors_as_exit_codes(context):
         from ..errors import needed_for
-        from ..serving.access import check_reach, read_api_key
 
+        with needed_for("web", "deid-diffusion[web]"):
+            from ..serving.access import address_of, check_reach, listen, read_api_key, run
+            from ..serving.gradio_app import make_app, upload_dir
         api_key = read_api_key(api_key_file)
         check_reach(host, api_key)
-        with needed_for("web", "deid-diffusion[web]"):
-            from ..serving.access import address_of, listen, run
-            from ..serving.gradio_app import make_app
-            from ..serving.gradio_sessions import upload_dir
-        people = open_people(key_file, store)
-        opened = listen(host, port)
+        pseudonyms = open_pseudonyms(key_file, store)
+        server_socket = listen(host, port)
         limits = make_limits(max_mb, max_megapixels, queue, timeout)
         with upload_dir() as folder:
-            app = make_app(load_anonymizer(model, device), limits, folder, api_key=api_key, people=people)
-            typer.echo(f"open {address_of(opened)} in a browser; Ctrl+C ends it")
-            run(app, opened)
+            app = make_app(load_anonymizer(model, device), limits, folder, api_key=api_key, pseudonyms=pseudonyms)
+            typer.echo(f"open {address_of(server_socket)} in a browser; stop with Ctrl+C")
+            run(app, server_socket)

@@ -1,4 +1,4 @@
-"""An ASGI application on a socket, until somebody ends the process."""
+"""API key, listening socket and main loop of a server."""
 
 from __future__ import annotations
 
@@ -23,54 +23,62 @@ if TYPE_CHECKING:
 
 
 API_KEY_VARIABLE = "DEID_API_KEY"
-"""Environment variable of the secret, where no file is named."""
+"""Environment variable of the API key, used where no file is given."""
 
-LEAST_LETTERS = 16
-_MOST_LETTERS = 512
+_MIN_LENGTH, _MAX_LENGTH = 16, 512
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """The secret that callers show; its repr does not show it. Made by `read_api_key`."""
+    """Secret that authorises callers; hidden in its repr. Created by `read_api_key`."""
 
     secret: str = field(repr=False)
 
-    def is_same(self, shown: str) -> bool:
-        """Whether a caller shows the secret, in a time that does not depend on how much of it is right."""
-        return hmac.compare_digest(self.secret.encode(), shown.encode(errors="replace"))
+    def is_same(self, candidate: str) -> bool:
+        """Compare with a caller's secret in constant time."""
+        return hmac.compare_digest(self.secret.encode(), candidate.encode(errors="replace"))
 
 
 def read_api_key(path: Path | None) -> ApiKey | None:
-    """The secret in a file that only its owner can read, else in the environment; None where there is neither.
+    """Read the API key from a private file or else from the environment; return None if neither exists.
 
-    It is never an argument: the arguments of a process are for all users of a machine to read.
+    It is never a command-line argument, because all users of a machine can read those.
 
     Args:
-        path: a file of one line, 16 to 512 printable ASCII characters without spaces, such as ``deid-diffusion keys
-            new`` or ``openssl rand -hex 32`` write.
+        path: a file of one line, 16 to 512 printable ASCII characters without spaces, as written by
+            ``deid-diffusion keys new`` or ``openssl rand -hex 32``.
 
     Raises:
-        DeidError: the file cannot be read or is open to others, or the secret has another form.
+        DeidError: the file cannot be read or is open to other users, or the key is malformed.
     """
     if path is None:
         secret = os.environ.get(API_KEY_VARIABLE)
-        return None if secret is None else _checked(secret, API_KEY_VARIABLE)
+        return None if secret is None else _parse(secret, API_KEY_VARIABLE)
     try:
         with path.open("rb") as stream:
             check_private(path, os.fstat(stream.fileno()))
-            text = stream.read(_MOST_LETTERS + 3).decode(errors="replace")
+            text = stream.read(_MAX_LENGTH + 3).decode(errors="replace")
     except OSError as error:
         reason = one_line(error.strerror or error)
-        raise DeidError(f"{path}: the API key cannot be read ({reason}): check the name and its permissions") from error
-    return _checked(text.removesuffix("\n").removesuffix("\r"), str(path))
+        raise DeidError(f"{path}: the API key cannot be read ({reason}): check the path and its permissions") from error
+    return _parse(text.removesuffix("\n").removesuffix("\r"), str(path))
+
+
+def _parse(secret: str, source: str) -> ApiKey:
+    if not re.fullmatch(rf"[!-~]{{{_MIN_LENGTH},{_MAX_LENGTH}}}", secret):
+        raise DeidError(
+            f"{source}: not an API key: expected one line of {_MIN_LENGTH} to {_MAX_LENGTH} printable characters "
+            "without spaces, as written by `openssl rand -hex 32`"
+        )
+    return ApiKey(secret)
 
 
 def check_reach(host: str, api_key: ApiKey | None) -> None:
-    """Refuse to listen where other machines can reach a server without a secret. Raises UsageError."""
+    """Refuse to listen without an API key where other machines can connect. Raises UsageError."""
     if api_key is None and not _is_loopback(host):
         raise UsageError(
-            f"--host {one_line(host)}: other machines could use it, so it needs a secret: --api-key-file FILE, or "
-            f"{API_KEY_VARIABLE} in the environment; or leave --host out"
+            f"--host {one_line(host)}: other machines could connect, so an API key is required: use --api-key-file "
+            f"FILE or set {API_KEY_VARIABLE}, or leave out --host"
         )
 
 
@@ -81,52 +89,39 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _checked(secret: str, source: str) -> ApiKey:
-    if not re.fullmatch(rf"[!-~]{{{LEAST_LETTERS},{_MOST_LETTERS}}}", secret):
-        raise DeidError(
-            f"{source}: is no API key: expected one line of {LEAST_LETTERS} to {_MOST_LETTERS} printable characters "
-            "without spaces, as `openssl rand -hex 32` writes"
-        )
-    return ApiKey(secret)
-
-
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that nobody else has, on which `run` serves; port 0 is any free one. Raises DeidError."""
+    """Return a listening socket for `run`; port 0 is any free port. Raises DeidError."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        opened = socket.socket(family, kind, protocol)
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise DeidError(f"--host {one_line(host)}: no address of this machine ({one_line(error)})") from error
+        raise DeidError(f"--host {one_line(host)}: not an address of this machine ({one_line(error)})") from error
+    dual_stack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(address)
-        opened.listen(2048)
+        return socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=dual_stack)
     except OSError as error:
-        opened.close()
-        reason = one_line(error.strerror or error)
+        reason = os.strerror(error.errno) if error.errno else one_line(error)
         raise DeidError(f"{host}:{port}: cannot listen there ({reason}): choose another --port or --host") from error
-    return opened
 
 
-def address_of(opened: socket.socket) -> str:
-    """The URL of a listening socket."""
-    host, port = opened.getsockname()[:2]
+def address_of(server_socket: socket.socket) -> str:
+    """Return the URL of a listening socket."""
+    host, port = server_socket.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: ASGIApp, opened: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; what is at work is finished first."""
+def run(app: ASGIApp, server_socket: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM, and finish requests in progress."""
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10)
     )
-    before = signal.signal(signal.SIGTERM, _interrupt)  # the server raises the signal once more when it has ended
+    previous = signal.signal(signal.SIGTERM, _interrupt)  # uvicorn re-raises the signal after its shutdown
     try:
-        server.run(sockets=[opened])
+        server.run(sockets=[server_socket])
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGTERM, before)
-        opened.close()
+        signal.signal(signal.SIGTERM, previous)
+        server_socket.close()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

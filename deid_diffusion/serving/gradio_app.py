@@ -1,25 +1,33 @@
-"""The page as an ASGI application: Gradio behind a door, downloads from memory, no word to any other server."""
+"""ASGI application of the web page: Gradio behind a password, downloads from memory, private upload folder."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import json
+import os
+import shutil
+import tempfile
+import time
 import zipfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
+import anyio
 import gradio as gr
-from fastapi import FastAPI, Response
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from fastapi import FastAPI, HTTPException, Response
+from fastapi.security import HTTPBasic
+from filelock import FileLock, Timeout
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from ..identity.pseudonyms import Pseudonyms
 from .access import ApiKey
-from .gradio_page import CSS, Page, make_page
-from .gradio_sessions import MAX_PHOTOS, Session, Sessions
+from .gradio_page import MAX_PHOTOS, Page, Result, Session, make_page
 from .queue import Limits, RequestQueue
 
 if TYPE_CHECKING:
@@ -28,109 +36,72 @@ if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
 
 
-_CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/stream", "/gradio_api/component_server", "/monitoring")
-_UPLOAD = "/gradio_api/upload"
-_MAX_OTHER = 1_000_000  # bytes of a request that brings no photo
-_FORM = 10_000  # bytes that a form adds to its files
-_POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
-    "frame-ancestors 'none'; form-action 'self'"
+_API = "/gradio_api"
+_CLOSED = (
+    f"{_API}/file",
+    f"{_API}/proxy",
+    f"{_API}/stream",
+    f"{_API}/component_server",
+    "/monitoring",
 )
+_MAX_BODY = 1_000_000  # bytes of a request other than an upload
+_FORM_BYTES = 10_000  # of an upload, per file: its part's header and boundary
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
+        "frame-ancestors 'none'; form-action 'self'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_CHALLENGE = {"WWW-Authenticate": 'Basic realm="deid-diffusion", charset="UTF-8"'}
+_basic = HTTPBasic(auto_error=False)
 
 
 class SecurityMiddleware:
-    """ASGI middleware.
+    """ASGI middleware: password, closed addresses, body limits, and a policy against requests to other servers.
 
-    With a key, it asks for a password (HTTP Basic, RFC 7617, any user name). Bodies over the limit are refused. The
-    addresses for files that Gradio has and the page does not need are closed, so nobody can read an upload. A content
-    security policy keeps browsers from asking any other server.
+    With a key it asks for HTTP Basic credentials (RFC 7617, any user name) on every address; Gradio's
+    `auth_dependency` leaves some unguarded. Addresses that serve uploads, or that make the server fetch from others,
+    are closed: the page uses none of them.
+
+    Args:
+        app: the application.
+        api_key: the password; None admits everybody.
+        max_bytes: limit of one photo.
     """
 
     def __init__(self, app: ASGIApp, api_key: ApiKey | None, max_bytes: int) -> None:
-        self._app, self._api_key, self._max_bytes = app, api_key, max_bytes
+        self._app, self._api_key = app, api_key
+        self._max_upload = MAX_PHOTOS * (max_bytes + _FORM_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
-            return
-        refused = self._refusal(scope)
-        if refused is not None:
-            await refused(scope, receive, send)
-            return
+            return None
+        if not await self._is_authorised(Request(scope)):
+            response = PlainTextResponse("enter the server's API key as the password; any user name", 401, _CHALLENGE)
+            return await response(scope, receive, send)
+        if scope["path"].startswith(_CLOSED):
+            return await PlainTextResponse("not found", 404)(scope, receive, send)
 
-        body = _Body(receive, self._most(scope))
-        started = False
-
-        async def send_with_policy(message: Message) -> None:
-            nonlocal started
-            if body.too_long and not started:
-                return  # whatever the application makes of half a body: the answer is below
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _POLICY
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["X-Content-Type-Options"] = "nosniff"
+                MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
+        limit = self._max_upload if scope["path"] == f"{_API}/upload" else _MAX_BODY
+        return await RequestBodyLimitMiddleware(self._app, limit)(scope, receive, send_with_headers)
+
+    async def _is_authorised(self, request: Request) -> bool:
+        if self._api_key is None:
+            return True
         try:
-            await self._app(scope, body.next_message, send_with_policy)
-        except ClientDisconnect:
-            if not body.too_long:
-                raise
-        if body.too_long and not started:
-            await self._too_large()(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
-        headers = Headers(scope=scope)
-        if self._api_key is not None and not self._api_key.is_same(_password(headers.get("authorization", ""))):
-            ask = {"WWW-Authenticate": 'Basic realm="deid-diffusion", charset="UTF-8"'}
-            return PlainTextResponse("the password is the API key of this server; any user name will do", 401, ask)
-        if scope["path"].startswith(_CLOSED):
-            return PlainTextResponse("not found", 404)
-        declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self._most(scope):
-            return self._too_large()
-        return None
-
-    def _too_large(self) -> PlainTextResponse:
-        return PlainTextResponse(f"over the limit of {self._max_bytes} bytes a photo", 413)
-
-    def _most(self, scope: Scope) -> int:
-        """Bytes that a request may bring."""
-        if scope["path"] == _UPLOAD:
-            return MAX_PHOTOS * (self._max_bytes + _FORM)
-        return _MAX_OTHER
-
-
-class _Body:
-    """A request's body as the application sees it: one that is too long, without saying so first, breaks off."""
-
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive, self._left = receive, most
-
-    @property
-    def too_long(self) -> bool:
-        return self._left < 0
-
-    async def next_message(self) -> Message:
-        message = await self._receive()
-        self._left -= len(message.get("body", b""))
-        return {"type": "http.disconnect"} if self.too_long else message
-
-
-def _password(header: str) -> str:
-    kind, _, text = header.partition(" ")
-    if kind.lower() != "basic":
-        return ""
-    try:
-        return base64.b64decode(text, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
-
-
-_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
+            credentials = await _basic(request)
+        except HTTPException:  # no Base64
+            return False
+        return credentials is not None and self._api_key.is_same(credentials.password)
 
 
 def make_app(
@@ -139,37 +110,43 @@ def make_app(
     folder: Path,
     *,
     api_key: ApiKey | None = None,
-    people: Pseudonyms | None = None,
+    pseudonyms: Pseudonyms | None = None,
 ) -> ASGIApp:
-    """The page, inside a `workplace`.
+    """Return the page as an ASGI application, to be used inside `upload_dir`.
 
     Args:
         anonymizer: with its model loaded; used by one thread at a time.
-        limits: of all visitors together.
-        folder: the workplace.
-        api_key: the password; None lets everybody in.
-        people: gives each person one pseudonym, for all visitors who ask for that; None gives each tab its own.
+        limits: of all sessions together.
+        folder: as `upload_dir` yields it.
+        api_key: the password; None admits everybody.
+        pseudonyms: shared by all sessions; None gives each session its own.
     """
-    sessions = Sessions()
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_delete_stale_uploads, folder)
+            yield
+            tasks.cancel_scope.cancel()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
 
     @app.get("/result/{token}/all.zip")
-    def everything(token: str) -> Response:
-        session = sessions.with_token(token)
-        return _gone() if session is None else _file(_zip(session), "anonymous.zip", "application/zip")
+    def download_all(token: str) -> Response:
+        return _download(_zip(_results(token)), "anonymous.zip", "application/zip")
 
-    @app.get("/result/{token}/{number}/{part}")
-    def one(token: str, number: int, part: Literal["picture", "record"]) -> Response:
-        session = sessions.with_token(token)
-        results = [] if session is None else list(session.results.values())
-        if not 0 <= number < len(results):
-            return _gone()
-        result = results[number]
-        if part == "picture":
-            return _file(result.data, result.name, _TYPES[Path(result.name).suffix])
-        return _file(_pretty(result.record), f"{result.name}.json", "application/json")
+    @app.get("/result/{token}/{index}/{part}")
+    def download(token: str, index: int, part: Literal["picture", "record"]) -> Response:
+        results = _results(token)
+        if not 0 <= index < len(results):
+            raise _gone()
+        result = results[index]
+        if part == "record":
+            record = json.dumps(json.loads(result.record), indent=2) + "\n"
+            return _download(record.encode(), f"{result.name}.json", "application/json")
+        return _download(result.data, result.name, _MEDIA_TYPES[Path(result.name).suffix])
 
-    page = make_page(Page(anonymizer, RequestQueue(limits), sessions, people, folder))
+    page = make_page(Page(anonymizer, RequestQueue(limits), pseudonyms, folder))
     gr.mount_gradio_app(
         app,
         page,
@@ -181,14 +158,18 @@ def make_app(
         ssr_mode=False,
         enable_monitoring=False,
         theme=_theme(),
-        head=f"<style>{CSS.read_text()}</style>",  # css= would be confined to a part of the page
+        head=f"<style>{_CSS.read_text()}</style>",  # css= would apply to a part of the page only
     )
     return SecurityMiddleware(app, api_key, limits.max_bytes)
 
 
+_CSS = Path(__file__).with_name("page.css")
+_MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
+
+
 def _theme() -> gr.themes.Base:
-    """The system's own fonts, so that none is fetched; colours dark enough to read."""
-    dark_enough = {
+    """Return a theme with system fonts, so that none is fetched, and colours of sufficient contrast."""
+    colours = {
         "body_text_color_subdued": "*neutral_600",
         "block_title_text_color": "*primary_900",
         "block_label_text_color": "*primary_900",
@@ -199,30 +180,89 @@ def _theme() -> gr.themes.Base:
         "checkbox_background_color_selected": "*primary_900",
         "color_accent": "*primary_600",
     }
-    system: list[gr.themes.Font | str] = [gr.themes.Font("system-ui"), "sans-serif"]
-    mono: list[gr.themes.Font | str] = [gr.themes.Font("ui-monospace"), "monospace"]
-    return gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=system, font_mono=mono).set(**dark_enough)
+    font: list[gr.themes.Font | str] = [gr.themes.Font("system-ui"), "sans-serif"]
+    font_mono: list[gr.themes.Font | str] = [gr.themes.Font("ui-monospace"), "monospace"]
+    return gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=font, font_mono=font_mono).set(**colours)
 
 
-def _zip(session: Session) -> bytes:
+def _results(token: str) -> list[Result]:
+    session = Session.find(token)
+    if session is None:
+        raise _gone()
+    return list(session.results.values())
+
+
+def _gone() -> HTTPException:
+    return HTTPException(404, "this result is no longer available: its tab was closed, or the photos were run again")
+
+
+def _zip(results: list[Result]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for result in session.results.values():
+        for result in results:
             archive.writestr(result.name, result.data)
-        archive.writestr("records.jsonl", "".join(f"{one.record}\n" for one in session.results.values()))
+        archive.writestr("records.jsonl", "".join(f"{result.record}\n" for result in results))
     return buffer.getvalue()
 
 
-def _pretty(record: str) -> bytes:
-    return (json.dumps(json.loads(record), indent=2) + "\n").encode()
+def _download(data: bytes, name: str, media_type: str) -> Response:
+    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return Response(
+        data, media_type=media_type, headers={"Content-Disposition": disposition, "Cache-Control": "no-store"}
+    )
 
 
-def _file(data: bytes, name: str, media_type: str) -> Response:
-    """A download; the page's links name the file for browsers, so the header needs ASCII only."""
-    plain = "".join(one if one.isascii() and (one.isalnum() or one in "._-") else "_" for one in name)
-    headers = {"Content-Disposition": f'attachment; filename="{plain}"', "Cache-Control": "no-store"}
-    return Response(data, media_type=media_type, headers=headers)
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 1_000_000_000  # containers often have less
+_PREFIX, _LOCK, _UPLOADS = "deid-web-", "lock", "uploads"
+_MAX_AGE = 900  # seconds
 
 
-def _gone() -> Response:
-    return PlainTextResponse("this result is gone: its tab was closed, or its photos were processed again", 404)
+def upload_parent() -> Path:
+    """Return the folder for upload folders: in memory on Linux, if at least 1 GB is free there."""
+    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES:
+        return _MEMORY
+    return Path(tempfile.gettempdir())
+
+
+@contextmanager
+def upload_dir(parent: Path | None = None) -> Iterator[Path]:
+    """Create a folder for the owner alone, in which Gradio and `tempfile` put uploads inside the block.
+
+    It is deleted at the end; folders that killed processes left behind are deleted first.
+    """
+    parent = parent or upload_parent()
+    for lock in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError, Timeout), FileLock(lock, timeout=0):  # another user's, in use, or deleted meanwhile
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    uploads = folder / _UPLOADS
+    previous = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
+    with FileLock(folder / _LOCK):
+        uploads.mkdir(mode=0o700)
+        tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = previous[0]
+            os.environ.pop("GRADIO_TEMP_DIR")
+            if previous[1] is not None:
+                os.environ["GRADIO_TEMP_DIR"] = previous[1]
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _delete_stale_uploads(folder: Path) -> None:
+    while True:
+        await anyio.to_thread.run_sync(delete_stale_uploads, folder)
+        await anyio.sleep(60)
+
+
+def delete_stale_uploads(folder: Path) -> None:
+    """Delete uploads that no session has read: interrupted, too large, or of a tab that was closed meanwhile.
+
+    Gradio's `delete_cache` knows nothing of interrupted uploads.
+    """
+    for path in (folder / _UPLOADS).rglob("*"):
+        with suppress(OSError):
+            if path.is_file() and time.time() - path.stat().st_mtime > _MAX_AGE:
+                path.unlink()

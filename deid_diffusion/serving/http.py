@@ -1,4 +1,4 @@
-"""The service: POST a photo, get its result, with the record beside it."""
+"""HTTP service: POST a photo, receive the result and its record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import base64
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -35,84 +35,90 @@ if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
 
 
-_FILE = {"schema": {"type": "string", "format": "binary"}}
-_IMAGES = ("image/png", "image/webp", "image/jpeg")
-_HEADERS = {
-    "Deid-Status": {"schema": {"type": "string", "enum": ["done", "no_face"]}},
-    "Deid-Faces": {"schema": {"type": "string"}, "description": "Counts by action, as replaced=2, covered=1; or none."},
-}
-_WITH_RECORD = {
-    "type": "object",
-    "required": ["media_type", "image", "record"],
-    "properties": {
-        "media_type": {"type": "string", "enum": list(_IMAGES)},
-        "image": {"type": "string", "contentEncoding": "base64"},
-        "record": {"type": "object", "description": "As a line of the command line's --report."},
-    },
-}
-_ERROR = {
-    "application/json": {
-        "schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+class ErrorMessage(BaseModel):
+    """Body of an error response."""
+
+    error: str = Field(description="One line: the thing, the problem, the remedy.")
+
+
+class AnonymizedPhoto(BaseModel):
+    """Body of a result with its record."""
+
+    media_type: Literal["image/png", "image/webp", "image/jpeg"]
+    image: str = Field(description="The encoded image in Base64.")
+    record: dict[str, Any] = Field(description="The image record, as in the command line's --report.")
+
+
+_MEDIA_TYPES = ("image/png", "image/webp", "image/jpeg")
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": dict.fromkeys(
+            (*_MEDIA_TYPES, "image/tiff", "image/gif", "image/heic", "application/octet-stream"), _BINARY
+        ),
     }
 }
-_WHY = {
-    400: "The connection was closed, or the request is malformed.",
-    401: "No API key, or a wrong one.",
-    408: "The photo took too long to arrive.",
-    413: "More bytes than the limit.",
-    415: "A form instead of a photo.",
-    422: "No photo, too many pixels, or wishes that cannot be carried out.",
-    500: "An internal error.",
-    503: "All places are taken; Retry-After says when to try again.",
-    504: "It took longer than the limit.",
-}
-
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"description": why, "content": _ERROR} for code, why in _WHY.items()}
-"""Answers that say in one line what is wrong."""
-
-RESULT: dict[int | str, dict[str, Any]] = {
+_RESULT: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The picture, or with Accept: application/json the picture and the record.",
-        "headers": _HEADERS,
-        "content": dict.fromkeys(_IMAGES, _FILE) | {"application/json": {"schema": _WITH_RECORD}},
+        "model": AnonymizedPhoto,
+        "description": "The image; with Accept: application/json, the image and its record.",
+        "content": dict.fromkeys(_MEDIA_TYPES, _BINARY),
+        "headers": {
+            "Deid-Status": {"schema": {"type": "string", "enum": ["done", "no_face"]}},
+            "Deid-Faces": {
+                "schema": {"type": "string"},
+                "description": "Counts by action, such as replaced=2, covered=1; or none.",
+            },
+        },
     }
 }
-"""The good answer."""
-
-
-def request_body() -> dict[str, Any]:
-    """The photo as the body."""
-    kinds = (*_IMAGES, "image/tiff", "image/gif", "image/heic", "application/octet-stream")
-    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, _FILE)}}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorMessage, "description": description}
+    for code, description in {
+        400: "The connection was closed, or the request is malformed.",
+        401: "The API key is missing or wrong.",
+        408: "The photo took too long to arrive.",
+        413: "The photo has more bytes than the limit.",
+        415: "The body is a form instead of a photo.",
+        422: "The body is not an image or has too many pixels, or the parameters cannot be satisfied.",
+        500: "Internal error.",
+        503: "The queue is full; see Retry-After.",
+        504: "The result took too long.",
+    }.items()
+}
 
 
 async def read_photo(request: Request, limits: Limits) -> bytes:
-    """The photo that a request's body is.
+    """Read the body of a request.
 
-    Raises HTTPException: 413 for more than the limit, before or while it arrives; 415 for a form.
+    Starlette's body limit would answer in plain text, without a remedy.
+
+    Raises:
+        HTTPException: 413 for more bytes than the limit, as soon as that is known; 415 for a form.
     """
-    check_head(request, limits)
-    parts = bytearray()
+    check_headers(request, limits)
+    body = bytearray()
     async for chunk in request.stream():
-        parts += chunk
-        if len(parts) > limits.max_bytes:
-            raise too_large(limits)
-    return bytes(parts)
+        body += chunk
+        if len(body) > limits.max_bytes:
+            raise _too_large(limits)
+    return bytes(body)
 
 
-def check_head(request: Request, limits: Limits) -> None:
-    """Judge a request by its headers alone. Raises HTTPException, as `read_photo` does."""
+def check_headers(request: Request, limits: Limits) -> None:
+    """Check type and declared size before the body is read. Raises HTTPException, as `read_photo` does."""
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise HTTPException(
             415, "the body is a form: send the photo itself, as curl --data-binary @photo.jpg does, not curl -F"
         )
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limits.max_bytes:
-        raise too_large(limits)
+        raise _too_large(limits)
 
 
-def too_large(limits: Limits) -> HTTPException:
-    return HTTPException(413, f"the photo is over the limit of {limits.max_bytes} bytes: scale it down first")
+def _too_large(limits: Limits) -> HTTPException:
+    return HTTPException(413, f"the photo is over the limit of {limits.max_bytes} bytes: downscale it first")
 
 
 _Words = Annotated[str, Field(max_length=200)]
@@ -155,10 +161,10 @@ class AnonymizeParams(BaseModel):
                     values[new] = values.pop(old)
         return values
 
-    def options(self, people: Pseudonyms | None) -> Options:
-        """Return the options, with pseudonyms where the server has a key. Raises UsageError."""
-        if people is not None and self.seed is not None:
-            raise UsageError("seed: this server gives each person one face by its key: leave the seed out")
+    def options(self, pseudonyms: Pseudonyms | None) -> Options:
+        """Return the options, with the server's pseudonyms for generated faces. Raises UsageError."""
+        if pseudonyms is not None and self.seed is not None:
+            raise UsageError("seed: this server assigns pseudonyms by its key: leave out the seed")
         return Options(
             method=self.method,
             num_inference_steps=self.num_inference_steps,
@@ -167,7 +173,7 @@ class AnonymizeParams(BaseModel):
             keep=parse_keep(self.keep),
             change=parse_change(self.change),
             map_blend=self.map_blend,
-            pseudonyms=people if self.method == "generate" else None,
+            pseudonyms=pseudonyms if self.method == "generate" else None,
         )
 
 
@@ -215,26 +221,26 @@ def anonymize_request(
 
 
 logger = logging.getLogger(__name__)
-_NAME = "photo"  # what messages and records call a photo: names of files may tell of people
-_bearer = HTTPBearer(auto_error=False, description="The server's API key, where it has one.")
+_NAME = "photo"  # in messages and records: file names can identify people
+_bearer = HTTPBearer(auto_error=False, description="The server's API key, if it has one.")
 
 
 def make_app(
-    anonymizer: Anonymizer, limits: Limits, *, api_key: ApiKey | None = None, people: Pseudonyms | None = None
+    anonymizer: Anonymizer, limits: Limits, *, api_key: ApiKey | None = None, pseudonyms: Pseudonyms | None = None
 ) -> FastAPI:
-    """The ASGI application.
+    """Return the service as an ASGI application.
 
     Args:
         anonymizer: with its model loaded; used by one thread at a time.
         limits: of all requests together.
-        api_key: which requests for photos and metrics must show; None lets everybody in.
-        people: gives each person one pseudonym, in all requests.
+        api_key: required for photos and metrics; None admits everybody.
+        pseudonyms: shared by all requests.
     """
     desk = RequestQueue(limits)
-    metrics = Metrics(desk)
+    metrics = Metrics()
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         desk.close()
 
@@ -242,36 +248,36 @@ def make_app(
         title="deid-diffusion",
         version=__version__,
         summary="Replaces every face in a photo by a different, realistic face.",
-        docs_url=None,  # its page takes scripts from elsewhere
+        docs_url=None,  # its page loads scripts from other servers
         redoc_url=None,
-        lifespan=life,
+        lifespan=lifespan,
     )
-    _answer_errors(app, metrics)
+    _add_error_handlers(app, metrics)
 
-    def authorised(shown: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-        if api_key is None or (shown is not None and api_key.is_same(shown.credentials)):
+    async def authorise(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+        if api_key is None or (credentials is not None and api_key.is_same(credentials.credentials)):
             return
-        wrong = "the API key is wrong" if shown else "this service needs an API key"
-        raise HTTPException(401, f"{wrong}: send it as Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+        problem = "the API key is wrong" if credentials else "this service needs an API key"
+        raise HTTPException(401, f"{problem}: send it as Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
 
-    guard = [Depends(authorised)]
+    authorised = [Depends(authorise)]
 
     @app.post(
         "/v1/anonymize",
-        dependencies=guard,
+        dependencies=authorised,
         response_class=Response,
-        responses=RESULT | ERRORS,
-        openapi_extra=request_body(),
+        responses=_RESULT | _ERRORS,
+        openapi_extra=_BODY,
     )
-    async def anonymize(request: Request, wish: Annotated[AnonymizeParams, Query()]) -> Response:
-        """Replace every face of the photo in the body; a face that cannot be replaced is covered.
+    async def anonymize(request: Request, params: Annotated[AnonymizeParams, Query()]) -> Response:
+        """Replace every face of the photo in the body; faces that cannot be replaced are covered.
 
-        The answer is the picture, with counts in its headers; with `Accept: application/json` it is the picture in
-        Base64 together with the whole record.
+        The response is the image, with counts in its headers; with `Accept: application/json` it is the image in
+        Base64 together with its record.
         """
-        options = wish.options(people)
-        check_head(request, limits)
-        with desk.place():
+        options = params.options(pseudonyms)
+        check_headers(request, limits)
+        with desk.place(), metrics.queue.track_inprogress():
             data = await asyncio.wait_for(read_photo(request, limits), limits.seconds)
 
             def work(check: Check) -> tuple[bytes, ImageRecord]:
@@ -280,42 +286,39 @@ def make_app(
                     data,
                     _NAME,
                     options,
-                    file_format=wish.format,
+                    file_format=params.format,
                     max_pixels=limits.max_pixels,
                     check=check,
-                    require_face=wish.require_face,
+                    require_face=params.require_face,
                 )
 
-            encoded, record = await _until(asyncio.wrap_future(desk.submit(work)), limits)
-        metrics.finished(record)
-        return _answer(encoded, record, f"image/{wish.format}", request.headers.get("accept", ""))
+            try:
+                encoded, record = await asyncio.wait_for(asyncio.wrap_future(desk.submit(work)), limits.seconds)
+            except asyncio.TimeoutError as error:
+                raise deadline_check(limits) from error
+        metrics.count_photo(record)
+        return _response(encoded, record, f"image/{params.format}", request.headers.get("accept", ""))
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Says that the model is loaded and requests are taken; needs no key."""
+        """Report that the model is loaded; needs no key."""
         return {"status": "ok", "version": __version__, "model": anonymizer.model_name}
 
-    @app.get("/metrics", dependencies=guard, response_class=Response, responses={401: ERRORS[401]})
-    async def figures() -> Response:
-        """Counts and times for Prometheus."""
+    @app.get("/metrics", dependencies=authorised, response_class=Response, responses={401: _ERRORS[401]})
+    async def prometheus() -> Response:
+        """Return the metrics in Prometheus's text format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     return app
 
 
-async def _until(result: asyncio.Future[tuple[bytes, ImageRecord]], limits: Limits) -> tuple[bytes, ImageRecord]:
-    try:
-        return await asyncio.wait_for(result, limits.seconds)
-    except asyncio.TimeoutError as error:
-        raise deadline_check(limits) from error
-
-
-def _answer(encoded: bytes, record: ImageRecord, media_type: str, accept: str) -> Response:
+def _response(encoded: bytes, record: ImageRecord, media_type: str, accept: str) -> Response:
+    counts = Counter(face.action for face in record.faces)
     headers = {
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
         "Deid-Status": record.status,
-        "Deid-Faces": _counts(record),
+        "Deid-Faces": ", ".join(f"{action}={number}" for action, number in counts.items()) or "none",
     }
     if "application/json" in accept and "image/" not in accept:
         image = base64.b64encode(encoded).decode()
@@ -324,52 +327,49 @@ def _answer(encoded: bytes, record: ImageRecord, media_type: str, accept: str) -
     return Response(encoded, media_type=media_type, headers=headers)
 
 
-def _counts(record: ImageRecord) -> str:
-    """As "replaced=2, covered=1"; "none" for a photo without a face."""
-    counts = Counter(face.action for face in record.faces)
-    return ", ".join(f"{action}={number}" for action, number in counts.items()) or "none"
+def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Answer every error by an `ErrorMessage`."""
 
-
-def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
-    """Every error is one line of JSON, {"error": "..."}."""
-
-    def say(code: int, text: object, headers: dict[str, str] | None = None) -> Response:
-        metrics.refused(code)
+    def respond(code: int, text: object, headers: Mapping[str, str] | None = None) -> Response:
+        metrics.count_refusal(code)
         return JSONResponse({"error": one_line(text)}, code, {"Cache-Control": "no-store", **(headers or {})})
 
     @app.exception_handler(StarletteHTTPException)
-    async def refused(request: Request, error: StarletteHTTPException) -> Response:
-        return say(error.status_code, error.detail, dict(error.headers or {}))
+    async def http_error(request: Request, error: StarletteHTTPException) -> Response:
+        return respond(error.status_code, error.detail, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def wrong_query(request: Request, error: RequestValidationError) -> Response:
+    async def invalid_parameter(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
-        return say(422, f"{place}: {first['msg']}: /openapi.json lists what there is")
+        return respond(422, f"{place}: {first['msg']}: see /openapi.json for the parameters")
 
-    for kind, code in ((ImageError, 422), (UsageError, 422), (ClientDisconnect, 400)):
-        app.add_exception_handler(kind, _handler(say, code))
-    app.add_exception_handler(QueueFull, _handler(say, 503, {"Retry-After": "5"}))
-    app.add_exception_handler(DeadlineExceeded, _handler(say, 504))
+    @app.exception_handler(ImageError)
+    @app.exception_handler(UsageError)
+    async def invalid_photo(request: Request, error: Exception) -> Response:
+        return respond(422, error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def disconnected(request: Request, error: ClientDisconnect) -> Response:
+        return respond(400, "the connection was closed")
+
+    @app.exception_handler(QueueFull)
+    async def queue_full(request: Request, error: QueueFull) -> Response:
+        return respond(503, error, {"Retry-After": "5"})
+
+    @app.exception_handler(DeadlineExceeded)
+    async def too_slow(request: Request, error: DeadlineExceeded) -> Response:
+        return respond(504, error)
 
     @app.exception_handler(asyncio.TimeoutError)
-    async def slow(request: Request, error: asyncio.TimeoutError) -> Response:
-        return say(408, "the photo took too long to arrive: send it faster")
+    async def slow_upload(request: Request, error: asyncio.TimeoutError) -> Response:
+        return respond(408, "the photo took too long to arrive: use a faster connection")
 
     @app.middleware("http")
-    async def unexpected(request: Request, go_on: Callable[[Request], Any]) -> Response:
+    async def internal_error(request: Request, call_next: Callable[[Request], Any]) -> Response:
         try:
-            return await go_on(request)
-        except Exception as error:  # its text may hold paths of this machine, so only the log gets it
+            return await call_next(request)
+        except Exception as error:  # its text can hold paths of this machine, so it goes only to the log
             logger.error("internal error: %s: %s", type(error).__name__, one_line(error))
             logger.debug("", exc_info=error)
-            return say(500, f"internal error: {type(error).__name__}: the service's log says more; please report it")
-
-
-def _handler(
-    say: Callable[..., Response], code: int, headers: dict[str, str] | None = None
-) -> Callable[[Request, Exception], Any]:
-    async def handle(request: Request, error: Exception) -> Response:
-        return say(code, error or "the connection was closed", headers)
-
-    return handle
+            return respond(500, f"internal error: {type(error).__name__}: see the service's log, and please report it")

@@ -1,4 +1,4 @@
-"""One photo at a time, in the order of arrival: a bounded queue before one worker thread."""
+"""Bounded first-in, first-out queue with one worker thread; its limits and metrics."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..results import ImageRecord
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused, and when.
+    """Limits of a server.
 
     Attributes:
-        max_bytes: of an uploaded file.
-        max_pixels: width x height of a photo, judged from its header before anything is decoded.
-        queue: photos that are taken in and not yet answered, the one at work included; more are turned away.
-        seconds: from the moment at which a photo begins to arrive, or to wait, to its result.
+        max_bytes: size of an uploaded file.
+        max_pixels: width x height of a photo, checked from its header before decoding.
+        queue: photos accepted and not yet answered, the one in progress included; further photos are refused.
+        seconds: time for a photo to arrive, and again from its arrival to its result.
     """
 
     max_bytes: int = 30_000_000
@@ -33,81 +33,81 @@ class Limits:
     seconds: float = 300.0
 
 
-_SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300)
+_BUCKETS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300)  # seconds
 
 
 class Metrics:
-    """The figures of one service."""
+    """Prometheus metrics of one service.
 
-    def __init__(self, desk: RequestQueue) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._photos = Counter("deid_photos", "Photos finished, by status.", ["status"], registry=self._registry)
-        self._faces = Counter("deid_faces", "Faces, by what was done to them.", ["action"], registry=self._registry)
-        self._refused = Counter("deid_refused", "Requests refused, by HTTP status.", ["code"], registry=self._registry)
+    Attributes:
+        queue: gauge of the photos accepted and not yet answered.
+    """
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._photos = Counter("deid_photos", "Finished photos, by status.", ["status"], registry=registry)
+        self._faces = Counter("deid_faces", "Faces, by action.", ["action"], registry=registry)
+        self._refused = Counter("deid_refused", "Refused requests, by HTTP status.", ["code"], registry=registry)
         self._seconds = Histogram(
-            "deid_photo_seconds", "Time of a photo, without waiting.", buckets=_SECONDS, registry=self._registry
+            "deid_photo_seconds", "Processing time of a photo, without waiting.", buckets=_BUCKETS, registry=registry
         )
-        taken = Gauge("deid_queue", "Photos taken in and not yet answered.", registry=self._registry)
-        taken.set_function(lambda: desk.taken)
+        self.queue = Gauge("deid_queue", "Photos accepted and not yet answered.", registry=registry)
 
-    def finished(self, record: ImageRecord) -> None:
-        """Count a photo and its faces."""
+    def count_photo(self, record: ImageRecord) -> None:
+        """Count a finished photo and its faces."""
         self._photos.labels(record.status).inc()
         self._seconds.observe(record.seconds)
         for face in record.faces:
             self._faces.labels(face.action).inc()
 
-    def refused(self, code: int) -> None:
+    def count_refusal(self, code: int) -> None:
         """Count a request that was answered by an error."""
         self._refused.labels(str(code)).inc()
 
     def text(self) -> bytes:
-        """All figures in Prometheus's text format 0.0.4."""
+        """Return all metrics in Prometheus's text format 0.0.4."""
         return generate_latest(self._registry)
 
 
 Check = Callable[[], None]
-"""Work calls it between its steps; it raises OutOfTime when the work's time is up."""
+"""Called by work between its steps; raises `DeadlineExceeded` when the time is up."""
 
 _T = TypeVar("_T")
 
 
 class QueueFull(DeidError):
-    """All places are taken."""
+    """All places of the queue are taken."""
 
 
 class DeadlineExceeded(DeidError):
-    """The work was given up."""
+    """Work took too long and was abandoned."""
 
 
 class RequestQueue:
-    """Takes work in while there is room, and does one piece after the other in a thread of its own.
+    """Bounded queue of work for one thread, in order of arrival.
 
-    The models need all cores or the whole GPU for one photo, so two at once are not faster and need twice the memory.
+    One photo occupies all cores or the GPU, so parallel work would gain no time and double the memory. A thread pool
+    rather than `anyio.CapacityLimiter`: the web page's handlers wait for it outside the event loop.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.taken = 0  # places
-        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(limits.queue)
         self._worker = ThreadPoolExecutor(1, "deid-desk")
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Holds one of the places inside the block. Raises Full where there is none."""
-        with self._lock:
-            if self.taken >= self.limits.queue:
-                raise QueueFull(f"all {self.limits.queue} places are taken: try again in a while")
-            self.taken += 1
+        """Hold a place of the queue inside the block. Raises QueueFull if there is none."""
+        if not self._places.acquire(blocking=False):
+            raise QueueFull(f"all {self.limits.queue} places are taken: try again later")
         try:
             yield
         finally:
-            with self._lock:
-                self.taken -= 1
+            self._places.release()
 
     def submit(self, work: Callable[[Check], _T]) -> Future[_T]:
-        """Queue work, which is given a `Check`; it is not begun, and ends at its next check, when its time is up."""
+        """Queue work, and pass it a `Check`. After the deadline it is not started, or ends at its next check."""
         end = time.monotonic() + self.limits.seconds
 
         def check() -> None:
@@ -121,12 +121,12 @@ class RequestQueue:
         return self._worker.submit(run)
 
     def close(self) -> None:
-        """Drop what waits, and wait for what is at work."""
+        """Drop waiting work, and wait for work in progress."""
         self._worker.shutdown(cancel_futures=True)
 
 
 def deadline_check(limits: Limits) -> DeadlineExceeded:
-    """The error for work that took too long."""
+    """Return the error for work that took too long."""
     return DeadlineExceeded(
-        f"took longer than {limits.seconds:g} seconds, waiting included: try again later, or scale it down"
+        f"took longer than {limits.seconds:g} seconds, including the wait: try again later, or downscale the photo"
     )

@@ -1,4 +1,4 @@
-"""A service on a real socket, in a thread of the test, and a plain client for it."""
+"""An ASGI application on a socket, served by a thread of the test, and a client for it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from PIL import Image
 
 from deid_diffusion.serving.access import listen
 
+KEY = "an-api-key-of-the-test"
+PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -40,22 +43,22 @@ class Answer:
 
 @contextmanager
 def serving(app: Any) -> Iterator[int]:
-    """The port on which the application answers inside the block."""
-    opened = listen("127.0.0.1", 0)
+    """Serve an application inside the block; yield its port."""
+    server_socket = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [server_socket]}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
     try:
-        yield opened.getsockname()[1]
+        yield server_socket.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(30)
 
 
-def started(script: str) -> subprocess.Popen[str]:
-    """A Python process of its own, without the API key of whoever runs the tests."""
+def start_python(script: str) -> subprocess.Popen[str]:
+    """Start a Python process without the API key of the environment."""
     return subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -67,13 +70,14 @@ def started(script: str) -> subprocess.Popen[str]:
 
 
 def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-    """One request; underscores in names of headers stand for hyphens."""
+    """Send a request; underscores in header names stand for hyphens."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, sent, encode_chunked=bool(sent.get("Transfer-Encoding")))
-        got = connection.getresponse()
-        return Answer(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
+        sent_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, sent_headers, encode_chunked="Transfer-Encoding" in sent_headers)
+        response = connection.getresponse()
+        fields = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, fields, response.read())
     finally:
         connection.close()
 
@@ -86,3 +90,8 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
 def plain(colour: tuple[int, int, int], size: tuple[int, int] = (24, 32)) -> np.ndarray:
     return np.full((*size, 3), colour, np.uint8)
+
+
+def stored_files(folder: Path) -> list[Path]:
+    """Return the files in the upload folder that are not empty."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]

@@ -1,13 +1,14 @@
-"""Secrets of servers: where they come from, how they look, and what is refused without one."""
+"""API keys, and where a server listens with and without one."""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from deid_diffusion.errors import DeidError, UsageError
-from deid_diffusion.serving.access import API_KEY_VARIABLE, ApiKey, check_reach, read_api_key
+from deid_diffusion.serving.access import API_KEY_VARIABLE, ApiKey, address_of, check_reach, listen, read_api_key
 
 SECRET = "0123456789abcdef"
 
@@ -17,33 +18,36 @@ def _no_variable(monkeypatch):
     monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
 
 
-def secret_file(folder: Path, text: str, mode: int = 0o600) -> Path:
+def write_key(folder: Path, text: str, mode: int = 0o600) -> Path:
     path = folder / "api.key"
     path.write_text(text)
     path.chmod(mode)
     return path
 
 
-def test_from_a_file_or_the_environment(tmp_path, monkeypatch):
+def test_key_from_environment(monkeypatch):
     assert read_api_key(None) is None
     monkeypatch.setenv(API_KEY_VARIABLE, "from-the-environment")
     assert read_api_key(None) == ApiKey("from-the-environment")
-    for end in ("", "\n", "\r\n"):
-        assert read_api_key(secret_file(tmp_path, SECRET + end)) == ApiKey(SECRET)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_key_from_file(tmp_path, end):
+    assert read_api_key(write_key(tmp_path, SECRET + end)) == ApiKey(SECRET)
 
 
 @pytest.mark.parametrize("text", ["", "short", "with a space in it, long", SECRET + "\n" + SECRET, "x" * 513, "ü" * 20])
-def test_no_secret(tmp_path, monkeypatch, text):
-    with pytest.raises(DeidError, match=r"is no API key: expected one line"):
-        read_api_key(secret_file(tmp_path, text))
+def test_malformed_key(tmp_path, monkeypatch, text):
+    with pytest.raises(DeidError, match=r"not an API key: expected one line"):
+        read_api_key(write_key(tmp_path, text))
     monkeypatch.setenv(API_KEY_VARIABLE, text)
-    with pytest.raises(DeidError, match=r"^DEID_API_KEY: is no API key"):
+    with pytest.raises(DeidError, match=r"^DEID_API_KEY: not an API key"):
         read_api_key(None)
 
 
-def test_files_that_are_refused(tmp_path):
+def test_unreadable_key_file(tmp_path):
     with pytest.raises(DeidError, match="is open to other users"):
-        read_api_key(secret_file(tmp_path, SECRET, 0o644))
+        read_api_key(write_key(tmp_path, SECRET, 0o644))
     with pytest.raises(DeidError, match="No such file"):
         read_api_key(tmp_path / "none")
     with pytest.raises(DeidError, match="cannot be read"):
@@ -55,12 +59,25 @@ def test_comparison():
     assert key.is_same(SECRET)
     for other in ("", SECRET[:-1], SECRET + "x", "\ud800", "ü"):
         assert not key.is_same(other)
+    assert SECRET not in repr(key)
 
 
-def test_a_public_address_needs_a_secret():
-    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_no_key(host):
+    check_reach(host, None)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", ""])
+def test_public_address_needs_key(host):
+    with pytest.raises(UsageError, match="an API key is required"):
         check_reach(host, None)
-    for host in ("0.0.0.0", "::", "192.168.1.2", "example.org", ""):
-        with pytest.raises(UsageError, match="needs a secret"):
-            check_reach(host, None)
-        check_reach(host, ApiKey(SECRET))
+    check_reach(host, ApiKey(SECRET))
+
+
+def test_listen():
+    with listen("127.0.0.1", 0) as server_socket:
+        port = server_socket.getsockname()[1]
+        assert address_of(server_socket) == f"http://127.0.0.1:{port}"
+        socket.create_connection(("127.0.0.1", port)).close()
+        with pytest.raises(DeidError, match=rf"^127\.0\.0\.1:{port}: cannot listen there \([^(]+\): choose another"):
+            listen("127.0.0.1", port)

@@ -1,164 +1,92 @@
-"""The folder of uploads: private, gone at the end, and what a killed process left goes at the next start."""
+"""Upload folder, password, limits, and sessions of the web page over HTTP."""
 
 from __future__ import annotations
 
 import base64
+import http.client
+import io
+import json
 import os
+import re
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from deid_diffusion.serving import gradio_sessions
-from deid_diffusion.serving import gradio_sessions as module
+from deid_diffusion.serving import gradio_page
 from deid_diffusion.serving.access import ApiKey
-from deid_diffusion.serving.gradio_app import SecurityMiddleware
-from deid_diffusion.serving.gradio_sessions import Session, Sessions, clear_old, upload_dir
-from tests.serving.servers import ask, serving
+from deid_diffusion.serving.gradio_app import SecurityMiddleware, delete_stale_uploads, make_app, upload_dir
+from deid_diffusion.serving.queue import Limits
+from tests.fake_anonymizer import FakeAnonymizer, expected
+from tests.serving.servers import KEY, PHOTO, Answer, ask, encoded, serving, stored_files
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_parent", lambda: tmp_path)
-
-
-def test_private_and_gone(tmp_path):
-    before = tempfile.gettempdir()
-    with upload_dir() as folder:
+def test_upload_dir_is_private_and_deleted(tmp_path):
+    previous = tempfile.gettempdir()
+    with upload_dir(tmp_path) as folder:
         assert folder.parent == tmp_path
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert os.environ["GRADIO_TEMP_DIR"] == tempfile.gettempdir() == str(folder)
-        (folder / "photo.png").touch()
+        uploads = Path(tempfile.gettempdir())
+        assert os.environ["GRADIO_TEMP_DIR"] == str(uploads)
+        assert uploads.parent == folder
+        (uploads / "photo.png").touch()
     assert not list(tmp_path.iterdir())
-    assert tempfile.gettempdir() == before
+    assert tempfile.gettempdir() == previous
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 
-def test_gone_after_an_error(tmp_path):
-    with pytest.raises(KeyboardInterrupt), upload_dir():
+def test_upload_dir_is_deleted_after_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt), upload_dir(tmp_path):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs file locks")
-def test_what_a_killed_process_left(tmp_path):
-    left = tmp_path / "deid-web-killed"
-    left.mkdir()
-    (left / "lock").touch()
-    (left / "photo.png").touch()
+def test_upload_dir_of_killed_process_is_deleted(tmp_path):
+    killed, alive = tmp_path / "deid-web-killed", tmp_path / "deid-web-alive"
+    for folder in (killed, alive):
+        folder.mkdir()
+        (folder / "lock").touch()
+        (folder / "photo.png").touch()
     code = (
-        f"import fcntl, sys, time; f = open({str(tmp_path / 'deid-web-alive' / 'lock')!r}, 'w'); "
+        f"import fcntl, time; f = open({str(alive / 'lock')!r}, 'w'); "
         "fcntl.flock(f, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(60)"
     )
-    (tmp_path / "deid-web-alive").mkdir()
-    alive = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
-        assert alive.stdout.readline() == "locked\n"
-        with upload_dir() as folder:
-            assert {path.name for path in tmp_path.iterdir()} == {"deid-web-alive", folder.name}
+        assert process.stdout.readline() == "locked\n"
+        with upload_dir(tmp_path) as folder:
+            assert set(tmp_path.iterdir()) == {alive, folder}
     finally:
-        alive.kill()
-        alive.communicate()
+        process.kill()
+        process.communicate()
 
 
-def test_old_uploads(tmp_path):
-    (tmp_path / "hash").mkdir()
-    old, new, kept = ["tmp1", "hash/a.png", "hash/b.sqlite"], ["tmp2", "hash/c.png"], ["lock", "people.sqlite"]
-    for name in (*old, *new, *kept):
+def test_stale_uploads_are_deleted(tmp_path):
+    stale, kept = ["uploads/tmp1", "uploads/hash/a.png"], ["uploads/tmp2", "uploads/hash/c.png", "lock", "x.sqlite"]
+    (tmp_path / "uploads" / "hash").mkdir(parents=True)
+    for name in (*stale, *kept):
         (tmp_path / name).touch()
-    for name in (*old, *kept):
+    for name in (*stale, "lock", "x.sqlite"):
         os.utime(tmp_path / name, (time.time() - 3600,) * 2)
-    clear_old(tmp_path)
-    assert {str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()} == {*new, *kept}
+    delete_stale_uploads(tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
 
 
-def files(folder: Path, *names: str) -> list[str]:
-    paths = [folder / str(k) / name for k, name in enumerate(names)]
-    for path in paths:
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(name_bytes(path))
-    return [str(path) for path in paths]
-
-
-def name_bytes(path: Path) -> bytes:
-    return path.name.encode() + path.parent.name.encode()
-
-
-def test_photos_are_read_once_and_deleted(tmp_path):
-    session = Session()
-    first = files(tmp_path, "a.jpg", "b.png")
-    session.take_in(first)
-    assert session.photos == {"a.jpg": b"a.jpg0", "b.png": b"b.png1"}
-    assert not any(path.is_file() for path in tmp_path.rglob("*"))
-    more = tmp_path / "2" / "c.png"
-    more.parent.mkdir()
-    more.write_bytes(b"c")
-    session.take_in([first[1], str(more)])  # one was taken away, one was added
-    assert session.photos == {"b.png": b"b.png1", "c.png": b"c"}
-    session.take_in([])
-    assert session.photos == {}
-
-
-def test_names_whose_results_would_be_the_same(tmp_path):
-    session = Session()
-    session.take_in(files(tmp_path, "a.jpg", "a.png", "a.jpg"))
-    assert list(session.photos) == ["a.jpg", "a_2.png", "a_3.jpg"]
-    assert session.photos["a_3.jpg"] == b"a.jpg2"
-
-
-def test_a_tab_has_people_of_its_own_until_it_is_closed(tmp_path):
-    tabs = Sessions()
-    one, other = tabs.of("one"), tabs.of("other")
-    people = one.people(tmp_path)
-    assert one.people(tmp_path) is people
-    assert other.people(tmp_path).key.fingerprint != people.key.fingerprint
-    assert len(list(tmp_path.iterdir())) == 2
-    tabs.forget("one")
-    tabs.forget("one")
-    tabs.forget("other")
-    assert not list(tmp_path.iterdir())
-
-
-def test_tokens(monkeypatch):
-    tabs = Sessions()
-    one = tabs.of("one")
-    assert tabs.of("one") is one
-    assert tabs.with_token(one.token) is one
-    assert tabs.with_token(tabs.of("other").token) is not one
-    assert tabs.with_token("one") is None
-    tabs.forget("one")
-    assert tabs.with_token(one.token) is None
-
-
-def test_only_so_many_are_remembered(monkeypatch, tmp_path):
-    monkeypatch.setattr(gradio_sessions, "MAX_SESSIONS", 2)
-    tabs = Sessions()
-    first = tabs.of("a")
-    first.people(tmp_path)
-    for name in ("b", "a", "c"):
-        tabs.of(name)
-    assert tabs.with_token(first.token) is first  # b was unused for longest
-    tabs.of("b")
-    tabs.of("d")
-    assert tabs.with_token(first.token) is None
-    assert not list(tmp_path.iterdir())
-
-
-pytest.importorskip("uvicorn", reason="the page needs deid-diffusion[web]")
-pytest.importorskip("starlette", reason="the page needs deid-diffusion[web]")
-
-
-KEY = "an-api-key-of-the-test"
-
-
-async def inside(scope, receive, send):
-    """Answers with the number of bytes that came in."""
+async def count_bytes(scope, receive, send):
+    """Answer with the size of the body."""
     if scope["type"] == "http":
         body = await Request(scope, receive).body()
         await PlainTextResponse(f"{len(body)}")(scope, receive, send)
@@ -169,40 +97,174 @@ def basic(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def port():
-    with serving(SecurityMiddleware(inside, ApiKey(KEY), 1000)) as port:
+def guarded():
+    with serving(SecurityMiddleware(count_bytes, ApiKey(KEY), 1000)) as port:
         yield port
 
 
-def test_password(port):
-    for wrong in (
-        {},
-        {"Authorization": f"Bearer {KEY}"},
-        {"Authorization": basic("me:wrong")},
-        {"Authorization": "Basic %"},
-    ):
-        answer = ask(port, "GET", "/", **wrong)
-        assert answer.status == 401
-        assert answer.headers["www-authenticate"].startswith("Basic realm=")
-        assert answer.body == b"the password is the API key of this server; any user name will do"
-    for user in ("", "me"):
-        assert ask(port, "GET", "/", Authorization=basic(f"{user}:{KEY}")).status == 200
+@pytest.mark.parametrize("header", [None, f"Bearer {KEY}", basic("me:wrong"), basic(KEY), "Basic %", "Basic"])
+def test_wrong_password(guarded, header):
+    answer = ask(guarded, "GET", "/any", **({} if header is None else {"Authorization": header}))
+    assert (answer.status, answer.body) == (401, b"enter the server's API key as the password; any user name")
+    assert answer.headers["www-authenticate"].startswith("Basic realm=")
 
 
-def test_policy(port):
-    answer = ask(port, "GET", "/", Authorization=basic(f":{KEY}"))
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
-    assert "http" not in answer.headers["content-security-policy"]
+@pytest.mark.parametrize("user", ["", "me"])
+def test_password_and_headers(guarded, user):
+    answer = ask(guarded, "GET", "/", Authorization=basic(f"{user}:{KEY}"))
+    assert answer.status == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_sizes_and_closed_addresses():
-    with serving(SecurityMiddleware(inside, None, 1000)) as port:
+def test_body_limits():
+    with serving(SecurityMiddleware(count_bytes, None, 1000)) as port:
         assert ask(port, "POST", "/gradio_api/upload", bytes(100_000)).body == b"100000"
-        answer = ask(port, "POST", "/gradio_api/upload", bytes(300_000))
-        assert (answer.status, answer.body) == (413, b"over the limit of 1000 bytes a photo")
+        assert ask(port, "POST", "/gradio_api/upload", bytes(300_000)).status == 413
         assert ask(port, "POST", "/gradio_api/queue/join", bytes(1_000_001)).status == 413
-        for address in ("file=/etc/passwd", "file/etc/passwd", "proxy=http://a/b", "component_server"):
-            assert ask(port, "GET", f"/gradio_api/{address}").status == 404
-        unsaid = ask(port, "POST", "/other", (bytes(100_000) for _ in range(30)), Transfer_Encoding="chunked")
-        assert (unsaid.status, unsaid.body) == (413, b"over the limit of 1000 bytes a photo")
+        pieces = (bytes(100_000) for _ in range(30))
+        assert ask(port, "POST", "/other", pieces, Transfer_Encoding="chunked").status == 413
         assert ask(port, "GET", "/").status == 200
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Port of a page, and its folder."""
+    parent = tmp_path_factory.mktemp("memory")
+    with upload_dir(parent) as folder, serving(make_app(FakeAnonymizer(), Limits(max_bytes=100_000), folder)) as port:
+        yield port, folder
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["file=/etc/passwd", "file/etc/passwd", "file=http://127.0.0.1/a", "proxy=http://127.0.0.1/a", "component_server"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_closed_addresses(page, method, path):
+    assert ask(page[0], method, f"/gradio_api/{path}").status == 404
+
+
+def post_form(port: int, name: str, data: bytes) -> Answer:
+    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\n%s\r\n--x--\r\n'
+    content_type = "multipart/form-data; boundary=x"
+    return ask(port, "POST", "/gradio_api/upload", form % (name.encode(), data), Content_Type=content_type)
+
+
+def test_oversized_photo_is_refused(page):
+    port, folder = page
+    assert post_form(port, "a.png", bytes(100_001)).status == 413
+    assert not stored_files(folder)
+
+
+class Tab:
+    """A browser's side of Gradio's protocol."""
+
+    def __init__(self, port: int, session_hash: str) -> None:
+        self._port, self._hash = port, session_hash
+        handlers = ask(port, "GET", "/config").json["dependencies"]
+        self._functions = {handler["api_name"]: handler["id"] for handler in handlers}
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Keep the session alive inside the block."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection.request("GET", f"/gradio_api/heartbeat/{self._hash}")
+        response = connection.getresponse()
+        assert response.readline() == b"data: ALIVE\n"
+        try:
+            yield
+        finally:
+            response.close()
+            connection.close()
+
+    def upload(self, name: str, data: bytes) -> dict[str, Any]:
+        (path,) = post_form(self._port, name, data).json
+        return {"path": path, "orig_name": name, "size": len(data), "meta": {"_type": "gradio.FileData"}}
+
+    def call(self, function: str, *values: Any) -> list[Any]:
+        """Call an event handler and return its last outputs."""
+        event = {"data": values, "fn_index": self._functions[function], "session_hash": self._hash}
+        json_type = {"Content_Type": "application/json"}
+        assert ask(self._port, "POST", "/gradio_api/queue/join", json.dumps(event), **json_type).status == 200
+        stream = ask(self._port, "GET", f"/gradio_api/queue/data?session_hash={self._hash}").body.decode()
+        messages = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line]
+        (completed,) = [message for message in messages if message["msg"] == "process_completed"]
+        assert completed["success"], completed
+        return completed["output"]["data"]
+
+    def run(self, new_faces: str = gradio_page.FRESH) -> list[Any]:
+        return self.call("run", None, [], "", "generate", new_faces, 1, 6, "png")
+
+
+def wait_for(condition: Any) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def download_path(links: str) -> str:
+    (path,) = re.findall(r'href="(result/[^"]+/picture)"', links)
+    return f"/{path}"
+
+
+def process(tab: Tab, *, by_person: bool = False) -> str:
+    """Upload and process a photo; return the address of the result."""
+    tab.call("upload", [tab.upload("ä.png", encoded(PHOTO))], None)
+    status, *_, links = tab.run(gradio_page.PERSON if by_person else gradio_page.FRESH)
+    assert "1 photo: 1 face replaced" in status
+    return download_path(links)
+
+
+def test_session_ends_with_tab(page):
+    port, folder = page
+    tab = Tab(port, "tab")
+    with tab.open():
+        path = process(tab, by_person=True)
+        answer = ask(port, "GET", path)
+        np.testing.assert_array_equal(answer.pixels, expected(PHOTO))
+        assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''%C3%A4.png"
+        assert answer.headers["cache-control"] == "no-store"
+        assert [file.suffix for file in stored_files(folder)] == [".sqlite"]
+        record = ask(port, "GET", path.replace("/0/picture", "/0/record")).json
+        assert record["faces"][0]["action"] == "replaced"
+        archive = zipfile.ZipFile(io.BytesIO(ask(port, "GET", path.replace("/0/picture", "/all.zip")).body))
+        assert archive.namelist() == ["ä.png", "records.jsonl"]
+    wait_for(lambda: ask(port, "GET", path).status == 404 and not stored_files(folder))
+
+
+def test_sessions_are_isolated(page):
+    port, _ = page
+    tabs = Tab(port, "first"), Tab(port, "second")
+    with tabs[0].open(), tabs[1].open():
+        paths = [process(tab) for tab in tabs]
+        assert "choose a photo first" in Tab(port, "third").run()[0]
+        tokens = [path.split("/")[2] for path in paths]
+        assert tokens[0] != tokens[1]
+        for wrong in (tokens[0][::-1], "first"):
+            assert ask(port, "GET", paths[0].replace(tokens[0], wrong)).status == 404
+        assert ask(port, "GET", paths[0].replace("/0/", "/1/")).status == 404
+
+
+def test_invalid_photos(page):
+    bomb = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(bomb, "PNG")
+    tab = Tab(page[0], "invalid")
+    uploads = {"text.png": b"this is a text", "bomb.png": bomb.getvalue(), "good.png": encoded(PHOTO)}
+    with tab.open():
+        tab.call("upload", [tab.upload(name, data) for name, data in uploads.items()], None)
+        status, *_, links = tab.run()
+    for words in ("1 photo: 1 face replaced", "text.png: is not a", "bomb.png: 8000 x 8000 pixels are over the limit"):
+        assert words in status
+    assert "Download good.png" in links
+
+
+def test_least_recent_session_is_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr(gradio_page, "MAX_SESSIONS", 2)
+    with upload_dir(tmp_path) as folder, serving(make_app(FakeAnonymizer(), Limits(), folder)) as port:
+        paths = [process(Tab(port, name), by_person=True) for name in ("a", "b", "c")]
+        wait_for(lambda: [ask(port, "GET", path).status for path in paths] == [404, 200, 200])
+        wait_for(lambda: len(stored_files(folder)) == 2)

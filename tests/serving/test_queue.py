@@ -1,4 +1,4 @@
-"""One piece of work at a time, in order, with places for so many and no more."""
+"""RequestQueue: order, places, deadline, shutdown."""
 
 from __future__ import annotations
 
@@ -10,33 +10,31 @@ from deid_diffusion.serving.queue import DeadlineExceeded, Limits, QueueFull, Re
 
 
 def test_one_at_a_time_in_order():
-    desk, at_work, order = RequestQueue(Limits()), [], []
+    desk, active, order = RequestQueue(Limits()), [], []
 
-    def work(k: int) -> int:
-        at_work.append(k)
-        assert len(at_work) == 1
-        order.append(k)
-        at_work.remove(k)
-        return k
+    def work(number: int) -> int:
+        active.append(number)
+        assert len(active) == 1
+        order.append(number)
+        active.remove(number)
+        return number
 
-    waiting = [desk.submit(lambda check, k=k: work(k)) for k in range(20)]
-    assert [one.result(10) for one in waiting] == order == list(range(20))
+    futures = [desk.submit(lambda check, number=number: work(number)) for number in range(20)]
+    assert [future.result(10) for future in futures] == order == list(range(20))
     desk.close()
 
 
 def test_places():
     desk = RequestQueue(Limits(queue=1))
-    with desk.place():
-        assert desk.taken == 1
-        with pytest.raises(QueueFull, match="all 1 places are taken"), desk.place():
-            pass
-    assert desk.taken == 0
+    with desk.place(), pytest.raises(QueueFull, match="all 1 places are taken"), desk.place():
+        pass
     with pytest.raises(ZeroDivisionError), desk.place():
         _ = 1 / 0
-    assert desk.taken == 0
+    with desk.place():
+        pass
 
 
-def test_work_ends_at_its_next_check():
+def test_deadline():
     desk, steps = RequestQueue(Limits(seconds=0.05)), []
 
     def work(check) -> None:
@@ -54,10 +52,10 @@ def test_work_ends_at_its_next_check():
     desk.close()
 
 
-def test_closing_drops_what_waits():
-    desk, go_on = RequestQueue(Limits()), threading.Event()
-    running, waiting = desk.submit(lambda check: go_on.wait(10)), desk.submit(lambda check: 1)
-    threading.Timer(0.05, go_on.set).start()
+def test_close_drops_waiting_work():
+    desk, resume = RequestQueue(Limits()), threading.Event()
+    running, waiting = desk.submit(lambda check: resume.wait(10)), desk.submit(lambda check: 1)
+    threading.Timer(0.05, resume.set).start()
     desk.close()
     assert running.result()
     assert waiting.cancelled()
