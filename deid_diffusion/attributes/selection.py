@@ -14,7 +14,7 @@ from .subspace import AttributeSubspace
 from .vocabulary import VOCABULARY
 
 if TYPE_CHECKING:
-    from ..models.attribute_adapter import AttributeTokens
+    from ..models.attribute_adapter import AttributeAdapter
 
 
 #: What the semantic map and the light bring of a face, whether or not there is an encoder that reads attributes.
@@ -169,7 +169,7 @@ def _listed(names: Iterable[str]) -> str:
 class TextConditioned(Protocol):
     """What knows an adapter and the words of attributes, as `FaceDeidPipeline` does."""
 
-    attribute_adapter: AttributeTokens | None
+    attribute_adapter: AttributeAdapter | None
 
     def subspace(self, phrases: Sequence[str] = ()) -> AttributeSubspace:
         """The subspaces of the built-in attributes and of more phrases."""

@@ -33,7 +33,7 @@ from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel
 from ..results import FaceRecord
-from .publishing import write_portable
+from .publishing import use_installed_classes, write_portable
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -163,7 +163,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Load a pipeline as diffusers does; "builtin" is the embedded model.
 
-        A local folder that ``save_pretrained`` wrote is read without running the code in it.
+        No code in a local folder is run.
 
         Args:
             pretrained_model_name_or_path: "builtin", a folder or a hub id.
@@ -178,6 +178,11 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             dtype = kwargs.get("dtype", kwargs.get("torch_dtype")) or torch.float32
             return load_pipeline(str(folder), dtype)
         return super().from_pretrained(str(folder) if folder.is_dir() else source, **kwargs)
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read ``model_index.json``, with the installed classes in place of the shims that ``publish`` writes."""
+        return use_installed_classes(super().load_config(*args, **kwargs))
 
     @property
     def crop_size(self) -> int:
@@ -527,7 +532,11 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         variant: str | None = None,
         max_shard_size: int | str | None = None,
     ) -> None:
-        """Write a folder that ``DiffusionPipeline.from_pretrained`` loads from a disk or a hub, shims included."""
+        """Write a folder that every supported version of transformers can read.
+
+        `FaceDeidPipeline` loads it, and ``DiffusionPipeline`` with ``custom_pipeline="pipelines/face_deid"``. For the
+        hub, ``deid-diffusion publish`` adds modules through which ``DiffusionPipeline`` finds the classes.
+        """
         super().save_pretrained(
             save_directory, safe_serialization=safe_serialization, variant=variant, max_shard_size=max_shard_size
         )

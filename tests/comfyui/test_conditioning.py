@@ -137,7 +137,7 @@ def test_a_phrase_of_ones_own_is_embedded_by_the_models_text_encoder(model_folde
 def test_a_folder_that_holds_no_adapter_is_one_line(model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path / "broken")
     shutil.rmtree(tmp_path / "broken" / "attribute_adapter")
-    with pytest.raises(DeidError, match="no AttributeTokens can be loaded"):
+    with pytest.raises(DeidError, match="no AttributeAdapter can be loaded"):
         LoadedAdapter(tmp_path / "broken")
 
 
