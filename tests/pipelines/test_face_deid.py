@@ -1,4 +1,4 @@
-"""The pipeline alone: photos in, photos and records out."""
+"""FaceDeidPipeline on crops and on photos, and in scripts for the base class."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_a_checkpoint_is_trained_with_its_unet_frozen_and_assembled(
     assert pipeline.crop_size == 32
     pipeline.save_pretrained(tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
-    assert index["attribute_adapter"] == ["attribute_adapter", "AttributeAdapter"]
+    assert index["attribute_adapter"] == ["deid_diffusion.models.attribute_adapter", "AttributeAdapter"]
 
 
 def test_the_controlnet_takes_four_channels_and_says_nothing_at_first(checkpoint: Path) -> None:
