@@ -128,60 +128,26 @@ def test_plain_controlnet_pipeline(tiny_pipeline: FaceDeidPipeline, tmp_path: Pa
     assert loaded.attribute_adapter is None
 
 
-def _without_unet(folder: Path) -> None:
-    rewrite(folder, unet=[None, None])
-
-
-def _malformed_unet(folder: Path) -> None:
-    rewrite(folder, unet="UNet2DConditionModel")
-
-
-def _other_control(folder: Path) -> None:
-    rewrite(folder, control="canny")
-
-
-def _other_pipeline(folder: Path) -> None:
-    rewrite(folder, _class_name="FluxPipeline")
-
-
-def _other_adapter(folder: Path) -> None:
-    FaceEncoder(16, 8).save_pretrained(folder / "attribute_adapter")
-
-
-def _torn_index(folder: Path) -> None:
-    (folder / "model_index.json").write_text("{")
-
-
-def _torn_weights(folder: Path) -> None:
-    path = folder / "text_encoder" / "model.safetensors"
+def cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
-
-
-def _no_weights(folder: Path) -> None:
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-
-
-def _no_config(folder: Path) -> None:
-    (folder / "vae" / "config.json").unlink()
-
-
-def _no_tokenizer(folder: Path) -> None:
-    shutil.rmtree(folder / "tokenizer")
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_without_unet, "its model_index.json names no unet"),
-        (_malformed_unet, "its model_index.json names no unet"),
-        (_other_control, "control: expected one of semantic_map"),
-        (_other_pipeline, "holds a FluxPipeline: expected a FaceDeidPipeline"),
-        (_other_adapter, "its attribute_adapter is of class FaceEncoder, expected AttributeAdapter"),
-        (_torn_index, "is no folder written by save_pretrained"),
-        (_torn_weights, "its text_encoder is damaged"),
-        (_no_weights, "vae"),
-        (_no_config, "its vae is damaged"),
-        (_no_tokenizer, "its tokenizer is missing"),
+        (lambda folder: rewrite(folder, unet=[None, None]), "its model_index.json names no unet"),
+        (lambda folder: rewrite(folder, unet="UNet2DConditionModel"), "its model_index.json names no unet"),
+        (lambda folder: rewrite(folder, control="canny"), "control: expected one of semantic_map"),
+        (lambda folder: rewrite(folder, _class_name="FluxPipeline"), "holds a FluxPipeline: expected a FaceDeid"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "is no folder written by save_pretrained"),
+        (
+            lambda folder: FaceEncoder(16, 8).save_pretrained(folder / "attribute_adapter"),
+            "its attribute_adapter is of class FaceEncoder, expected AttributeAdapter",
+        ),
+        (lambda folder: cut_off(folder / "text_encoder" / "model.safetensors"), "its text_encoder is damaged"),
+        (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink(), "vae"),
+        (lambda folder: (folder / "vae" / "config.json").unlink(), "its vae is damaged"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "its tokenizer is missing"),
     ],
 )
 def test_broken_folder(folder: Path, damage: Callable[[Path], None], words: str) -> None:

@@ -154,26 +154,19 @@ def test_load_part_float32(tmp_path: Path) -> None:
     assert torch.equal(loaded(features), adapter.float()(features))
 
 
-def _other_class(folder: Path) -> None:
-    FaceEncoder(16, 8).save_pretrained(folder)
-
-
-def _other_shape(folder: Path) -> None:
+def reshape(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_tokens": 4}))
 
 
-def _no_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def _cut_off(folder: Path) -> None:
-    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"torn")
-
-
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [(_other_class, "its config.json is of a FaceEncoder"), (_other_shape, "shape"), (_no_config, ""), (_cut_off, "")],
+    [
+        (FaceEncoder(16, 8).save_pretrained, "its config.json is of a FaceEncoder"),
+        (reshape, "shape"),
+        (lambda folder: (folder / "config.json").unlink(), ""),
+        (lambda folder: (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"torn"), ""),
+    ],
 )
 def test_load_part_refused(tmp_path: Path, damage, words: str) -> None:
     AttributeAdapter(24, 3, 4, 32).save_pretrained(tmp_path)
