@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ..faces.semantic_map import LABEL, REGIONS
-from ..models.face_encoder import FaceNetwork
+from ..models.face_encoder import FaceEncoder
 from .subspace import MEAN_PHRASE, AttributeSubspace
 from .vocabulary import sentence
 
@@ -81,7 +81,7 @@ def region_weights(labels: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def encode_attributes(
-    encoder: CLIPVisionModelWithProjection | FaceNetwork,
+    encoder: CLIPVisionModelWithProjection | FaceEncoder,
     images: torch.Tensor,
     labels: torch.Tensor,
     meshes: torch.Tensor | None = None,
@@ -101,7 +101,7 @@ def encode_attributes(
         ValueError: the small network needs `meshes`.
     """
     dtype = next(encoder.parameters()).dtype
-    if not isinstance(encoder, FaceNetwork):
+    if not isinstance(encoder, FaceEncoder):
         features = _clip_features(encoder, clip_pixels(images.float(), encoder.config.image_size).to(dtype), labels)
     elif meshes is None:
         raise ValueError("meshes: required by the attribute encoder of this model")

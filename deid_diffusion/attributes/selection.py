@@ -14,7 +14,7 @@ from .subspace import AttributeSubspace
 from .vocabulary import VOCABULARY
 
 if TYPE_CHECKING:
-    from ..models.attribute_adapter import AttributeTokens
+    from ..models.attribute_adapter import AttributeAdapter
 
 
 #: Attributes that the semantic map and the light carry, without any attribute encoder.
@@ -171,7 +171,7 @@ def _listed(names: Iterable[str]) -> str:
 class TextConditioned(Protocol):
     """A model with an attribute adapter and a text encoder, such as `FaceDeidPipeline`."""
 
-    attribute_adapter: AttributeTokens | None
+    attribute_adapter: AttributeAdapter | None
 
     def subspace(self, phrases: Sequence[str] = ()) -> AttributeSubspace:
         """Return the subspaces of the built-in attributes and of further phrases."""

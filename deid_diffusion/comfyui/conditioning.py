@@ -17,8 +17,9 @@ from ..attributes.subspace import AttributeSubspace
 from ..attributes.vocabulary import VOCABULARY
 from ..errors import DeidError, UsageError
 from ..generation import to_tensor
-from ..models.attribute_adapter import AttributeTokens
-from ..models.face_encoder import FaceNetwork, load_plain
+from ..models.attribute_adapter import AttributeAdapter
+from ..models.face_encoder import FaceEncoder
+from ..pipelines.repositories import load_part
 from .faces import FaceCrops
 
 
@@ -35,9 +36,11 @@ class LoadedAdapter:
         """Load from a whole model's folder, as `FaceDeidPipeline.save_pretrained` writes it. Raises DeidError."""
         self._folder = Path(folder)
         self.name = self._folder.name
-        self.attribute_adapter: AttributeTokens | None = load_plain(AttributeTokens, self._folder / "attribute_adapter")
+        self.attribute_adapter: AttributeAdapter | None = load_part(
+            AttributeAdapter, self._folder / "attribute_adapter", torch.float32
+        )
         encoder = self._folder / "image_encoder"
-        self.image_encoder = load_plain(FaceNetwork, encoder) if _kind(encoder) == "FaceEncoder" else None
+        self.image_encoder = load_part(FaceEncoder, encoder, torch.float32) if _kind(encoder) == "FaceEncoder" else None
         self._subspaces: dict[tuple[str, ...], AttributeSubspace] = {}
 
     def subspace(self, phrases: Sequence[str] = ()) -> AttributeSubspace:
@@ -103,9 +106,10 @@ def clip_features(adapter: LoadedAdapter, crops: FaceCrops, output: Any, vision:
     tokens = adapter.attribute_adapter
     assert tokens is not None
     embeds = output.image_embeds.float()
-    if tuple(embeds.shape) != (len(crops.faces), tokens.feature_dim):
+    width = tokens.config.feature_dim
+    if tuple(embeds.shape) != (len(crops.faces), width):
         raise UsageError(
-            f"clip_vision_output: expected {len(crops.faces)} pictures and {tokens.feature_dim} numbers of each, got "
+            f"clip_vision_output: expected {len(crops.faces)} pictures and {width} numbers per picture, got "
             f"{tuple(embeds.shape)}: encode all of Crop Faces' original_image by the CLIP of {adapter.name}'s training"
         )
     if vision is None:

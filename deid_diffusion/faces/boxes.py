@@ -1,4 +1,4 @@
-"""One face from several detections of it: overlap measures, suppression within a detector, merging across detectors."""
+"""Detected faces: overlap of boxes, non-maximum suppression, merging across detectors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Detection:
-    """One face found in a photo.
+    """A face detected in a photo.
 
     Args:
-        box: x0, y0, x1, y1 in photo pixels, edges included up to but not counting x1 and y1, clipped to the photo.
-        score: the detector's confidence, 0 to 1; the best of them where several detectors agree.
+        box: x0, y0, x1, y1 in photo pixels, without the column x1 and the row y1, clipped to the photo.
+        score: the detector's confidence, 0 to 1; the highest where several detectors agree.
         detector: the detector's name; names are joined by "+" where several detectors agree.
         points: (5, 2) float32, x and y in photo pixels: the subject's right eye (left in an upright picture), left eye,
             nose tip, right mouth corner, left mouth corner. They may lie outside the photo. None if unknown.
@@ -28,10 +28,10 @@ class Detection:
 
 
 class FaceDetector(Protocol):
-    """Anything that finds faces in a photo."""
+    """A callable that detects faces in a photo."""
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
-        """Faces in `image`, (H, W, 3) uint8 RGB, in any order; an empty list when there is none."""
+        """Return the faces in `image`, (H, W, 3) uint8 RGB, in any order; an empty list for none."""
         ...
 
 
@@ -50,12 +50,14 @@ PART = 0.25  # area of a part of a face, as a tile's border leaves it, relative 
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
-    """Non-maximum suppression: indices of the boxes to keep, best score first.
+    """Return the indices of the boxes that non-maximum suppression keeps, best score first.
+
+    ``torchvision.ops.nms`` keeps boxes of exactly the threshold, and needs tensors.
 
     Args:
         boxes: (N, 4) float, x0, y0, x1, y1.
         scores: (N,) float.
-        iou: a box that overlaps a better one by this much (intersection over union, 0 to 1) or more is dropped.
+        iou: intersection over union, 0 to 1, from which a box with the lower score is dropped.
     """
     order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
@@ -67,7 +69,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
 
 
 def overlaps(box: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How `box` (4,) overlaps each of `others` (N, 4): (N,) over their union, (N,) over the smaller area."""
+    """Return the intersections of `box` (4,) with `others` (N, 4): (N,) over the union, (N,) over the smaller area."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     intersection = np.prod(np.clip(sides, 0, None), axis=1)
     area = np.prod(box[2:] - box[:2])
@@ -77,12 +79,12 @@ def overlaps(box: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def same_face(best: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    """Whether the box `other` (x0, y0, x1, y1) frames the face that the surer box `best` frames.
+    """Return True if two boxes (x0, y0, x1, y1) frame the same face; `best` has the higher score.
 
-    It does when the two overlap enough, or when the smaller one lies inside the larger one with its centre in the
-    larger's core, where the larger face is and no second face can be. A small box in a corner of a large one (a child
-    before a parent) stays a face of its own. So does a small box that is surer than the large one around it: the large
-    one may be no face, and must not swallow it.
+    They do if they overlap enough, or if the smaller box lies inside the larger one with its centre in the larger's
+    core, where no second face fits. A small box in a corner of a large one (a child in front of a parent) is a face of
+    its own. So is a small box with a higher score than the large one around it, which may be a false detection and must
+    not swallow the face.
     """
     iou, contained = (float(value[0]) for value in overlaps(np.array(best), np.array([other])))
     if iou >= MERGE_IOU:
@@ -99,24 +101,24 @@ def same_face(best: tuple[float, float, float, float], other: tuple[float, float
 
 
 def merge_faces(faces: Sequence[Detection]) -> list[Detection]:
-    """Detections of one or more detectors, one entry per face, best score first.
+    """Merge the detections of one or more detectors into one per face, best score first.
 
-    The strongest detection of a face gathers the others that frame the same face. The merged box covers all of
-    them, the score is the highest, names are joined, and the points are those of the strongest detection with
-    points, CenterFace's first, because its mouth corners are measured.
+    The merged box covers all detections of the face, the score is the highest, names are joined, and the points are
+    those of the detection with points and the highest score, CenterFace's first, because its mouth corners are
+    measured.
     """
     waiting = sorted(faces, key=lambda face: -face.score)
     merged: list[Detection] = []
     while waiting:
         best, *others = waiting
         same = [same_face(best.box, other.box) for other in others]
-        merged.append(_one_face([best, *(other for other, yes in zip(others, same, strict=True) if yes)]))
+        merged.append(_merge([best, *(other for other, yes in zip(others, same, strict=True) if yes)]))
         waiting = [other for other, yes in zip(others, same, strict=True) if not yes]
     return merged
 
 
-def _one_face(group: Sequence[Detection]) -> Detection:
-    """The face that a group of detections, strongest first, stands for."""
+def _merge(group: Sequence[Detection]) -> Detection:
+    """Return the merged detection of a face; the group is sorted, best score first."""
     boxes = np.array([face.box for face in group])
     x0, y0 = boxes[:, :2].min(axis=0).tolist()
     x1, y1 = boxes[:, 2:].max(axis=0).tolist()

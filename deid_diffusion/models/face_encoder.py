@@ -1,11 +1,9 @@
-"""FaceEncoder: the attribute encoder's image side as a diffusers model which travels with a pipeline."""
+"""FaceEncoder: the image side of the attribute encoder."""
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,38 +13,10 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # the name must stand here: diffusers looks it up when loading
 from torch import nn
 
-from ..errors import DeidError, one_line
 from ..faces.landmarks import MESH_EYES
 from ..faces.semantic_map import LABEL, REGIONS, draw_semantic_map, mean_mesh
 from ..identity.recognition import CHIP_POINTS, fit_similarity, model_file
 from .dlib_resnet import DIMENSIONS, SIDE, DlibFaceNetwork, load
-
-_Model = TypeVar("_Model", bound=nn.Module)
-
-
-def load_plain(kind: type[_Model], folder: str | Path) -> _Model:
-    """A model of a kind, in float32 and evaluation mode, from its ``config.json`` and ``.safetensors`` file.
-
-    Args:
-        kind: `AttributeTokens` or `FaceNetwork`: the class under the one that diffusers knows.
-        folder: written by that class's ``save_pretrained``.
-
-    Raises:
-        DeidError: when the folder lacks a file or holds another model.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        model = kind(**{name: value for name, value in config.items() if not name.startswith("_")})
-        model.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = one_line(error)[:160]
-        raise DeidError(f"{folder}: no {kind.__name__} can be loaded from there ({reason}): give its folder") from error
-    return model.float().eval()
-
 
 _FINE, _COARSE = 128, 256  # channels of the trunk's maps that regions are pooled from, finest first
 _INPUTS = DIMENSIONS + _FINE + _COARSE
@@ -59,17 +29,26 @@ def face_trunk() -> DlibFaceNetwork:
     return load(model_file())
 
 
-class FaceNetwork(nn.Module):
-    """Face crops -> unit-variance features of the face and of its regions in a joint space of images and texts.
+class FaceEncoder(ModelMixin, ConfigMixin):
+    """Encode face crops as unit-variance features of the face and its regions, in a joint space of images and texts.
+
+    A small head is trained on a frozen trunk, dlib's recogniser, which is not saved with the model.
 
     Args:
         projection_dim: D, width of the joint space.
         hidden_dim: width of the projection's nonlinear branch.
     """
 
-    def __init__(self, projection_dim: int, hidden_dim: int) -> None:
+    if TYPE_CHECKING:  # diffusers' part, which mypy cannot see
+        config: Any
+        device: torch.device
+        dtype: torch.dtype
+        save_pretrained: Any
+        from_pretrained: Any
+
+    @register_to_config
+    def __init__(self, projection_dim: int = 192, hidden_dim: int = 256) -> None:
         super().__init__()
-        self.projection_dim = projection_dim
         self.normalise = nn.BatchNorm1d(_INPUTS, affine=False)
         self.linear = nn.Linear(_INPUTS, projection_dim, bias=False)
         self.hidden = nn.Sequential(
@@ -87,13 +66,13 @@ class FaceNetwork(nn.Module):
             both_ways: average a face's features and its mirror image's.
 
         Returns:
-            (B, 1 + R, D): the whole face, then each region in the order of ``labels.REGIONS``.
+            (B, 1 + R, D): the whole face, then each region in the order of ``semantic_map.REGIONS``.
         """
         return self.project(self.activations(pixels, meshes, both_ways)).to(pixels.dtype)
 
     @torch.no_grad()
     def activations(self, pixels: torch.Tensor, meshes: torch.Tensor, both_ways: bool = False) -> torch.Tensor:
-        """Return what the frozen trunk makes of faces, (B, 1 + R, 512) float32; arguments as ``forward``."""
+        """Return the frozen trunk's activations, (B, 1 + R, 512) float32; arguments as ``forward``."""
         chips = face_chips(pixels.float(), meshes.float())
         pooled = self._pool(chips)
         return (pooled + self._pool(chips.flip(3))) / 2 if both_ways else pooled
@@ -114,8 +93,8 @@ class FaceNetwork(nn.Module):
             if index in (_FINE_BLOCK, _COARSE_BLOCK):
                 maps.append(x)
         embedding = trunk.head(x.mean((2, 3)))
-        weights = [_region_weights(one.shape[-1]).to(one) for one in maps]
-        pooled = [torch.einsum("bchw,rhw->brc", one, weight) for one, weight in zip(maps, weights, strict=True)]
+        weights = [_region_weights(grid.shape[-1]).to(grid) for grid in maps]
+        pooled = [torch.einsum("bchw,rhw->brc", grid, weight) for grid, weight in zip(maps, weights, strict=True)]
         return torch.cat([embedding[:, None].expand(-1, len(weights[0]), -1), *pooled], -1)
 
 
@@ -139,12 +118,12 @@ def face_chips(pixels: torch.Tensor, meshes: torch.Tensor) -> torch.Tensor:
         (B, 3, 150, 150) in 0..255.
     """
     points = torch.stack([*(meshes[:, list(eye)].mean(1) for eye in MESH_EYES), *meshes[:, [1, 61, 291]].unbind(1)], 1)
-    matrices = np.stack([fit_similarity(CHIP_POINTS, own) for own in points.detach().cpu().numpy()])
+    matrices = np.stack([fit_similarity(CHIP_POINTS, face) for face in points.detach().cpu().numpy()])
     size = pixels.shape[-1]
     rows = torch.arange(SIDE, dtype=torch.float32)
     chip = torch.stack([*torch.meshgrid(rows, rows, indexing="xy"), torch.ones(SIDE, SIDE)], -1)
-    places = torch.einsum("hwk,bjk->bhwj", chip, torch.from_numpy(matrices)).to(pixels.device)
-    chips = F.grid_sample(pixels, (2 * places + 1) / size - 1, padding_mode="border", align_corners=False)
+    grid = torch.einsum("hwk,bjk->bhwj", chip, torch.from_numpy(matrices)).to(pixels.device)
+    chips = F.grid_sample(pixels, (2 * grid + 1) / size - 1, padding_mode="border", align_corners=False)
     return (chips + 1) * 127.5
 
 
@@ -158,22 +137,3 @@ def _region_weights(grid: int) -> torch.Tensor:
     groups = [labels > 0, *(np.isin(labels, [LABEL[name] for name in names]) for names in REGIONS.values())]
     areas = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(groups)).float(), grid)
     return areas / areas.sum((1, 2), keepdim=True)
-
-
-class FaceEncoder(FaceNetwork, ModelMixin, ConfigMixin):
-    """`FaceNetwork` with diffusers' ``from_pretrained`` and ``save_pretrained``; the frozen trunk is not saved.
-
-    Args:
-        projection_dim: D, width of the joint space.
-        hidden_dim: width of the projection's nonlinear branch.
-    """
-
-    if TYPE_CHECKING:  # diffusers' part, which mypy cannot see
-        config: Any
-        device: torch.device
-        dtype: torch.dtype
-        save_pretrained: Any
-
-    @register_to_config
-    def __init__(self, projection_dim: int = 192, hidden_dim: int = 256) -> None:
-        super().__init__(projection_dim, hidden_dim)

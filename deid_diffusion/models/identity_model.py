@@ -1,4 +1,4 @@
-"""IdentityModel: synthetic people as weights, from which the faces of new people are mixed.
+"""IdentityModel: textures, shapes and attributes of synthetic people, from which new identities are mixed.
 
 A texture model in the tradition of active appearance models (Cootes et al., ECCV 1998) and 3D morphable models (Blanz &
 Vetter, SIGGRAPH 1999): light-free textures on the mean mesh are a mean plus principal modes, a person is a code and a
@@ -25,7 +25,7 @@ from ..faces.texture import silhouette, texture_mesh
 
 MEASURES: tuple[str, ...] = ("male", "age", "smile", "mouth_open", "eyes_open", "yaw", "glasses", "oddity")
 """Columns of `IdentityModel.measures`: probability, years, `faces.measures` (four), probability, and how far, 0 to 1, a
-texture is from correlating with the mean: shadows and hair that are left raise it."""
+texture is from correlating with the mean: remaining shadows and hair raise it."""
 
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
 _SOFT = 0.035  # standard deviation of the regions' edges, as a share of the texture's side
@@ -35,15 +35,15 @@ _GROWTH = {"eyes": 0.055, "nose": 0.02, "mouth": 0.055, "inner": 0.004}  # reach
 
 @dataclass(frozen=True)
 class Donors:
-    """The training people that a new person is mixed from.
+    """The training people from whom a new person is mixed.
 
     Attributes:
-        skin: index of who gives forehead, cheeks, jaw and all that no other region covers.
-        eyes: of who gives eyes and brows.
-        nose: of who gives the nose.
-        mouth: of who gives the lips.
-        inner: of who gives what is between them: teeth or dark.
-        emphasis: how far a photo's proportions go towards theirs, in percent; over 100 the difference is overdone.
+        skin: index of the donor of forehead, cheeks, jaw and the rest of the face.
+        eyes: index of the donor of eyes and brows.
+        nose: index of the donor of the nose.
+        mouth: index of the donor of the lips.
+        inner: index of the donor of the mouth's inside: teeth or dark.
+        emphasis: how far a photo's proportions move towards theirs, in percent; over 100 exaggerates the difference.
     """
 
     skin: int
@@ -59,7 +59,7 @@ class Donors:
         return self.skin, self.eyes, self.nose, self.mouth, self.inner
 
     def to_bytes(self) -> bytes:
-        """Return twelve bytes, two for each number."""
+        """Return twelve bytes, two per number."""
         return np.array(astuple(self), "<u2").tobytes()
 
     @classmethod
@@ -85,7 +85,7 @@ class IdentityModel(ModelMixin, ConfigMixin):
         modes: (K, P) int8 buffer, principal modes on a scale of their own.
         codes: (N, K) buffer, on that scale.
         shapes: (N, 478, 3) buffer, frontal meshes in units of the mean mesh, y down, z away from the camera.
-        features: (N, R, D) buffer, what the pipeline's attribute encoder reads of each.
+        features: (N, R, D) buffer, features of each person by the pipeline's attribute encoder.
         measures: (N, 8) buffer, see `MEASURES`.
     """
 
@@ -94,8 +94,7 @@ class IdentityModel(ModelMixin, ConfigMixin):
         save_pretrained: Any
         from_pretrained: Any
 
-    #: Points of shapes and years of ages need more digits than half precision has, and nothing is multiplied here that
-    #: half precision would make faster.
+    #: Points of shapes and years of ages need more digits than half precision has, which would save no time here.
     _keep_in_fp32_modules: ClassVar[list[str]] = ["mean", "codes", "shapes", "features", "measures"]
 
     mean: torch.Tensor
@@ -140,7 +139,7 @@ class IdentityModel(ModelMixin, ConfigMixin):
         return super()._apply(lambda buffer: buffer.to(fn(buffer).device), recurse)
 
     def pack(self, texture: np.ndarray) -> np.ndarray:
-        """Return the numbers, (P,) float32, that stand for a (T, T, 3) light-free texture: luminance, then colours."""
+        """Pack a (T, T, 3) light-free texture as (P,) float32: luminance, then colours."""
         light = texture @ _GREY
         hue = cv2.resize(texture[..., [0, 2]] - light[..., None], self._hue.shape[::-1], interpolation=cv2.INTER_AREA)
         return np.concatenate([light[self._light], *hue[self._hue].T]).astype(np.float32)
@@ -157,7 +156,7 @@ class IdentityModel(ModelMixin, ConfigMixin):
         return np.stack([red, green, blue], 2) * inside[..., None] + light[..., None]
 
     def project(self, texture: np.ndarray) -> np.ndarray:
-        """Return the nearest texture that the modes can make, both (T, T, 3) float32."""
+        """Return the nearest texture in the span of the modes, both (T, T, 3) float32."""
         away = torch.from_numpy(self.pack(texture)) - self.mean.float().cpu()
         modes = self._float_modes.cpu()
         codes = (modes @ away) / modes.square().sum(1).clamp(min=1e-6)  # the modes are orthogonal
@@ -166,9 +165,9 @@ class IdentityModel(ModelMixin, ConfigMixin):
     def texture(self, donors: Donors) -> np.ndarray:
         """Return a new person's texture, (T, T, 3) float32: logarithm of RGB without light; 0 outside the face."""
         people = donors.people
-        different = sorted(set(people))
-        packed = self.mean.float() + self.codes[different].float() @ self._float_modes.to(self.codes.device)
-        values = dict(zip(different, packed.cpu().numpy(), strict=True))
+        distinct = sorted(set(people))
+        packed = self.mean.float() + self.codes[distinct].float() @ self._float_modes.to(self.codes.device)
+        values = dict(zip(distinct, packed.cpu().numpy(), strict=True))
         mixed = values[people[0]]
         for weight, person in zip(self._packed_weights, people[1:], strict=True):
             if person != people[0]:
@@ -185,12 +184,12 @@ class IdentityModel(ModelMixin, ConfigMixin):
 
     @cached_property
     def teeth(self) -> np.ndarray:
-        """Brightness of what is between the lips, (N,) float32, as in textures: -1 is dark, 0 bright."""
+        """Brightness between the lips, (N,) float32, as in textures: -1 is dark, 0 bright."""
         return self._values_within([MESH_MOUTH]).mean(1)
 
     @cached_property
     def eye_whites(self) -> np.ndarray:
-        """Return the brightness of the brightest eighth of what is between the lids, (N,) float32, as in textures."""
+        """Brightness of the brightest eighth between the lids, (N,) float32, as in textures."""
         return np.quantile(self._values_within(MESH_EYES), 7 / 8, axis=1).astype(np.float32)
 
     def _values_within(self, outlines: Sequence[Sequence[int]]) -> np.ndarray:
@@ -204,7 +203,7 @@ class IdentityModel(ModelMixin, ConfigMixin):
         return (self.mean[texels].float().cpu() + self.codes.float().cpu() @ modes).numpy()
 
     def asymmetry(self, region: str) -> np.ndarray:
-        """Return how much the sides of a region differ, (N,) float32: 0 where they are alike, about 1.4 at random.
+        """Return the asymmetry of a region, (N,) float32: 0 for equal sides, about 1.4 for random ones.
 
         Args:
             region: as in `region_weight`.
@@ -227,12 +226,12 @@ class IdentityModel(ModelMixin, ConfigMixin):
 
     @cached_property
     def _float_modes(self) -> torch.Tensor:
-        """(K, P) float32: multiplying integers takes five times as long."""
+        """(K, P) float32: integers multiply five times slower."""
         return self.modes.float()
 
     @cached_property
     def _packed_weights(self) -> list[np.ndarray]:
-        """(P,) float32 in 0..1 for eyes, nose, mouth and what is between the lips, packed as textures are."""
+        """(P,) float32 in 0..1 for eyes, nose, mouth and inner mouth, packed as textures are."""
         weights = []
         for name in _GROWTH:
             weight = region_weight(name, int(self.config.texels))
@@ -244,16 +243,16 @@ class IdentityModel(ModelMixin, ConfigMixin):
     def _point_weights(self) -> list[np.ndarray]:
         """(478,) float32 in 0..1 for the same regions."""
         side = int(self.config.texels)
-        places = texture_mesh(side).round().astype(int).clip(0, side - 1)
-        return [region_weight(name, side)[places[:, 1], places[:, 0]] for name in _GROWTH]
+        points = texture_mesh(side).round().astype(int).clip(0, side - 1)
+        return [region_weight(name, side)[points[:, 1], points[:, 0]] for name in _GROWTH]
 
 
 def region_weight(name: str, size: int) -> np.ndarray:
-    """Return how far a region reaches, (size, size) float32 in 0..1 on the mean face, with a soft edge.
+    """Return the weight of a region, (size, size) float32 in 0..1 on the mean face, with a soft edge.
 
     Args:
         name: "eyes" (brows included), "nose", "mouth" or "inner" (between the lips).
-        size: of the square of textures, in texels.
+        size: side of the texture, in texels.
     """
     mesh = texture_mesh(size)
     regions: dict[str, list[tuple[int, ...]]] = {

@@ -1,4 +1,4 @@
-"""FaceDeidPipeline: inpaint face crops from semantic maps and attribute tokens, and from nothing else."""
+"""FaceDeidPipeline: inpainting of face crops, conditioned on semantic maps and attribute tokens alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel
 from ..results import FaceRecord
-from .publishing import write_portable
+from .publishing import use_installed_classes, write_portable
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -53,7 +53,7 @@ def join(composite: torch.Tensor, denoised: torch.Tensor, mask: torch.Tensor) ->
     Args:
         composite: (B, 3, H, W) in 0..1.
         denoised: (B, 3, S, S) in 0..1.
-        mask: (B, 1, S, S), what was denoised.
+        mask: (B, 1, S, S), 0.5 and more where it was denoised.
 
     Returns:
         (B, 3, H, W) in 0..1.
@@ -64,7 +64,7 @@ def join(composite: torch.Tensor, denoised: torch.Tensor, mask: torch.Tensor) ->
 
 
 def texts_for(text: str | list[str] | None, embeds: torch.Tensor | None, batch: int) -> list[str] | None:
-    """A text for each crop, empty where none was given; None where there are embeddings instead."""
+    """Return one text per crop, empty by default; None if there are embeddings instead."""
     if embeds is not None:
         return None
     return list(text) if isinstance(text, (list, tuple)) else [text or ""] * batch
@@ -78,17 +78,14 @@ def check_positive(**given: int) -> None:
 
 
 def check_counts(**given: torch.Tensor | list[str] | None) -> None:
-    """Raise ValueError where there are not as many of one as of another."""
+    """Raise ValueError unless all arguments have the same length."""
     counts = {name: len(value) for name, value in given.items() if value is not None}
     if len(set(counts.values())) > 1:
-        raise ValueError(f"expected as many of each, got {', '.join(f'{v} {k}' for k, v in counts.items())}")
-
-
-# No `from __future__ import annotations` here: diffusers before 0.37 reads the types of __init__ as they stand.
+        raise ValueError(f"expected the same number of each, got {', '.join(f'{v} {k}' for k, v in counts.items())}")
 
 
 ERASED = 0.5
-"""What the generator sees in a face's place, in 0..1: mid-grey, as SD's inpainting models were trained with."""
+"""Value of masked pixels in the generator's input, 0..1: mid-grey, as in the training of SD's inpainting models."""
 
 
 @dataclass
@@ -96,19 +93,19 @@ class FaceDeidPipelineOutput(StableDiffusionPipelineOutput):
     """Output of `FaceDeidPipeline`.
 
     Attributes:
-        images: PIL images, or what ``output_type`` asked for.
-        records: for whole photos, one tuple of `FaceRecord` for each; None for crops.
+        images: PIL images, or the type of ``output_type``.
+        records: for photos, a tuple of `FaceRecord` per photo; None for crops.
     """
 
     records: list[tuple[FaceRecord, ...]] | None = None
 
 
 class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
-    """Replace the faces of photos, or generate faces in crops that were prepared.
+    """Replace the faces of photos, or generate faces in prepared crops.
 
     Stable Diffusion inpainting with a semantic-map ControlNet, attribute tokens and an identity model. Given photos
-    alone, a call does the whole line: it detects, analyses, generates, verifies and composites, as `Anonymizer` does.
-    Given crops, masks and control images, it denoises them in one batch. The masked pixels are erased before the VAE
+    alone, a call detects, analyses, generates, verifies and composites every face, as `Anonymizer` does. Given crops,
+    masks and control images, it denoises them in one batch. The masked pixels are erased before the VAE
     sees them, and sampling starts from noise or a composite, so that the result does not depend on them.
 
     >>> pipe = FaceDeidPipeline.from_pretrained(BUILTIN)  # doctest: +SKIP
@@ -150,7 +147,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         self.register_modules(
             attribute_adapter=attribute_adapter, phrase_encoder=phrase_encoder, identity_model=identity_model
         )
-        self._anonymizer: Anonymizer | None = None  # made when photos come
+        self._anonymizer: Anonymizer | None = None  # created for the first photo
         self._subspaces: dict[tuple[object, ...], AttributeSubspace] = {}
         self.register_to_config(
             default_steps=default_steps,
@@ -163,32 +160,38 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Load a pipeline as diffusers does; "builtin" is the embedded model.
 
-        A local folder that ``save_pretrained`` wrote is read without running the code in it.
+        A local folder is checked first, and no code in it is run.
 
         Args:
             pretrained_model_name_or_path: "builtin", a folder or a hub id.
-            kwargs: as in diffusers; ``dtype`` (or ``torch_dtype``) alone for the embedded model and such folders.
+            kwargs: as in diffusers. With any but ``dtype`` (or ``torch_dtype``), a folder is not checked, and
+                ``trust_remote_code`` decides about its code.
         """
         from .loading import BUILTIN, load_pipeline
 
         source = str(pretrained_model_name_or_path)
         folder = BUILTIN if source == "builtin" else Path(source)
-        others = kwargs.keys() - {"dtype", "torch_dtype", "trust_remote_code"}
-        if cls is FaceDeidPipeline and folder.is_dir() and not others:
+        other_options = kwargs.keys() - {"dtype", "torch_dtype", "trust_remote_code"}
+        if cls is FaceDeidPipeline and folder.is_dir() and not other_options:
             dtype = kwargs.get("dtype", kwargs.get("torch_dtype")) or torch.float32
             return load_pipeline(str(folder), dtype)
         return super().from_pretrained(str(folder) if folder.is_dir() else source, **kwargs)
 
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read ``model_index.json``, with the installed classes in place of the shims that ``publish`` writes."""
+        return use_installed_classes(super().load_config(*args, **kwargs))
+
     @property
     def crop_size(self) -> int:
-        """Side of the square face crops that the model was trained on, in pixels."""
+        """Side of the square face crops of the model's training, in pixels."""
         return int(self.unet.config.sample_size) * self.vae_scale_factor
 
     @property
     def reads_attributes(self) -> bool:
-        """Whether the pipeline has an image encoder, and an adapter or a phrase encoder to make tokens of its features.
+        """True with an image encoder, and an adapter or a phrase encoder that turns its features into tokens.
 
-        Without an adapter, which is trained, tokens are made by `zero_shot_tokens`.
+        Without an adapter, which is trained, `zero_shot_tokens` makes the tokens.
         """
         has_tokens = self.attribute_adapter is not None or self._phrase_model() is not None
         return self.image_encoder is not None and has_tokens
@@ -200,7 +203,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         semantic_maps: Sequence[np.ndarray],
         meshes: Sequence[np.ndarray] | None = None,
     ) -> torch.Tensor | None:
-        """Attribute features of original face crops.
+        """Return the attribute features of original face crops.
 
         Args:
             crops: (B, 3, H, W) in 0..1.
@@ -222,7 +225,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         return encode_attributes(self.image_encoder, images, labels, points)
 
     def embed_phrases(self, texts: Sequence[str]) -> torch.Tensor:
-        """(K, D) unit vectors of K captions, in the space of the attribute features.
+        """Return (K, D) unit vectors of K captions, in the space of the attribute features.
 
         Raises:
             DeidError: when the pipeline has no text side of its image encoder.
@@ -236,7 +239,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         return embed_phrases(encoder, self.tokenizer, list(texts))
 
     def subspace(self, phrases: Sequence[str] = ()) -> AttributeSubspace:
-        """The subspaces of the built-in attributes and, each its own attribute, of more phrases; computed once.
+        """Return the subspaces of the built-in attributes, and of more phrases as attributes of their own; cached.
 
         Raises:
             DeidError: as ``embed_phrases``.
@@ -249,10 +252,10 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         return self._subspaces[key]
 
     def _phrase_model(self) -> CLIPTextModel | CLIPTextModelWithProjection | None:
-        """What embeds phrases. A FaceEncoder was trained with the pipeline's own text encoder.
+        """Return the phrase encoder, or the text encoder if the image encoder was trained with it; None if neither.
 
-        Beside a CLIP vision tower the own text encoder would not do: Stable Diffusion's is as wide as the joint space,
-        but lacks the projection into it.
+        Stable Diffusion's text encoder does not fit a CLIP vision tower: it is as wide as the joint space, but lacks
+        the projection into it.
         """
         if self.phrase_encoder is not None:
             return self.phrase_encoder
@@ -304,44 +307,43 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
 
         Args:
             prompt, negative_prompt: text, one for all crops or one each.
-            image: PIL photos of any size; or B face crops, tensors (B, 3, H, W) in 0..1, of which nothing
-                that the mask covers is read.
+            image: PIL photos of any size; or B face crops, tensors (B, 3, H, W) in 0..1, whose masked pixels are not
+                read.
             mask_image: B masks, (B, 1, H, W) in 0..1; 0.5 and more is replaced.
             control_image: B control images, (B, 3, H, W) in 0..1, as ``draw_control`` makes them.
-            height, width: size of the results in pixels; the crops' own when None.
-            padding_mask_crop: None, and nothing else: crops are cut by ``Anonymizer``.
-            strength: share of the steps that are done, 0 to 1; the model's own default when None. Under 1 with a
-                ``start_image`` only, without one faces come from pure noise; 0 returns the ``start_image``.
-            num_inference_steps: denoising steps, the model's own default when None.
-            guidance_scale: classifier-free guidance, 1 for none, the model's own default when None.
-            num_images_per_prompt: N results for each crop, which follow each other in the result.
-            generator: one for each result gives every face the same result whatever the batch it is in.
+            height, width: size of the results in pixels; the size of the crops when None.
+            padding_mask_crop: must be None: ``Anonymizer`` cuts crops.
+            strength: share of the denoising steps that are run, 0 to 1; the model's default when None. Under 1 only
+                with a ``start_image``, as faces otherwise come from pure noise; 0 returns the ``start_image``.
+            num_inference_steps: denoising steps; the model's default when None.
+            guidance_scale: classifier-free guidance, 1 for none; the model's default when None.
+            num_images_per_prompt: N results per crop, one after the other.
+            generator: one per result makes each result independent of its batch.
             latents: (B * N, 4, h, w) start noise, drawn from the generator when None.
-            prompt_embeds, negative_prompt_embeds: (B, T, W) in place of texts.
-            ip_adapter_image: for a pipeline whose ``image_encoder`` is the IP-Adapter's; else the next argument.
-            ip_adapter_image_embeds: as in diffusers, one tensor for each loaded IP-Adapter.
+            prompt_embeds, negative_prompt_embeds: (B, T, W) instead of texts.
+            ip_adapter_image: if ``image_encoder`` is the IP-Adapter's; otherwise use the next argument.
+            ip_adapter_image_embeds: as in diffusers, one tensor per loaded IP-Adapter.
             output_type: "pil", "np", "pt" or "latent".
-            controlnet_conditioning_scale: how strictly the control image is followed.
+            controlnet_conditioning_scale: weight of the ControlNet.
             eta, return_dict, cross_attention_kwargs, guess_mode, control_guidance_start, control_guidance_end,
                 clip_skip, callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
-            attribute_features: (B, N, D) from ``encode_attributes``; None keeps no attribute but those of the map.
-            attribute_names: what the features tell of, built-in names and phrases, for a pipeline without adapter; None
-                is all built-in ones.
-            start_image: B composites, (B, 3, H, W) in 0..1, that the last steps start from where the mask covers
-                ``image`` (SDEdit; Meng et al., ICLR 2022). Never the original: it would show in the result. With one,
-                ``image`` may be larger than ``crop_size``: it is denoised at that size, and what that changes is added
-                to the composite, whose fine detail stays.
-
-            options: how the faces of photos are treated; see `Options`.
+            attribute_features: (B, N, D) from ``encode_attributes``; None keeps only the attributes of the map.
+            attribute_names: names of the attributes in the features, built-in ones and phrases, for a pipeline without
+                adapter; all built-in ones when None.
+            start_image: B composites, (B, 3, H, W) in 0..1, from whose masked pixels the last steps start (SDEdit; Meng
+                et al., ICLR 2022). Never the original: it would show in the result. With one, ``image`` may be larger
+                than ``crop_size``: it is denoised at that size, and the difference is added to the composite, which
+                preserves fine detail.
+            options: options for photos, see `Options`.
 
         Raises:
-            ValueError: when the numbers of crops, masks, maps, texts or features differ, or an argument asks for what
-                this pipeline does not do.
+            ValueError: when the numbers of crops, masks, maps, texts or features differ, or an argument is not
+                supported.
         """
         if image is not None and mask_image is None and control_image is None:
             return self._replace_faces(image, options, prompt, num_inference_steps, generator, return_dict)
         if image is None or mask_image is None or control_image is None:
-            raise ValueError("expected image, a photo, alone, or image, mask_image and control_image, which are crops")
+            raise ValueError("expected image alone (photos), or image, mask_image and control_image (crops)")
         if strength is None:
             strength = 1.0 if start_image is None else float(self.config.default_strength)
         self._check_supported(strength, start_image, padding_mask_crop, ip_adapter_image)
@@ -370,20 +372,20 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
             start_t = self.image_processor.preprocess(start_image, height, width) / 2 + 0.5
             composite = torch.where(mask_t >= 0.5, start_t.to(image_t), image_t)
             if strength == 0:
-                if callback_on_step_end is not None:  # a caller may watch, or end the call from there
+                if callback_on_step_end is not None:  # it may end the call
                     self._num_timesteps = 1
                     callback_on_step_end(self, 0, 0, {})
                 return self._wrap(composite, output_type, return_dict)
-            steps = max(steps, int(np.ceil(1 / strength)))  # one step at least is done
+            steps = max(steps, int(np.ceil(1 / strength)))  # at least one step is run
             height = width = self.crop_size
             image_t, mask_t, control_t = (resize_area(part, height) for part in (image_t, mask_t, control_t))
-        # The base class erases what the mask covers with the same grey, but for where its steps start from.
-        started = torch.full_like(image_t, ERASED) if composite is None else resize_area(composite, height)
-        started = torch.where(mask_t >= 0.5, started, image_t)
+        # The base class erases the masked pixels with the same grey, except in the image its steps start from.
+        start = torch.full_like(image_t, ERASED) if composite is None else resize_area(composite, height)
+        start = torch.where(mask_t >= 0.5, start, image_t)
         guidance = float(self.config.default_guidance if guidance_scale is None else guidance_scale)
-        device = self._execution_device  # asked once: it walks through every module
+        device = self._execution_device  # slow: it walks through every module
         if prompts and negatives and len({*prompts}) == len({*negatives}) == 1:
-            prompts, negatives = prompts[:1], negatives[:1]  # the same for all crops: encoded once
+            prompts, negatives = prompts[:1], negatives[:1]  # equal for all crops: encoded once
         positive, negative = self.encode_prompt(
             prompts,
             device,
@@ -397,18 +399,18 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         )
         positive = positive.expand(batch, -1, -1)
         negative = negative.expand(batch, -1, -1) if guidance > 1 else None
-        told, untold = self._tokens(attribute_features, attribute_names, batch, device)
-        if told is not None and untold is not None:
-            positive = torch.cat([positive, told.to(positive)], 1)
-            negative = None if negative is None else torch.cat([negative, untold.to(negative)], 1)
+        tokens, null_tokens = self._tokens(attribute_features, attribute_names, batch, device)
+        if tokens is not None and null_tokens is not None:
+            positive = torch.cat([positive, tokens.to(positive)], 1)
+            negative = None if negative is None else torch.cat([negative, null_tokens.to(negative)], 1)
 
-        def repeated(one: torch.Tensor | None) -> torch.Tensor | None:  # diffusers' own repeats texts in another order
-            return None if one is None else one.repeat_interleave(num_images_per_prompt, 0)
+        def repeated(values: torch.Tensor | None) -> torch.Tensor | None:  # diffusers repeats texts in another order
+            return None if values is None else values.repeat_interleave(num_images_per_prompt, 0)
 
         result = super().__call__(
             prompt_embeds=repeated(positive),
             negative_prompt_embeds=repeated(negative),
-            image=repeated(started),
+            image=repeated(start),
             mask_image=repeated(mask_t),
             control_image=repeated(control_t),
             height=height,
@@ -476,7 +478,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         return StableDiffusionPipelineOutput(images, None) if return_dict else (images, None)
 
     def unload_ip_adapter(self) -> None:
-        """As in diffusers, but for the image encoder, which stays: attributes are read with it."""
+        """Unload it as diffusers does, but keep the image encoder, which encodes attributes."""
         parts = {"image_encoder": self.image_encoder, "feature_extractor": self.feature_extractor}
         super().unload_ip_adapter()
         self.register_modules(**parts)
@@ -484,40 +486,42 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     def _check_supported(
         self, strength: float, start_image: object, padding_mask_crop: object, ip_adapter_image: object
     ) -> None:
-        """Raise ValueError for what the base class does and this one must not."""
+        """Raise ValueError for arguments that the base class supports and this class must not."""
         if strength != 1 and start_image is None:
-            raise ValueError(f"strength: must be 1 without a start_image, got {strength}: faces then come from noise")
+            raise ValueError(
+                f"strength: must be 1 without a start_image, got {strength}: add a start_image or omit strength"
+            )
         if not 0 <= strength <= 1:
             raise ValueError(f"strength: expected 0 to 1, got {strength}")
         if padding_mask_crop is not None:
-            raise ValueError("padding_mask_crop: must be None: give crops, or photos to deid_diffusion.Anonymizer")
+            raise ValueError("padding_mask_crop: must be None: pass crops, or photos to deid_diffusion.Anonymizer")
         if ip_adapter_image is not None and self.reads_attributes:
             raise ValueError(
-                "ip_adapter_image: the image_encoder of this pipeline reads attributes and is not the IP-Adapter's: "
-                "give ip_adapter_image_embeds"
+                "ip_adapter_image: the image_encoder of this pipeline encodes attributes and is not the IP-Adapter's: "
+                "pass ip_adapter_image_embeds"
             )
 
     def _tokens(
         self, features: torch.Tensor | None, names: Sequence[str] | None, batch: int, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-        """(B, N, W) tokens of attributes, and as many that say nothing; None and None for no tokens."""
+        """Return (B, N, W) attribute tokens and null tokens; None and None for no tokens."""
         adapter = self.attribute_adapter
         if adapter is None:
             if features is None:
                 return None, None
             if not self.reads_attributes:
-                raise ValueError("attribute_features: this pipeline has no attribute_adapter to make tokens of them")
-            named = tuple(VOCABULARY if names is None else names)
-            subspace = self.subspace([name for name in named if name not in VOCABULARY])
-            if not named:
+                raise ValueError("attribute_features: this pipeline has no attribute_adapter: omit them")
+            attributes = tuple(VOCABULARY if names is None else names)
+            subspace = self.subspace([name for name in attributes if name not in VOCABULARY])
+            if not attributes:
                 return None, None
-            told, untold = zero_shot_tokens(features.to(device).float(), subspace, named, self._embed_captions)
-            return told, untold.expand(batch, -1, -1)
+            tokens, null = zero_shot_tokens(features.to(device).float(), subspace, attributes, self._embed_captions)
+            return tokens, null.expand(batch, -1, -1)
         null = adapter.null(batch)
         return (null if features is None else adapter(features.to(device, adapter.dtype))), null
 
     def _embed_captions(self, texts: list[str]) -> tuple[torch.Tensor, int]:
-        """(K, T, W) embeddings of captions by the generator's text encoder, and the longest one's length in tokens."""
+        """Return (K, T, W) embeddings of captions by the text encoder, and the tokens of the longest caption."""
         longest = max(len(ids) for ids in self.tokenizer(texts, truncation=True).input_ids)
         return self.encode_prompt(texts, self._execution_device, 1, False)[0], longest
 
@@ -528,7 +532,11 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         variant: str | None = None,
         max_shard_size: int | str | None = None,
     ) -> None:
-        """Write a folder that ``DiffusionPipeline.from_pretrained`` loads from a disk or a hub, shims included."""
+        """Write a folder that every supported version of transformers can read.
+
+        `FaceDeidPipeline` loads it, and ``DiffusionPipeline`` with ``custom_pipeline="pipelines/face_deid"``. For the
+        hub, ``deid-diffusion publish`` adds modules through which ``DiffusionPipeline`` finds the classes.
+        """
         super().save_pretrained(
             save_directory, safe_serialization=safe_serialization, variant=variant, max_shard_size=max_shard_size
         )

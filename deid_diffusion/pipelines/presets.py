@@ -1,4 +1,4 @@
-"""Pipelines put together of a Stable Diffusion inpainting checkpoint and parts that steer it."""
+"""Presets: pipelines assembled from a Stable Diffusion inpainting checkpoint and the parts that condition it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ INPAINTING = Repository(
     ),
     revision="8a4288a76071f7280aedbdb3253bdb9e9d5d84bb",
 )
-"""Stable Diffusion 1.5's inpainting checkpoint; of its UNet and VAE, safetensors exist in half precision only."""
+"""Stable Diffusion 1.5's inpainting checkpoint; its UNet and VAE exist as safetensors in half precision only."""
 
 FACE_LINES = Repository(
     "CrucibleAI/ControlNetMediaPipeFace",
@@ -75,20 +75,20 @@ TRAINED = Repository(
     weights=(f"controlnet/{_UNET}", f"attribute_adapter/{_UNET}"),
     others=("controlnet/config.json", "attribute_adapter/config.json", "unet/*", "scheduler/*"),
 )
-"""The output folder of ``train_face_deid.py``, which only its user can name."""
+"""The output folder of ``train_face_deid.py``, which the user names."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A model that is put together of other people's parts.
+    """A model assembled from third-party parts.
 
     Attributes:
         name: for ``--model``.
         base: an inpainting checkpoint of Stable Diffusion 1.
-        clip: its two sides read attributes and words.
-        controlnet: follows the line drawing of a face; None where ``trained`` brings one for our semantic map.
+        clip: encodes attributes and words.
+        controlnet: follows the line drawing of a face; None where ``trained`` has one for our semantic map.
         trained: ControlNet and attribute adapter, as ``train_face_deid.py`` writes them.
-        lora: makes few steps do.
+        lora: reduces the number of steps.
         steps: default denoising steps.
         guidance: default guidance scale.
     """
@@ -104,18 +104,19 @@ class Preset:
 
     @property
     def repositories(self) -> tuple[Repository, ...]:
-        """All that it is made of."""
-        return tuple(one for one in (self.base, self.controlnet, self.clip, self.trained, self.lora) if one is not None)
+        """The repositories of all parts."""
+        parts = (self.base, self.controlnet, self.clip, self.trained, self.lora)
+        return tuple(repository for repository in parts if repository is not None)
 
 
 SD15 = Preset("sd15", controlnet=FACE_LINES)
 SD15_LCM = Preset("sd15-lcm", controlnet=FACE_LINES, lora=LCM_LORA, steps=8, guidance=1.5)
 SD15_SEMANTIC = Preset("sd15-semantic", trained=TRAINED)
-PRESETS: dict[str, Preset] = {one.name: one for one in (SD15, SD15_LCM, SD15_SEMANTIC)}
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (SD15, SD15_LCM, SD15_SEMANTIC)}
 
 
 def find_preset(model: str) -> Preset | None:
-    """The preset that a user names; None where it is no preset's name.
+    """Return the preset of a name; None for any other name.
 
     >>> find_preset("sd15").base.name
     'stable-diffusion-v1-5/stable-diffusion-inpainting'
@@ -136,7 +137,7 @@ def find_preset(model: str) -> Preset | None:
     if preset.trained is not None:
         if not source:
             raise DeidError(
-                f"model {name}: say whose: --model {name}=FOLDER, the output of train_face_deid.py, or a hub id"
+                f"model {name}: needs a source: --model {name}=FOLDER, the output of train_face_deid.py, or a hub id"
             )
         return replace(preset, trained=preset.trained.at(source))
     if sign and not source:
@@ -145,40 +146,45 @@ def find_preset(model: str) -> Preset | None:
 
 
 BUILTIN_IDENTITY = Path(__file__).parent.parent / "builtin" / "identity_model"
-"""The embedded identity model, which every checkpoint's faces start from."""
+"""The embedded identity model, from which the faces of every checkpoint start."""
 
 
 def build_preset(preset: Preset, dtype: torch.dtype) -> FaceDeidPipeline:
-    """The pipeline of a preset.
+    """Assemble the pipeline of a preset.
 
     Args:
-        preset: what it is made of; missing files are downloaded.
+        preset: its repositories; missing files are downloaded.
         dtype: of its weights.
 
     Raises:
-        DeidError: when files cannot be had, parts do not fit each other, or a package is missing.
+        DeidError: for files that cannot be downloaded, parts that do not fit each other, or a missing package.
     """
     if preset.lora is not None:  # before gigabytes are loaded
         with needed_for("a LoRA", "peft"):
-            import peft  # noqa: F401, diffusers asks for it
-    # a user's own parts first: what they lack is said before gigabytes are downloaded
+            import peft  # noqa: F401, diffusers needs it
+    # the user's own parts first: an error in them is raised before gigabytes are downloaded
     trained = None if preset.trained is None else fetch(preset.trained)
     base, clip = fetch(preset.base), fetch(preset.clip)
-    controlnet, lora = (None if one is None else fetch(one) for one in (preset.controlnet, preset.lora))
+    lora = None if preset.lora is None else fetch(preset.lora)
     if trained is not None:
         pipeline = build_trained(base, clip, trained, preset.steps, preset.guidance, dtype)
     else:
-        assert controlnet is not None
-        pipeline = build_zero_shot(base, clip, controlnet, preset.steps, preset.guidance, dtype)
-    if lora is not None:
-        _add_lcm_lora(pipeline, lora)
+        assert preset.controlnet is not None
+        controlnet = fetch(preset.controlnet) / "diffusion_sd15"
+        config = {"control": "mediapipe_face", "default_steps": preset.steps, "default_guidance": preset.guidance}
+        pipeline = _build(base, clip, base / "unet", controlnet, dtype, **config)
+    if lora is not None:  # Luo et al., "LCM-LoRA: A Universal Stable-Diffusion Acceleration Module", 2023
+        pipeline.load_lora_weights(lora, weight_name="pytorch_lora_weights.safetensors")
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+        pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
     return pipeline
 
 
 def build_trained(
     base: Path, clip: Path, trained: Path, steps: int, guidance: float, dtype: torch.dtype
 ) -> FaceDeidPipeline:
-    """A checkpoint with our own ControlNet, which follows the semantic map, and attribute adapter.
+    """Assemble a checkpoint with our own ControlNet, which follows the semantic map, and attribute adapter.
 
     Args:
         base: an inpainting checkpoint.
@@ -188,22 +194,13 @@ def build_trained(
         dtype: of its weights.
     """
     unet = trained / "unet" if (trained / "unet").is_dir() else base / "unet"
-    controlnet = load_part(ControlNetModel, trained / "controlnet", dtype)
     adapter = load_part(AttributeAdapter, trained / "attribute_adapter", dtype)
-    sampler = distilled_sampler(trained)
-    return _build(base, unet, controlnet, clip, adapter, sampler, "semantic_map", steps, guidance, dtype)
-
-
-def build_zero_shot(
-    base: Path, clip: Path, controlnet: Path, steps: int, guidance: float, dtype: torch.dtype
-) -> FaceDeidPipeline:
-    """A checkpoint with CrucibleAI's ControlNet, attributes by CLIP's words, and nothing trained by us."""
-    lines = load_part(ControlNetModel, controlnet / "diffusion_sd15", dtype)
-    return _build(base, base / "unet", lines, clip, None, None, "mediapipe_face", steps, guidance, dtype)
+    config = {"control": "semantic_map", "default_steps": steps, "default_guidance": guidance}
+    return _build(base, clip, unet, trained / "controlnet", dtype, adapter, distilled_sampler(trained), **config)
 
 
 def distilled_sampler(generator: Path) -> LCMScheduler | None:
-    """The sampler that a distilled generator needs; None for one that was not distilled."""
+    """Return the sampler of a distilled generator; None for any other generator."""
     config = generator / "scheduler" / "scheduler_config.json"
     if not config.is_file() or json.loads(config.read_text())["_class_name"] != LCMScheduler.__name__:
         return None
@@ -211,7 +208,7 @@ def distilled_sampler(generator: Path) -> LCMScheduler | None:
 
 
 def load_image_encoder(folder: str | Path, dtype: torch.dtype) -> CLIPVisionModelWithProjection | FaceEncoder:
-    """A CLIP vision tower, or the small convolutional one, from a folder."""
+    """Load a CLIP vision tower or a `FaceEncoder` from a folder."""
     config = Path(folder) / "config.json"
     if config.is_file() and FaceEncoder.__name__ in config.read_text():
         return load_part(FaceEncoder, folder, dtype)
@@ -220,17 +217,16 @@ def load_image_encoder(folder: str | Path, dtype: torch.dtype) -> CLIPVisionMode
 
 def _build(
     base: Path,
-    unet_folder: Path,
-    controlnet: ControlNetModel,
     clip: Path,
-    adapter: Any,
-    sampler: SchedulerMixin | None,
-    control: str,
-    steps: int,
-    guidance: float,
+    unet_folder: Path,
+    controlnet_folder: Path,
     dtype: torch.dtype,
+    adapter: Any = None,
+    scheduler: SchedulerMixin | None = None,
+    **config: Any,
 ) -> FaceDeidPipeline:
     unet = load_part(UNet2DConditionModel, unet_folder, dtype)
+    controlnet = load_part(ControlNetModel, controlnet_folder, dtype)
     _check_fit(unet, controlnet, adapter)
     return FaceDeidPipeline(
         vae=load_part(AutoencoderKL, base / "vae", dtype),
@@ -238,37 +234,28 @@ def _build(
         tokenizer=load_part(CLIPTokenizer, base / "tokenizer", dtype),
         unet=unet,
         controlnet=controlnet,
-        scheduler=sampler or load_part(DDIMScheduler, base / "scheduler", dtype),
+        scheduler=scheduler or load_part(DDIMScheduler, base / "scheduler", dtype),
         safety_checker=None,
         feature_extractor=CLIPImageProcessor(),
         image_encoder=load_image_encoder(clip, dtype),
         attribute_adapter=adapter,
         phrase_encoder=load_part(CLIPTextModelWithProjection, clip, dtype),
         identity_model=load_part(IdentityModel, BUILTIN_IDENTITY, dtype),
-        default_steps=steps,
-        default_guidance=guidance,
-        control=control,
+        **config,
     )
 
 
 def _check_fit(unet: UNet2DConditionModel, *others: ConfigMixin | None) -> None:
-    """Raise DeidError for a checkpoint that is no inpainting one, or of another family than what steers it."""
+    """Raise DeidError for a checkpoint that is not for inpainting, or of another family than its other parts."""
     if unet.config.in_channels != 9:
         raise DeidError(
             f"this checkpoint's UNet takes {unet.config.in_channels} channels, not an inpainting model's 9 (latents, "
-            "mask, masked latents): name an inpainting checkpoint"
+            "mask, masked latents): use an inpainting checkpoint"
         )
-    for one in others:
-        if one is not None and one.config.cross_attention_dim != unet.config.cross_attention_dim:
+    width = unet.config.cross_attention_dim
+    for part in others:
+        if part is not None and part.config.cross_attention_dim != width:
             raise DeidError(
-                f"{type(one).__name__} was made for texts of width {one.config.cross_attention_dim}, this checkpoint's "
-                f"have {unet.config.cross_attention_dim}: it belongs to another family of models"
+                f"{type(part).__name__} has text embeddings of width {part.config.cross_attention_dim}, this "
+                f"checkpoint {width}: it belongs to another family of models"
             )
-
-
-def _add_lcm_lora(pipeline: FaceDeidPipeline, folder: Path) -> None:
-    """Let few steps do (Luo et al., "LCM-LoRA: A Universal Stable-Diffusion Acceleration Module", 2023)."""
-    pipeline.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
-    pipeline.fuse_lora()
-    pipeline.unload_lora_weights()
-    pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)

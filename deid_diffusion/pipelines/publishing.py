@@ -1,4 +1,4 @@
-"""A pipeline's folder made ready for the hub: its parts, the shims that load it, and a model card."""
+"""Publication of pipelines: folders that every supported version can load, shims for diffusers, model cards."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from ..errors import DeidError, UsageError, one_line
+
+OWN_MODELS = {
+    "AttributeAdapter": "deid_diffusion.models.attribute_adapter",
+    "FaceEncoder": "deid_diffusion.models.face_encoder",
+    "IdentityModel": "deid_diffusion.models.identity_model",
+}
+"""The package's own parts of a pipeline: class -> its module."""
 
 TAGS = ("deid-diffusion", "face-de-identification", "privacy")
 
@@ -35,94 +44,12 @@ on without showing the people's faces. Not for making pictures of real people, n
 """
 
 
-def front_matter(license: str) -> str:
-    """The card's head, which the hub reads; ``license`` is one of its identifiers, as "apache-2.0"."""
-    lines = [f"license: {license}", "library_name: diffusers", "tags:", *(f"- {tag}" for tag in TAGS)]
-    return "---\n" + "\n".join(lines) + "\n---"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; floats have four digits."""
-    cells = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(one) for one in row)} |" for row in cells)
-
-
-def figures(folder: Path) -> str:
-    """The measured figures in a folder's ``figures.json``, as ``benchmarks/folder.py`` prints it."""
-    path = folder / "figures.json"
-    if not path.is_file():
-        return "None yet."
-    return table(("figure", "value"), [(f"`{name}`", value) for name, value in json.loads(path.read_text()).items()])
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
-
-
 _PIPELINE_SHIM = "from deid_diffusion.pipelines.face_deid import FaceDeidPipeline  # noqa: F401\n"
 _MODEL_SHIM = (
     "from diffusers.models.modeling_utils import ModelMixin  # noqa: F401\n\n"
-    "from deid_diffusion.models.{module} import {name}  # noqa: F401\n"
+    "from {module} import {name}  # noqa: F401\n"
 )
 _TEXT = "text_model."
-OWN_MODELS = {
-    "AttributeAdapter": "attribute_adapter", "FaceEncoder": "face_encoder", "IdentityModel": "identity_model",
-}  # fmt: skip
-"""Our own parts of a pipeline: class -> its module in ``deid_diffusion.models``."""
-
-
-def write_portable(folder: str | os.PathLike[str]) -> None:
-    """Rewrite ``model_index.json`` of a saved pipeline, add the shims it names, and forget where its parts came from.
-
-    diffusers records a custom class by its dotted module path, which loads where it was saved and cannot be downloaded.
-    """
-    root = Path(folder)
-    index = root / "model_index.json"
-    entries = json.loads(index.read_text())
-    entries["_class_name"] = ["pipeline", "FaceDeidPipeline"]
-    for component, entry in entries.items():
-        if isinstance(entry, list) and entry[1] in OWN_MODELS:
-            module = OWN_MODELS[entry[1]]
-            entries[component] = [module, entry[1]]
-            shim = _MODEL_SHIM.format(module=module, name=entry[1])
-            (root / component / f"{module}.py").write_text(shim)
-    for config in root.glob("*/config.json"):  # where a part was loaded from is its trainer's business
-        values = json.loads(config.read_text())
-        if values.pop("_name_or_path", None) is not None:
-            config.write_text(json.dumps(values, indent=2) + "\n")
-    (root / "pipeline.py").write_text(_PIPELINE_SHIM)
-    index.write_text(json.dumps(entries, indent=2) + "\n")
-    _name_text_weights(root / "text_encoder")
-    _write_vocabulary(root / "tokenizer")
-
-
-def _name_text_weights(folder: Path) -> None:
-    """Give a text encoder's weights the names that transformers 4 has for them; 5 knows both.
-
-    Where transformers 4 does not find its names, it goes on with random weights and says so in a log line.
-    """
-    for path in folder.glob("*.safetensors"):
-        weights = load_file(path)
-        if not any(name.startswith(_TEXT) for name in weights):
-            path.write_bytes(save({_TEXT + name: value for name, value in weights.items()}, {"format": "pt"}))
-
-
-def _write_vocabulary(folder: Path) -> None:
-    """Write the two files of a CLIP tokenizer that transformers 4 reads, from the one that 5 writes."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return
-    tokenizer = json.loads(path.read_text())
-    if tokenizer.get("padding") or tokenizer.get("truncation"):  # of the call before, kept by the fast tokenizer
-        path.write_text(
-            json.dumps(tokenizer | {"padding": None, "truncation": None}, indent=2, ensure_ascii=False) + "\n"
-        )
-    model = tokenizer["model"]
-    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-
-
 _COPIED = (".json", ".txt", ".safetensors")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _CARD = "README.md"
@@ -150,30 +77,98 @@ pipeline = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)
 The code in this repository only imports the package `deid-diffusion`."""
 
 
-def write_publication(model: Path, out: Path, *, license: str | None = None, name: str | None = None) -> None:
-    """Write a folder that a hub's repository can be made of.
+def use_installed_classes(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``model_index.json`` with the package's own classes in place of the shims that `write_shims` names."""
+    entries = dict(index)
+    if isinstance(entries.get("_class_name"), list):
+        entries["_class_name"] = entries["_class_name"][-1]
+    for name, entry in entries.items():
+        if isinstance(entry, list) and len(entry) == 2 and entry[1] in OWN_MODELS:
+            entries[name] = [OWN_MODELS[entry[1]], entry[1]]
+    return entries
 
-    Only configurations, tokenizers and safetensors of the pipeline's parts are copied. A card that ``model`` has is
-    taken over, otherwise one is made.
+
+def write_shims(folder: Path) -> None:
+    """Add the modules that import this package's classes, and name them in ``model_index.json``.
+
+    ``DiffusionPipeline.from_pretrained`` of a hub repository finds other libraries' classes through such files only,
+    and asks for ``trust_remote_code=True``.
+    """
+    index = folder / "model_index.json"
+    entries = json.loads(index.read_text())
+    entries["_class_name"] = ["pipeline", "FaceDeidPipeline"]
+    (folder / "pipeline.py").write_text(_PIPELINE_SHIM)
+    for part, entry in entries.items():
+        if isinstance(entry, list) and entry[1] in OWN_MODELS:
+            module = OWN_MODELS[entry[1]]
+            shim = module.rpartition(".")[2]
+            (folder / part / f"{shim}.py").write_text(_MODEL_SHIM.format(module=module, name=entry[1]))
+            entries[part] = [shim, entry[1]]
+    index.write_text(json.dumps(entries, indent=2) + "\n")
+
+
+def write_portable(folder: str | os.PathLike[str]) -> None:
+    """Make a saved pipeline's files readable by transformers 4 and 5, and remove the paths its parts came from."""
+    root = Path(folder)
+    for config in (*root.glob("*/config.json"), root / "model_index.json"):
+        values = json.loads(config.read_text())
+        if values.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(values, indent=2) + "\n")
+    _name_text_weights(root / "text_encoder")
+    _write_vocabulary(root / "tokenizer")
+
+
+def _name_text_weights(folder: Path) -> None:
+    """Give a text encoder's weights the names of transformers 4, which 5 reads too.
+
+    Where transformers 4 does not find its names, it continues with random weights and a log line.
+    """
+    for path in folder.glob("*.safetensors"):
+        weights = load_file(path)
+        if not any(name.startswith(_TEXT) for name in weights):
+            path.write_bytes(save({_TEXT + name: value for name, value in weights.items()}, {"format": "pt"}))
+
+
+def _write_vocabulary(folder: Path) -> None:
+    """Write the two files of a CLIP tokenizer that transformers 4 reads, from the single file that 5 writes."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    tokenizer = json.loads(path.read_text())
+    if tokenizer.get("padding") or tokenizer.get("truncation"):  # of the last call, kept by the fast tokenizer
+        path.write_text(
+            json.dumps(tokenizer | {"padding": None, "truncation": None}, indent=2, ensure_ascii=False) + "\n"
+        )
+    model = tokenizer["model"]
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+
+
+def write_publication(model: Path, out: Path, *, license: str | None = None, name: str | None = None) -> None:
+    """Write a folder to upload as a hub repository.
+
+    Only configurations, tokenizers and safetensors of the pipeline's parts are copied. A model card in ``model`` is
+    copied, otherwise one is written.
 
     Args:
         model: a folder written by ``FaceDeidPipeline.save_pretrained``.
         out: a folder that does not exist, or is empty.
-        license: of the weights, in the hub's words, as "apache-2.0"; needed where ``model`` has no card.
-        name: the repository's, for the card; the name of ``out`` when None.
+        license: of the weights, a hub identifier such as "apache-2.0"; required if ``model`` has no card.
+        name: of the repository, for the card; the name of ``out`` when None.
 
     Raises:
-        UsageError: ``out`` is taken, or card and licence do not fit.
+        UsageError: ``out`` exists and is not empty, or card and licence do not fit.
         DeidError: ``model`` is no such folder or lacks a part.
     """
     index = _read_index(model)
-    parts = {name: one[1] for name, one in index.items() if isinstance(one, list) and name != "_class_name" and one[1]}
+    parts = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[1]}
     has_card = (model / _CARD).is_file()
     _check_license(license, has_card, model)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists already and is not empty: name another folder")
     if model.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UsageError(f"{out}: lies in the model's folder: name another folder")
+        raise UsageError(f"{out}: is inside the model's folder: name another folder")
     files = [path for part in parts for path in _files(model / part)]
     temporary = out.with_name(f".{out.name}-{secrets.token_hex(4)}")
     try:
@@ -182,7 +177,8 @@ def write_publication(model: Path, out: Path, *, license: str | None = None, nam
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-        _write_portable(temporary)
+        write_portable(temporary)
+        write_shims(temporary)
         if has_card:
             shutil.copyfile(model / _CARD, temporary / _CARD)
         else:
@@ -197,77 +193,93 @@ def write_publication(model: Path, out: Path, *, license: str | None = None, nam
 
 
 def pipeline_card(folder: Path, parts: dict[str, str], license: str, name: str) -> str:
-    """The card of a pipeline's folder.
+    """Return the model card of a pipeline.
 
     Args:
         folder: of the pipeline.
         parts: its parts' names and classes.
-        license: in the hub's words.
+        license: hub identifier.
         name: of the repository.
     """
     index = json.loads((folder / "model_index.json").read_text())
     rows = [(f"`{part}`", kind, _parameters(folder / part)) for part, kind in parts.items()]
-    options = [(f"`{key}`", value) for key, value in index.items() if key.startswith("default_") or key == "control"]
-    return "\n\n".join(
-        [
-            front_matter(license),
-            f"# {name}",
-            _HOW.format(name=name),
-            "## Parts",
-            table(("part", "class", "parameters"), rows),
-            table(("default", "value"), options),
-            "## Training data",
-            "Not recorded here: say what the parts were trained on, and under which licences.",
-            "## Measured figures",
-            figures(folder),
-            USES,
-        ]
-    )
+    defaults = [(f"`{key}`", value) for key, value in index.items() if key.startswith("default_") or key == "control"]
+    sections = [
+        front_matter(license),
+        f"# {name}",
+        _HOW.format(name=name),
+        "## Parts",
+        table(("part", "class", "parameters"), rows),
+        table(("default", "value"), defaults),
+        "## Training data",
+        "Not recorded: state the training data of the parts, and its licences.",
+        "## Measured figures",
+        figures(folder),
+        USES,
+    ]
+    return "\n\n".join(sections)
 
 
-def _read_index(model: Path) -> dict[str, object]:
+def front_matter(license: str) -> str:
+    """Return a model card's metadata; ``license`` is a hub identifier such as "apache-2.0"."""
+    return f"---\n{ModelCardData(license=license, library_name='diffusers', tags=list(TAGS))}\n---"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a Markdown table; floats have four digits."""
+    cells = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in cells)
+
+
+def figures(folder: Path) -> str:
+    """Return the measured figures in a folder's ``figures.json``, as ``benchmarks/folder.py`` prints it."""
+    path = folder / "figures.json"
+    if not path.is_file():
+        return "None yet."
+    return table(("figure", "value"), [(f"`{name}`", value) for name, value in json.loads(path.read_text()).items()])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def _read_index(model: Path) -> dict[str, Any]:
+    """Return the ``model_index.json`` of a saved pipeline. Raises DeidError for another folder."""
     try:
-        index = json.loads((model / "model_index.json").read_text())
-        kind = index["_class_name"]
-    except (OSError, ValueError, KeyError) as error:
-        why = one_line(error)[:120]
-        raise DeidError(f"{model}: no folder written by FaceDeidPipeline.save_pretrained ({why})") from error
-    if kind not in ("FaceDeidPipeline", ["pipeline", "FaceDeidPipeline"]):
+        index = use_installed_classes(json.loads((model / "model_index.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        reason = one_line(error)[:120]
+        raise DeidError(f"{model}: no folder written by FaceDeidPipeline.save_pretrained ({reason})") from error
+    if index.get("_class_name") != "FaceDeidPipeline":
+        kind = one_line(index.get("_class_name"))[:80]
         raise DeidError(f"{model}: holds a {kind}: expected a FaceDeidPipeline, as save_pretrained writes it")
     return index
 
 
 def _check_license(license: str | None, has_card: bool, model: Path) -> None:
     if has_card and license is not None:
-        raise UsageError(f"{model / _CARD}: is taken over as it is and names its licence: leave out --license")
+        raise UsageError(f"{model / _CARD}: is copied and names its own licence: omit --license")
     if not has_card and license is None:
-        raise UsageError("under which licence are the weights? Say it: --license apache-2.0, or creativeml-openrail-m")
+        raise UsageError("the licence of the weights is required: pass --license apache-2.0, or creativeml-openrail-m")
     if license is not None and not _LICENSE.fullmatch(license):
-        raise UsageError(f"--license {one_line(license)}: expected an identifier of the hub's, as apache-2.0")
+        raise UsageError(f"--license {one_line(license)}: expected a hub identifier such as apache-2.0")
 
 
 def _files(part: Path) -> Iterator[Path]:
-    """What is copied of a part. Raises DeidError for one that is missing, or whose weights are pickled only."""
+    """Yield the files of a part to copy. Raises DeidError for a missing part, or one with weights in pickles only."""
     files = [path for path in sorted(part.glob("*")) if path.is_file() and path.suffix in _COPIED]
     if not files:
         raise DeidError(f"{part}: is missing or empty, but model_index.json names it")
-    pickled = [path.name for path in part.glob("*") if path.suffix in (".bin", ".ckpt", ".pt", ".pth")]
-    if pickled and not any(path.suffix == ".safetensors" for path in files):
-        raise DeidError(f"{part / pickled[0]}: weights in a pickle are not published: save them as safetensors")
+    pickles = [path.name for path in part.glob("*") if path.suffix in (".bin", ".ckpt", ".pt", ".pth")]
+    if pickles and not any(path.suffix == ".safetensors" for path in files):
+        raise DeidError(f"{part / pickles[0]}: weights in a pickle are not published: save them as safetensors")
     yield from files
 
 
 def _parameters(part: Path) -> str:
-    """The number of a part's parameters, buffers included; empty for one without weights."""
-    from safetensors import safe_open
-
+    """Return the number of a part's parameters, buffers included; empty for one without weights."""
     count = 0
     for path in part.glob("*.safetensors"):
         with safe_open(path, "pt") as weights:
             count += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     return f"{count:,}" if count else ""
-
-
-def _write_portable(folder: Path) -> None:
-
-    write_portable(folder)

@@ -135,7 +135,7 @@ def test_custom_phrase(model_folder: Path) -> None:
 def test_folder_without_adapter(model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path / "broken")
     shutil.rmtree(tmp_path / "broken" / "attribute_adapter")
-    with pytest.raises(DeidError, match="no AttributeTokens can be loaded"):
+    with pytest.raises(DeidError, match="no AttributeAdapter can be loaded"):
         LoadedAdapter(tmp_path / "broken")
 
 

@@ -8,7 +8,7 @@ import pytest
 from deid_diffusion.faces.boxes import Detection, merge_faces, overlaps, same_face, suppress
 
 
-def test_overlaps_over_union_and_over_the_smaller():
+def test_overlaps():
     iou, contained = overlaps(
         np.array([0, 0, 10, 10]), np.array([[0, 0, 10, 10], [5, 0, 15, 10], [2, 2, 4, 4], [50, 50, 60, 60]])
     )
@@ -16,7 +16,7 @@ def test_overlaps_over_union_and_over_the_smaller():
     assert contained == pytest.approx([1, 0.5, 1, 0])
 
 
-def test_suppress_keeps_the_best_of_each_place():
+def test_suppress():
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [40, 40, 50, 50]], dtype=float)
     assert suppress(boxes, np.array([0.5, 0.9, 0.4]), iou=0.3).tolist() == [1, 2]
     assert suppress(np.zeros((0, 4)), np.zeros(0), iou=0.3).tolist() == []
@@ -38,7 +38,7 @@ def test_same_face(other, as_other, as_best):
     assert same_face(other, large) is as_best
 
 
-def test_merged_face_covers_all_and_keeps_the_measured_points():
+def test_merge_box_and_points():
     ours, theirs = np.full((5, 2), 1, np.float32), np.full((5, 2), 2, np.float32)
     faces = [
         Detection((200, 0, 300, 100), 0.4, "centerface"),
@@ -52,7 +52,7 @@ def test_merged_face_covers_all_and_keeps_the_measured_points():
     assert second == faces[0]
 
 
-def test_points_of_either_detector_are_better_than_none():
+def test_merge_without_centerface_points():
     theirs = np.full((5, 2), 2, np.float32)
     faces = [
         Detection((0, 0, 100, 100), 0.7, "centerface"),

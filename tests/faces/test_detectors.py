@@ -1,27 +1,47 @@
-"""Freeing the input size of an ONNX model."""
+"""CenterFace on images of any size."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
 import numpy as np
 import pytest
 
-from deid_diffusion.faces.detectors import INPUT, _model_file, _session, with_free_shape
+from deid_diffusion.faces.detectors import STRIDE, CenterFaceDetector, decode
 
 
-def test_the_freed_model_takes_any_size():
-    session = _session()
-    assert [(given.name, given.shape) for given in session.get_inputs()] == [(INPUT, ["batch", 3, "height", "width"])]
-    for height, width in [(32, 64), (96, 32)]:
-        heat, *_ = session.run(None, {INPUT: np.zeros((1, 3, height, width), np.float32)})
-        assert heat.shape == (1, 1, height // 4, width // 4)
+@pytest.fixture(scope="module")
+def images(astronaut: np.ndarray) -> list[np.ndarray]:
+    """The same face at three sizes, none of them a multiple of the network's."""
+    return [cv2.resize(astronaut, size, interpolation=cv2.INTER_AREA) for size in [(333, 300), (500, 490), (250, 270)]]
 
 
-def test_a_missing_input_is_refused():
-    with pytest.raises(ValueError, match=r"^model: expected an ONNX model with the input 'photo'"):
-        with_free_shape(_model_file().read_bytes(), "photo", (1, 3, 32, 32))
+def test_centerface_any_size(images: list[np.ndarray]) -> None:
+    detector = CenterFaceDetector()
+    first = [detector(image) for image in images]
+    for image, faces in zip(images, first, strict=True):
+        height, width = image.shape[:2]
+        assert len(faces) == 1
+        assert np.array(faces[0].box) / (width, height, width, height) == pytest.approx(
+            (0.33, 0.12, 0.53, 0.37), abs=0.04
+        )
+    with ThreadPoolExecutor(3) as pool:
+        again = list(pool.map(detector, images * 3))
+    assert [faces[0].box for faces in again] == [faces[0].box for faces in first] * 3
 
 
-@pytest.mark.parametrize("model", [b"", b"no model at all", _model_file().read_bytes()[:-9]])
-def test_other_bytes_are_refused(model):
-    with pytest.raises(ValueError, match=r"^model: expected"):
-        with_free_shape(model, INPUT, (1, 3, 32, 32))
+def test_decode() -> None:
+    """One cell: a box of 8 x 16 px around its centre, and points at the corner, the centre and the far corner."""
+    heat, sizes, offsets, points = (np.zeros((1, n, 4, 4), np.float32) for n in (1, 2, 2, 10))
+    heat[0, 0, 1, 2] = 0.9
+    sizes[0, :, 1, 2] = np.log([4, 2])  # h, w in cells
+    points[0, :, 1, 2] = [0, 0, 0.5, 0.5, 1, 1, 0, 1, 1, 0]
+    boxes, scores, places = decode([heat, sizes, offsets, points], 0.5)
+    x, y = 2.5 * STRIDE, 1.5 * STRIDE
+    np.testing.assert_allclose(boxes, [(x - 4, y - 8, x + 4, y + 8)], atol=1e-5)
+    np.testing.assert_allclose(
+        places[0], [(x - 4, y - 8), (x, y), (x + 4, y + 8), (x + 4, y - 8), (x - 4, y + 8)], atol=1e-5
+    )
+    assert scores == pytest.approx([0.9])
+    assert len(decode([heat, sizes, offsets, points], 0.95)[0]) == 0

@@ -1,7 +1,8 @@
-"""The network gives dlib's own numbers, and only dlib's own file is taken for it."""
+"""The network equals dlib's own, and reads no file but dlib's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,83 +29,56 @@ def chips(astronaut: np.ndarray) -> np.ndarray:
     return np.stack([face, face[:, ::-1], face // 3, np.roll(face, 12, 0), noise, np.zeros_like(face)])
 
 
-def numbers(network: DlibFaceNetwork, chips: np.ndarray) -> np.ndarray:
+def embed(network: DlibFaceNetwork, chips: np.ndarray) -> np.ndarray:
     """(N, 128) of chips (N, 150, 150, 3)."""
     with torch.inference_mode():
         return network(torch.from_numpy(chips.astype(np.float32)).permute(0, 3, 1, 2)).numpy()
 
 
-def test_same_numbers_as_dlib(network: DlibFaceNetwork, chips: np.ndarray):
+def test_equals_dlib(network: DlibFaceNetwork, chips: np.ndarray) -> None:
     dlib = pytest.importorskip("dlib")
     theirs = dlib.face_recognition_model_v1(str(model_file()))
-    wanted = np.array([theirs.compute_face_descriptor(np.ascontiguousarray(chip)) for chip in chips])
-    assert np.abs(wanted).max() > 0.1
-    np.testing.assert_allclose(numbers(network, chips), wanted, atol=1e-5)
+    expected = np.array([theirs.compute_face_descriptor(np.ascontiguousarray(chip)) for chip in chips])
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(embed(network, chips), expected, atol=1e-5)
 
 
-def test_known_numbers(network: DlibFaceNetwork):
-    """What dlib gives for a chip of one colour: holds where dlib is not installed."""
-    found = numbers(network, np.full((1, SIDE, SIDE, 3), (200, 150, 100), np.uint8))[0]
-    assert found.shape == (DIMENSIONS,)
-    np.testing.assert_allclose(found[:4], (-0.048827, 0.126099, 0.046338, -0.002038), atol=1e-5)
+def test_known_embedding(network: DlibFaceNetwork) -> None:
+    """The embedding by dlib itself of a chip of one colour, for machines without dlib."""
+    embedding = embed(network, np.full((1, SIDE, SIDE, 3), (200, 150, 100), np.uint8))[0]
+    assert embedding.shape == (DIMENSIONS,)
+    np.testing.assert_allclose(embedding[:4], (-0.048827, 0.126099, 0.046338, -0.002038), atol=1e-5)
 
 
-def test_batch_equals_single(network: DlibFaceNetwork, chips: np.ndarray):
-    alone = np.concatenate([numbers(network, chip[None]) for chip in chips])
-    np.testing.assert_allclose(numbers(network, chips), alone, atol=1e-5)
+def test_batch_equals_single(network: DlibFaceNetwork, chips: np.ndarray) -> None:
+    alone = np.concatenate([embed(network, chip[None]) for chip in chips])
+    np.testing.assert_allclose(embed(network, chips), alone, atol=1e-5)
 
 
-def test_other_sizes_are_refused(network: DlibFaceNetwork):
+def test_other_size_refused(network: DlibFaceNetwork) -> None:
     with pytest.raises(ValueError, match=r"expected \(N, 3, 150, 150\), got \(1, 3, 160, 160\)"):
         network(torch.zeros(1, 3, 160, 160))
 
 
-def test_weights_are_frozen(network: DlibFaceNetwork):
+def test_weights_frozen(network: DlibFaceNetwork) -> None:
     assert not network.training
     assert not any(weights.requires_grad for weights in network.parameters())
 
 
-@pytest.mark.parametrize("share", [0, 1e-6, 1e-5, 0.001, 0.5, 0.999999])
-def test_truncated_file(tmp_path: Path, share: float):
-    data = model_file().read_bytes()
-    (path := tmp_path / "short.dat").write_bytes(data[: int(share * len(data))])
-    refused(path, "it ends early")
-
-
 @pytest.mark.parametrize(
-    ("at", "byte", "why"),
+    "damage",
     [
-        (1, 9, "version: expected 1, found 9"),
-        (6, ord("x"), "no layer loss_metric_2"),
-        (32, 1, "layers: expected 2, found 1"),
-        (300, ord("x"), "no layer input_rgb_image_sized"),
-        (0, 0x70, "no number at byte 0"),
-        (-33, ord("x"), "no flags before byte"),
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1],
+        lambda data: data + b"\1\0",
+        lambda data: data[:300] + b"x" + data[301:],
+        lambda data: b"<!DOCTYPE html>\n<p>not found",
     ],
 )
-def test_changed_file(tmp_path: Path, at: int, byte: int, why: str):
-    data = bytearray(model_file().read_bytes())
-    data[at] = byte
-    (path := tmp_path / "changed.dat").write_bytes(data)
-    refused(path, why)
-
-
-def test_file_with_more(tmp_path: Path):
-    (path := tmp_path / "long.dat").write_bytes(model_file().read_bytes() + b"\1\0")
-    refused(path, "bytes left over: expected 0, found 2")
-
-
-@pytest.mark.parametrize(
-    "data", [b"<!DOCTYPE html>\n<p>not found", bytes(5000), bytes(range(256)) * 99, b"\x01" * 5000]
-)
-def test_foreign_file(tmp_path: Path, data: bytes):
-    (path := tmp_path / "foreign.dat").write_bytes(data)
-    refused(path, "")
-
-
-def refused(path: Path, why: str) -> None:
-    """The file's refusal names it and says why, in one line."""
-    with pytest.raises(ValueError, match=r"\.dat is not dlib's face recognition network: .*" + why) as caught:
+def test_other_file_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "other.dat"
+    path.write_bytes(damage(model_file().read_bytes()))
+    with pytest.raises(ValueError, match=r"other\.dat is not dlib's face recognition network") as caught:
         load(path)
-    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

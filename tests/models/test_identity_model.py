@@ -15,7 +15,7 @@ def people() -> IdentityModel:
     return make_tiny_people()
 
 
-def test_packing_keeps_luminance_and_smooth_colours(people: IdentityModel) -> None:
+def test_pack_keeps_luminance_and_smooth_colours(people: IdentityModel) -> None:
     rows, columns = np.mgrid[:32, :32] / 32
     texture = np.stack([rows, 0.5 * columns, rows * columns], 2).astype(np.float32)
     again = people.unpack(people.pack(texture))
@@ -26,7 +26,7 @@ def test_packing_keeps_luminance_and_smooth_colours(people: IdentityModel) -> No
     assert not again[~inside].any()
 
 
-def test_each_region_comes_from_its_donor(people: IdentityModel) -> None:
+def test_texture_regions(people: IdentityModel) -> None:
     alone, other = people.texture(Donors(0, 0, 0, 0, 0)), people.texture(Donors(1, 1, 1, 1, 1))
     mixed = people.texture(Donors(0, 1, 0, 0, 0))
     weight = region_weight("eyes", 32)
@@ -38,7 +38,7 @@ def test_each_region_comes_from_its_donor(people: IdentityModel) -> None:
     assert weight[-4:].max() < 0.05
 
 
-def test_shapes_are_mixed_like_textures(people: IdentityModel) -> None:
+def test_shape_regions(people: IdentityModel) -> None:
     alone, other = people.shape(Donors(0, 0, 0, 0, 0)), people.shape(Donors(1, 1, 1, 1, 1))
     mixed = people.shape(Donors(0, 1, 0, 0, 0))
     eye, chin = 159, 152
@@ -46,7 +46,7 @@ def test_shapes_are_mixed_like_textures(people: IdentityModel) -> None:
     assert np.allclose(mixed[chin], alone[chin], atol=1e-3)
 
 
-def test_a_texture_of_the_modes_is_its_own_projection(people: IdentityModel) -> None:
+def test_project(people: IdentityModel) -> None:
     values = people.mean.numpy() + 0.002 * people.modes[0].numpy()
     assert people.modes[:1].float().square().sum() > 0
     texture = people.unpack(values.astype(np.float32))
@@ -55,7 +55,7 @@ def test_a_texture_of_the_modes_is_its_own_projection(people: IdentityModel) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_it_is_saved_and_loaded_in_any_precision(people: IdentityModel, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_save_and_load_dtypes(people: IdentityModel, tmp_path: Path, dtype: torch.dtype) -> None:
     people.save_pretrained(tmp_path)
     loaded = IdentityModel.from_pretrained(tmp_path, torch_dtype=dtype)
     assert loaded.modes.dtype == torch.int8
@@ -65,7 +65,7 @@ def test_it_is_saved_and_loaded_in_any_precision(people: IdentityModel, tmp_path
     assert torch.equal(loaded.to(torch.bfloat16).shapes, people.shapes)  # a face's points need more digits
 
 
-def test_donors_fit_in_twelve_bytes() -> None:
+def test_donors_bytes() -> None:
     donors = Donors(639, 1, 0, 77, 300, 145)
     assert len(donors.to_bytes()) == 12
     assert Donors.from_bytes(donors.to_bytes()) == donors
@@ -74,7 +74,7 @@ def test_donors_fit_in_twelve_bytes() -> None:
         Donors.from_bytes(b"short")
 
 
-def test_the_embedded_people_are_of_every_age_and_sex(anonymizer) -> None:
+def test_builtin_people_cover_ages_and_sexes(anonymizer) -> None:
     model = anonymizer.pipeline.identity_model
     male, age = model.measures[:, 0].float(), model.measures[:, 1].float()
     for low, high in ((0, 12), (12, 25), (25, 50), (50, 99)):
@@ -83,10 +83,10 @@ def test_the_embedded_people_are_of_every_age_and_sex(anonymizer) -> None:
         assert int((here & (male < 0.5)).sum()) >= 10
 
 
-def test_asymmetry_is_nothing_in_symmetrical_regions(people: IdentityModel) -> None:
+def test_asymmetry(people: IdentityModel) -> None:
     rng = np.random.default_rng(0)
-    one_sided = rng.normal(size=(32, 32, 3)).astype(np.float32)
-    for texture, low, high in ((one_sided + one_sided[:, ::-1], 0.0, 0.01), (one_sided, 1.0, 2.0)):
+    asymmetric = rng.normal(size=(32, 32, 3)).astype(np.float32)
+    for texture, low, high in ((asymmetric + asymmetric[:, ::-1], 0.0, 0.01), (asymmetric, 1.0, 2.0)):
         people.mean.copy_(torch.from_numpy(people.pack(texture)))
         people.codes.zero_()
         people._asymmetries = {}
@@ -94,7 +94,7 @@ def test_asymmetry_is_nothing_in_symmetrical_regions(people: IdentityModel) -> N
         assert (people.asymmetry("eyes") <= high).all()
 
 
-def test_brightness_is_read_between_lips_and_lids(people: IdentityModel) -> None:
+def test_teeth_and_eye_whites(people: IdentityModel) -> None:
     texture = np.full((32, 32, 3), -0.3, np.float32)
     mesh = texture_mesh(32)
     (left, top), (right, bottom) = mesh[list(MESH_EYES[0])].min(0), mesh[list(MESH_EYES[0])].max(0)

@@ -1,4 +1,4 @@
-"""What the tiny pipeline of these tests is called with: three noisy crops with a square to fill."""
+"""Inputs of the tiny pipeline: three noisy crops with a square mask."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def inputs(batch: int = 3) -> dict[str, torch.Tensor]:
 
 
 def generators(seeds: Iterable[int] = range(3)) -> list[torch.Generator]:
-    """One for each result."""
+    """One generator per result."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 

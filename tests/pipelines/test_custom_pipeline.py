@@ -1,4 +1,4 @@
-"""Every way in which diffusers takes a custom pipeline, from folders and from a hub."""
+"""Custom pipelines in diffusers, from folders and from a hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
 from deid_diffusion.pipelines.loading import load_pipeline
+from deid_diffusion.pipelines.presets import INPAINTING
 from tests.loopback_hub import loopback_hub
 from tests.pipelines.faces import inputs, run
 from tests.tiny_hub import add_to_cache
@@ -22,11 +23,11 @@ ASKS = Version(diffusers.__version__) >= Version("0.38")  # before, a folder's c
 
 
 @pytest.fixture
-def taken(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A hub that has the model, a repository with nothing but our pipeline.py, and a checkpoint without our parts."""
-    folders = {"me/model": saved, "me/face-deid": SHIM}
-    with loopback_hub(monkeypatch, tmp_path / "cache", folders) as taken:
-        yield taken
+def downloads(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub with the published model, and a repository with nothing but our pipeline.py; the files downloaded."""
+    folders = {"me/model": published, "me/face-deid": SHIM}
+    with loopback_hub(monkeypatch, tmp_path / "cache", folders) as downloads:
+        yield downloads
 
 
 def check(loaded: DiffusionPipeline, plain: np.ndarray) -> None:
@@ -38,49 +39,56 @@ def check(loaded: DiffusionPipeline, plain: np.ndarray) -> None:
     assert loaded.embed_phrases(["a man"]).shape == (1, 16)
 
 
-@pytest.mark.parametrize("form", [str(SHIM), str(SHIM / "pipeline.py"), "pipeline", None])
-def test_from_a_folder(form: str | None, saved: Path, plain: np.ndarray) -> None:
-    """A folder with pipeline.py; a file; a file's name inside the model's folder; what model_index.json names."""
+@pytest.mark.parametrize("form", [str(SHIM), str(SHIM / "pipeline.py")])
+def test_saved_folder(form: str, saved: Path, plain: np.ndarray) -> None:
+    """A folder with pipeline.py, or the file; the model's own folder needs no code."""
+    assert not list(saved.rglob("*.py"))
     check(DiffusionPipeline.from_pretrained(saved, custom_pipeline=form, trust_remote_code=True), plain)
 
 
+@pytest.mark.parametrize("form", [str(SHIM), "pipeline", None])
+def test_published_folder(form: str | None, published: Path, plain: np.ndarray) -> None:
+    """A folder with pipeline.py; a file's name in the model's folder; the class in model_index.json."""
+    check(DiffusionPipeline.from_pretrained(published, custom_pipeline=form, trust_remote_code=True), plain)
+
+
 @pytest.mark.parametrize("form", ["me/face-deid", "pipeline", None])
-def test_from_a_hub(form: str | None, taken: list[str], plain: np.ndarray) -> None:
-    """A repository with pipeline.py; a file's name inside the model's repository; what model_index.json names."""
+def test_hub(form: str | None, downloads: list[str], plain: np.ndarray) -> None:
+    """A repository with pipeline.py; a file's name in the model's repository; the class in model_index.json."""
     check(DiffusionPipeline.from_pretrained("me/model", custom_pipeline=form, trust_remote_code=True), plain)
-    assert "attribute_adapter/attribute_adapter.py" in taken
-    assert "pipeline.py" in taken
+    assert "attribute_adapter/attribute_adapter.py" in downloads
+    assert "pipeline.py" in downloads
 
 
-@pytest.mark.parametrize("source", ["folder", "hub"])
-def test_by_its_class(source: str, saved: Path, taken: list[str], plain: np.ndarray) -> None:
-    name = {"folder": saved, "hub": "me/model"}[source]
+@pytest.mark.parametrize("source", ["saved", "published", "hub"])
+def test_class(source: str, saved: Path, published: Path, downloads: list[str], plain: np.ndarray) -> None:
+    name = {"saved": saved, "published": published, "hub": "me/model"}[source]
     check(FaceDeidPipeline.from_pretrained(name, trust_remote_code=True), plain)
 
 
-def test_from_the_hubs_cache_without_a_network(saved: Path, tmp_path: Path, plain: np.ndarray) -> None:
-    add_to_cache(tmp_path, "me/model", saved)
+def test_hub_cache_offline(published: Path, tmp_path: Path, plain: np.ndarray) -> None:
+    add_to_cache(tmp_path, "me/model", published)
     offline = {"cache_dir": tmp_path, "local_files_only": True}
     check(DiffusionPipeline.from_pretrained("me/model", trust_remote_code=True, **offline), plain)
 
 
-def test_what_was_downloaded_is_loaded_without_a_network_and_without_its_code(
-    saved: Path, tmp_path: Path, hub_cache: Path, plain: np.ndarray
+@pytest.mark.parametrize("source", ["saved", "published"])
+def test_loader_downloads_no_code(
+    source: str, saved: Path, published: Path, hub_cache: Path, plain: np.ndarray
 ) -> None:
-    """By our own loader: diffusers 0.42 asks the hub for the commit of a repository's code even so."""
-    with pytest.MonkeyPatch.context() as patch, loopback_hub(patch, hub_cache, {"me/model": saved}) as taken:
+    """The second time without a network: diffusers 0.42 requests the commit of a repository's code even so."""
+    folder = {"saved": saved, "published": published}[source]
+    with pytest.MonkeyPatch.context() as patch, loopback_hub(patch, hub_cache, {"me/model": folder}) as downloads:
         load_pipeline("me/model", torch.float32)
-    assert {"unet/config.json", "attribute_adapter/config.json"} <= set(taken)
-    assert not any(name.endswith(".py") for name in taken)
+    assert {"unet/config.json", "attribute_adapter/config.json"} <= set(downloads)
+    assert not any(name.endswith(".py") for name in downloads)
     check(load_pipeline("me/model", torch.float32), plain)
 
 
 @pytest.mark.parametrize("form", [str(SHIM), "me/face-deid"])
-def test_over_a_plain_checkpoint_with_our_parts(
-    form: str, hub: dict[str, Path], taken: list[str], tiny_pipeline: FaceDeidPipeline
+def test_plain_checkpoint(
+    form: str, hub: dict[str, Path], downloads: list[str], tiny_pipeline: FaceDeidPipeline
 ) -> None:
-    from deid_diffusion.pipelines.presets import INPAINTING
-
     names = ("controlnet", "image_encoder", "attribute_adapter", "phrase_encoder")
     ours = {name: getattr(tiny_pipeline, name) for name in names}
     loaded = DiffusionPipeline.from_pretrained(
@@ -90,7 +98,7 @@ def test_over_a_plain_checkpoint_with_our_parts(
     assert all(getattr(loaded, name) is part for name, part in ours.items())
 
 
-def test_code_is_not_run_unasked(saved: Path, taken: list[str]) -> None:
-    for name in ([saved] if ASKS else []) + ["me/model"]:
+def test_trust_remote_code_required(published: Path, downloads: list[str]) -> None:
+    for name in ([published] if ASKS else []) + ["me/model"]:
         with pytest.raises(ValueError, match="trust_remote_code=True"):
             DiffusionPipeline.from_pretrained(name)

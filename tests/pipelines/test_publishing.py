@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -16,12 +17,13 @@ from transformers import CLIPTokenizer
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
 from deid_diffusion.pipelines.loading import BUILTIN
-from deid_diffusion.pipelines.publishing import write_portable, write_publication
+from deid_diffusion.pipelines.presets import INPAINTING
+from deid_diffusion.pipelines.publishing import use_installed_classes, write_portable, write_publication, write_shims
 from tests.loopback_hub import loopback_hub
 from tests.pipelines.faces import inputs, run
 
 
-def test_own_models_get_shims_and_parts_forget_where_they_came_from(tmp_path: Path) -> None:
+def test_shims(tmp_path: Path) -> None:
     index = {
         "_class_name": "FaceDeidPipeline",
         "image_encoder": ["deid_diffusion.models.face_encoder", "FaceEncoder"],
@@ -29,34 +31,41 @@ def test_own_models_get_shims_and_parts_forget_where_they_came_from(tmp_path: Pa
         "unet": ["diffusers", "UNet2DConditionModel"],
     }
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    for part in ("image_encoder", "unet"):
-        (tmp_path / part).mkdir()
-        (tmp_path / part / "config.json").write_text(json.dumps({"_name_or_path": "/home/me", "size": 3}))
-    write_portable(tmp_path)
-    written = json.loads((tmp_path / "model_index.json").read_text())
-    assert written["image_encoder"] == ["face_encoder", "FaceEncoder"]
-    assert written["attribute_adapter"] == [None, None]
-    assert written["unet"] == index["unet"]
+    (tmp_path / "image_encoder").mkdir()
+    write_shims(tmp_path)
+    shimmed = json.loads((tmp_path / "model_index.json").read_text())
+    assert shimmed["image_encoder"] == ["face_encoder", "FaceEncoder"]
+    assert (shimmed["attribute_adapter"], shimmed["unet"]) == ([None, None], index["unet"])
     assert "import FaceEncoder" in (tmp_path / "image_encoder" / "face_encoder.py").read_text()
-    assert json.loads((tmp_path / "unet" / "config.json").read_text()) == {"size": 3}
+    assert use_installed_classes(shimmed) == index
 
 
-def test_files_of_older_layout_are_added(tmp_path: Path) -> None:
+def test_portable_configs(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    for config in (tmp_path / "model_index.json", tmp_path / "unet" / "config.json"):
+        config.write_text(json.dumps({"_name_or_path": "/home/me", "size": 3}))
+    write_portable(tmp_path)
+    for config in (tmp_path / "model_index.json", tmp_path / "unet" / "config.json"):
+        assert json.loads(config.read_text()) == {"size": 3}
+
+
+def test_portable_older_layout(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FaceDeidPipeline"}))
     for part in ("text_encoder", "tokenizer"):
         (tmp_path / part).mkdir()
     weights = tmp_path / "text_encoder" / "model.safetensors"
     save_file({"embeddings.weight": torch.ones(2)}, weights, {"format": "pt"})
-    model = {"vocab": {"a": 0, "é</w>": 1}, "merges": [["a", "b</w>"], "c d"]}
-    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps({"model": model}))
+    vocabulary = {"a": 0, "é</w>": 1}
+    bpe = {"vocab": vocabulary, "merges": [["a", "b</w>"], "c d"]}
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps({"model": bpe}))
     for _ in range(2):
         write_portable(tmp_path)
     assert list(load_file(weights)) == ["text_model.embeddings.weight"]
-    assert json.loads((tmp_path / "tokenizer" / "vocab.json").read_text()) == model["vocab"]
+    assert json.loads((tmp_path / "tokenizer" / "vocab.json").read_text()) == vocabulary
     assert (tmp_path / "tokenizer" / "merges.txt").read_text().splitlines()[1:] == ["a b</w>", "c d"]
 
 
-def test_the_embedded_model_has_them() -> None:
+def test_builtin_older_layout() -> None:
     names = load_file(BUILTIN / "text_encoder" / "model.safetensors")
     assert all(name.startswith("text_model.") for name in names)
     model = json.loads((BUILTIN / "tokenizer" / "tokenizer.json").read_text())["model"]
@@ -65,7 +74,7 @@ def test_the_embedded_model_has_them() -> None:
     assert merges == [" ".join(pair) for pair in model["merges"]]
 
 
-def test_both_layouts_give_the_same_tokens() -> None:
+def test_layouts_same_tokens() -> None:
     texts = ["photo of a man", "A Woman, smiling; 3 freckles", ""]
     from_json = CLIPTokenizer.from_pretrained(BUILTIN / "tokenizer")(texts).input_ids
     vocab, merges = ((BUILTIN / "tokenizer" / name).read_text() for name in ("vocab.json", "merges.txt"))
@@ -77,10 +86,9 @@ def test_both_layouts_give_the_same_tokens() -> None:
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_pipeline: FaceDeidPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, and what should stay at home."""
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    tiny_pipeline.save_pretrained(folder)
+def model(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved pipeline with private files beside its own."""
+    folder = shutil.copytree(saved, tmp_path_factory.mktemp("model") / "model")
     for name in ("optimizer.bin", "unet/old.bin", "notes.txt", ".env", "logs/events"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("private")
@@ -88,8 +96,8 @@ def saved(tiny_pipeline: FaceDeidPipeline, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def published(saved: Path, tmp_path: Path) -> Path:
-    write_publication(saved, tmp_path / "publication", license="apache-2.0", name="me/model")
+def published(model: Path, tmp_path: Path) -> Path:
+    write_publication(model, tmp_path / "publication", license="apache-2.0", name="me/model")
     return tmp_path / "publication"
 
 
@@ -97,7 +105,7 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_holds_the_parts_the_shims_and_a_card_and_nothing_else(saved: Path, published: Path) -> None:
+def test_publication_files(published: Path) -> None:
     index = json.loads((published / "model_index.json").read_text())
     parts = {part for part, entry in index.items() if isinstance(entry, list) and entry[0] and part != "_class_name"}
     assert {path.name for path in published.iterdir()} == parts | {"README.md", "model_index.json", "pipeline.py"}
@@ -107,7 +115,7 @@ def test_it_holds_the_parts_the_shims_and_a_card_and_nothing_else(saved: Path, p
     assert not any("private" in path.read_text() for path in published.rglob("*.txt"))
 
 
-def test_the_card_is_one_that_the_hub_reads(published: Path) -> None:
+def test_model_card(published: Path) -> None:
     text = (published / "README.md").read_text()
     data = ModelCard(text).data.to_dict()
     assert (data["license"], data["library_name"]) == ("apache-2.0", "diffusers")
@@ -117,7 +125,7 @@ def test_the_card_is_one_that_the_hub_reads(published: Path) -> None:
     assert "not anonymisation of people" in text
 
 
-def test_a_hub_gives_back_the_same_model(
+def test_hub_round_trip(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_pipeline: FaceDeidPipeline
 ) -> None:
     with loopback_hub(monkeypatch, tmp_path / "cache", {"me/model": published}):
@@ -127,45 +135,48 @@ def test_a_hub_gives_back_the_same_model(
     assert np.abs(run(loaded, inputs()) - run(tiny_pipeline, inputs())).max() < 1e-5
 
 
-def test_a_card_of_ones_own_is_taken_over(saved: Path, tmp_path: Path) -> None:
+def test_own_card_copied(model: Path, tmp_path: Path) -> None:
     again = tmp_path / "model"
-    write_publication(saved, again, license="mit")
+    write_publication(model, again, license="mit")
     (again / "README.md").write_text("mine")
-    with pytest.raises(UsageError, match="leave out --license"):
+    with pytest.raises(UsageError, match="omit --license"):
         write_publication(again, tmp_path / "out", license="mit")
     write_publication(again, tmp_path / "out")
     assert (tmp_path / "out" / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    ("license", "words"), [(None, "under which licence"), ("Apache 2", "expected an identifier"), ("", "expected an")]
+    ("license", "words"),
+    [
+        (None, "the licence of the weights is required"),
+        ("Apache 2", "expected a hub identifier"),
+        ("", "expected a hub identifier"),
+    ],
 )
-def test_the_licence_is_asked_for(saved: Path, tmp_path: Path, license: str | None, words: str) -> None:
+def test_license_required(model: Path, tmp_path: Path, license: str | None, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        write_publication(saved, tmp_path / "out", license=license)
+        write_publication(model, tmp_path / "out", license=license)
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_written_over_or_into_the_model(saved: Path, tmp_path: Path) -> None:
+def test_out_taken(model: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("mine")
-    for out in (tmp_path / "taken", tmp_path / "taken" / "file", saved / "unet" / "out"):
+    for out in (tmp_path / "taken", tmp_path / "taken" / "file", model / "unet" / "out"):
         with pytest.raises(UsageError, match="name another folder"):
-            write_publication(saved, out, license="mit")
+            write_publication(model, out, license="mit")
     assert (tmp_path / "taken" / "file").read_text() == "mine"
     (tmp_path / "empty").mkdir()
-    write_publication(saved, tmp_path / "empty", license="mit")
+    write_publication(model, tmp_path / "empty", license="mit")
 
 
-def test_what_is_no_model_is_refused_and_leaves_nothing(hub: dict[str, Path], saved: Path, tmp_path: Path) -> None:
-    from deid_diffusion.pipelines.presets import INPAINTING
-
+def test_no_model_leaves_nothing(hub: dict[str, Path], model: Path, tmp_path: Path) -> None:
     with pytest.raises(DeidError, match="no folder written by FaceDeidPipeline"):
         write_publication(tmp_path, tmp_path / "out", license="mit")
     with pytest.raises(DeidError, match="holds a StableDiffusionInpaintPipeline"):
         write_publication(hub[INPAINTING.name], tmp_path / "out", license="mit")
     broken = tmp_path / "broken"
-    write_publication(saved, broken, license="mit")
+    write_publication(model, broken, license="mit")
     (broken / "README.md").unlink()
     weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
@@ -178,25 +189,25 @@ def test_what_is_no_model_is_refused_and_leaves_nothing(hub: dict[str, Path], sa
     assert {path.name for path in tmp_path.iterdir()} == {"broken"}
 
 
-def test_the_command_publishes_the_embedded_model(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publish_builtin(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     assert call("publish", "builtin", "-o", str(out), "--license", "apache-2.0") == (0, [str(out)], [])
     assert (out / "image_encoder" / "face_encoder.py").is_file()
     assert call("publish", "builtin", "-o", str(out), "--license", "apache-2.0")[0] == 2
 
 
-def test_the_command_uploads(call, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = {}
+def test_publish_upload(call, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload: dict[str, object] = {}
 
     def upload_folder(**options: object) -> None:
-        sent.update(options)
+        upload.update(options)
 
     monkeypatch.setattr(huggingface_hub, "create_repo", lambda name, **_: type("Repository", (), {"repo_id": name}))
     monkeypatch.setattr(huggingface_hub, "upload_folder", upload_folder)
-    arguments = ("publish", str(saved), "--license", "mit", "--repo-id", "me/model", "-o")
+    arguments = ("publish", str(model), "--license", "mit", "--repo-id", "me/model", "-o")
     code, lines, _ = call(*arguments, str(tmp_path / "out"))
     assert (code, lines[-1]) == (0, "uploaded to me/model")
-    assert (sent["repo_id"], sent["folder_path"]) == ("me/model", tmp_path / "out")
+    assert (upload["repo_id"], upload["folder_path"]) == ("me/model", tmp_path / "out")
 
     code, _, errors = call(*arguments[:-2], "a b/c", "-o", str(tmp_path / "other"))
     assert (code, errors) == (2, ["error: --repo-id a b/c: expected OWNER/NAME, of letters, digits, -, _ and ."])

@@ -1,4 +1,4 @@
-"""What diffusers offers besides a call, with our pipeline: each thing is used as its users use it."""
+"""diffusers' tools for pipelines (schedulers, LoRA, IP-Adapter, offloading) with FaceDeidPipeline."""
 
 import copy
 from pathlib import Path
@@ -28,15 +28,15 @@ def pipeline(tiny_pipeline: FaceDeidPipeline) -> FaceDeidPipeline:
     return copy.deepcopy(tiny_pipeline)
 
 
-def differs(one: np.ndarray, other: np.ndarray) -> bool:
-    return float(np.abs(one - other).max()) > 1e-4
+def differs(result: np.ndarray, other: np.ndarray) -> bool:
+    return float(np.abs(result - other).max()) > 1e-4
 
 
 @pytest.mark.parametrize(
     "name",
     ["DDIM", "LCM", "TCD", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "EulerAncestralDiscrete", "PNDM"],
 )
-def test_every_scheduler_paints(pipeline: FaceDeidPipeline, name: str) -> None:
+def test_scheduler(pipeline: FaceDeidPipeline, name: str) -> None:
     config = {**pipeline.scheduler.config, "rescale_betas_zero_snr": False, "skip_prk_steps": True}
     pipeline.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(config)
     pictures = run(pipeline, inputs(), num_inference_steps=3)
@@ -45,46 +45,46 @@ def test_every_scheduler_paints(pipeline: FaceDeidPipeline, name: str) -> None:
 
 
 @pytest.mark.parametrize("output_type", ["pil", "np", "pt", "latent"])
-def test_every_output_type(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray, output_type: str) -> None:
-    made = tiny_pipeline(**inputs(), generator=generators(), output_type=output_type, return_dict=False)[0]
-    assert len(made) == 3
+def test_output_type(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray, output_type: str) -> None:
+    result = tiny_pipeline(**inputs(), generator=generators(), output_type=output_type, return_dict=False)[0]
+    assert len(result) == 3
     if output_type == "pil":
-        assert isinstance(made[0], Image.Image)
-        made = np.stack([np.asarray(one) / 255 for one in made])
-        assert np.abs(made - plain).max() <= 0.5 / 255 + 1e-6
+        assert isinstance(result[0], Image.Image)
+        result = np.stack([np.asarray(image) / 255 for image in result])
+        assert np.abs(result - plain).max() <= 0.5 / 255 + 1e-6
     elif output_type == "pt":
-        assert torch.allclose(made.permute(0, 2, 3, 1), torch.from_numpy(plain), atol=1e-6)
+        assert torch.allclose(result.permute(0, 2, 3, 1), torch.from_numpy(plain), atol=1e-6)
     elif output_type == "latent":
-        assert made.shape == (3, 4, 16, 16)
+        assert result.shape == (3, 4, 16, 16)
 
 
-def test_several_results_for_each_crop_stand_together(tiny_pipeline: FaceDeidPipeline) -> None:
+def test_num_images_per_prompt(tiny_pipeline: FaceDeidPipeline) -> None:
     given = inputs()
     together = run(tiny_pipeline, given, num_images_per_prompt=2, generator=generators(range(6)))
     twice = {name: value.repeat_interleave(2, 0) for name, value in given.items()}
     assert np.abs(together - run(tiny_pipeline, twice, generator=generators(range(6)))).max() < 1e-4
 
 
-def test_one_generator_serves_a_whole_batch(tiny_pipeline: FaceDeidPipeline) -> None:
-    one, same = (run(tiny_pipeline, inputs(), generator=torch.Generator().manual_seed(3)) for _ in range(2))
-    assert np.array_equal(one, same)
+def test_single_generator(tiny_pipeline: FaceDeidPipeline) -> None:
+    first, second = (run(tiny_pipeline, inputs(), generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert np.array_equal(first, second)
 
 
-def test_a_callback_sees_every_step_and_can_end_the_run(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
-    seen = []
+def test_callback(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
+    steps = []
 
-    def look(pipe, step, time, tensors):
-        seen.append((step, sorted(tensors), tensors["prompt_embeds"].shape[0]))
+    def stop(pipe, step, time, tensors):
+        steps.append((step, sorted(tensors), tensors["prompt_embeds"].shape[0]))
         pipe._interrupt = True
         return tensors
 
     names = ["latents", "prompt_embeds"]
-    made = run(tiny_pipeline, inputs(), callback_on_step_end=look, callback_on_step_end_tensor_inputs=names)
-    assert seen == [(0, names, 6)]
-    assert differs(made, plain)
+    result = run(tiny_pipeline, inputs(), callback_on_step_end=stop, callback_on_step_end_tensor_inputs=names)
+    assert steps == [(0, names, 6)]
+    assert differs(result, plain)
 
 
-def test_embedded_texts_and_an_end_to_the_map(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
+def test_prompt_embeds_and_guidance(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     positive, negative = tiny_pipeline.encode_prompt([""] * 3, torch.device("cpu"), 1, True)
     given = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
     assert np.abs(run(tiny_pipeline, inputs(), **given) - plain).max() < 1e-5
@@ -92,7 +92,7 @@ def test_embedded_texts_and_an_end_to_the_map(tiny_pipeline: FaceDeidPipeline, p
     assert differs(run(tiny_pipeline, inputs(), guess_mode=True), plain)
 
 
-def test_from_pipe_takes_the_same_models_both_ways(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
+def test_from_pipe(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     theirs = diffusers.StableDiffusionControlNetInpaintPipeline.from_pipe(tiny_pipeline)
     assert theirs.unet is tiny_pipeline.unet
     own = ("image_encoder", "attribute_adapter", "phrase_encoder", "identity_model")
@@ -104,7 +104,7 @@ def test_from_pipe_takes_the_same_models_both_ways(tiny_pipeline: FaceDeidPipeli
     assert np.abs(run(ours, inputs(), **given) - plain).max() < 1e-5
 
 
-def test_from_pipe_takes_a_custom_pipeline(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
+def test_from_pipe_custom_pipeline(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     shim = str(Path(__file__).parents[2] / "pipelines" / "face_deid")
     trust = {"trust_remote_code": True} if NEW else {}  # before, from_pipe does not ask
     again = DiffusionPipeline.from_pipe(tiny_pipeline, custom_pipeline=shim, **trust)
@@ -113,9 +113,7 @@ def test_from_pipe_takes_a_custom_pipeline(tiny_pipeline: FaceDeidPipeline, plai
     assert np.abs(run(again, inputs()) - plain).max() < 1e-5
 
 
-def test_a_lora_is_loaded_scaled_fused_and_unloaded(
-    pipeline: FaceDeidPipeline, plain: np.ndarray, tmp_path: Path
-) -> None:
+def test_lora(pipeline: FaceDeidPipeline, plain: np.ndarray, tmp_path: Path) -> None:
     path = lora(tmp_path, pipeline.unet)
     pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name="style")
     styled = run(pipeline, inputs())
@@ -128,13 +126,13 @@ def test_a_lora_is_loaded_scaled_fused_and_unloaded(
     assert np.abs(run(pipeline, inputs()) - plain).max() < 1e-3
 
 
-def test_a_textual_inversion_is_read_in_the_prompt(pipeline: FaceDeidPipeline) -> None:
+def test_textual_inversion(pipeline: FaceDeidPipeline) -> None:
     before = run(pipeline, inputs(), prompt="photo of <them>")
     pipeline.load_textual_inversion({"<them>": torch.full((16,), 3.0)}, token="<them>")
     assert differs(run(pipeline, inputs(), prompt="photo of <them>"), before)
 
 
-def test_an_ip_adapter_works_beside_our_tokens(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
+def test_ip_adapter(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     encoder = pipeline.image_encoder
     pipeline.load_ip_adapter(ip_adapter(pipeline.unet, 12), subfolder="", weight_name="", image_encoder_folder=None)
     embeds = torch.randn(1, 1, 12, generator=torch.Generator().manual_seed(0))
@@ -145,24 +143,24 @@ def test_an_ip_adapter_works_beside_our_tokens(pipeline: FaceDeidPipeline, plain
     assert differs(run(pipeline, other, **styles), styled)
     pipeline.set_ip_adapter_scale(0.0)
     assert np.abs(run(pipeline, inputs(), **styles) - plain).max() < 1e-5
-    with pytest.raises(ValueError, match="give ip_adapter_image_embeds"):
+    with pytest.raises(ValueError, match="pass ip_adapter_image_embeds"):
         run(pipeline, inputs(), ip_adapter_image=Image.new("RGB", (32, 32)))
     pipeline.unload_ip_adapter()
     assert pipeline.image_encoder is encoder
     assert np.abs(run(pipeline, inputs()) - plain).max() < 1e-5
 
 
-def test_weights_are_kept_in_eight_bits(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
+def test_layerwise_casting(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     for model in (pipeline.unet, pipeline.controlnet, pipeline.attribute_adapter):
         model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     assert any(p.dtype == torch.float8_e4m3fn for p in pipeline.unet.parameters())
     assert any(p.dtype == torch.float8_e4m3fn for p in pipeline.attribute_adapter.parameters())
-    made = run(pipeline, inputs())
-    assert np.isfinite(made).all()
-    assert 0 < np.abs(made - plain).mean() < 0.05
+    result = run(pipeline, inputs())
+    assert np.isfinite(result).all()
+    assert 0 < np.abs(result - plain).mean() < 0.05
 
 
-def test_groups_of_layers_are_offloaded(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
+def test_group_offloading(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     """From the CPU to the CPU, which shows that all hooks are passed; a GPU would be another device."""
     for model in pipeline.components.values():
         if isinstance(model, torch.nn.Module):
@@ -174,31 +172,38 @@ def test_groups_of_layers_are_offloaded(pipeline: FaceDeidPipeline, plain: np.nd
 
 @needs_accelerator
 @pytest.mark.parametrize("how", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
-def test_models_are_offloaded(pipeline: FaceDeidPipeline, plain: np.ndarray, how: str) -> None:
+def test_model_offloading(pipeline: FaceDeidPipeline, plain: np.ndarray, how: str) -> None:
     getattr(pipeline, how)()
     crops, maps = inputs()["image"], [np.ones((32, 32), np.uint8)] * 3
     assert pipeline.encode_attributes(crops, maps).shape[0] == 3
     assert np.abs(run(pipeline, inputs()) - plain).max() < 1e-2
 
 
-def test_every_model_is_called_as_a_whole(pipeline: FaceDeidPipeline) -> None:
+def test_forward_hooks(pipeline: FaceDeidPipeline) -> None:
     """Model offloading moves a model to the accelerator when it is called, and not when a part of it is."""
-    called = set()
+    called_models = set()
     for name in ("image_encoder", "phrase_encoder", "text_encoder", "attribute_adapter", "controlnet", "unet"):
-        getattr(pipeline, name).register_forward_hook(lambda *_, name=name: called.add(name))
+        getattr(pipeline, name).register_forward_hook(lambda *_, name=name: called_models.add(name))
     features = pipeline.encode_attributes(inputs()["image"], [np.ones((32, 32), np.uint8)] * 3)
     pipeline.embed_phrases(["a man"])
     run(pipeline, dict(inputs(), attribute_features=features))
-    assert called == {"image_encoder", "phrase_encoder", "text_encoder", "attribute_adapter", "controlnet", "unet"}
+    assert called_models == {
+        "image_encoder",
+        "phrase_encoder",
+        "text_encoder",
+        "attribute_adapter",
+        "controlnet",
+        "unet",
+    }
 
 
-def test_the_unets_blocks_can_be_compiled(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
+def test_compile(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     """Traced, and run without the code generator, which takes a minute: what can break here is that a graph forms."""
     pipeline.unet.compile_repeated_blocks(backend="eager", fullgraph=True)
     assert np.abs(run(pipeline, inputs()) - plain).max() < 1e-4
 
 
-def test_a_tiny_autoencoder_fused_projections_and_free_u(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
+def test_tiny_autoencoder_and_freeu(pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:
     pipeline.vae = diffusers.AutoencoderTiny(
         encoder_block_out_channels=(8, 8),
         decoder_block_out_channels=(8, 8),
@@ -216,28 +221,28 @@ def test_a_tiny_autoencoder_fused_projections_and_free_u(pipeline: FaceDeidPipel
     [
         ({"strength": 0.5}, "strength: must be 1 without a start_image, got 0.5"),
         ({"padding_mask_crop": 8}, "padding_mask_crop: must be None"),
-        ({"image": None}, "expected image, a photo, alone"),
+        ({"image": None}, "expected image alone"),
         ({"num_inference_steps": 0}, "num_inference_steps: expected 1 or more, got 0"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt: expected 1 or more, got 0"),
         ({"prompt": ["a", "b"]}, "3 control_image, 2 prompt"),
     ],
 )
-def test_what_it_does_not_do_is_refused(tiny_pipeline: FaceDeidPipeline, given: dict, words: str) -> None:
+def test_unsupported_argument(tiny_pipeline: FaceDeidPipeline, given: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         tiny_pipeline(**{**inputs(), **given})
 
 
-def test_last_steps_start_from_a_painted_face_where_the_mask_is(tiny_pipeline: FaceDeidPipeline) -> None:
+def test_start_image(tiny_pipeline: FaceDeidPipeline) -> None:
     given = {**inputs(), "strength": 0.5, "num_inference_steps": 4}
     start = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     mask = given["mask_image"] >= 0.5
-    one = run(tiny_pipeline, {**given, "start_image": start})
+    full = run(tiny_pipeline, {**given, "start_image": start})
     around = run(tiny_pipeline, {**given, "start_image": torch.where(mask, start, 0.0)})
     inside = run(tiny_pipeline, {**given, "start_image": torch.where(mask, 0.0, start)})
-    assert np.array_equal(one, around)
-    assert np.abs(one - inside).max() > 1e-3
+    assert np.array_equal(full, around)
+    assert np.abs(full - inside).max() > 1e-3
 
 
-def test_as_many_starts_as_crops(tiny_pipeline: FaceDeidPipeline) -> None:
+def test_start_image_count(tiny_pipeline: FaceDeidPipeline) -> None:
     with pytest.raises(ValueError, match="2 start_image"):
         tiny_pipeline(**inputs(), start_image=torch.rand(2, 3, 32, 32))

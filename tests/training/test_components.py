@@ -98,7 +98,7 @@ def test_pretrained_training_and_assembly(checkpoint: Path, cache: FaceCache, tm
     assert pipeline.crop_size == 32
     pipeline.save_pretrained(tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
-    assert index["attribute_adapter"] == ["attribute_adapter", "AttributeAdapter"]
+    assert index["attribute_adapter"] == ["deid_diffusion.models.attribute_adapter", "AttributeAdapter"]
 
 
 def test_controlnet_from_inpainting(checkpoint: Path) -> None:

@@ -1,3 +1,0 @@
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
-
-from deid_diffusion.models.attribute_adapter import AttributeAdapter  # noqa: F401

@@ -1,1 +1,0 @@
-from deid_diffusion.pipelines.face_deid import FaceDeidPipeline  # noqa: F401
