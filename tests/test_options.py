@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from deid_diffusion.errors import UsageError
-from deid_diffusion.faces.compositing import COVER_COLOURS, METHODS
+from deid_diffusion.faces.compositing import METHODS
 from deid_diffusion.faces.semantic_map import REGIONS
-from deid_diffusion.options import CoverColour, Method, Options, Region, option_schema, options_digest
+from deid_diffusion.options import Method, Options, Region, option_schema, options_digest
 
 PSEUDONYMS = SimpleNamespace(key=SimpleNamespace(fingerprint="f00d", secret=b"secret"), store=Path("/home/me/a.sqlite"))
 PEOPLE = SimpleNamespace(embeddings=np.arange(4, dtype=np.float32), threshold=0.9)
@@ -51,7 +51,6 @@ def test_invalid_options(values, message):
 
 def test_schema_matches_models():
     assert get_args(Method) == METHODS
-    assert get_args(CoverColour) == COVER_COLOURS
     assert get_args(Region) == tuple(REGIONS)
 
 
