@@ -132,7 +132,7 @@ def wait_until(base: Path, run: subprocess.Popen[bytes], count: int) -> None:
 def kill_worker(run: subprocess.Popen[bytes], rng: random.Random) -> bool:
     """Kill one of the processes that hold a model, all of which are children of ours."""
     children = psutil.Process(run.pid).children(recursive=True)
-    marks = ("ray::MapWorker", "ray::_MapWorker", "spawn_main")
+    marks = ("ray::_Actor", "spawn_main")
     workers = [one for one in children if any(mark in " ".join(one.cmdline()) for mark in marks)]
     if workers:
         os.kill(rng.choice(workers).pid, signal.SIGKILL)
