@@ -11,7 +11,7 @@ import mmap
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,15 +19,13 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import DeidError, ImageError, one_line
-from ..io.files import refusal, refused, sha256_of, synced
+from ..errors import DeidError, ImageError, needed_for, one_line
+from ..io.files import refusal, refused, synced
 from ..results import JobResult
-from . import shards, tables
 from .journal import RunDirectory
 from .tasks import (
     WHOLE_FILE,
     Engine,
-    FileRecord,
     ImageWorker,
     JobConfig,
     Kind,
@@ -37,13 +35,14 @@ from .tasks import (
     check_label,
     iter_files,
     kind_of,
+    manifest_line,
     read_image,
     result_name,
     skip,
 )
 
 PIECE = 16
-"""Samples or rows of a task, at most: what a kill costs a worker."""
+"""Samples or rows of a task, at most, and hence the loss per worker if the run is killed."""
 
 
 class ShardFormat(Protocol):
@@ -59,18 +58,21 @@ class ShardFormat(Protocol):
         """Write the pieces' results, in order, as one file like `source`. Raises OSError."""
 
 
-SHARDS: Mapping[Kind, ShardFormat] = {"tar": shards, "table": tables}
-"""Formats of shards by the kind of their files."""
+def shard_format(kind: Kind) -> ShardFormat:
+    """Return the format of "tar" or "table". Raises DeidError if a package is missing."""
+    with needed_for("a tar or a table", "deid-diffusion[data]"):
+        from . import shards, tables
+    return shards if kind == "tar" else tables
 
 
 def execute(task: Task, worker: ImageWorker) -> TaskResult:
-    """Execute a task. Raises DeidError for what would stop every task, such as a full disk or a missing model."""
+    """Execute a task. Raises DeidError for errors of every task, such as a full disk or a missing model."""
     if task.error is not None:
         return skip(task, task.error)
     try:
         if task.kind == "photo":
             return _process_photo(task, worker)
-        return _copy_label(task, worker) if task.kind == "label" else SHARDS[task.kind].process(task, worker)
+        return _copy_label(task, worker) if task.kind == "label" else shard_format(task.kind).process(task, worker)
     except ImageError as error:
         return skip(task, one_line(error))
     except OSError as error:
@@ -110,8 +112,7 @@ def _copy_label(task: Task, worker: ImageWorker) -> TaskResult:
             copy.write(_new_fingerprint(stream.read()))
         else:
             shutil.copyfileobj(stream, copy)
-    record = FileRecord(source.name, task.output, sha256_of(source.path), sha256_of(temporary))
-    return TaskResult(task, temporary, record=record)
+    return TaskResult(task, temporary, line=manifest_line(task, temporary))
 
 
 def _new_fingerprint(data: bytes) -> bytes:
@@ -178,7 +179,8 @@ class DatasetRun:
             if task.kind == "photo":
                 task = replace(task, output=result_name(task.source.place, self._config.file_format))
             self._reserve(task)
-            items = SHARDS[task.kind].count(task.source.path, self._config) if task.kind in SHARDS else None
+            is_shard = task.kind in ("tar", "table")
+            items = shard_format(task.kind).count(task.source.path, self._config) if is_shard else None
         except ImageError as error:
             yield replace(task, error=str(error))
         else:
@@ -226,10 +228,9 @@ class DatasetRun:
         source, target, joined = task.source, self._directory.out / task.output, task.temporary()
         pieces = self._directory.finished_pieces(source)
         with refused(target):
-            SHARDS[task.kind].join(source.path, [path for *_, path in pieces if path is not None], joined)
-            digests = sha256_of(source.path), sha256_of(joined)
-        record = FileRecord(source.name, task.output, *digests, items=sum(count for _, count, _ in pieces))
-        self._directory.commit(TaskResult(replace(task, first=WHOLE_FILE, count=0), joined, record=record))
+            shard_format(task.kind).join(source.path, [path for *_, path in pieces if path is not None], joined)
+            line = manifest_line(task, joined, sum(count for _, count, _ in pieces))
+        self._directory.commit(TaskResult(replace(task, first=WHOLE_FILE, count=0), joined, line=line))
         self._directory.delete_pieces(source)
         self._reserved.discard(task.output)
         del self._unfinished[source.name]

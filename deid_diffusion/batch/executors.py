@@ -110,8 +110,9 @@ def _start(config: JobConfig) -> None:
     global _worker
     _worker = ImageWorker(config)
     if (pseudonyms := config.options.pseudonyms) is not None and not pseudonyms.store.is_file():
-        host = socket.gethostname()
-        raise DeidError(f"{pseudonyms.store}: no such file on {host}: put the store on a file system that it shares")
+        raise DeidError(
+            f"{pseudonyms.store}: no such file on {socket.gethostname()}: put the store on a shared file system"
+        )
     _worker.load()
 
 
@@ -133,17 +134,19 @@ def run_on_workers(
     Args:
         start: returns the executor of worker 0, 1, ..., which is one process, and its settings.
         count: number of workers; each is started for its first task.
-        died: what a future raises if its process died.
+        died: exceptions that a future raises if its process died.
         tasks: the tasks.
 
     Raises:
-        DeidError: a worker died while it loaded its model, as the next one would, or as `dataset.execute` does.
+        DeidError: a worker died while it loaded its model, as others would too; also as `dataset.execute` does.
     """
     workers: dict[int, tuple[Executor, Future[None]]] = {}  # with the loading of their models
     running: dict[Future[TaskResult], tuple[int, Task]] = {}
     idle, retries, retried = deque(range(count)), deque[Task](), set[Task]()
 
     def next_task() -> Task | None:
+        if any(task in retried for _, task in running.values()):
+            return None
         if retries:
             return None if running else retries.popleft()
         return next(tasks, None)
@@ -176,7 +179,7 @@ def run_on_workers(
                         retries.extend(task.split())
                         retried.update(task.split())
                         continue
-                    result = skip(task, f"{task.name}: two workers died of it, often for lack of memory: left out")
+                    result = skip(task, f"{task.name}: killed two workers, often for lack of memory: left out")
                 yield result
     finally:
         for executor, _ in workers.values():
@@ -201,7 +204,7 @@ class LocalWorker(ProcessPoolExecutor):
         super().__init__(1, _CONTEXT, _initialize, (self._receiver, threads))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, and its current task."""
         self._lifeline.close()
         super().shutdown(wait, cancel_futures=cancel_futures)
 
@@ -258,7 +261,7 @@ class RayWorker(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the actor, whatever it is doing."""
+        """End the actor, and its current task."""
         self._ray.kill(self._actor)
 
 
@@ -312,7 +315,7 @@ def actor_resources(cluster: dict[str, float], workers: int | None) -> tuple[int
 
 
 def _with_absolute_store(config: JobConfig) -> JobConfig:
-    """Actors have another working directory."""
+    """Return settings for actors, which have another working directory."""
     if config.options.pseudonyms is None:
         return config
     pseudonyms = copy(config.options.pseudonyms)

@@ -176,7 +176,7 @@ class RunDirectory:
 
     def _insert(self, result: TaskResult, place: str) -> None:
         task = result.task
-        records = [outcome.report for outcome in result.outcomes] + ([result.record] if result.record else [])
+        lines = [outcome.report.to_json() for outcome in result.outcomes]
         row = (
             _key(task.source),
             task.first,
@@ -185,7 +185,7 @@ class RunDirectory:
             None if result.temporary is None else os.fsencode(place),
             result.failed,
             len(result.outcomes),
-            "\n".join(record.to_json() for record in records),
+            "\n".join(lines if result.line is None else [*lines, result.line]),
             self._config,
         )
         self._execute(f"INSERT OR REPLACE INTO tasks VALUES ({', '.join('?' * len(row))})", *row)

@@ -16,7 +16,10 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import ImageError, needed_for
+from webdataset import TarWriter
+from webdataset.tariterators import base_plus_ext
+
+from ..errors import ImageError
 from ..io.files import synced
 from ..results import JobResult
 from .tasks import (
@@ -44,8 +47,6 @@ def count(path: Path, config: JobConfig) -> int:
 
 def process(task: Task, worker: ImageWorker) -> TaskResult:
     """Process a piece of a shard; its result is a tar. Raises DeidError, OSError."""
-    from webdataset import TarWriter
-
     temporary, outcomes = task.temporary(), list[JobResult]()
     numbers = range(task.first, task.first + task.count)
     with synced(temporary) as stream, TarWriter(stream, **_WRITER) as writer:
@@ -117,8 +118,5 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 def _split(name: str) -> tuple[str, str]:
     """Return a member's key and suffix as webdataset splits them; a name that it skips is a key without suffix."""
-    with needed_for("a tar shard", "deid-diffusion[data]"):
-        from webdataset.tariterators import base_plus_ext
-
     key, suffix = base_plus_ext(name)
     return (name, "") if key is None else (key, suffix)

@@ -6,44 +6,38 @@ Rows are read and written by pyarrow: `datasets` would replace the schema's meta
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import UsageError, needed_for
+import pyarrow
+from pyarrow import parquet, types
+
+from ..errors import UsageError
 from ..io.files import synced
 from ..results import JobResult
 from .tasks import ImageWorker, JobConfig, Task, TaskResult, damaged_shard, process_item, read_image, result_name
-
-if TYPE_CHECKING:
-    import pyarrow
 
 BATCH_ROWS = 16
 """Rows decoded at once."""
 
 ROW_GROUP = 100
-"""Minimum rows of a row group, as the hub recommends for images: what a reader loads for one row."""
+"""Minimum rows of a row group, as the hub recommends for images; a reader loads a row group to get a row."""
 
 _MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"II*\0": ".tiff", b"MM\0*": ".tiff"}
 
 
 def count(path: Path, config: JobConfig) -> int:
     """Return the number of rows. Raises ImageError for a damaged file, UsageError as `check_columns` does."""
-    with _open(path) as (schema, batches):
+    with _open(path) as (schema, rows, _):
         check_columns(schema, path.name, config)
-        if _is_stream(path):
-            return sum(batch.num_rows for batch in batches)
-        from pyarrow import parquet
-
-        return int(parquet.read_metadata(path).num_rows)
+        return rows
 
 
 def process(task: Task, worker: ImageWorker) -> TaskResult:
     """Process a piece of a table; its result is an Arrow stream. Raises DeidError, OSError."""
-    import pyarrow
-
     table, outcomes, kept = _read_rows(task), list[JobResult](), list[int]()
     columns: dict[str, list[Any]] = {column: [] for column in image_columns(table.schema, worker.recipe)}
     for row in range(table.num_rows):
@@ -73,10 +67,7 @@ def process(task: Task, worker: ImageWorker) -> TaskResult:
 
 def join(source: Path, pieces: Sequence[Path], target: Path) -> None:
     """Concatenate pieces into a table in its source's format, with its schema. Raises OSError."""
-    import pyarrow
-    from pyarrow import parquet
-
-    with _open(source) as (schema, _):
+    with _open(source) as (schema, *_):
         pass
     with synced(target) as stream:
         writer: Any = (
@@ -138,25 +129,20 @@ def _suffix(content: bytes) -> str:
 
 
 def _read_rows(task: Task) -> pyarrow.Table:
-    import pyarrow
-
-    with _open(task.source.path) as (schema, batches):
-        rows: list[pyarrow.RecordBatch] = []
-        offset = 0
+    with _open(task.source.path) as (schema, _, batches):
+        slices, offset = list[pyarrow.RecordBatch](), 0
         for batch in batches:
             start, stop = max(task.first - offset, 0), min(task.first + task.count - offset, batch.num_rows)
             if start < stop:
-                rows.append(batch.slice(start, stop - start))
+                slices.append(batch.slice(start, stop - start))
             offset += batch.num_rows
             if offset >= task.first + task.count:
                 break
-        return pyarrow.Table.from_batches(rows, schema)
+        return pyarrow.Table.from_batches(slices, schema)
 
 
 def _row_groups(pieces: Sequence[Path], schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
     """Yield the rows of pieces, at least `ROW_GROUP` at once."""
-    import pyarrow
-
     tables: list[pyarrow.Table] = []
     for path in pieces:
         with pyarrow.ipc.open_stream(path.read_bytes()) as stream:
@@ -167,19 +153,16 @@ def _row_groups(pieces: Sequence[Path], schema: pyarrow.Schema) -> Iterator[pyar
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[pyarrow.Schema, Iterator[pyarrow.RecordBatch]]]:
-    """Open a table: its schema and its rows, a few at once. Raises ImageError for a damaged file."""
-    with needed_for("a table", "deid-diffusion[data]"):
-        import pyarrow
-        from pyarrow import parquet
-
+def _open(path: Path) -> Iterator[tuple[pyarrow.Schema, int, Iterable[pyarrow.RecordBatch]]]:
+    """Open a table: its schema, number of rows and rows, a few at once. Raises ImageError for a damaged file."""
     with damaged_shard(path.name, pyarrow.ArrowException, OSError):
         if _is_stream(path):
             with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
-                yield stream.schema, iter(stream)
+                table = stream.read_all()  # mapped, not read
+                yield table.schema, table.num_rows, table.to_batches()
         else:
             with parquet.ParquetFile(path, pre_buffer=False) as table:
-                yield table.schema_arrow, table.iter_batches(batch_size=BATCH_ROWS)
+                yield table.schema_arrow, table.metadata.num_rows, table.iter_batches(batch_size=BATCH_ROWS)
 
 
 def _is_stream(path: Path) -> bool:
@@ -196,28 +179,20 @@ def _feature_types(schema: pyarrow.Schema) -> dict[str, str]:
 
 
 def _is_struct(kind: pyarrow.DataType) -> bool:
-    from pyarrow import types
-
     return types.is_struct(kind) and {kind.field(k).name for k in range(kind.num_fields)} == {"bytes", "path"}
 
 
 def _is_bytes(kind: pyarrow.DataType) -> bool:
-    from pyarrow import types
-
     return types.is_binary(kind) or types.is_large_binary(kind)
 
 
 def _may_hold_pixels(kind: pyarrow.DataType) -> bool:
     """Return whether values of a type may be an encoded image, or the numbers of one."""
-    from pyarrow import types
-
     return _is_bytes(kind) or types.is_fixed_size_binary(kind) or types.is_uint8(kind)
 
 
 def _leaves(kind: pyarrow.DataType, top: bool = True) -> Iterator[pyarrow.DataType]:
     """Yield the plain types inside a type, without a column's single bytes, which are no image."""
-    from pyarrow import types
-
     if hasattr(kind, "storage_type"):  # an extension type, such as Array3D
         yield from _leaves(kind.storage_type, top)
     elif types.is_dictionary(kind):

@@ -1,4 +1,4 @@
-"""Units of work of a data-set run: the files, what they hold, and the worker that anonymises one image."""
+"""Units of work of a data-set run: source files, tasks, and the worker that anonymises one image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from .. import results
 from ..anonymizer import deidentify, edited
 from ..errors import DeidError, ImageError, UsageError, one_line
 from ..io import images
+from ..io.files import sha256_of
 from ..options import Options
 from ..results import ImageRecord, JobResult, elapsed, internal
 from .planning import FORMATS, display_name
@@ -202,28 +203,6 @@ class Task:
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """Line of the manifest for a copied label file or a shard.
-
-    Attributes:
-        file: name of the input as the user gave it, never an absolute path.
-        output: path of the result below the output folder.
-        input_sha256, output_sha256: hex digests.
-        items: samples or rows of a shard, left-out ones included; None for a label file.
-    """
-
-    file: str
-    output: str
-    input_sha256: str
-    output_sha256: str
-    items: int | None = None
-
-    def to_json(self) -> str:
-        """Return one line of JSON, ASCII only, without the line break."""
-        return json.dumps(asdict(self))
-
-
-@dataclass(frozen=True)
 class TaskResult:
     """Result of a task.
 
@@ -231,13 +210,13 @@ class TaskResult:
         task: the task.
         temporary: complete output, not yet renamed into place; None if nothing may be written.
         outcomes: results of its images.
-        record: of a label file or a shard.
+        line: of the manifest for a copied label file or a shard.
     """
 
     task: Task
     temporary: Path | None = None
     outcomes: tuple[JobResult, ...] = ()
-    record: FileRecord | None = None
+    line: str | None = None
 
     @property
     def failed(self) -> bool:
@@ -247,6 +226,21 @@ class TaskResult:
 
 Engine = Callable[[Iterator[Task]], Iterator[TaskResult]]
 """Executes tasks, in any order; takes the next task when a worker is free."""
+
+
+def manifest_line(task: Task, temporary: Path, items: int | None = None) -> str:
+    """Return the manifest's line for a label file or a shard.
+
+    Args:
+        task: of the file.
+        temporary: its complete result.
+        items: samples or rows of a shard, left-out ones included; None for a label file.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digests = {"input_sha256": sha256_of(task.source.path), "output_sha256": sha256_of(temporary)}
+    return json.dumps({"file": task.source.name, "output": task.output, **digests, "items": items})
 
 
 def leave_out(name: str, error: str) -> JobResult:
