@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from deid_diffusion.errors import UsageError
-from tests.batch.fakes import CONFIG, decoded, encoded, manifest, messages, pixels, process, written
+from tests.batch.fakes import CONFIG, decoded, encoded, failed, manifest, messages, pixels, process, written
 from tests.fake_anonymizer import expected
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 datasets = pytest.importorskip("datasets")
-
 
 pytestmark = pytest.mark.usefixtures("workdir")
 
@@ -53,45 +52,33 @@ def test_parquet():
 
 
 def test_saved_dataset():
-    rows(40).save_to_disk("in/set", num_shards=2)
-    process()
-    result = datasets.load_from_disk("out/set")
-    check(result, 40)
-    assert result._fingerprint != datasets.load_from_disk("in/set")._fingerprint
-    assert len([name for name in written() if name.endswith(".arrow")]) == 2
-
-
-def test_saved_dataset_with_splits():
-    datasets.DatasetDict(train=rows(3), test=rows(2)).save_to_disk("in")
+    datasets.DatasetDict(train=rows(40), test=rows(2)).save_to_disk("in", num_shards={"train": 2, "test": 1})
     process()
     result = datasets.load_from_disk("out")
-    assert {name: len(split) for name, split in result.items()} == {"train": 3, "test": 2}
+    check(result["train"], 40)
     check(result["test"], 2)
+    assert result["train"]._fingerprint != datasets.load_from_disk("in")["train"]._fingerprint
+    assert len([name for name in written() if name.endswith(".arrow")]) == 3
 
 
 def test_failed_row_is_left_out():
-    table = rows(5).data.table.to_pydict()
-    table["image"][2]["bytes"] = b"no photo"
-    table["image"][3] = None
-    features = rows(1).features
-    datasets.Dataset.from_dict(table, features=features).save_to_disk("in/set")
-    outcomes, _ = process()
-    assert [outcome.report.input for outcome in outcomes if outcome.message] == ["in/set/data-00000-of-00001.arrow/2"]
+    columns = rows(5).data.table.to_pydict()
+    columns["image"][2]["bytes"] = b"no photo"
+    columns["image"][3] = None
+    datasets.Dataset.from_dict(columns, features=rows(1).features).save_to_disk("in/set")
+    assert failed(process()[0]) == ["in/set/data-00000-of-00001.arrow/2"]
     result = datasets.load_from_disk("out/set")
     assert result["label"][:] == [0, 1, 1, 0]
     assert result[2]["image"] is None
 
 
 def test_row_with_two_images():
-    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     columns = {"left": (encoded(1), encoded(3)), "right": (encoded(2), b"no photo")}
-    arrays = {name: pa.array([{"bytes": data} for data in column], struct) for name, column in columns.items()}
-    table = pa.table({**arrays, "key": ["a", "b"]}).replace_schema_metadata({"about": "pairs"})
-    pq.write_table(table, "in/a.parquet")
-    outcomes, _ = process()
-    assert [outcome.report.input for outcome in outcomes][:2] == ["in/a.parquet/0/left", "in/a.parquet/0/right"]
-    assert [outcome.report.status for outcome in outcomes] == ["done", "done", "failed", "failed"]
-    assert outcomes[2].report.error == "left out with another image of in/a.parquet/1"
+    cells = {name: [{"bytes": data, "path": None} for data in column] for name, column in columns.items()}
+    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    schema = pa.schema({"left": struct, "right": struct, "key": pa.string()}, metadata={"about": "pairs"})
+    pq.write_table(pa.table({**cells, "key": ["a", "b"]}, schema), "in/a.parquet")
+    assert failed(process()[0]) == ["in/a.parquet/1/left", "in/a.parquet/1/right"]
     result = pq.read_table("out/a.parquet")
     assert result["key"].to_pylist() == ["a"]
     assert result.schema.metadata == {b"about": b"pairs"}
