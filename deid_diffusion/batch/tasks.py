@@ -277,22 +277,20 @@ def process_item(name: str, parts: Iterable[Part]) -> tuple[dict[str, Any] | Non
             key, value, outcome = process()
             if key in values:
                 raise ImageError(f"{part_name}: another image of its sample gets the same name: use --format keep")
-        except ImageError as error:
-            outcomes.append(leave_out(part_name, one_line(error)))
+        except ImageError as problem:
+            outcomes.append(leave_out(part_name, one_line(problem)))
             continue
         values[key] = value
         if outcome is not None:
             outcomes.append(outcome)
     if all(outcome.report.status != "failed" for outcome in outcomes):
         return values, outcomes
-    text = f"left out with another image of {name}"
-    reports = [
-        outcome.report
-        if outcome.report.status == "failed"
-        else replace(outcome.report, status="failed", output=None, output_sha256=None, error=text)
-        for outcome in outcomes
-    ]
-    return None, [replace(outcome, report=report) for outcome, report in zip(outcomes, reports, strict=True)]
+    error = f"left out with another image of {name}"
+    for index, outcome in enumerate(outcomes):
+        if outcome.report.status != "failed":
+            report = replace(outcome.report, status="failed", output=None, output_sha256=None, error=error)
+            outcomes[index] = replace(outcome, report=report)
+    return None, outcomes
 
 
 def read_image(path: Path, name: str) -> bytes:
