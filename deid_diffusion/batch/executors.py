@@ -295,12 +295,14 @@ def run_on_ray(
             yield from run_on_workers(
                 lambda number: (RayWorker(resources), shared), count, died, chain((first,), tasks)
             )
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
         except ray.exceptions.RayError as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            if not isinstance(cause, ray.exceptions.RayError):  # raised by a worker
+                raise cause from error
+            message = one_line(cause).partition(" traceback: ")[0][:100]
             raise DeidError(
-                f"ray: {type(error).__name__}: finished results are complete: repeat the command, with fewer --workers "
-                "if memory is short"
+                f"ray: {type(cause).__name__} ({message}): check that all machines have deid-diffusion, "
+                "and repeat the command to resume"
             ) from error
 
 
