@@ -93,12 +93,13 @@ def begin(base: Path, args: argparse.Namespace) -> subprocess.Popen[bytes]:
     program = "from deid_diffusion.cli.main import main; main()"
     if args.stand_in:
         put_in = "import scale; from deid_diffusion.cli import anonymize as a; a.load_anonymizer = scale.stand_in"
-        program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {put_in}; {program}"
+        program = f"{put_in}; {program}"
     command = [sys.executable, "-c", program, "dataset", "in", "-o", "out"]
     command += ["--method", args.method, "--device", "cpu", "--workers", str(args.workers), "--engine", args.engine]
     with (base / "log.txt").open("ab") as log:
         # Ray's workers are as nice as their run: on a busy machine they would hardly get on
-        own = {**os.environ, "RAY_worker_niceness": "0"}
+        path = [str(Path(__file__).resolve().parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        own = {**os.environ, "RAY_worker_niceness": "0", "PYTHONPATH": os.pathsep.join(filter(None, path))}
         return subprocess.Popen(command, cwd=base, stdout=log, stderr=log, env=own)
 
 
