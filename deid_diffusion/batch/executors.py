@@ -138,7 +138,7 @@ def run_on_workers(
         tasks: the tasks.
 
     Raises:
-        DeidError: a worker died while it loaded its model, as others would too; also as `dataset.execute` does.
+        DeidError: a worker died again while it loaded its model; also as `dataset.execute` does.
     """
     workers: dict[int, tuple[Executor, Future[None]]] = {}  # with the loading of their models
     running: dict[Future[TaskResult], tuple[int, Task]] = {}
@@ -171,14 +171,16 @@ def run_on_workers(
                 except died as error:
                     executor.shutdown()
                     del workers[number]
-                    if loading.exception() is not None:
+                    loaded = loading.exception() is None
+                    if task not in retried:
+                        items = task.split() if loaded else [task]
+                        retries.extend(items)
+                        retried.update(items)
+                        continue
+                    if not loaded:
                         raise DeidError(
                             "a worker died while it loaded the model, often for lack of memory: use fewer --workers"
                         ) from error
-                    if task not in retried:
-                        retries.extend(task.split())
-                        retried.update(task.split())
-                        continue
                     result = skip(task, f"{task.name}: killed two workers, often for lack of memory: left out")
                 yield result
     finally:
