@@ -1,208 +1,236 @@
-"""A data set's way through the house: walk, have tasks done, give results their names, join shards, write the manifest.
+"""Coordinator of a data-set run: find files, have an engine process them, commit results, join shards.
 
-Workers write under passing names only. This process alone writes a result's row in the journal and then gives it its
-name, so a worker that dies, or is doubled, leaves nothing behind; a kill of this process costs what was in work.
+Workers write temporary files only. The coordinator alone records results and renames them into place, so a worker that
+dies or is duplicated leaves nothing behind, and a kill of the coordinator costs the tasks that were running.
 """
 
 from __future__ import annotations
 
+import json
+import mmap
+import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from ..errors import DeidError, ImageError, one_line
-from ..io.files import prepare_folder, publish, refusal, refused, sha256_of
+import numpy as np
+
+from ..errors import DeidError, ImageError, needed_for, one_line
+from ..io.files import refusal, refused, synced
 from ..results import JobResult
-from . import shards, tables
-from .journal import JOINED, Journal, RunDirectory
-from .shards import PIECE, ShardFormat, passing_name
+from .journal import RunDirectory
 from .tasks import (
+    WHOLE_FILE,
     Engine,
-    FileRecord,
     ImageWorker,
     JobConfig,
     Kind,
     SourceFile,
     Task,
     TaskResult,
+    check_label,
     iter_files,
     kind_of,
+    manifest_line,
+    read_image,
     result_name,
     skip,
 )
 
-_WAYS: dict[Kind, Callable[[Task, ImageWorker], TaskResult]] = {
-    "photo": shards.photo,
-    "label": shards.label,
-    "tar": shards.FORMAT.piece,
-    "table": tables.FORMAT.piece,
-}
+PIECE = 16
+"""Samples or rows of a task, at most, and hence the loss per worker if the run is killed."""
 
 
-def execute(task: Task, workshop: ImageWorker) -> TaskResult:
-    """Do a task. What keeps every task from being done, such as a full disk, comes back as the reason to stop."""
+class ShardFormat(Protocol):
+    """A file format of shards; implemented by modules."""
+
+    def count(self, path: Path, config: JobConfig) -> int:
+        """Return the number of items. Raises DeidError for a file that is damaged or may not be processed."""
+
+    def process(self, task: Task, worker: ImageWorker) -> TaskResult:
+        """Process a piece of a shard into a temporary file. Raises DeidError, OSError."""
+
+    def join(self, source: Path, pieces: Sequence[Path], target: Path) -> None:
+        """Write the pieces' results, in order, as one file like `source`. Raises OSError."""
+
+
+def shard_format(kind: Kind) -> ShardFormat:
+    """Return the format of "tar" or "table". Raises DeidError if a package is missing."""
+    with needed_for("a tar or a table", "deid-diffusion[data]"):
+        from . import shards, tables
+    return shards if kind == "tar" else tables
+
+
+def execute(task: Task, worker: ImageWorker) -> TaskResult:
+    """Execute a task. Raises DeidError for errors of every task, such as a full disk or a missing model."""
+    if task.error is not None:
+        return skip(task, task.error)
     try:
-        return _WAYS[task.kind](task, workshop)
-    except ImageError as error:  # of a shard: what is wrong with a picture is no exception here
+        if task.kind == "photo":
+            return _process_photo(task, worker)
+        return _copy_label(task, worker) if task.kind == "label" else shard_format(task.kind).process(task, worker)
+    except ImageError as error:
         return skip(task, one_line(error))
-    except DeidError as error:
-        return TaskResult(task, stop=one_line(error))
     except OSError as error:
-        return TaskResult(task, stop=refusal(task.scratch, error))
+        raise DeidError(refusal(task.scratch, error)) from error
 
 
-def run_in_process(recipe: JobConfig, tasks: Iterator[Task]) -> Iterator[TaskResult]:
-    """The simplest engine: one worker, in this process."""
-    workshop = ImageWorker(recipe)
+def run_in_process(config: JobConfig, tasks: Iterator[Task]) -> Iterator[TaskResult]:
+    """Execute tasks in this process, one after the other."""
+    worker = ImageWorker(config)
     for task in tasks:
-        yield execute(task, workshop)
+        yield execute(task, worker)
 
 
-SHARDS: dict[Kind, ShardFormat] = {"tar": shards.FORMAT, "table": tables.FORMAT}
-"""How each kind of shard is dealt with."""
+def _process_photo(task: Task, worker: ImageWorker) -> TaskResult:
+    read = partial(read_image, task.source.path, task.source.name)
+    data, outcome = worker.process(read, task.source.name, task.output, task.output)
+    if data is None:
+        return TaskResult(task, outcomes=(outcome,))
+    temporary = task.temporary()
+    with synced(temporary) as stream:
+        stream.write(data)
+    return TaskResult(task, temporary, (outcome,))
 
-FILE: dict[Kind, int] = {"photo": 0, "label": 0, "tar": JOINED, "table": JOINED}
-"""The `first` of the row that says that a file is finished, or cannot be."""
+
+def _copy_label(task: Task, worker: ImageWorker) -> TaskResult:
+    """Copy a label file. Raises ImageError for one that may embed an image, OSError."""
+    source, temporary = task.source, task.temporary()
+    try:
+        stream = source.path.open("rb")
+    except FileNotFoundError as error:
+        raise ImageError(f"{source.name}: no such file: check the link") from error
+    with stream, synced(temporary) as copy:
+        if os.fstat(stream.fileno()).st_size:  # an empty file cannot be mapped
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                check_label(content, source.name, source.path.suffix.lower(), worker.config.copied)
+        if source.path.name == "state.json":
+            copy.write(_new_fingerprint(stream.read()))
+        else:
+            shutil.copyfileobj(stream, copy)
+    return TaskResult(task, temporary, line=manifest_line(task, temporary))
+
+
+def _new_fingerprint(data: bytes) -> bytes:
+    """Renew the fingerprint in the `state.json` of `datasets`, so that caches of the originals are not reused."""
+    try:
+        state = json.loads(data)
+        state["_fingerprint"] = secrets.token_hex(8)
+    except (ValueError, TypeError):  # a file of another program
+        return data
+    return json.dumps(state, indent=2).encode()
 
 
 class DatasetRun:
-    """One run over a data set; an iterator over what became of its pictures.
+    """One run over a data set; an iterator over the results of its images.
 
     Attributes:
-        skipped: files that are neither pictures nor labels, and were not copied.
-        known: pictures that were finished before.
+        skipped: files that are neither images nor labels, and are not copied.
+        known: images that were finished before.
     """
 
     def __init__(
         self,
         inputs: Sequence[Path],
-        place: RunDirectory,
-        recipe: JobConfig,
+        directory: RunDirectory,
+        config: JobConfig,
         engine: Engine,
-        mine: Callable[[SourceFile], bool] = lambda found: True,
+        mine: Callable[[SourceFile], bool] = lambda source: True,
     ) -> None:
         """Prepare a run.
 
         Args:
             inputs: folders and files.
-            place: the output folder, open.
-            recipe: what to make.
-            engine: has the tasks done.
-            mine: whether a file is this process's business, where several share a run.
+            directory: the output folder, open.
+            config: settings of the workers.
+            engine: executes the tasks.
+            mine: returns whether this process handles a file, where several share a run.
         """
-        self._inputs, self._place, self._recipe, self._engine, self._mine = inputs, place, recipe, engine, mine
-        self._journal: Journal = place.journal
-        self._outputs: set[str] = set()  # of the tasks in work
-        self._open: dict[str, int] = {}  # shards by name -> items that are not finished
-        self._early: list[JobResult] = []  # of what failed before it could become a task
+        self._inputs, self._directory, self._config = inputs, directory, config
+        self._engine, self._mine = engine, mine
+        self._reserved: set[str] = set()  # outputs of running tasks
+        self._unfinished: dict[str, int] = {}  # shard's name -> items to be processed
         self.skipped = 0
-        self.known = self._journal.pictures()
+        self.known = directory.picture_count()
 
     def __iter__(self) -> Iterator[JobResult]:
-        """Raises DeidError: what befalls every picture, a full disk, or inputs that cannot be processed."""
-        for done in self._engine(self._tasks()):
-            yield from self._take_early()
-            if done.stop is not None:
-                raise DeidError(done.stop)
-            self._settle(done)
-            yield from done.outcomes
-        yield from self._take_early()
-
-    def _take_early(self) -> Iterator[JobResult]:
-        while self._early:
-            yield self._early.pop(0)
+        """Raises DeidError for an error that concerns all images, such as a full disk, and for unsuitable inputs."""
+        for result in self._engine(self._tasks()):
+            self._commit(result)
+            yield from result.outcomes
 
     def _tasks(self) -> Iterator[Task]:
-        """What is left to do."""
-        for found in iter_files(self._inputs, self._place.out):
-            if not self._mine(found):
+        for source in iter_files(self._inputs, self._directory.out):
+            if not self._mine(source):
                 continue
-            kind = kind_of(found.path.name, self._recipe.copied)
+            kind = kind_of(source.path.name, self._config.copied)
             if kind is None:
                 self.skipped += 1
-                continue
-            try:
-                output = result_name(found.place, self._recipe.file_format) if kind == "photo" else found.place
-                if self._journal.finished(found, FILE[kind]) and (self._place.out / output).is_file():
-                    continue
-                task = Task(kind, found, output, self._place.scratch)
-                self._refuse_shared(task)
-                items = SHARDS[kind].count(found.path, self._recipe) if kind in SHARDS else 1
-            except ImageError as error:  # of this file alone; all other errors end the run
-                self._leave_out(Task(kind, found, found.place, self._place.scratch), str(error))
-                continue
-            yield from self._pieces(task, items) if kind in SHARDS else (task,)
+            elif not self._directory.is_finished(source):
+                yield from self._tasks_of(Task(kind, source, source.place, self._directory.scratch))
 
-    def _refuse_shared(self, task: Task) -> None:
-        """Raise ImageError if another file's result has the name that this one's would get."""
-        owner = self._journal.owner(task.output)
-        if task.output in self._outputs or owner not in (None, task.found.name):
+    def _tasks_of(self, task: Task) -> Iterator[Task]:
+        """Yield the tasks of one file: the file, the pieces of a shard, or an error that concerns this file alone."""
+        try:
+            if task.kind == "photo":
+                task = replace(task, output=result_name(task.source.place, self._config.file_format))
+            self._reserve(task)
+            is_shard = task.kind in ("tar", "table")
+            items = shard_format(task.kind).count(task.source.path, self._config) if is_shard else None
+        except ImageError as error:
+            yield replace(task, error=str(error))
+        else:
+            yield from (task,) if items is None else self._pieces(task, items)
+
+    def _reserve(self, task: Task) -> None:
+        """Raise ImageError if another file's result has the same name."""
+        owner = self._directory.owner(task.output)
+        if task.output in self._reserved or owner not in (None, task.source.name):
             raise ImageError(
-                f"{task.found.name}: another file's result is {task.output}, too: left out; rename one, or give "
+                f"{task.source.name}: another file's result is {task.output}, too: left out; rename one, or add "
                 "--format keep"
             )
-        self._outputs.add(task.output)
-
-    def _leave_out(self, task: Task, error: str) -> None:
-        """Report a file that cannot become a task; the next run tries it again."""
-        done = skip(task, error)
-        self._journal.add(replace(done, task=replace(task, first=FILE[task.kind])), None)
-        self._early += done.outcomes
+        self._reserved.add(task.output)
 
     def _pieces(self, task: Task, items: int) -> Iterator[Task]:
-        """The pieces of a shard that are left to do; if there are none, it is joined."""
-        found, journal = task.found, self._journal
-        if journal.stamp(found) != found.stamp:  # new, or another file of that name
-            journal.forget(found)
-        folder, at, gaps = self._place.pieces(found), 0, list[tuple[int, int]]()
-        for first, count, made in journal.pieces(found):
-            if made is not None and not (folder / made).is_file():
-                journal.forget(found, first)
-                continue
-            gaps.append((at, first))
-            at = first + count
-        gaps.append((at, items))
-        self._open[found.name] = sum(stop - start for start, stop in gaps)
-        if not self._open[found.name]:
+        """Yield the unfinished pieces of a shard; if there are none, join it."""
+        pending = np.ones(items, bool)
+        for first, count, _ in self._directory.finished_pieces(task.source):
+            pending[first : first + count] = False
+        self._unfinished[task.source.name] = int(pending.sum())
+        if not pending.any():
             self._join(task)
-        for start, stop in gaps:
-            for first in range(start, stop, PIECE):
-                yield replace(task, first=first, count=min(PIECE, stop - first))
+        for first in range(0, items, PIECE):
+            block = pending[first : first + PIECE]
+            piece = replace(task, first=first, count=len(block))
+            if block.all():
+                yield piece
+            else:  # the rest of a piece that was split
+                yield from (item for item, unfinished in zip(piece.split(), block, strict=True) if unfinished)
 
-    def _settle(self, done: TaskResult) -> None:
-        """Write the row of what was made, and give it its name. Raises DeidError."""
-        task = done.task
-        if task.kind in SHARDS:
-            name = None if done.made is None else f"{task.first:012}"
-            piece = self._place.pieces(task.found) / f"{task.first:012}"
-            self._finish(done.made, piece, lambda: self._journal.add(done, name))
-            self._open[task.found.name] -= task.count
-            if not self._open[task.found.name]:
+    def _commit(self, result: TaskResult) -> None:
+        """Record a result, and join its shard if it was the last piece. Raises DeidError."""
+        task = result.task
+        self._directory.commit(result)
+        if task.first != WHOLE_FILE:
+            self._unfinished[task.source.name] -= task.count
+            if not self._unfinished[task.source.name]:
                 self._join(task)
-            return
-        self._finish(done.made, self._place.out / task.output, lambda: self._journal.add(done, None))
-        self._outputs.discard(task.output)
+        elif task.error is None:
+            self._reserved.discard(task.output)
 
     def _join(self, task: Task) -> None:
-        """Make one file of a shard's pieces. Raises DeidError."""
-        found, folder, target = task.found, self._place.pieces(task.found), self._place.out / task.output
-        rows = self._journal.pieces(found)
-        joined = passing_name(task)
+        """Join a shard's pieces into one file. Raises DeidError."""
+        source, target, joined = task.source, self._directory.out / task.output, task.temporary()
+        pieces = self._directory.finished_pieces(source)
         with refused(target):
-            SHARDS[task.kind].join(found.path, [folder / made for _, _, made in rows if made is not None], joined)
-            digests = sha256_of(found.path), sha256_of(joined)
-        line = FileRecord(found.name, task.output, *digests, items=sum(count for _, count, _ in rows)).to_json()
-        self._finish(joined, target, lambda: self._journal.add_shard(found, task.output, line))
-        shutil.rmtree(folder, ignore_errors=True)
-        del self._open[found.name]
-        self._outputs.discard(task.output)
-
-    def _finish(self, made: Path | None, target: Path, add_row: Callable[[], None]) -> None:
-        """The row first: a kill before the name costs what was made; after the name nothing is made again."""
-        prepare_folder(target.parent)
-        with refused(target):
-            target.unlink(missing_ok=True)  # of what the file was before: it must not pass for the row's
-            add_row()
-            if made is not None:
-                publish(made, target, overwrite=True)
+            shard_format(task.kind).join(source.path, [path for *_, path in pieces if path is not None], joined)
+            line = manifest_line(task, joined, sum(count for _, count, _ in pieces))
+        self._directory.commit(TaskResult(replace(task, first=WHOLE_FILE, count=0), joined, line=line))
+        self._directory.delete_pieces(source)
+        self._reserved.discard(task.output)
+        del self._unfinished[source.name]

@@ -1,48 +1,50 @@
-"""Which engine has the tasks of a run done."""
+"""Engines of a data-set run: processes of this machine or a Ray cluster, and the share of a launched process."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import pickle
 import signal
-import traceback
+import socket
 import zlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from itertools import islice
-from math import ceil
-from multiprocessing import connection, get_context
+from itertools import chain
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
+from threading import Thread
+from typing import Any
 
 from ..errors import DeidError, UsageError, needed_for, one_line
-from ..identity.pseudonyms import Person, Pseudonyms
 from .dataset import execute, run_in_process
 from .journal import RunDirectory
-from .tasks import DEATHS, Engine, ImageWorker, JobConfig, SourceFile, Task, TaskResult, mark_poisoned
+from .tasks import Engine, ImageWorker, JobConfig, SourceFile, Task, TaskResult, skip
 
-PATIENCE = timedelta(days=30)
-"""How long a process that is done waits for the others; torch's own limit is ten minutes."""
+BARRIER_TIMEOUT = timedelta(days=30)
+"""How long a launched process waits for the others to finish; torch's default is ten minutes."""
+
+CPUS = 4
+"""CPUs per Ray worker on a cluster without GPUs, unless the number of workers is given."""
+
+_OBJECT_STORE = 256 * 2**20  # bytes, of a local cluster: only tasks and records pass through Ray
+_CONTEXT = get_context("spawn")  # a fork would copy locks that other threads hold
 
 
 @dataclass(frozen=True)
 class WorkShare:
-    """What this process is of a run.
+    """Share of this process in a run.
 
     Attributes:
-        number, of: this process, from 0, of so many.
-        device: for its model.
-        wait: returns when all processes of the run have called it.
+        number: of this process, from 0.
+        of: number of processes.
+        device: of its model.
+        wait: barrier; returns when all processes have called it.
     """
 
     number: int
@@ -52,196 +54,191 @@ class WorkShare:
 
     @property
     def leads(self) -> bool:
-        """Whether it does what only one may do."""
+        """Whether this is the main process."""
         return self.number == 0
 
-    def has(self, found: SourceFile) -> bool:
-        """Whether a file is this process's; a shard is one file. It depends on the file's place alone."""
-        return zlib.crc32(os.fsencode(found.place)) % self.of == self.number
+    def has(self, source: SourceFile) -> bool:
+        """Return whether a file belongs to this process, which depends on its place alone."""
+        return zlib.crc32(os.fsencode(source.place)) % self.of == self.number
 
     @contextmanager
-    def in_turn(self, opened: Callable[[bool], RunDirectory]) -> Iterator[RunDirectory]:
-        """An open workplace, which the leading process opens first."""
+    def in_turn(self, open_directory: Callable[[bool], RunDirectory]) -> Iterator[RunDirectory]:
+        """Open the output folder, in the main process first."""
         if not self.leads:
             self.wait()
-        with closing(opened(self.leads)) as place:
+        with closing(open_directory(self.leads)) as directory:
             if self.leads:
                 self.wait()
-            yield place
+            yield directory
 
 
 def share_of_this_process(workers: int | None, engine: str, device: str) -> WorkShare:
-    """The share of the process that calls: all of it, unless `accelerate launch` began it as one of several.
+    """Return the share of this process: everything, unless `accelerate launch` started it as one of several.
 
-    Raises UsageError where it is one of several, and is to have workers of its own.
+    Raises UsageError for a launched process that is to have workers of its own.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return WorkShare(0, 1, device, lambda: None)
     if workers is not None or engine != "local":
-        raise UsageError("--workers and --engine: accelerate launch begins the processes: leave them out")
+        raise UsageError("--workers and --engine: accelerate launch starts the processes: leave them out")
     from accelerate import PartialState
 
-    state = PartialState(timeout=PATIENCE)
-    own = str(state.device) if device == "auto" else device
-    return WorkShare(state.process_index, state.num_processes, own, state.wait_for_everyone)
+    state = PartialState(timeout=BARRIER_TIMEOUT)
+    own_device = str(state.device) if device == "auto" else device
+    return WorkShare(state.process_index, state.num_processes, own_device, state.wait_for_everyone)
 
 
-class RemotePseudonyms:
-    """What workers take for `Pseudonyms`.
+def make_engine(name: str, config: JobConfig, workers: int | None, address: str | None) -> Engine:
+    """Return an engine.
 
-    Attributes:
-        store: its file, as messages call it.
+    Args:
+        name: "local" or "ray".
+        config: settings of the workers.
+        workers: number of workers; None is 1, and with Ray one per GPU or per `CPUS` CPUs.
+        address: of a Ray cluster; None starts one on this machine.
     """
-
-    def __init__(self, keeper: Any, store: Path) -> None:
-        self._keeper, self.store = keeper, store
-
-    def person(self, embedding: np.ndarray) -> Person:
-        """See `Pseudonyms.person`."""
-        import ray
-
-        try:
-            found: Person = ray.get(self._keeper.person.remote(embedding))
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error  # as the store raised it
-        return found
+    if name == "ray":
+        return partial(run_on_ray, config, workers, address)
+    return partial(run_in_process, config) if workers in (None, 1) else partial(run_in_processes, config, workers)
 
 
-def remote_store(pseudonyms: Pseudonyms) -> RemotePseudonyms:
-    """Have a store kept by an actor on this machine, which is begun again if it dies."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(Pseudonyms).options(
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=this_node
-    )
-    keeper = actor.remote(
-        pseudonyms.key,
-        pseudonyms.store.absolute(),
-        recogniser=pseudonyms.recogniser,
-        dimension=pseudonyms.dimension,
-        threshold=pseudonyms.threshold,
-    )
-    return RemotePseudonyms(keeper, pseudonyms.store)
+_worker: ImageWorker  # of a worker process
 
 
-_START = get_context("spawn")  # a fork would copy locks of threads that hold them
+def _start(config: JobConfig) -> None:
+    """Load the model of this worker process. Raises DeidError."""
+    global _worker
+    _worker = ImageWorker(config)
+    if (pseudonyms := config.options.pseudonyms) is not None and not pseudonyms.store.is_file():
+        raise DeidError(
+            f"{pseudonyms.store}: no such file on {socket.gethostname()}: put the store on a shared file system"
+        )
+    _worker.load()
 
 
-@dataclass(eq=False)
-class _Worker:
-    """A process, its pipe, the task that it is at, and whether it has its model."""
-
-    number: int
-    process: BaseProcess
-    pipe: Connection
-    task: Task | None = None
-    ready: bool = False
-
-    def end(self) -> None:
-        self.pipe.close()
-        self.process.terminate()
-        self.process.join()
+def _execute(task: Task) -> TaskResult:
+    return execute(task, _worker)
 
 
-def processes(recipe: JobConfig, workers: int, tasks: Iterator[Task]) -> Iterator[TaskResult]:
-    """Have tasks done by worker processes.
+def run_on_workers(
+    start: Callable[[int], tuple[Executor, JobConfig]],
+    count: int,
+    died: type[Exception] | tuple[type[Exception], ...],
+    tasks: Iterator[Task],
+) -> Iterator[TaskResult]:
+    """Execute tasks on worker processes, each of which takes one task at a time.
+
+    A worker that dies is replaced. Its task is tried again while no other task runs, a shard's piece item by item; an
+    item that kills a second worker is left out.
+
+    Args:
+        start: returns the executor of worker 0, 1, ..., which is one process, and its settings.
+        count: number of workers; each is started for its first task.
+        died: exceptions that a future raises if its process died.
+        tasks: the tasks.
 
     Raises:
-        DeidError: a worker died before it had its model, which the next one would do, too.
-        RuntimeError: an unexpected error of a worker's, with its traceback.
+        DeidError: a worker died again while it loaded its model; also as `dataset.execute` does.
     """
-    crew: list[_Worker | None] = [None] * workers  # begun when there is something to do
-    again, deaths = deque[Task](), Counter[Task]()
+    workers: dict[int, tuple[Executor, Future[None]]] = {}  # with the loading of their models
+    running: dict[Future[TaskResult], tuple[int, Task]] = {}
+    idle, retries, retried = deque(range(count)), deque[Task](), set[Task]()
+
+    def next_task() -> Task | None:
+        if any(task in retried for _, task in running.values()):
+            return None
+        if retries:
+            return None if running else retries.popleft()
+        return next(tasks, None)
+
     try:
         while True:
-            for number, worker in enumerate(crew):
-                if worker is not None and worker.task is not None:
-                    continue
-                task = again.popleft() if again else next(tasks, None)
-                if task is not None:
-                    worker = crew[number] = worker or _begin(recipe, number, workers)
-                    worker.task = task
-                    with suppress(OSError):  # dead: the pipe's end says so below
-                        worker.pipe.send(task)
-            busy = {worker.pipe: worker for worker in crew if worker is not None and worker.task is not None}
-            if not busy:
+            while idle and (task := next_task()) is not None:
+                number = idle.popleft()
+                if number not in workers:
+                    executor, config = start(number)
+                    workers[number] = executor, executor.submit(_start, config)
+                running[_submit(workers[number][0], task)] = number, task
+            if not running:
                 return
-            for pipe in connection.wait(list(busy)):
-                worker = busy[pipe]  # type: ignore[index]
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, task = running.pop(future)
+                executor, loading = workers[number]
+                idle.append(number)
                 try:
-                    message = worker.pipe.recv()
-                except (EOFError, OSError):
-                    yield from _bury(worker, again, deaths)
-                    crew[worker.number] = None
-                    continue
-                if isinstance(message, TaskResult):
-                    worker.task = None
-                    yield message
-                elif message is None:
-                    worker.ready = True
-                elif isinstance(message, DeidError):
-                    raise message
-                else:
-                    raise RuntimeError(message)
+                    loading.result()
+                    result = future.result()
+                except died as error:
+                    executor.shutdown()
+                    del workers[number]
+                    loaded = loading.exception() is None
+                    if task not in retried:
+                        items = task.split() if loaded else [task]
+                        retries.extend(items)
+                        retried.update(items)
+                        continue
+                    if not loaded:
+                        raise DeidError(
+                            "a worker died while it loaded the model, often for lack of memory: use fewer --workers"
+                        ) from error
+                    result = skip(task, f"{task.name}: killed two workers, often for lack of memory: left out")
+                yield result
     finally:
-        for worker in crew:
-            if worker is not None:
-                worker.end()
+        for executor, _ in workers.values():
+            executor.shutdown()
 
 
-def _begin(recipe: JobConfig, number: int, workers: int) -> _Worker:
-    ours, theirs = _START.Pipe()
-    process = _START.Process(target=_work, args=(theirs, recipe, number, workers), daemon=True)
-    process.start()
-    theirs.close()
-    return _Worker(number, process, ours)
-
-
-def _bury(worker: _Worker, again: deque[Task], deaths: Counter[Task]) -> Iterator[TaskResult]:
-    """What is to be done about a dead worker's task."""
-    worker.end()
-    task = worker.task
-    assert task is not None  # only busy workers are listened to
-    if not worker.ready:
-        raise DeidError(
-            f"a worker died before it was ready (exit code {worker.process.exitcode}): often memory is short: give "
-            "fewer --workers"
-        )
-    deaths[task] += 1
-    if task.count > 1 and deaths[task] > 1:
-        again.extend(task.singles())
-    elif deaths[task] < DEATHS:
-        again.append(task)
-    else:
-        yield mark_poisoned(task)
-
-
-def _work(pipe: Connection, recipe: JobConfig, number: int, workers: int) -> None:
-    """A worker's life: it ends with its pipe, whose other end dies with the run."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    from .dataset import execute
-    from .tasks import ImageWorker
-
+def _submit(executor: Executor, task: Task) -> Future[TaskResult]:
     try:
-        workshop = ImageWorker(replace(recipe, device=_device(recipe.device, number)))
-        workshop.load()
-        pipe.send(None)
-        while True:
-            pipe.send(execute(pipe.recv(), workshop))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except DeidError as error:
-        pipe.send(error)
-    except Exception:
-        with suppress(OSError):
-            pipe.send(traceback.format_exc())
+        return executor.submit(_execute, task)
+    except BrokenExecutor as error:  # it died while it was idle
+        future: Future[TaskResult] = Future()
+        future.set_exception(error)
+        return future
 
 
-def _device(device: str, number: int) -> str:
-    """The worker's share of the GPUs."""
+class LocalWorker(ProcessPoolExecutor):
+    """One process of this machine, which ends with this process."""
+
+    def __init__(self, threads: int) -> None:
+        """Prepare it; `threads` are torch's, unless OMP_NUM_THREADS is set."""
+        self._receiver, self._lifeline = _CONTEXT.Pipe(duplex=False)
+        super().__init__(1, _CONTEXT, _initialize, (self._receiver, threads))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the process, and its current task."""
+        self._lifeline.close()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _initialize(lifeline: Connection, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator handles it
+    Thread(target=_exit_with_coordinator, args=(lifeline,), daemon=True).start()
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _exit_with_coordinator(lifeline: Connection) -> None:
+    """End this process when the other end of a pipe is closed, as a kill of the coordinator does."""
+    with suppress(EOFError, OSError):
+        lifeline.recv()
+    os._exit(1)
+
+
+def run_in_processes(config: JobConfig, workers: int, tasks: Iterator[Task]) -> Iterator[TaskResult]:
+    """Execute tasks in processes of this machine. Raises DeidError as `run_on_workers` does."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+
+    def start(number: int) -> tuple[Executor, JobConfig]:
+        return LocalWorker(threads), replace(config, device=worker_device(config.device, number))
+
+    return run_on_workers(start, workers, BrokenExecutor, tasks)
+
+
+def worker_device(device: str, number: int) -> str:
+    """Return the device of a worker: with "auto" the GPUs in turn, if there are any."""
     if device != "auto":
         return device
     import torch
@@ -250,94 +247,70 @@ def _device(device: str, number: int) -> str:
     return f"cuda:{number % gpus}" if gpus else device
 
 
-BUNDLE = 4
-"""Tasks that Ray hands over at once: what a kill of the run costs a worker."""
+class RayWorker(Executor):
+    """One actor of a Ray cluster."""
 
-WINDOW = 10_000
-"""Tasks of one execution; between two of them the actors are begun anew."""
+    def __init__(self, resources: Mapping[str, float]) -> None:
+        """Start it; `resources` are `num_cpus` and `num_gpus` that it takes."""
+        import ray
 
-CPUS = 4
-"""CPUs of a worker where there is no GPU, unless the number of workers says otherwise."""
+        self._ray: Any = ray
+        self._actor: Any = self._ray.remote(_Actor).options(**resources).remote()
 
-_MEMORY = 256 * 2**20  # of the object store of a cluster that is begun here: only tasks and records are in it
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call a function in the actor."""
+        future: Future[Any] = self._actor.call.remote(fn, *args, **kwargs).future()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the actor, and its current task."""
+        self._ray.kill(self._actor)
 
 
 class _Actor:
-    """A worker. Its model is loaded with the first picture."""
-
-    def __init__(self, recipe: JobConfig) -> None:
-        self._workshop = ImageWorker(recipe)
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        tasks = (pickle.loads(task) for task in batch["task"])
-        done = [pickle.dumps(one) for task in tasks for one in _counted(task, self._workshop)]
-        return {"done": np.array(done, object)}
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
 
 
-def _counted(task: Task, workshop: ImageWorker) -> list[TaskResult]:
-    """Do a task that Ray tries again for ever if its worker dies; what kills workers is found, and left out."""
-    tried = task.scratch / hashlib.sha256(repr(task).encode(errors="surrogateescape")).hexdigest()
-    deaths = tried.stat().st_size if tried.exists() else 0
-    if task.count > 1 and deaths > 1:
-        return [done for single in task.singles() for done in _counted(single, workshop)]
-    if deaths >= DEATHS:
-        return [mark_poisoned(task)]
-    with tried.open("ab") as stream:
-        stream.write(b".")
-    done = execute(task, workshop)
-    tried.unlink(missing_ok=True)
-    return [done]
+def run_on_ray(
+    config: JobConfig, workers: int | None, address: str | None, tasks: Iterator[Task]
+) -> Iterator[TaskResult]:
+    """Execute tasks on a Ray cluster, whose machines see the inputs and the output folder under the same paths.
 
+    Args:
+        config: settings of the workers.
+        workers: number of actors; None is one per GPU, or one per `CPUS` CPUs where there is none.
+        address: of the cluster; None starts one on this machine.
+        tasks: the tasks.
 
-@dataclass(frozen=True)
-class Cluster:
-    """A Ray cluster as an engine.
-
-    Attributes:
-        recipe: what the workers make.
-        workers: number of actors; None is one a GPU, or one for each `CPUS` where there is none.
-        address: of the cluster; None begins one on this machine.
+    Raises:
+        DeidError: there is no such cluster, it fails, or as `run_on_workers` does.
     """
-
-    recipe: JobConfig
-    workers: int | None
-    address: str | None
-
-    def __call__(self, tasks: Iterator[Task]) -> Iterator[TaskResult]:
-        """Raises DeidError: there is no such cluster, or it cannot go on."""
-        first = next(tasks, None)
-        if first is None:
-            return
-        with _connected(self.address) as ray:
-            recipe = _for_all(self.recipe)
-            window = [first, *islice(tasks, WINDOW - 1)]
-            while window:
-                yield from self._window(ray, recipe, window)
-                window = list(islice(tasks, WINDOW))
-
-    def _window(self, ray: Any, recipe: JobConfig, window: list[Task]) -> Iterator[TaskResult]:
-        rows = [{"task": pickle.dumps(_everywhere(task))} for task in window]
-        workers, share = _shares(ray.cluster_resources(), self.workers)
-        made = ray.data.from_items(rows, override_num_blocks=ceil(len(rows) / BUNDLE)).map_batches(
-            _Actor,
-            fn_constructor_args=(recipe,),
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(size=min(workers, ceil(len(rows) / BUNDLE))),
-            **share,
-        )
+    first = next(tasks, None)
+    if first is None:
+        return
+    with _cluster(address) as ray:
+        count, resources = actor_resources(ray.cluster_resources(), workers)
+        shared = _with_absolute_store(config)
+        died = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
         try:
-            for row in made.iter_rows():
-                yield pickle.loads(row["done"])
+            yield from run_on_workers(
+                lambda number: (RayWorker(resources), shared), count, died, chain((first,), tasks)
+            )
         except ray.exceptions.RayError as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            if not isinstance(cause, ray.exceptions.RayError):  # raised by a worker
+                raise cause from error
+            message = one_line(cause).partition(" traceback: ")[0][:100]
             raise DeidError(
-                f"ray: {type(error).__name__}: what is finished stays: give the command again (and fewer --workers "
-                "if memory is short)"
+                f"ray: {type(cause).__name__} ({message}): check that all machines have deid-diffusion, "
+                "and repeat the command to resume"
             ) from error
 
 
-def _shares(resources: dict[str, float], workers: int | None) -> tuple[int, dict[str, float]]:
-    """The number of actors, and what each of them takes of the cluster."""
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+def actor_resources(cluster: dict[str, float], workers: int | None) -> tuple[int, dict[str, float]]:
+    """Return the number of actors and the resources of each, given those of the cluster."""
+    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
     if gpus:
         count = workers or gpus
         return count, {"num_gpus": 1 if count <= gpus else gpus / count, "num_cpus": 1}
@@ -345,52 +318,29 @@ def _shares(resources: dict[str, float], workers: int | None) -> tuple[int, dict
     return count, {"num_cpus": cpus // count or cpus / count}
 
 
-def _everywhere(task: Task) -> Task:
-    """The task with paths that do not depend on where a process stands."""
-    return replace(task, found=replace(task.found, path=task.found.path.absolute()), scratch=task.scratch.absolute())
-
-
-def _for_all(recipe: JobConfig) -> JobConfig:
-    """The recipe with one store of people for all machines."""
-    if recipe.options.pseudonyms is None:
-        return recipe
-
-    kept = cast("Pseudonyms", remote_store(recipe.options.pseudonyms))
-    return replace(recipe, options=replace(recipe.options, pseudonyms=kept))
+def _with_absolute_store(config: JobConfig) -> JobConfig:
+    """Return settings for actors, which have another working directory."""
+    if config.options.pseudonyms is None:
+        return config
+    pseudonyms = copy(config.options.pseudonyms)
+    pseudonyms.store = pseudonyms.store.absolute()
+    return replace(config, options=replace(config.options, pseudonyms=pseudonyms))
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
-    """The package, connected to a cluster. Raises DeidError where there is none."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked to be counted
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray tells of every retry
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Connect to a cluster; the value is the module `ray`. Raises DeidError if there is none."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with needed_for("--engine ray", "deid-diffusion[ray]"):
         import ray
-        import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    ours: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": _MEMORY}
+    own: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise DeidError(f"--ray-address {address}: no cluster there ({one_line(error)[:200]}): check it") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
     try:
         yield ray
     finally:
         ray.shutdown()
-
-
-def make_engine(name: str, recipe: JobConfig, workers: int | None, address: str | None) -> Engine:
-    """An engine.
-
-    Args:
-        name: "local" or "ray".
-        recipe: what the workers make.
-        workers: their number; None is one, and with Ray one for each GPU or share of the CPUs.
-        address: of a Ray cluster; None begins one on this machine.
-    """
-    if name == "ray":
-        return Cluster(recipe, workers, address)
-    return partial(run_in_process, recipe) if workers in (None, 1) else partial(processes, recipe, workers)

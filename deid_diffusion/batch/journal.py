@@ -1,7 +1,7 @@
-"""The journal of a run: what is finished, in a SQLite file of the output folder that a kill cannot hurt.
+"""Output folder of a data-set run with its journal, a SQLite file that survives a kill at any moment.
 
-A row is written just before the file that it speaks of gets its name. So what has a row and is there is finished, and
-everything else is made again; a million rows take no memory.
+A row is written just before the file that it describes is renamed into place. So an output is finished if it has a row
+and exists; everything else is processed again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -23,248 +23,181 @@ from .._version import __version__
 from ..errors import DeidError, UsageError, one_line
 from ..io.files import prepare_folder, publish, refused, synced
 from ..options import options_digest
-from .tasks import JobConfig, SourceFile, TaskResult
-
-
-def check_manifest(path: Path, journal: Journal) -> None:
-    """Refuse to write over a file that no run wrote. Raises UsageError."""
-    if path.exists() and not journal.begun():
-        raise UsageError(f"{path}: exists already: move it away, or give --manifest another name")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: its folder does not exist: create it, or give --manifest another name")
-
-
-def write_manifest(path: Path, journal: Journal) -> None:
-    """Write the records of everything that is finished, sorted by name, in place of what stood there.
-
-    Raises ImageError if the system refuses; then the file is as it was.
-    """
-    temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
-    with refused(path):
-        try:
-            with synced(temporary) as stream:
-                for line in journal.lines():
-                    stream.write(line.encode() + b"\n")
-            publish(temporary, path, overwrite=True)
-        finally:
-            temporary.unlink(missing_ok=True)
-
+from .tasks import WHOLE_FILE, JobConfig, SourceFile, TaskResult
 
 WORK = ".deid-work"
-"""Name of the hidden folder."""
+"""Name of the hidden folder with the journal and unfinished results."""
 
-_MODE = 0o700  # records and unfinished results are nobody else's business
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another process of the same run that is writing."""
 
-
-@dataclass(frozen=True)
-class RunDirectory:
-    """An open output folder.
-
-    Attributes:
-        out: the folder.
-        journal: of what is finished there.
-        scratch: this process's folder for results that have no name yet.
-        lock: keeps other runs out until this process ends; None in processes that another one opened it for.
-    """
-
-    out: Path
-    journal: Journal
-    scratch: Path
-    lock: BaseFileLock | None
-
-    @classmethod
-    def open(cls, out: Path, recipe: JobConfig, *, leads: bool = True) -> RunDirectory:
-        """Open a folder, and clear what a killed run left unfinished.
-
-        Args:
-            out: a folder that is empty or new, or that such a run wrote to.
-            recipe: has to be that of the run that wrote to it.
-            leads: False in the further processes of one run, which must wait until the first one has opened it.
-
-        Raises:
-            UsageError: it holds something else, or was begun with another recipe.
-            DeidError: another run works on it, or it cannot be written to.
-        """
-        work = out / WORK
-        if leads and not work.exists() and out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"{out}: is not empty, and no run over a data set made it: choose another output folder")
-        prepare_folder(out)
-        with refused(work):
-            work.mkdir(mode=_MODE, exist_ok=True)
-        lock = _lock(out) if leads else None
-        if leads:
-            shutil.rmtree(work / "scratch", ignore_errors=True)
-        scratch = work / "scratch" / secrets.token_hex(8)
-        with refused(scratch):
-            scratch.mkdir(parents=True)
-        return cls(out, Journal(work / "journal.sqlite", _wishes(recipe)), scratch, lock)
-
-    def pieces(self, found: SourceFile) -> Path:
-        """The folder for finished pieces of a shard."""
-        digest = hashlib.sha256(f"{found.stamp} {found.name}".encode(errors="surrogateescape")).hexdigest()
-        return self.out / WORK / "pieces" / digest[:32]
-
-    def close(self) -> None:
-        """Let go of the folder; what is unfinished and nobody can use is removed."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        self.journal.close()
-        if self.lock is not None:
-            self.lock.release()
-
-
-def _lock(out: Path) -> BaseFileLock:
-    lock = FileLock(out / WORK / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise DeidError(f"{out}: another run is working on it: wait until it is done") from error
-    (out / WORK / "lock").chmod(0o600)
-    return lock
-
-
-def _wishes(recipe: JobConfig) -> str:
-    shaping = {
-        "version": __version__,
-        "model": recipe.model,
-        "options": options_digest(recipe.options),
-        "format": recipe.file_format,
-        "require_face": recipe.require_face,
-        "copied": sorted(recipe.copied),
-        "image_columns": sorted(recipe.image_columns),
-    }
-    return json.dumps(shaping, sort_keys=True)
-
-
-PATIENCE_S = 60.0
-"""How long to wait for another process of the same run that is writing."""
-
-JOINED = -1
-"""The `first` of the row of a shard that is finished."""
-
+# `output` is NULL if nothing was written; `pictures` counts images; `lines` are those of the manifest
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (wishes TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS tasks (name BLOB, first INTEGER, count INTEGER, stamp TEXT, made TEXT, output BLOB,
-                                  failed INTEGER, pictures INTEGER, lines TEXT, PRIMARY KEY (name, first));
+CREATE TABLE IF NOT EXISTS tasks (name BLOB, first INTEGER, count INTEGER, stamp TEXT, output BLOB, failed INTEGER,
+                                  pictures INTEGER, lines TEXT, config TEXT, PRIMARY KEY (name, first));
 CREATE INDEX IF NOT EXISTS outputs ON tasks (output);
 """
 
 
-class Journal:
-    """Finished tasks by the name of their file and the first of their items."""
+class RunDirectory:
+    """Output folder of a run.
 
-    def __init__(self, path: Path, wishes: str) -> None:
-        """Open the journal; a file that does not exist is created.
+    Attributes:
+        out: the folder.
+        scratch: absolute folder of this process for unfinished results.
+    """
+
+    def __init__(self, out: Path, scratch: Path, config: str, lock: BaseFileLock | None) -> None:
+        """Open the journal. Raises DeidError if it cannot be used. See `open`."""
+        self.out, self.scratch, self._config, self._lock = out, scratch, config, lock
+        self._path = out / WORK / "journal.sqlite"
+        with self._errors():
+            self._database = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT, isolation_level=None)
+            self._database.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost rows, never their order
+            self._database.executescript(_SCHEMA)
+
+    @classmethod
+    def open(cls, out: Path, config: JobConfig, *, leads: bool = True) -> RunDirectory:
+        """Open a folder, and delete what a killed run left unfinished.
 
         Args:
-            path: the file.
-            wishes: a text that differs where results may differ.
+            out: a folder that is new, empty or of an earlier run with the same settings.
+            config: settings of the run.
+            leads: False in the other processes of a run, which open the folder after the first one.
 
         Raises:
-            UsageError: it was begun with other wishes.
-            DeidError: it cannot be used.
+            UsageError: the folder holds something else, or results of other settings.
+            DeidError: another run uses it, or it cannot be written.
         """
-        self._path = path
-        with self._errors():
-            self._database = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
-            self._database.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost rows, never their order
-            self._database.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA.split(";"):
-                self._database.execute(statement)
-            if self._database.execute("SELECT 1 FROM tasks LIMIT 1").fetchone() is None:
-                self._database.execute("DELETE FROM about")  # nothing was finished with those of an earlier run
-                self._database.execute("INSERT INTO about VALUES (?)", (wishes,))
-            row = self._database.execute("SELECT wishes FROM about").fetchone()
-            self._database.execute("COMMIT")
-        if row[0] != wishes:
+        work = out / WORK
+        if leads and not work.exists() and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"{out}: is not empty and not of an earlier run: choose another output folder")
+        prepare_folder(out)
+        scratch = work.absolute() / "scratch" / secrets.token_hex(8)
+        with refused(work):
+            work.mkdir(mode=0o700, exist_ok=True)  # records and unfinished results are private
+            lock = _lock(out) if leads else None
+            if leads:
+                shutil.rmtree(scratch.parent, ignore_errors=True)
+            scratch.mkdir(parents=True)
+        run_directory = cls(out, scratch, _digest(config), lock)
+        if run_directory._select("SELECT config FROM tasks LIMIT 1", default=run_directory._config) != _digest(config):
+            run_directory.close()
             raise UsageError(
-                f"{path.parent.parent}: was begun with another version or other options: give those again, or choose "
-                "another output folder"
+                f"{out}: belongs to a run with another version or other options: repeat those, or choose another "
+                "output folder"
             )
+        return run_directory
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Delete unfinished results and release the folder."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
         self._database.close()
+        if self._lock is not None:
+            self._lock.release()
 
-    def add(self, done: TaskResult, made: str | None) -> None:
-        """Remember a task that is finished, and the name of a piece's file. Raises DeidError."""
-        task, lines = done.task, [one.report.to_json() for one in done.outcomes]
-        pictures = len(lines)
-        if done.copied is not None:
-            lines.append(done.copied.to_json())
-        output = os.fsencode(task.output) if made is None and done.made is not None else None
-        self._put(task.found, task.first, task.count, made, output, done.failed, pictures, lines)
-
-    def add_shard(self, found: SourceFile, output: str, line: str) -> None:
-        """Remember a shard that is finished. Raises DeidError."""
-        self._put(found, JOINED, 0, None, os.fsencode(output), False, 0, [line])
-
-    def finished(self, found: SourceFile, first: int) -> bool:
-        """Whether a row says that a file is finished, with nothing left out, and as it is now. Raises DeidError."""
-        select = "SELECT stamp = ? AND NOT failed FROM tasks WHERE name = ? AND first = ?"
-        with self._errors():
-            row = self._database.execute(select, (found.stamp, _key(found), first)).fetchone()
-        return bool(row and row[0])
-
-    def pieces(self, found: SourceFile) -> list[tuple[int, int, str | None]]:
-        """A shard's finished pieces in their order: first, count, and file name, or None for one that was left out.
-
-        Raises DeidError.
-        """
-        select = "SELECT first, count, made FROM tasks WHERE name = ? AND first >= 0 ORDER BY first"
-        with self._errors():
-            return list(self._database.execute(select, (_key(found),)))
-
-    def stamp(self, found: SourceFile) -> str | None:
-        """What a shard's stamp was when its first row was written; None without one. Raises DeidError."""
-        with self._errors():
-            row = self._database.execute("SELECT stamp FROM tasks WHERE name = ? LIMIT 1", (_key(found),)).fetchone()
-        return None if row is None else str(row[0])
+    def is_finished(self, source: SourceFile) -> bool:
+        """Return whether a file in its current version was finished without failures. Raises DeidError."""
+        query = "SELECT output FROM tasks WHERE name = ? AND first = ? AND stamp = ? AND NOT failed"
+        output = self._select(query, _key(source), WHOLE_FILE, source.stamp)
+        return output is not None and (self.out / os.fsdecode(output)).is_file()
 
     def owner(self, output: str) -> str | None:
-        """The name of the file whose result stands at a place; None if it is free. Raises DeidError."""
-        with self._errors():
-            row = self._database.execute(
-                "SELECT name FROM tasks WHERE output = ? LIMIT 1", (os.fsencode(output),)
-            ).fetchone()
-        return None if row is None else os.fsdecode(row[0])
+        """Return the name of the file that a result belongs to; None if there is no such result. Raises DeidError."""
+        name = self._select("SELECT name FROM tasks WHERE output = ? LIMIT 1", os.fsencode(output))
+        return None if name is None else os.fsdecode(name)
 
-    def forget(self, found: SourceFile, first: int | None = None) -> None:
-        """Drop all rows of a file, or one. Raises DeidError."""
-        where, values = ("", ()) if first is None else (" AND first = ?", (first,))
-        with self._errors():
-            self._database.execute(f"DELETE FROM tasks WHERE name = ?{where}", (_key(found), *values))
+    def finished_pieces(self, source: SourceFile) -> list[tuple[int, int, Path | None]]:
+        """Return a shard's finished pieces in order, and drop those of an older version or without their file.
 
-    def pictures(self) -> int:
-        """Number of pictures that will not be tried again. Raises DeidError."""
-        select = "SELECT total(pictures) FROM tasks WHERE NOT failed OR made IS NOT NULL"
-        with self._errors():
-            return int(self._database.execute(select).fetchone()[0])
+        Returns:
+            First item, number of items, and the file, or None if all items are left out.
 
-    def begun(self) -> bool:
-        """Whether there is any row. Raises DeidError."""
-        with self._errors():
-            return self._database.execute("SELECT 1 FROM tasks LIMIT 1").fetchone() is not None
+        Raises:
+            DeidError: the journal cannot be used.
+        """
+        name, pieces = _key(source), []
+        self._execute("DELETE FROM tasks WHERE name = ? AND stamp != ?", name, source.stamp)
+        query = "SELECT first, count, output FROM tasks WHERE name = ? AND first >= 0 ORDER BY first"
+        for first, count, output in self._execute(query, name).fetchall():
+            path = None if output is None else self.out / os.fsdecode(output)
+            if path is None or path.is_file():
+                pieces.append((first, count, path))
+            else:
+                self._execute("DELETE FROM tasks WHERE name = ? AND first = ?", name, first)
+        return pieces
 
-    def lines(self) -> Iterator[str]:
-        """The records as lines of JSON, in the order of the names. Raises DeidError."""
-        with self._errors():
-            for (lines,) in self._database.execute("SELECT lines FROM tasks ORDER BY name, first"):
-                yield from lines.splitlines()
+    def delete_pieces(self, source: SourceFile) -> None:
+        """Delete the files of a shard's pieces."""
+        shutil.rmtree(self.out / _piece_folder(source), ignore_errors=True)
 
-    def _put(
-        self,
-        found: SourceFile,
-        first: int,
-        count: int,
-        made: str | None,
-        output: bytes | None,
-        failed: bool,
-        pictures: int,
-        lines: list[str],
-    ) -> None:
-        row = (_key(found), first, count, found.stamp, made, output, failed, pictures, "\n".join(lines))
+    def commit(self, result: TaskResult) -> None:
+        """Write a result's row, then rename its file into place.
+
+        A kill between the two costs the result; a renamed file always has its row. Raises DeidError.
+        """
+        task = result.task
+        place = task.output if task.first == WHOLE_FILE else f"{_piece_folder(task.source)}/{task.first:012}"
+        prepare_folder((self.out / place).parent)
+        with refused(self.out / place):
+            if task.error is None:
+                (self.out / place).unlink(missing_ok=True)  # of an older version: it must not pass for the new row's
+            self._insert(result, place)
+            if result.temporary is not None:
+                publish(result.temporary, self.out / place, overwrite=True)
+
+    def picture_count(self) -> int:
+        """Return the number of images that are not processed again. Raises DeidError."""
+        return int(self._select("SELECT total(pictures) FROM tasks WHERE NOT failed OR output IS NOT NULL"))
+
+    def check_manifest(self, path: Path) -> None:
+        """Raise UsageError for a manifest that cannot be written, or that no run has written."""
+        if path.exists() and self._select("SELECT 1 FROM tasks LIMIT 1") is None:
+            raise UsageError(f"{path}: exists already: move it away, or give --manifest another name")
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"{path}: its folder does not exist: create it, or give --manifest another name")
+
+    def write_manifest(self, path: Path) -> None:
+        """Write the records of all finished files, sorted by name; an existing file is replaced.
+
+        Raises:
+            ImageError: the file cannot be written; it is unchanged.
+            DeidError: the journal cannot be used.
+        """
+        temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
+        with refused(path), self._errors():
+            try:
+                with synced(temporary) as stream:
+                    for (lines,) in self._execute("SELECT lines FROM tasks ORDER BY name, first"):
+                        stream.writelines(line.encode() + b"\n" for line in lines.splitlines())
+                publish(temporary, path, overwrite=True)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _insert(self, result: TaskResult, place: str) -> None:
+        task = result.task
+        lines = [outcome.report.to_json() for outcome in result.outcomes]
+        row = (
+            _key(task.source),
+            task.first,
+            task.count,
+            task.source.stamp,
+            None if result.temporary is None else os.fsencode(place),
+            result.failed,
+            len(result.outcomes),
+            "\n".join(lines if result.line is None else [*lines, result.line]),
+            self._config,
+        )
+        self._execute(f"INSERT OR REPLACE INTO tasks VALUES ({', '.join('?' * len(row))})", *row)
+
+    def _select(self, query: str, *values: Any, default: Any = None) -> Any:
+        """Return the first row's first value. Raises DeidError."""
+        row = self._execute(query, *values).fetchone()
+        return default if row is None else row[0]
+
+    def _execute(self, query: str, *values: Any) -> sqlite3.Cursor:
         with self._errors():
-            self._database.execute(f"INSERT OR REPLACE INTO tasks VALUES ({', '.join('?' * len(row))})", row)
+            return self._database.execute(query, values)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -277,5 +210,34 @@ class Journal:
             ) from error
 
 
-def _key(found: SourceFile) -> bytes:
-    return os.fsencode(found.name)
+def _lock(out: Path) -> BaseFileLock:
+    lock = FileLock(out / WORK / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DeidError(f"{out}: another run is using it: wait until it has finished") from error
+    return lock
+
+
+def _digest(config: JobConfig) -> str:
+    """Return a digest of everything that shapes a result."""
+    settings = {
+        "version": __version__,
+        "model": config.model,
+        "options": options_digest(config.options),
+        "format": config.file_format,
+        "require_face": config.require_face,
+        "copied": sorted(config.copied),
+        "image_columns": sorted(config.image_columns),
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _piece_folder(source: SourceFile) -> str:
+    """Return the folder of a shard's finished pieces, below the output folder."""
+    digest = hashlib.sha256(f"{source.stamp} {source.name}".encode(errors="surrogateescape")).hexdigest()
+    return f"{WORK}/pieces/{digest[:32]}"
+
+
+def _key(source: SourceFile) -> bytes:
+    return os.fsencode(source.name)

@@ -1,22 +1,26 @@
-"""What a worker holds: the model and the wishes, and how one picture of any data set is made with them."""
+"""Units of work of a data-set run: source files, tasks, and the worker that anonymises one image."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import results
 from ..errors import DeidError, ImageError, UsageError, one_line
 from ..io import images
+from ..io.files import sha256_of
 from ..options import Options
 from ..results import ImageRecord, JobResult, elapsed, internal
 from .planning import FORMATS, display_name
@@ -24,145 +28,54 @@ from .planning import FORMATS, display_name
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
 
-
-@dataclass(frozen=True)
-class Task:
-    """What one worker does at once, and what a kill costs at most.
-
-    Attributes:
-        kind: what the file is.
-        found: the file.
-        output: where the result goes below the output folder; of a shard's piece, where the shard goes.
-        first, count: of a shard, the samples or rows to process; a file of its own is one.
-        scratch: folder for the result, which gets its name when the task comes back.
-    """
-
-    kind: Kind
-    found: SourceFile
-    output: str
-    scratch: Path
-    first: int = 0
-    count: int = 1
-
-    def singles(self) -> tuple[Task, ...]:
-        """The same in the smallest tasks."""
-        return tuple(replace(self, first=self.first + k, count=1) for k in range(self.count))
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What became of a file that is no picture: a label file that was copied, or a shard.
-
-    Attributes:
-        file: its name as the user gave it, never an absolute path.
-        output: the result's, below the output folder.
-        input_sha256, output_sha256: hex digests.
-        items: samples or rows of a shard, those that were left out included; None of a label file.
-    """
-
-    file: str
-    output: str
-    input_sha256: str
-    output_sha256: str
-    items: int | None = None
-
-    def to_json(self) -> str:
-        """One line of JSON, ASCII only, without the line break."""
-        return json.dumps(asdict(self))
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What became of a task.
-
-    Attributes:
-        task: the task.
-        made: the finished file, under a passing name; None if nothing may be written.
-        outcomes: what became of each picture.
-        copied: the record of a label file.
-        stop: one line on what keeps the whole run from going on; nothing of this task counts then.
-    """
-
-    task: Task
-    made: Path | None = None
-    outcomes: tuple[JobResult, ...] = ()
-    copied: FileRecord | None = None
-    stop: str | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether a picture was left out."""
-        return any(one.report.status == "failed" for one in self.outcomes)
-
-
-Engine = Callable[[Iterator[Task]], Iterator[TaskResult]]
-"""Has tasks done, in any order; asks for a task when there is somebody to do it."""
-
-
-DEATHS = 3
-"""Workers that one sample, row or photo may kill before it is left out."""
-
-
-def mark_poisoned(task: Task) -> TaskResult:
-    """A task that killed `DEATHS` workers."""
-    where = f"{task.found.name}, item {task.first}" if task.kind in ("tar", "table") else task.found.name
-    return skip(task, f"{where}: {DEATHS} workers died at it (often memory is short): left out")
-
-
-def skip(task: Task, error: str) -> TaskResult:
-    """A task none of which could be done."""
-    name = task.found.name
-    if task.kind in ("tar", "table") and task.count:
-        name += f"/{task.first}" + (f" to {task.first + task.count - 1}" if task.count > 1 else "")
-    report = ImageRecord(name, None, "failed", error=error)
-    return TaskResult(task, outcomes=(JobResult(report, error),))
-
-
 Kind = Literal["photo", "label", "tar", "table"]
 
-_TEXTS = ("csv", "json", "jsonl", "md", "names", "tsv", "txt", "xml", "yaml", "yml")
-_MEMBERS = ("caption", "cls", "cls2", "id", "index", "inx", "transcript")  # what WebDataset's decoder takes for text
-LABELS = frozenset(f".{name}" for name in (*_TEXTS, *_MEMBERS))
-"""Suffixes, in lower case, of text that says something of pictures and is copied as it is."""
+_TEXT_FILES = ("csv", "json", "jsonl", "md", "names", "tsv", "txt", "xml", "yaml", "yml")
+_TEXT_MEMBERS = ("caption", "cls", "cls2", "id", "index", "inx", "transcript")  # as WebDataset's decoder has them
+LABELS = frozenset(f".{suffix}" for suffix in (*_TEXT_FILES, *_TEXT_MEMBERS))
+"""Lower-case suffixes of annotations, which are copied."""
 
 TARS = (".tar", ".tar.gz", ".tgz")
-"""Ends of the names of shards of members."""
+"""Suffixes of WebDataset shards."""
 
 TABLES = (".parquet", ".arrow")
-"""Ends of the names of shards of rows: Parquet, and the Arrow streams that `datasets` saves."""
+"""Suffixes of tables: Parquet, and the Arrow streams that `datasets` saves."""
 
 KEEP = "keep"
-"""The output format that leaves each picture its own format and name."""
+"""Output format that leaves each image its own format and name."""
 
-_ENCODED = re.compile(rb"[A-Za-z0-9+/]{1024}")  # no label is that long without a space or a comma
-_OVERLAP = 1023
+WHOLE_FILE = -1
+"""`first` of a task that is not a piece of a shard."""
+
+_ENCODED = re.compile(rb"[A-Za-z0-9+/]{1024}")  # base64; labels have a space or a comma more often than that
 
 
 def kind_of(name: str, copied: frozenset[str]) -> Kind | None:
-    """The kind of a file; None for one that nobody knows, which may be a picture.
+    """Return the kind of a file, or None for an unknown one, which may be an image.
 
     Args:
-        name: its last part.
-        copied: suffixes that the user said to copy.
+        name: file name without its folder.
+        copied: suffixes that the user declared to hold no image.
     """
-    low = name.lower()
-    if low.endswith(TARS):
+    name = name.lower()
+    if name.endswith(TARS):
         return "tar"
-    if low.endswith(TABLES):
+    if name.endswith(TABLES):
         return "table"
-    suffix = PurePosixPath(low).suffix
+    suffix = PurePosixPath(name).suffix
     if suffix in images.READABLE:
         return "photo"
     return "label" if suffix in LABELS or suffix in copied else None
 
 
-def holds_picture(pieces: Iterable[bytes]) -> bool:
-    """Whether text has something in it that is as long as an encoded picture (base64, as LabelMe's imageData)."""
-    return any(_ENCODED.search(piece) for piece in _overlapping(pieces))
+def check_label(data: bytes | mmap.mmap, name: str, suffix: str, copied: frozenset[str]) -> None:
+    """Raise ImageError for text that may embed an image in base64 (LabelMe's `imageData`), unless it is in `copied`."""
+    if suffix not in copied and _ENCODED.search(data):
+        raise ImageError(f"{name}: may embed an image as base64: left out; if it holds none, add --copy {suffix}")
 
 
 def result_name(name: str, file_format: str) -> str:
-    """A picture's name as its result has it. Raises ImageError where its own format cannot be written."""
+    """Return the name of an image's result. Raises ImageError if its own format cannot be written."""
     path = PurePosixPath(name)
     if file_format != KEEP:
         return str(path.with_suffix(FORMATS[file_format]))
@@ -171,22 +84,15 @@ def result_name(name: str, file_format: str) -> str:
     return name
 
 
-def _overlapping(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    before = b""
-    for piece in pieces:
-        yield before + piece
-        before = (before + piece)[-_OVERLAP:]
-
-
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a data set.
+    """An input file.
 
     Attributes:
-        path: the file.
-        place: where its result goes below the output folder, with forward slashes.
-        name: for people and reports: as given, but never an absolute path.
-        stamp: size and time of change, which differ where the content does.
+        path: absolute.
+        place: path of its result below the output folder, with forward slashes.
+        name: for messages and records: as given, but never an absolute path.
+        stamp: size and modification time, which tell versions of the file apart.
     """
 
     path: Path
@@ -196,82 +102,224 @@ class SourceFile:
 
 
 def iter_files(inputs: Sequence[Path], out: Path) -> Iterator[SourceFile]:
-    """The visible files in folders and the folders below them, and single files, in the system's own order.
+    """Walk folders and files in the file system's order; hidden files and the output folder are left out.
 
-    No two files have one name: not one input may be in another one, and no two may be called the same.
-
-    Links to files are followed, links to folders are not. The output folder is not entered.
+    Links to files are followed, links to folders are not. Names are unique.
 
     Raises:
-        UsageError: there is no such file or folder, one cannot be listed, the output folder is an input, or inputs
-            overlap.
+        UsageError: an input does not exist, cannot be listed, is the output folder, or overlaps with another input.
     """
-    _refuse_overlaps(inputs)
-    for given in inputs:
-        if not given.exists():
-            raise UsageError(f"{given}: no such file or folder: check the name")
-        if given.is_dir():
-            if out.exists() and given.samefile(out):
-                raise UsageError(f"{given}: is both input and output: choose another output folder")
-            yield from _folder(given, "", Path(display_name(given)), out)
+    _check_overlaps(inputs)
+    for path in inputs:
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder: check the name")
+        if not path.is_dir():
+            yield _source_file(path, path.name, display_name(path))
+        elif out.exists() and path.samefile(out):
+            raise UsageError(f"{path}: is both input and output: choose another output folder")
         else:
-            yield _found(given, given.name, display_name(given))
+            yield from _walk(path, "", Path(display_name(path)), out)
 
 
-def _refuse_overlaps(inputs: Sequence[Path]) -> None:
+def _check_overlaps(inputs: Sequence[Path]) -> None:
     names: dict[str, Path] = {}
-    places: dict[Path, Path] = {}
-    for given in inputs:
-        owner = names.setdefault(display_name(given), given)
-        if owner is not given:
-            raise UsageError(
-                f"{owner} and {given} would both be called {display_name(given)}: rename one, or run them apart"
-            )
-        owner = places.setdefault(given.resolve(), given)
-        if owner is not given:
-            raise UsageError(f"{owner} and {given} are the same: leave one of them out")
-    for place, given in places.items():
-        if not places.keys().isdisjoint(place.parents):
-            raise UsageError(f"{given}: is in another input: leave one of them out")
+    resolved: dict[Path, Path] = {}
+    for path in inputs:
+        name = display_name(path)
+        if (other := names.setdefault(name, path)) is not path:
+            raise UsageError(f"{other} and {path} would both be called {name}: rename one or run them separately")
+        if (other := resolved.setdefault(path.resolve(), path)) is not path:
+            raise UsageError(f"{other} and {path} are the same: give only one of them")
+    for target, path in resolved.items():
+        if not resolved.keys().isdisjoint(target.parents):
+            raise UsageError(f"{path}: lies inside another input: give only one of them")
 
 
-def _folder(folder: Path, place: str, base: Path, out: Path) -> Iterator[SourceFile]:
+def _walk(folder: Path, place: str, base: Path, out: Path) -> Iterator[SourceFile]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
+                path, entry_place = Path(entry.path), f"{place}{entry.name}"
                 if entry.name.startswith("."):
                     continue
-                here = f"{place}{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
-                    if not (out.exists() and out.samefile(entry.path)):
-                        yield from _folder(Path(entry.path), f"{here}/", base, out)
-                elif entry.is_file() or not Path(entry.path).exists():  # no pipe, which would make us wait
-                    yield _found(Path(entry.path), here, (base / here).as_posix())
+                    if not (out.exists() and out.samefile(path)):
+                        yield from _walk(path, f"{entry_place}/", base, out)
+                elif entry.is_file() or not path.exists():  # not a pipe, which would block
+                    yield _source_file(path, entry_place, (base / entry_place).as_posix())
     except OSError as error:
         raise UsageError(f"{folder}: cannot be listed ({one_line(error.strerror or error)})") from error
 
 
-def _found(path: Path, place: str, name: str) -> SourceFile:
+def _source_file(path: Path, place: str, name: str) -> SourceFile:
     try:
         status = path.stat()
-    except OSError:  # a dangling link: reading it will say so
-        return SourceFile(path, place, name, "")
-    return SourceFile(path, place, name, f"{status.st_size}:{status.st_mtime_ns}")
+        stamp = f"{status.st_size}:{status.st_mtime_ns}"
+    except OSError:  # a dangling link: reading it reports the error
+        stamp = ""
+    return SourceFile(path.absolute(), place, name, stamp)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Unit of work of one worker: a file, or a piece of a shard.
+
+    Attributes:
+        kind: of the file.
+        source: the file.
+        output: path of the file's result below the output folder.
+        scratch: absolute folder for unfinished results.
+        first: first sample or row of a shard's piece, from 0; `WHOLE_FILE` for a file.
+        count: number of its samples or rows.
+        error: why the file is left out; None unless that is known beforehand.
+    """
+
+    kind: Kind
+    source: SourceFile
+    output: str
+    scratch: Path
+    first: int = WHOLE_FILE
+    count: int = 1
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for messages and records: that of the file, and of a piece its samples' or rows' numbers."""
+        if self.first == WHOLE_FILE:
+            return self.source.name
+        last = f" to {self.first + self.count - 1}" if self.count > 1 else ""
+        return f"{self.source.name}/{self.first}{last}"
+
+    def split(self) -> list[Task]:
+        """Return one task per sample or row."""
+        return [replace(self, first=self.first + k, count=1) for k in range(self.count)]
+
+    def temporary(self) -> Path:
+        """Return a new, unused path in the scratch folder."""
+        return self.scratch / secrets.token_hex(16)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Result of a task.
+
+    Attributes:
+        task: the task.
+        temporary: complete output, not yet renamed into place; None if nothing may be written.
+        outcomes: results of its images.
+        line: of the manifest for a copied label file or a shard.
+    """
+
+    task: Task
+    temporary: Path | None = None
+    outcomes: tuple[JobResult, ...] = ()
+    line: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether an image was left out."""
+        return any(outcome.report.status == "failed" for outcome in self.outcomes)
+
+
+Engine = Callable[[Iterator[Task]], Iterator[TaskResult]]
+"""Executes tasks, in any order; takes the next task when a worker is free."""
+
+
+def manifest_line(task: Task, temporary: Path, items: int | None = None) -> str:
+    """Return the manifest's line for a label file or a shard.
+
+    Args:
+        task: of the file.
+        temporary: its complete result.
+        items: samples or rows of a shard, left-out ones included; None for a label file.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digests = {"input_sha256": sha256_of(task.source.path), "output_sha256": sha256_of(temporary)}
+    return json.dumps({"file": task.source.name, "output": task.output, **digests, "items": items})
+
+
+def leave_out(name: str, error: str) -> JobResult:
+    """Return the result of an image, or of several as one, that cannot be processed."""
+    return JobResult(ImageRecord(name, None, "failed", error=error), error)
+
+
+def skip(task: Task, error: str) -> TaskResult:
+    """Return the result of a task that cannot be executed."""
+    return TaskResult(task, outcomes=(leave_out(task.name, error),))
+
+
+Part = tuple[str, Callable[[], tuple[str, Any, JobResult | None]]]
+"""A tar member or table cell: its name, and a function that returns its new key, its new value and its result.
+
+The result is None for a part that is not an image. The function raises ImageError for a part that is left out.
+"""
+
+
+def process_item(name: str, parts: Iterable[Part]) -> tuple[dict[str, Any] | None, list[JobResult]]:
+    """Process one sample or row; if one of its images fails, all of it is left out.
+
+    Args:
+        name: of the sample or row, for messages.
+        parts: its members or cells.
+
+    Returns:
+        The new values by their keys, or None if it is left out; and the results of its images.
+    """
+    values: dict[str, Any] = {}
+    outcomes: list[JobResult] = []
+    for part_name, process in parts:
+        try:
+            key, value, outcome = process()
+            if key in values:
+                raise ImageError(f"{part_name}: another image of its sample gets the same name: use --format keep")
+        except ImageError as problem:
+            outcomes.append(leave_out(part_name, one_line(problem)))
+            continue
+        values[key] = value
+        if outcome is not None:
+            outcomes.append(outcome)
+    if all(outcome.report.status != "failed" for outcome in outcomes):
+        return values, outcomes
+    error = f"left out with another image of {name}"
+    for index, outcome in enumerate(outcomes):
+        if outcome.report.status != "failed":
+            report = replace(outcome.report, status="failed", output=None, output_sha256=None, error=error)
+            outcomes[index] = replace(outcome, report=report)
+    return None, outcomes
+
+
+def read_image(path: Path, name: str) -> bytes:
+    """Return a file's bytes. Raises ImageError that shows `name` in place of the path."""
+    try:
+        return images.file_bytes(path)
+    except ImageError as error:
+        raise ImageError(str(error).replace(str(path), name)) from error
+
+
+@contextmanager
+def damaged_shard(name: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise ImageError, which says that a shard is damaged, in place of exceptions of these kinds."""
+    try:
+        yield
+    except kinds as error:
+        raise ImageError(f"{name}: is damaged ({one_line(error)}): left out; get a complete copy") from error
 
 
 @dataclass(frozen=True)
 class JobConfig:
-    """Everything that a worker needs to begin; goes to other processes and machines.
+    """Settings of a worker; sent to other processes and machines.
 
     Attributes:
-        load: gives the anonymizer of a model's name and a device.
-        model: its name.
-        options: for each picture.
-        file_format: of the results: a key of `planning.FORMATS`, or `kinds.KEEP`.
-        require_face: a picture with no face is left out.
-        copied: suffixes of files and members, and columns, that hold no picture, as the user said.
-        image_columns: columns of tables that hold pictures, beside those that say so themselves.
-        device: "auto" gives each worker a GPU in turn where there are any; else a torch device such as "cpu".
+        load: returns the anonymizer for a model's name and a device.
+        model: name of the model.
+        options: for each image.
+        file_format: of the results: a key of `planning.FORMATS`, or `KEEP`.
+        require_face: leave out images without a face.
+        copied: suffixes of files and members, and names of columns, that the user declared to hold no image.
+        image_columns: table columns that hold images, in addition to those of type `datasets.Image`.
+        device: a torch device; "auto" gives each worker one of the GPUs, if there are any.
     """
 
     load: Callable[[str, str], Anonymizer]
@@ -285,49 +333,49 @@ class JobConfig:
 
 
 class ImageWorker:
-    """A recipe with the model that it names, loaded when the first picture has been read."""
+    """A model and the settings it is used with; it is loaded for the first image that can be read."""
 
-    def __init__(self, recipe: JobConfig) -> None:
-        self.recipe = recipe
+    def __init__(self, config: JobConfig) -> None:
+        self.config = config
         self._versions: Mapping[str, str] = results.versions()
 
     def load(self) -> None:
-        """Load the model now. Raises DeidError where it cannot be loaded, or cannot do what is asked for."""
+        """Load the model now. Raises DeidError if it cannot be loaded or does not support the options."""
         self._model  # noqa: B018
 
     @cached_property
     def _model(self) -> Anonymizer:
-        model = self.recipe.load(self.recipe.model, self.recipe.device)
-        if self.recipe.options.method == "generate":
-            model.check(self.recipe.options)
+        model = self.config.load(self.config.model, self.config.device)
+        if self.config.options.method == "generate":
+            model.check(self.config.options)
         return model
 
-    def make(
+    def process(
         self, read: Callable[[], bytes], name: str, output: str, display_name: str
     ) -> tuple[bytes | None, JobResult]:
-        """A picture's bytes become the result's.
+        """Anonymise one encoded picture.
 
         Args:
-            read: gives the picture's bytes.
-            name: of the picture, for people and reports.
+            read: returns the picture's bytes.
+            name: of the picture in messages and records.
             output: name of the result; its suffix says the format.
-            shown: the result's name for people and reports.
+            display_name: of the result in messages and records.
 
         Returns:
-            The result, or None where nothing may be written; and what became of the picture.
+            The result's bytes, or None where nothing may be written; and the record.
 
         Raises:
-            DeidError: something that would befall every other picture, too.
+            DeidError: an error that every other picture would meet, too.
         """
         start = time.perf_counter()
         failed = ImageRecord(name, None, "failed", versions=self._versions)
         try:
             data = read()
             failed = replace(failed, input_sha256=hashlib.sha256(data).hexdigest())
-            model, recipe = self._model, self.recipe
+            model, config = self._model, self.config
             failed = replace(failed, model=model.model_name, gate=model.verifier.description)
             encoded, record = model.anonymize_bytes(
-                data, recipe.options, name=name, output=output, require_face=recipe.require_face
+                data, config.options, name=name, output=output, require_face=config.require_face
             )
         except ImageError as error:
             text = one_line(error)

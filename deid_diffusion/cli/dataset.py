@@ -1,7 +1,6 @@
-"""The command for data sets: it holds no list of what there is to do, has many workers, and keeps a journal.
+"""The `dataset` command: a streaming, resumable run over a data set with any number of workers.
 
-It is apart from `anonymize`, which makes a plan of all photos before it touches the first one, and whose options for
-single photos (boxes, wishes, in place) say nothing of a shard.
+`anonymize` is separate: it plans all photos before it processes the first one, and takes boxes, clips and overrides.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PictureFormat(str, Enum):
-    """Names of `planning.FORMATS`, and `kinds.KEEP`, repeated here so that --help stays light."""
+    """Names of `planning.FORMATS`, and `tasks.KEEP`, repeated to keep --help fast."""
 
     png = "png"
     jpeg = "jpeg"
@@ -32,7 +31,7 @@ class PictureFormat(str, Enum):
 
 
 class EngineName(str, Enum):
-    """Who has the work done."""
+    """Names of engines."""
 
     local = "local"
     ray = "ray"
@@ -45,18 +44,19 @@ def dataset(
         list[Path],
         typer.Argument(
             metavar="DATA...",
-            help="Folders, with those below them, and files: photos, tar shards, Parquet, what `datasets` saves.",
+            help="Folders (searched recursively) and files: photos, tar shards, Parquet, saved `datasets`.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="FOLDER", help="Gets the same files; empty, or of an earlier run.")
+        Path, typer.Option("-o", "--out", metavar="FOLDER", help="For the results: new, empty, or of an earlier run.")
     ],
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, each with its model.", show_default="1; with ray, its GPUs")
+        int | None,
+        typer.Option(min=1, help="Processes, each with its own model.", show_default="1; with ray, one per GPU"),
     ] = None,
-    engine: Annotated[EngineName, typer.Option(help="ray: on the machines of a Ray cluster.")] = EngineName.local,
+    engine: Annotated[EngineName, typer.Option(help="ray: on a Ray cluster.")] = EngineName.local,
     ray_address: Annotated[
-        str | None, typer.Option(metavar="ADDR", help="Of the cluster.", show_default="a new one, here")
+        str | None, typer.Option(metavar="ADDR", help="Ray cluster.", show_default="a new one on this machine")
     ] = None,
     manifest: Annotated[
         Path | None,
@@ -64,16 +64,16 @@ def dataset(
     ] = None,
     file_format: Annotated[
         PictureFormat,
-        typer.Option("--format", help="Of pictures. keep: each its own; in a JPEG, pixels outside the faces change."),
+        typer.Option("--format", help="Of images. keep: each its own (a JPEG changes outside the faces, too)."),
     ] = PictureFormat.png,
     image_column: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A table's column of pictures as bytes; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Table column of images as bytes; may be repeated.")
     ] = None,
     copy: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A column or suffix (.npy) that holds no picture: copied; may be repeated."),
+        typer.Option(metavar="NAME", help="Column or suffix (.npy) without images, to be copied; may be repeated."),
     ] = None,
-    require_face: Annotated[bool, typer.Option("--require-face", help="Leave out pictures with no face.")] = False,
+    require_face: Annotated[bool, typer.Option("--require-face", help="Leave out images without a face.")] = False,
     model: Model = "builtin",
     device: Device = "auto",
     *,
@@ -81,63 +81,67 @@ def dataset(
 ) -> None:
     """Replace every face in a data set; names, keys, labels and all other columns stay. See docs/scale.md.
 
-    What is finished is not made again: the same command goes on after a kill. What fails is left out and reported.
+    Repeat the command to resume an interrupted run. What fails is left out and reported.
     """
     with errors_as_exit_codes(context):
         from ..batch.dataset import DatasetRun
         from ..batch.executors import make_engine, share_of_this_process
-        from ..batch.journal import RunDirectory, check_manifest, write_manifest
+        from ..batch.journal import RunDirectory
         from ..batch.tasks import JobConfig
         from ..results import RunStats
         from .anonymize import load_anonymizer, warnings_of, with_people
         from .console import Counter
 
         if ray_address is not None and engine != EngineName.ray:
-            raise UsageError("--ray-address: is of use with --engine ray only")
+            raise UsageError("--ray-address: requires --engine ray")
         share = share_of_this_process(workers, engine.value, device)
-        recipe = JobConfig(
+        config = JobConfig(
             load_anonymizer,
             model,
             with_people(parse_options(given), given["key_file"], given["store"], given["keep_people"]),
             file_format.value,
             require_face,
-            frozenset(one.lower() if one.startswith(".") else one for one in copy or ()),
+            frozenset(name.lower() if name.startswith(".") else name for name in copy or ()),
             tuple(image_column or ()),
             share.device,
         )
-        lines = manifest or out.with_name(f"{out.name}.manifest.jsonl")
-        tally = RunStats()
-        with share.in_turn(lambda leads: RunDirectory.open(out, recipe, leads=leads)) as place, Counter() as counter:
-            check_manifest(lines, place.journal)
-            for line in warnings_of(recipe.options):
+        manifest = manifest or out.with_name(f"{out.name}.manifest.jsonl")
+        stats = RunStats()
+        with (
+            share.in_turn(lambda leads: RunDirectory.open(out, config, leads=leads)) as directory,
+            Counter() as counter,
+        ):
+            directory.check_manifest(manifest)
+            for line in warnings_of(config.options):
                 counter.complain(f"warning: {line}")
-            run = DatasetRun(inputs, place, recipe, make_engine(engine.value, recipe, workers, ray_address), share.has)
+            run_tasks = make_engine(engine.value, config, workers, ray_address)
+            run = DatasetRun(inputs, directory, config, run_tasks, share.has)
             for outcome in run:
-                tally = tally.add(outcome)
+                stats = stats.add(outcome)
                 if outcome.message:
                     counter.complain(outcome.message)
                 if outcome.unexpected and context.obj:
                     counter.complain("".join(traceback.format_exception(outcome.unexpected)))
-                counter.show(tally)
+                counter.show(stats)
             share.wait()
             if share.leads:
-                if not tally.photos and not place.journal.pictures():
+                if not stats.photos and not directory.picture_count():
                     raise UsageError(f"{', '.join(map(str, inputs))}: no photo, tar or table found: check the folder")
-                write_manifest(lines, place.journal)
-        typer.echo(_summary(tally, run))
-    raise typer.Exit(tally.exit_code)
+                directory.write_manifest(manifest)
+        typer.echo(_summary(stats, run))
+    raise typer.Exit(stats.exit_code)
 
 
-def _summary(tally: RunStats, run: DatasetRun) -> str:
-    """One line: what became of the pictures, and of their faces."""
+def _summary(stats: RunStats, run: DatasetRun) -> str:
+    """Return one line with the counts of images and faces."""
     from .console import faces
 
     counts = [
-        (tally.done, "de-identified"),
-        (tally.no_face, "without a face"),
-        (tally.failed, "left out"),
+        (stats.done, "de-identified"),
+        (stats.no_face, "without a face"),
+        (stats.failed, "left out"),
         (run.known, "already done"),
         (run.skipped, "other files skipped"),
     ]
-    listed = ", ".join(f"{count:,} {what}" for count, what in counts if count)
-    return f"{listed or 'nothing left to do'}; {faces(tally)}"
+    listed = ", ".join(f"{count:,} {status}" for count, status in counts if count)
+    return f"{listed or 'nothing left to do'}; {faces(stats)}"

@@ -1,21 +1,27 @@
-"""Fakes that other processes can import: an anonymizer that turns pictures' colours round, also one that kills."""
+"""Fakes that other processes can import, and a run over the folder `in` with them."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from deid_diffusion.batch.tasks import JobConfig
+from deid_diffusion.batch.dataset import DatasetRun, run_in_process
+from deid_diffusion.batch.journal import WORK, RunDirectory
+from deid_diffusion.batch.tasks import Engine, JobConfig, SourceFile
 from deid_diffusion.errors import DeidError
 from deid_diffusion.identity.keys import Key
 from deid_diffusion.identity.pseudonyms import Pseudonyms
 from deid_diffusion.options import Options
+from deid_diffusion.results import JobResult
 from tests.fake_anonymizer import FakeAnonymizer
 
 
@@ -23,21 +29,26 @@ def load(model: str, device: str) -> FakeAnonymizer:
     return FakeAnonymizer()
 
 
-def missing_model(model: str, device: str) -> FakeAnonymizer:
+def load_missing(model: str, device: str) -> FakeAnonymizer:
     raise DeidError("no such model")
 
 
-class Deadly(FakeAnonymizer):
-    """Its process is killed by a black picture, so many times; the name of the model is a folder and the times."""
+def load_and_die(model: str, device: str) -> FakeAnonymizer:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
-    def __call__(self, image, options=None, **wishes):
+
+class Deadly(FakeAnonymizer):
+    """Black images kill the process, a limited number of times; the model's name is a folder and that number."""
+
+    def __call__(self, image, options=None, **keywords):
         if not image.any():
-            folder, _, times = self.model_name.rpartition(":")
+            folder, _, limit = self.model_name.rpartition(":")
             deaths = len(list(Path(folder).iterdir()))
-            if deaths < int(times):
+            if deaths < int(limit):
                 Path(folder, f"{deaths}").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(image, options, **wishes)
+        return super().__call__(image, options, **keywords)
 
 
 def load_deadly(model: str, device: str) -> Deadly:
@@ -45,10 +56,10 @@ def load_deadly(model: str, device: str) -> Deadly:
 
 
 class Linking(Deadly):
-    """It says of each photo whose it is: pictures with an odd and an even first value are two people's."""
+    """The first value of an image is odd for one person and even for another."""
 
-    def __call__(self, image, options=None, **wishes):
-        result = super().__call__(image, options, **wishes)
+    def __call__(self, image, options=None, **keywords):
+        result = super().__call__(image, options, **keywords)
         person = options.pseudonyms.person(np.eye(4)[int(image[0, 0, 0]) % 2])
         result.faces = (replace(result.faces[0], pseudonym=person.id),)
         return result
@@ -58,18 +69,18 @@ def load_linking(model: str, device: str) -> Linking:
     return Linking(model_name=model)
 
 
-def linking_once_killed(deaths: Path) -> JobConfig:
-    """With a store of people; the black picture kills one worker. The folder is made, to count that."""
+def linking_config(deaths: Path, limit: int = 1) -> JobConfig:
+    """Settings with a pseudonym store; black images kill `limit` workers, which are counted in the folder `deaths`."""
     deaths.mkdir()
-    people = Pseudonyms(Key(bytes(range(32))), "people", recogniser="fake", dimension=4, threshold=0.5)
-    return JobConfig(load_linking, f"{deaths}:1", Options(pseudonyms=people))
+    pseudonyms = Pseudonyms(Key(bytes(range(32))), "people", recogniser="fake", dimension=4, threshold=0.5)
+    return JobConfig(load_linking, f"{deaths}:{limit}", Options(pseudonyms=pseudonyms))
 
 
-RECIPE = JobConfig(load)
+CONFIG = JobConfig(load)
 
 
 def pixels(number: int, side: int = 16) -> np.ndarray:
-    """(side, side, 3) uint8; number 0 is black, the others are noise."""
+    """(side, side, 3) uint8: black for number 0, else noise."""
     if not number:
         return np.zeros((side, side, 3), np.uint8)
     return np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -81,11 +92,53 @@ def encoded(number: int, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
-def put(numbers: range) -> None:
-    """Write pictures of these numbers into the folder `in`."""
-    for k in numbers:
-        Path("in", f"p{k}.png").write_bytes(encoded(k))
-
-
 def decoded(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def put(files: dict[str, bytes]) -> None:
+    """Write files below the folder `in`."""
+    for name, data in files.items():
+        path = Path("in", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def put_photos(numbers: range) -> None:
+    """Write images of these numbers into the folder `in`."""
+    put({f"p{k}.png": encoded(k) for k in numbers})
+
+
+def process(
+    config: JobConfig = CONFIG,
+    engine: Engine | None = None,
+    inputs: tuple[str | Path, ...] = ("in",),
+    mine: Callable[[SourceFile], bool] = lambda source: True,
+) -> tuple[list[JobResult], DatasetRun]:
+    """Process inputs into the folder `out`, with the manifest `m.jsonl`."""
+    directory = RunDirectory.open(Path("out"), config)
+    try:
+        run = DatasetRun(list(map(Path, inputs)), directory, config, engine or partial(run_in_process, config), mine)
+        outcomes = list(run)
+        directory.write_manifest(Path("m.jsonl"))
+    finally:
+        directory.close()
+    return outcomes, run
+
+
+def messages(outcomes: list[JobResult]) -> str:
+    return "\n".join(outcome.message or "" for outcome in outcomes)
+
+
+def failed(outcomes: list[JobResult]) -> list[str]:
+    return sorted(outcome.report.input for outcome in outcomes if outcome.report.status == "failed")
+
+
+def written() -> list[str]:
+    """Files below `out`, those of the run itself left out."""
+    paths = (path for path in Path("out").rglob("*") if path.is_file() and WORK not in path.parts)
+    return sorted(path.relative_to("out").as_posix() for path in paths)
+
+
+def manifest() -> list[dict]:
+    return [json.loads(line) for line in Path("m.jsonl").read_text().splitlines()]

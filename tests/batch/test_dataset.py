@@ -1,4 +1,4 @@
-"""A run over a folder: streamed, resumed, shared out; what fails is left out and reported."""
+"""Runs over folders: streaming, resuming, sharing; failures are left out and reported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,144 +17,115 @@ import pytest
 from deid_diffusion.batch import tasks
 from deid_diffusion.batch.dataset import DatasetRun, run_in_process
 from deid_diffusion.batch.executors import WorkShare
-from deid_diffusion.batch.journal import WORK, RunDirectory, write_manifest
+from deid_diffusion.batch.journal import WORK, RunDirectory
 from deid_diffusion.batch.tasks import JobConfig
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
-from deid_diffusion.results import JobResult
-from tests.batch.fakes import RECIPE, encoded, pixels
+from tests.batch.fakes import CONFIG, encoded, failed, manifest, messages, pixels, process, put, put_photos, written
 from tests.fake_anonymizer import FakeAnonymizer, expected
 
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def put(**files: bytes) -> None:
-    for name, data in files.items():
-        path = Path("in", name.replace("__", "/").replace("_", "."))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def process(recipe: JobConfig = RECIPE, engine=None, inputs=("in",), **more) -> tuple[list[JobResult], DatasetRun]:
-    place = RunDirectory.open(Path("out"), recipe)
-    try:
-        run = DatasetRun(
-            [Path(one) for one in inputs], place, recipe, engine or partial(run_in_process, recipe), **more
-        )
-        outcomes = list(run)
-        write_manifest(Path("m.jsonl"), place.journal)
-    finally:
-        place.close()
-    return outcomes, run
-
-
-def written() -> list[str]:
-    return sorted(
-        path.relative_to("out").as_posix()
-        for path in Path("out").rglob("*")
-        if path.is_file() and WORK not in path.parts
-    )
-
-
-def manifest() -> list[dict]:
-    return [json.loads(line) for line in Path("m.jsonl").read_text().splitlines()]
+pytestmark = pytest.mark.usefixtures("workdir")
 
 
 def digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def test_names_labels_and_hashes_are_kept():
-    put(a_png=encoded(1), cats__b_jpg=encoded(2, "JPEG"), cats__labels_json=b'{"b": 3}', raw_npy=b"1234")
+def failing(error: Exception) -> JobConfig:
+    def fail(image):
+        raise error
+
+    return JobConfig(lambda model, device: FakeAnonymizer(hook=fail))
+
+
+def test_folder_keeps_names_and_labels():
+    names = {"a.png": encoded(1), "cats/b.jpg": encoded(2, "JPEG"), "cats/labels.json": b'{"b": 3}', "empty.txt": b""}
+    put({**names, "raw.npy": b"1234"})
     outcomes, run = process()
-    assert written() == ["a.png", "cats/b.png", "cats/labels.json"]
+    assert written() == ["a.png", "cats/b.png", "cats/labels.json", "empty.txt"]
     np.testing.assert_array_equal(images.read("out/a.png").pixels, expected(pixels(1)))
-    assert {one.report.status for one in outcomes} == {"done"}
+    assert {outcome.report.status for outcome in outcomes} == {"done"}
     assert run.skipped == 1
     lines = {line.get("input") or line["file"]: line for line in manifest()}
-    assert list(lines) == ["in/a.png", "in/cats/b.jpg", "in/cats/labels.json"]
+    assert list(lines) == [f"in/{name}" for name in names]
     for name, line in lines.items():
         assert line["input_sha256"] == digest(name)
         assert line["output_sha256"] == digest(f"out/{line['output']}")
     assert not list(Path("out", WORK, "scratch").iterdir())
 
 
-def test_a_picture_may_keep_its_format():
-    put(b_jpg=encoded(2, "JPEG"), c_gif=encoded(3, "GIF"))
-    outcomes, _ = process(replace(RECIPE, file_format="keep"))
+def test_format_keep():
+    put({"b.jpg": encoded(2, "JPEG"), "c.gif": encoded(3, "GIF")})
+    outcomes, _ = process(replace(CONFIG, file_format="keep"))
     assert written() == ["b.jpg"]
-    assert any("c.gif: .gif cannot be written" in (one.message or "") for one in outcomes)
+    assert "c.gif: .gif cannot be written" in messages(outcomes)
 
 
-def test_a_second_run_makes_nothing_again_but_what_failed_or_changed():
-    put(a_png=encoded(1), b_png=b"a text", c_png=encoded(3))
-    first, _ = process()
-    assert [one.report.status for one in first].count("failed") == 1
-    put(c_png=encoded(4))
+def test_second_run_processes_failed_and_changed_files():
+    put({"a.png": encoded(1), "b.png": b"a text", "c.png": encoded(3)})
+    assert failed(process()[0]) == ["in/b.png"]
+    put({"c.png": encoded(4)})
     os.utime("in/c.png", (1, 1))
-    second, run = process()
-    assert sorted(one.report.input for one in second) == ["in/b.png", "in/c.png"]
+    outcomes, run = process()
+    assert sorted(outcome.report.input for outcome in outcomes) == ["in/b.png", "in/c.png"]
     assert run.known == 2
     np.testing.assert_array_equal(images.read("out/c.png").pixels, expected(pixels(4)))
-    put(c_png=b"a text")
+    put({"c.png": b"a text"})
     process()
-    assert written() == ["a.png"]  # no result of what the photo was before
+    assert written() == ["a.png"]  # the old version's result is deleted
     Path("out/a.png").unlink()
     Path("in/c.png").unlink()
-    assert sorted(one.report.input for one in process()[0]) == ["in/a.png", "in/b.png"]
-    assert len(manifest()) == 3  # the removed photo's line among them
+    assert sorted(outcome.report.input for outcome in process()[0]) == ["in/a.png", "in/b.png"]
+    assert len(manifest()) == 3  # the removed photo's line included
 
 
-def test_two_photos_never_share_a_name():
-    put(a_png=encoded(1), a_jpg=encoded(2, "JPEG"))
-    outcomes, _ = process()
-    assert written() == ["a.png"]
-    assert sum("another file's result is a.png" in (one.message or "") for one in outcomes) == 1
-    assert sum("another file's result is a.png" in (one.message or "") for one in process()[0]) == 1
+def test_results_with_the_same_name():
+    put({"a.png": encoded(1), "a.jpg": encoded(2, "JPEG")})
+    for _ in range(2):
+        assert messages(process()[0]).count("another file's result is a.png") == 1
+        assert written() == ["a.png"]
 
 
-def test_inputs_never_overlap():
-    put(a_png=encoded(1), sub__a_png=encoded(2))
-    root = Path.cwd()
-    for inputs in (
-        ["in", "in/sub"],
-        [root / "in", "in"],
-        ["in/a.png", root / "in" / "a.png"],
-        ["in", "in"],
-    ):
-        with pytest.raises(UsageError, match=r"is in another input|would both be called|are the same"):
+def test_several_inputs(workdir):
+    put({"a.png": encoded(1), "sub/a.png": encoded(2)})
+    for inputs in (("in", "in/sub"), (workdir / "in", "in"), ("in/a.png", workdir / "in/a.png"), ("in", "in")):
+        with pytest.raises(UsageError, match=r"lies inside another input|would both be called|are the same"):
             process(inputs=inputs)
-    put(**{"other__a_png": encoded(3)})
-    Path("in/other").rename("other")
-    outcomes, _ = process(inputs=["in", "other"])
-    assert sorted(one.report.input for one in outcomes) == ["in/a.png", "in/sub/a.png", "other/a.png"]
-    assert sum("another file's result is a.png" in (one.message or "") for one in outcomes) == 1
+    Path("other").mkdir()
+    Path("other/a.png").write_bytes(encoded(3))
+    outcomes, _ = process(inputs=("in", "other"))
+    assert sorted(outcome.report.input for outcome in outcomes) == ["in/a.png", "in/sub/a.png", "other/a.png"]
+    assert messages(outcomes).count("another file's result is a.png") == 1
 
 
-def test_labels_that_hold_a_picture_are_left_out():
-    put(a_json=b'{"imageData": "' + b"Zm9v" * 400_000 + b'"}', b_json=b"[" + b"1.5, " * 400_000 + b"2]")
+def test_label_with_embedded_image():
+    put({"a.json": b'{"imageData": "' + b"Zm9v" * 400_000 + b'"}', "b.json": b"[" + b"1.5, " * 400_000 + b"2]"})
     outcomes, _ = process()
     assert written() == ["b.json"]
-    assert "in/a.json: holds encoded data" in outcomes[0].message
+    assert "in/a.json: may embed an image" in messages(outcomes)
     Path("out").rename("old")
-    process(replace(RECIPE, copied=frozenset({".json"})))
+    process(replace(CONFIG, copied=frozenset({".json"})))
     assert written() == ["a.json", "b.json"]
 
 
-def test_the_fingerprint_of_a_saved_data_set_is_a_new_one():
-    put(state_json=b'{"_fingerprint": "abc", "_split": null}')
+def test_dangling_links():
+    Path("in/a.png").symlink_to("nothing.png")
+    Path("in/a.txt").symlink_to("nothing.txt")
+    assert failed(process()[0]) == ["in/a.png", "in/a.txt"]
+    assert str(Path.cwd()) not in Path("m.jsonl").read_text()
+
+
+def test_fingerprint_is_renewed():
+    put({"state.json": b'{"_fingerprint": "abc", "_split": null}'})
     process()
     state = json.loads(Path("out/state.json").read_text())
     assert state["_fingerprint"] != "abc"
     assert state["_split"] is None
 
 
-def test_the_output_folder_has_to_be_ours():
-    put(a_png=encoded(1))
+def test_output_folder():
+    put_photos(range(1, 2))
     Path("out").mkdir()
     Path("out/other.txt").touch()
     with pytest.raises(UsageError, match="not empty"):
@@ -161,62 +133,62 @@ def test_the_output_folder_has_to_be_ours():
     Path("out/other.txt").unlink()
     process()
     with pytest.raises(UsageError, match="other options"):
-        process(replace(RECIPE, options=Options(seed=1)))
+        process(replace(CONFIG, options=Options(seed=1)))
     with pytest.raises(UsageError, match="both input and output"):
         process(inputs=["out"])
-    place = RunDirectory.open(Path("out"), RECIPE)
+    directory = RunDirectory.open(Path("out"), CONFIG)
     with pytest.raises(DeidError, match="another run"):
         process()
-    place.close()
+    directory.close()
     assert process(inputs=["."])[1].known == 1  # the output folder is not entered
 
 
-def test_a_walk_asks_for_one_name_at_a_time(monkeypatch):
-    asked: list[str] = []
-    real = os.scandir
+def test_folders_are_streamed(monkeypatch):
+    scandir, names = os.scandir, list[str]()
 
-    class Watched:
-        def __init__(self, folder):
-            self.entries = real(folder)
+    @contextmanager
+    def record(folder):
+        with scandir(folder) as entries:
+            yield (names.append(entry.name) or entry for entry in entries)
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            self.entries.close()
-
-        def __iter__(self):
-            for entry in self.entries:
-                asked.append(entry.name)
-                yield entry
-
-    put(**{f"p{k}_png": b"" for k in range(9)})
-    monkeypatch.setattr(tasks.os, "scandir", Watched)
-    names = tasks.iter_files([Path("in")], Path("out"))
-    next(names)
-    assert len(asked) == 1
-    assert len(list(names)) == 8
+    put({f"p{k}.png": b"" for k in range(9)})
+    monkeypatch.setattr(tasks.os, "scandir", record)
+    files = tasks.iter_files([Path("in")], Path("out"))
+    next(files)
+    assert len(names) == 1
+    assert len(list(files)) == 8
 
 
-def test_an_interrupted_run_loses_and_doubles_nothing():
-    put(**{f"p{k}_png": encoded(k + 1) for k in range(9)})
+def test_interrupted_run_is_resumed():
+    put_photos(range(1, 10))
     for count in (2, 0, 3):
-        place = RunDirectory.open(Path("out"), RECIPE)
-        run = iter(DatasetRun([Path("in")], place, RECIPE, partial(run_in_process, RECIPE)))
+        directory = RunDirectory.open(Path("out"), CONFIG)
+        run = iter(DatasetRun([Path("in")], directory, CONFIG, partial(run_in_process, CONFIG)))
         for _ in range(count):
             next(run)
-        place.close()  # as a kill leaves it: the journal has what is finished, and nothing is told
-        (place.out / WORK / "scratch" / "torn").mkdir(parents=True)
+        directory.close()
+        (directory.out / WORK / "scratch" / "torn").mkdir(parents=True)
     outcomes, run = process()
     assert len(outcomes) + run.known == 9
     assert len(outcomes) <= 9 - 3
-    assert written() == [f"p{k}.png" for k in range(9)]
+    assert written() == [f"p{k}.png" for k in range(1, 10)]
     assert [line["output"] for line in manifest()] == written()
     assert not list(Path("out", WORK, "scratch").iterdir())
 
 
-def test_two_processes_share_the_files():
-    put(**{f"p{k}_png": encoded(k + 1) for k in range(9)})
+def test_kill_between_row_and_rename(monkeypatch):
+    put_photos(range(1, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr("deid_diffusion.batch.journal.publish", lambda *args, **keywords: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            process()
+    assert written() == []
+    outcomes, _ = process()
+    assert len(outcomes) == len(written()) == len(manifest()) == 3
+
+
+def test_processes_share_files():
+    put_photos(range(1, 10))
     shares = [WorkShare(number, 2, "cpu", lambda: None) for number in range(2)]
     counts = [len(process(mine=share.has)[0]) for share in shares]
     assert sum(counts) == 9
@@ -224,36 +196,27 @@ def test_two_processes_share_the_files():
     assert len(written()) == 9
 
 
-def test_an_error_of_all_pictures_stops_the_run():
-    put(a_png=encoded(1), b_png=encoded(2))
-
-    def fail(image):
-        raise DeidError("the store is locked")
-
+def test_error_of_all_images_stops_run():
+    put_photos(range(1, 3))
     with pytest.raises(DeidError, match="locked"):
-        process(JobConfig(lambda model, device: FakeAnonymizer(hook=fail)))
+        process(failing(DeidError("the store is locked")))
     assert written() == []
 
 
-def test_a_journal_that_cannot_be_used_stops_the_run():
-    put(a_png=encoded(1), b_png=encoded(2))
-    process()
-    put(c_png=encoded(3))
-    journal = Path("out", WORK, "journal.sqlite")
-    with sqlite3.connect(journal) as database:
-        database.execute("ALTER TABLE tasks RENAME COLUMN stamp TO seal")
-    with pytest.raises(DeidError, match=r"journal\.sqlite: cannot be used"):
-        process()
-    assert written() == ["a.png", "b.png"]
-
-
-def test_an_unexpected_error_leaves_its_picture_out():
-    put(a_png=encoded(1))
-
-    def fail(image):
-        raise RuntimeError("of a path of this machine")
-
-    (outcome,), _ = process(JobConfig(lambda model, device: FakeAnonymizer(hook=fail)))
+def test_unexpected_error_leaves_image_out():
+    put_photos(range(1, 2))
+    (outcome,), _ = process(failing(RuntimeError("of a path of this machine")))
     assert outcome.report.error == "internal error: RuntimeError"
     assert "of a path" in str(outcome.unexpected)
     assert written() == []
+
+
+def test_unusable_journal_stops_run():
+    put_photos(range(1, 3))
+    process()
+    put({"c.png": encoded(3)})
+    with sqlite3.connect(Path("out", WORK, "journal.sqlite")) as database:
+        database.execute("ALTER TABLE tasks RENAME COLUMN stamp TO seal")
+    with pytest.raises(DeidError, match=r"journal\.sqlite: cannot be used"):
+        process()
+    assert written() == ["p1.png", "p2.png"]

@@ -1,4 +1,4 @@
-"""The command: what it writes, prints and answers; and that `accelerate launch` shares the work out."""
+"""The `dataset` command: output, messages and exit codes; sharing by `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.batch.fakes import encoded, load
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(anonymize, "load_anonymizer", load)
     Path("in").mkdir()
@@ -25,7 +25,7 @@ def _here(tmp_path, monkeypatch):
         Path("in", f"{k}.png").write_bytes(encoded(k))
 
 
-def test_a_folder(call):
+def test_folder(call):
     Path("in/bad.jpg").write_bytes(b"")
     code, out, err = call("dataset", "in", "-o", "out")
     assert code == 2
@@ -36,7 +36,7 @@ def test_a_folder(call):
     assert call("dataset", "in", "-o", "out")[:2] == (0, ["4 already done; 0 faces: 0 replaced"])
 
 
-def test_another_name_for_the_manifest(call):
+def test_manifest_option(call):
     Path("m.jsonl").write_text("mine")
     code, _, (line,) = call("dataset", "in", "-o", "out", "--manifest", "m.jsonl")
     assert code == 2
@@ -50,30 +50,32 @@ def test_another_name_for_the_manifest(call):
     ("arguments", "message"),
     [
         (("none", "-o", "out"), "none: no such file or folder"),
+        (("empty", "-o", "out"), "empty: no photo, tar or table found"),
         (("in", "-o", "in"), "in: is not empty"),
-        (("in", "-o", "out", "--ray-address", "x:1"), "--ray-address: is of use with"),
+        (("in", "-o", "out", "--ray-address", "x:1"), "--ray-address: requires --engine ray"),
         (("in", "-o", "out", "--method", "fill", "--prompt", "x"), "method fill: keeps and changes"),
         (("in", "-o", "out", "--manifest", "no/m.jsonl"), "its folder does not exist"),
     ],
 )
 def test_bad_usage_is_one_line(call, arguments, message):
+    Path("empty").mkdir()
     code, out, err = call("dataset", *arguments)
     assert (code, out) == (2, [])
     assert len(err) == 1
     assert message in err[0]
 
 
-def test_warnings_are_told(call):
+def test_warnings(call):
     assert any("warning: " in line for line in call("dataset", "in", "-o", "out", "--method", "blur")[2])
 
 
-def test_launched_processes_have_no_workers_of_their_own(monkeypatch):
+def test_launched_process_refuses_workers(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="accelerate launch begins"):
+    with pytest.raises(UsageError, match="accelerate launch starts"):
         executors.share_of_this_process(2, "local", "auto")
 
 
-def test_accelerate_launch_shares_the_work(tmp_path):
+def test_accelerate_launch(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
         "from deid_diffusion.cli import anonymize, main\nfrom tests.batch.fakes import load\n"
@@ -82,21 +84,14 @@ def test_accelerate_launch_shares_the_work(tmp_path):
     root = str(Path(__file__).parents[2])
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
+    run = subprocess.run(
         [sys.executable, *launch, str(script), "dataset", "in", "-o", "out"],
         env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert run.returncode == 0, run.stderr
     lines = [json.loads(line) for line in Path("out.manifest.jsonl").read_text().splitlines()]
     assert [line["output"] for line in lines] == [f"{k}.png" for k in range(1, 5)]
-    said = [line for line in done.stdout.splitlines() if "de-identified" in line]
-    assert sum(int(line.split()[0]) for line in said) == 4
-
-
-def test_a_folder_without_anything_is_one_line(call):
-    Path("empty").mkdir()
-    code, out, err = call("dataset", "empty", "-o", "out")
-    assert (code, out, len(err)) == (2, [], 1)
-    assert "no photo, tar or table found" in err[0]
+    summaries = [line for line in run.stdout.splitlines() if "de-identified" in line]
+    assert sum(int(line.split()[0]) for line in summaries) == 4
