@@ -316,10 +316,10 @@ class Anonymizer:
         """
         photo = _as_array(image)
         if options.method == "generate":
-            self.check(options, [override.choice for override in overrides])
+            self.check(options, [override.selection for override in overrides])
         result = detect(self.detector, photo) if detections is None else None
         boxes = list(detections or ()) if result is None else result.faces
-        selections = match_overrides(boxes, overrides, options.choice)
+        selections = match_overrides(boxes, overrides, options.selection)
         kept = select_faces(boxes, min_face=options.min_face, only=only).kept
         prepared = PreparedImage(photo, fill_colour=options.fill_colour, only=only, detected=result)
         for index, (detection, selection) in enumerate(zip(boxes, selections, strict=True)):
@@ -365,13 +365,13 @@ class Anonymizer:
 
         Raises DeidError where it reads attributes but no words, and so cannot keep them apart.
         """
-        for selection in (options.choice, *selections):
+        for selection in (options.selection, *selections):
             if self.pipeline.reads_attributes:
                 validate_selection(self.pipeline, selection)
             elif unsupported := selection.requires_encoder():
                 raise UsageError(
-                    f"{unsupported[0]}: this model reads no attributes: only {', '.join(MAP_ATTRIBUTES)}, which the "
-                    "semantic map carries, can be selected; load it with image_encoder= and attribute_adapter="
+                    f"{unsupported[0]}: this model has no attribute encoder: only {', '.join(MAP_ATTRIBUTES)}, which "
+                    "the semantic map carries, can be selected; load it with image_encoder= and attribute_adapter="
                 )
 
     def analyse(self, image: Image.Image | np.ndarray) -> tuple[FaceAnalysis, ...]:

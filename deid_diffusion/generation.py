@@ -402,7 +402,7 @@ def best_candidate(candidates: Sequence[Candidate]) -> Candidate | None:
 def _ambiguity(candidate: Candidate) -> tuple[bool, float]:
     """Order ambiguous candidates: those that show a face first, then by similarity."""
     result = candidate.result
-    return not result.seen, -1.0 if result.similarity is None else result.similarity
+    return not result.detected, -1.0 if result.similarity is None else result.similarity
 
 
 def _needs_another(candidates: Sequence[Candidate], attempt: int, keyed: bool, steady: bool) -> bool:

@@ -116,7 +116,7 @@ class Options:
 
         if self.keep_regions == set(get_args(Region)):
             raise UsageError("keep_regions: all regions together are the whole face: leave one out")
-        steered = self.choice != make_selection() or self.prompt or self.map_blend
+        steered = self.selection != make_selection() or self.prompt or self.map_blend
         if steered and self.method != "generate":
             raise UsageError(
                 f"method {self.method}: keeps and changes no attribute: leave out keep, change, prompt and map_blend"
@@ -125,7 +125,7 @@ class Options:
             raise UsageError("seed, pseudonyms: both determine the new face of a person: give one of them")
 
     @property
-    def choice(self) -> AttributeSelection:
+    def selection(self) -> AttributeSelection:
         """Checked selection of kept and changed attributes."""
         from .attributes.selection import make_selection
 

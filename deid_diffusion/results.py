@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from ._version import __version__
 from .batch.planning import Job
 from .errors import DeidError, one_line
-from .io.files import refusal
+from .io.files import write_error
 from .options import Options
 
 Action = Literal["replaced", "covered", "filled", "blurred", "pixelated", "kept"]
@@ -144,7 +144,7 @@ def append(path: str | Path, report: Line) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise DeidError(refusal(path, error)) from error
+        raise DeidError(write_error(path, error)) from error
 
 
 def versions() -> dict[str, str]:

@@ -243,7 +243,7 @@ def test_best_candidate() -> None:
         return [Candidate(crop, k, None, result) for k, result in enumerate(results)]
 
     fail, clear = VerificationResult(0.99, "too like"), VerificationResult(0.5, None)
-    faceless = VerificationResult(0.1, None, ambiguous=True, seen=False)
+    faceless = VerificationResult(0.1, None, ambiguous=True, detected=False)
     ambiguous = [VerificationResult(value, None, ambiguous=True) for value in (0.93, 0.91)]
     assert best_candidate(candidates(fail, *ambiguous, clear, clear)).seed == 3
     assert best_candidate(candidates(fail, faceless, *ambiguous)).seed == 3

@@ -190,7 +190,7 @@ def validate_selection(model: TextConditioned, choice: AttributeSelection) -> No
     except ValueError as error:
         raise UsageError(f"keep: {error}: use other words") from error
     for name, word in choice.change.items():
-        if name not in MAP_ATTRIBUTES and (same := subspace.same_as(name, word)):
+        if name not in MAP_ATTRIBUTES and (same := subspace.indistinguishable_from(name, word)):
             raise UsageError(
                 f"change: {name}={word}: this model cannot distinguish {word} from {', '.join(same)}: leave it out, or "
                 "use a model whose text encoder can"
@@ -217,13 +217,13 @@ def filter_features(
     features, adapter = features.float(), pipeline.attribute_adapter
     subspace = pipeline.subspace(tuple(dict.fromkeys(phrase for choice in choices for phrase in choice.phrases)))
     if adapter is None:
-        centre, scale, grain = torch.zeros_like(features[0]), 1.0, 0.0
+        centre, scale, quantization_step = torch.zeros_like(features[0]), 1.0, 0.0
     else:
         centre, scale = adapter.centre.to(features), float(adapter.phrase_scale)
-        grain = subspace.grain(scale)
+        quantization_step = subspace.quantization_step(scale)
     filtered = []
     for row, choice in zip(features, choices, strict=True):
-        row = subspace.project(row, choice.keep, centre, grain)
+        row = subspace.project(row, choice.keep, centre, quantization_step)
         for name, word in choice.change.items():
             row = subspace.change(row, name, word, centre, scale)
         filtered.append(row)

@@ -70,7 +70,7 @@ class AttributeSubspace:
             bases[name] = rows[sizes > _NEGLIGIBLE * sizes[0]]
         return cls(words, directions, bases)
 
-    def same_as(self, name: str, word: str) -> tuple[str, ...]:
+    def indistinguishable_from(self, name: str, word: str) -> tuple[str, ...]:
         """Return the other words of an attribute that the encoder cannot distinguish from a given one."""
         directions, words = self.directions[name], self.words[name]
         distances = (directions - directions[words.index(word)]).norm(dim=1)
@@ -81,7 +81,7 @@ class AttributeSubspace:
         """Return the number of coordinates of each feature that remain."""
         return len(self._span(keep))
 
-    def grain(self, scale: float) -> float:
+    def quantization_step(self, scale: float) -> float:
         """Return the quantization step: a quarter of the mean length of the words' directions.
 
         Args:
@@ -100,7 +100,7 @@ class AttributeSubspace:
             features: (..., N, D), rows as in ``FEATURE_NAMES``.
             keep: names of attributes; without any, the result is the centre.
             centre: (N, D), mean features.
-            grain: quantization step of the coordinates; finer differences identify people.
+            quantization_step: quantization step of the coordinates; finer differences identify people.
         """
         grain, rows = max(grain, _GRAIN), []
         for row, name in enumerate(FEATURE_NAMES):

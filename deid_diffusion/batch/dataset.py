@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import DeidError, ImageError, needed_for, one_line
-from ..io.files import refusal, refused, synced
+from ..io.files import image_errors, open_synced, write_error
 from ..results import JobResult
 from .journal import RunDirectory
 from .tasks import (
@@ -76,7 +76,7 @@ def execute(task: Task, worker: ImageWorker) -> TaskResult:
     except ImageError as error:
         return skip(task, one_line(error))
     except OSError as error:
-        raise DeidError(refusal(task.scratch, error)) from error
+        raise DeidError(write_error(task.scratch, error)) from error
 
 
 def run_in_process(config: JobConfig, tasks: Iterator[Task]) -> Iterator[TaskResult]:
@@ -92,7 +92,7 @@ def _process_photo(task: Task, worker: ImageWorker) -> TaskResult:
     if data is None:
         return TaskResult(task, outcomes=(outcome,))
     temporary = task.temporary()
-    with synced(temporary) as stream:
+    with open_synced(temporary) as stream:
         stream.write(data)
     return TaskResult(task, temporary, (outcome,))
 
@@ -104,7 +104,7 @@ def _copy_label(task: Task, worker: ImageWorker) -> TaskResult:
         stream = source.path.open("rb")
     except FileNotFoundError as error:
         raise ImageError(f"{source.name}: no such file: check the link") from error
-    with stream, synced(temporary) as copy:
+    with stream, open_synced(temporary) as copy:
         if os.fstat(stream.fileno()).st_size:  # an empty file cannot be mapped
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 check_label(content, source.name, source.path.suffix.lower(), worker.config.copied)
@@ -227,7 +227,7 @@ class DatasetRun:
         """Join a shard's pieces into one file. Raises DeidError."""
         source, target, joined = task.source, self._directory.out / task.output, task.temporary()
         pieces = self._directory.finished_pieces(source)
-        with refused(target):
+        with image_errors(target):
             shard_format(task.kind).join(source.path, [path for *_, path in pieces if path is not None], joined)
             line = manifest_line(task, joined, sum(count for _, count, _ in pieces))
         self._directory.commit(TaskResult(replace(task, first=WHOLE_FILE, count=0), joined, line=line))

@@ -21,7 +21,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from .._version import __version__
 from ..errors import DeidError, UsageError, one_line
-from ..io.files import prepare_folder, publish, refused, synced
+from ..io.files import image_errors, open_synced, prepare_folder, publish
 from ..options import options_digest
 from .tasks import WHOLE_FILE, JobConfig, SourceFile, TaskResult
 
@@ -74,7 +74,7 @@ class RunDirectory:
             raise UsageError(f"{out}: is not empty and not of an earlier run: choose another output folder")
         prepare_folder(out)
         scratch = work.absolute() / "scratch" / secrets.token_hex(8)
-        with refused(work):
+        with image_errors(work):
             work.mkdir(mode=0o700, exist_ok=True)  # records and unfinished results are private
             lock = _lock(out) if leads else None
             if leads:
@@ -139,7 +139,7 @@ class RunDirectory:
         task = result.task
         place = task.output if task.first == WHOLE_FILE else f"{_piece_folder(task.source)}/{task.first:012}"
         prepare_folder((self.out / place).parent)
-        with refused(self.out / place):
+        with image_errors(self.out / place):
             if task.error is None:
                 (self.out / place).unlink(missing_ok=True)  # of an older version: it must not pass for the new row's
             self._insert(result, place)
@@ -165,9 +165,9 @@ class RunDirectory:
             DeidError: the journal cannot be used.
         """
         temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
-        with refused(path), self._errors():
+        with image_errors(path), self._errors():
             try:
-                with synced(temporary) as stream:
+                with open_synced(temporary) as stream:
                     for (lines,) in self._execute("SELECT lines FROM tasks ORDER BY name, first"):
                         stream.writelines(line.encode() + b"\n" for line in lines.splitlines())
                 publish(temporary, path, overwrite=True)

@@ -16,7 +16,7 @@ from .. import results
 from ..errors import DeidError, ImageError
 from ..io import images
 from ..io.annotations import Boxes, FaceOverrides
-from ..io.files import prepare_folder, refusal, write_atomic
+from ..io.files import prepare_folder, write_atomic, write_error
 from ..io.video_reader import is_clip
 from ..options import Options
 from ..results import ImageRecord, JobResult, VideoRecord, elapsed, failure, finished, unexpected
@@ -195,7 +195,7 @@ class _PhotoJob:
         images.check_target(job.target, (height, width), photo.alpha)
         self._boxes = _boxes(settings.boxes, job, (height, width), "if it has no faces")
         self._only = _boxes(settings.only, job, (height, width), "to leave it as it is")
-        self._overrides = () if settings.wishes is None else settings.wishes.of(job.input_name, (height, width))
+        self._overrides = () if settings.overrides is None else settings.overrides.of(job.input_name, (height, width))
 
     def _prepare(self) -> None:
         self.prepared = self.model.prepare(
@@ -244,14 +244,14 @@ class Settings:
         require_face: a photo with no face fails instead of being written.
         boxes: of the faces, from a file; None detects them.
         only: places to which the work is limited, likewise; None is no limit.
-        wishes: selections for single faces, likewise. Clips take none of the three.
+        overrides: selections for single faces, likewise. Clips take none of the three.
     """
 
     options: Options = field(default_factory=Options)
     require_face: bool = False
     boxes: Boxes | None = None
     only: Boxes | None = None
-    wishes: FaceOverrides | None = None
+    overrides: FaceOverrides | None = None
 
 
 def run(
@@ -389,4 +389,4 @@ def _withdraw(target: Path) -> None:
     try:
         target.unlink(missing_ok=True)
     except OSError as error:
-        raise ImageError(f"{refusal(target, error)} (it is a copy of the photo, and cannot be removed)") from error
+        raise ImageError(f"{write_error(target, error)} (it is a copy of the photo, and cannot be removed)") from error

@@ -20,7 +20,7 @@ from webdataset import TarWriter
 from webdataset.tariterators import base_plus_ext
 
 from ..errors import ImageError
-from ..io.files import synced
+from ..io.files import open_synced
 from ..results import JobResult
 from .tasks import (
     ImageWorker,
@@ -49,7 +49,7 @@ def process(task: Task, worker: ImageWorker) -> TaskResult:
     """Process a piece of a shard; its result is a tar. Raises DeidError, OSError."""
     temporary, outcomes = task.temporary(), list[JobResult]()
     numbers = range(task.first, task.first + task.count)
-    with synced(temporary) as stream, TarWriter(stream, **_WRITER) as writer:
+    with open_synced(temporary) as stream, TarWriter(stream, **_WRITER) as writer:
         for key, members in islice(_samples(task.source.path, numbers), numbers.start, numbers.stop):
             parts = [
                 (f"{task.source.name}/{member}", partial(_process, member, data, task, worker))
@@ -65,7 +65,7 @@ def process(task: Task, worker: ImageWorker) -> TaskResult:
 def join(source: Path, pieces: Sequence[Path], target: Path) -> None:
     """Concatenate pieces into a tar, compressed like its source. Raises OSError."""
     mode: Any = "w" if source.name.lower().endswith(".tar") else "w:gz"
-    with synced(target) as stream, tarfile.open(fileobj=stream, mode=mode) as joined:
+    with open_synced(target) as stream, tarfile.open(fileobj=stream, mode=mode) as joined:
         for path in pieces:
             with tarfile.open(path) as tar:
                 for member in _members(tar):

@@ -16,7 +16,7 @@ import pyarrow
 from pyarrow import parquet, types
 
 from ..errors import UsageError
-from ..io.files import synced
+from ..io.files import open_synced
 from ..results import JobResult
 from .tasks import ImageWorker, JobConfig, Task, TaskResult, damaged_shard, process_item, read_image, result_name
 
@@ -60,7 +60,7 @@ def process(task: Task, worker: ImageWorker) -> TaskResult:
         field = table.schema.field(index)
         table = table.set_column(index, field, pyarrow.array(cells, type=field.type))
     temporary = task.temporary()
-    with synced(temporary) as stream, pyarrow.ipc.new_stream(stream, table.schema) as writer:
+    with open_synced(temporary) as stream, pyarrow.ipc.new_stream(stream, table.schema) as writer:
         writer.write_table(table)
     return TaskResult(task, temporary, tuple(outcomes))
 
@@ -69,7 +69,7 @@ def join(source: Path, pieces: Sequence[Path], target: Path) -> None:
     """Concatenate pieces into a table in its source's format, with its schema. Raises OSError."""
     with _open(source) as (schema, *_):
         pass
-    with synced(target) as stream:
+    with open_synced(target) as stream:
         writer: Any = (
             pyarrow.ipc.new_stream(stream, schema)
             if _is_stream(source)

@@ -218,12 +218,12 @@ def warnings_of(options: Options) -> list[str]:
     """Return warnings about the privacy of the options, one line each."""
     from ..faces.compositing import WARNINGS
     from ..faces.masks import REGION_WARNING
-    from ..identity.known_people import PEOPLE_WARNING
+    from ..identity.known_people import CONSENT_WARNING
 
     lines = [WARNINGS[options.method]] if options.method in WARNINGS else []
     if options.keep_regions:
         lines.append(REGION_WARNING)
-    return [*lines, PEOPLE_WARNING] if options.keep_people is not None else lines
+    return [*lines, CONSENT_WARNING] if options.keep_people is not None else lines
 
 
 def _check_outputs(outputs: dict[str, Path | None], sources: dict[str, Path | None], inputs: list[Path]) -> None:
@@ -255,10 +255,10 @@ def _check_clips(plan: Plan, photo_files: Mapping[str, Path | None]) -> None:
 
 def _check_report(path: Path) -> None:
     """Raise DeidError, before any photo is processed, for a report file that cannot be appended to."""
-    from ..io.files import refusal
+    from ..io.files import write_error
 
     try:
         with path.open("ab"):
             pass
     except OSError as error:
-        raise DeidError(refusal(path, error)) from error
+        raise DeidError(write_error(path, error)) from error

@@ -131,7 +131,7 @@ def inspect(
 ) -> None:
     """Draw boxes, meshes, semantic maps and masks of the faces in PHOTO. The picture shows the original faces."""
     with errors_as_exit_codes(context):
-        from ..evaluation.inspection import inspection
+        from ..evaluation.inspection import draw_inspection
         from ..io import images
 
         images.output_format(out)
@@ -139,7 +139,7 @@ def inspect(
             raise UsageError(f"{out}: exists already: choose another name with -o, or pass --overwrite")
         pixels = images.read(photo).pixels
         faces = load_anonymizer("builtin", "auto").analyse(pixels)
-        images.write(out, inspection(pixels, faces), overwrite=overwrite, ai_edited=False)
+        images.write(out, draw_inspection(pixels, faces), overwrite=overwrite, ai_edited=False)
         typer.echo(f"{len(faces)} face{'' if len(faces) == 1 else 's'} drawn: {out}")
 
 

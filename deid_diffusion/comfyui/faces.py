@@ -254,7 +254,7 @@ def _replace(face: Face, picture: np.ndarray | None, verifier: Verifier) -> None
     crop = match_boundary_colour(picture, context, mask)
     face.reference = verifier.reference(face.image.photo, face.geometry)
     result = face.verify(crop, verifier, NO_PICTURE)
-    if result.reason is None and not result.seen:
+    if result.reason is None and not result.detected:
         result = replace(result, reason="no face can be found in the result")
     elif result.reason is None and result.similarity is None:  # nobody knows where the picture came from
         result = VerificationResult(None, "cannot be compared with the original")

@@ -55,7 +55,7 @@ ORIGINALS, SAME, NAIVE, REVERSE, PARROT, LINKABILITY = (
 )  # fmt: skip
 """Names of the attacks."""
 
-MEANING = {
+DESCRIPTIONS = {
     ORIGINALS: "original against another original: the recogniser's own accuracy",
     SAME: "result against its own original",
     NAIVE: "result against another original of the person",

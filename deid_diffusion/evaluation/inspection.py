@@ -120,10 +120,10 @@ def compare(anonymizer: Anonymizer, photo: np.ndarray, options: Options) -> list
         DeidError: as `read_faces` and `Anonymizer`.
     """
     faces, pipeline = anonymizer.analyse(photo), anonymizer.pipeline
-    before = read_faces(pipeline, photo, faces, options.choice.phrases)
+    before = read_faces(pipeline, photo, faces, options.selection.phrases)
     result = anonymizer(photo, options, detections=[face.detection for face in faces])
     changed = np.asarray(result.image)
-    after = read_faces(pipeline, changed, faces, options.choice.phrases)
+    after = read_faces(pipeline, changed, faces, options.selection.phrases)
     size, readings = pipeline.crop_size, []
     # faces that only the re-scan detected come last in the records and have no reading
     for face, old, new, record in zip(faces, before, after, result.faces, strict=False):
@@ -167,7 +167,7 @@ def draw_readings(faces: Sequence[ReadFace]) -> np.ndarray:
     return np.array(sheet)
 
 
-def inspection(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
+def draw_inspection(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
     """Draw three panels: boxes and meshes, semantic maps, masks.
 
     Args:

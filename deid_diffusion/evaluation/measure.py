@@ -13,7 +13,7 @@ import numpy as np
 
 from ..faces.boxes import Detection, FaceDetector
 from ..faces.landmarks import MESH_EYES, MESH_IRISES, FaceMeasures, Landmarker, five_points, measure
-from ..faces.mesh_editing import EYE_CORNERS, frame
+from ..faces.mesh_editing import EYE_CORNERS, axes_along
 from ..identity.recognition import Recogniser
 from .onnx import AttributeReader, Reading, face_square
 from .pairing import Pair, embed, face_mesh, largest, nearest
@@ -435,7 +435,7 @@ def _gaze(mesh: np.ndarray) -> tuple[float, float]:
     for (start, end), eye, iris in zip(EYE_CORNERS, MESH_EYES, MESH_IRISES, strict=True):
         corner = mesh[end] - mesh[start]
         width = max(float(np.linalg.norm(corner)), 1e-6)
-        across, down = frame(corner)
+        across, down = axes_along(corner)
         offset = mesh[list(iris)].mean(0) - (mesh[start] + mesh[end]) / 2
         lids = mesh[list(eye)].mean(0) - (mesh[start] + mesh[end]) / 2
         offsets.append((offset @ across / width, (offset - lids) @ down / width))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..errors import needed_for
-from .attacks import MEANING
+from .attacks import DESCRIPTIONS
 from .charts import COLOURS, Bar, Point, bars, roc, scatter, trade_off
 from .evaluate import Evaluation
 from .statistics import SHARE, Figure, Section, format_interval, format_value, number
@@ -116,7 +116,7 @@ def render(evaluation: Evaluation, title: str) -> str:
         cards=[(figure, _explanation(figure)) for figure in evaluation.headline],
         charts=list(_charts(evaluation)),
         groups={column: _group_charts(evaluation, column) for column in _columns(evaluation)},
-        meaning=MEANING,
+        meaning=DESCRIPTIONS,
         chance=lambda figure: "" if figure.chance is None else f"chance {number(figure.chance, figure.unit)}",
         share=SHARE,
         too_few=TOO_FEW,

@@ -10,7 +10,7 @@ import numpy as np
 from .alignment import extract, extract_mirrored, frame_from_box, frame_from_mesh, invert, transform
 from .boxes import Detection, overlaps
 from .landmarks import FaceMesh, Landmarker, five_points
-from .masks import AT_EDGE, DILATION, PasteMask, box_outline, face_outline, limit_mask, paste_mask
+from .masks import DILATION, EDGE_MARGIN, PasteMask, box_outline, face_outline, limit_mask, paste_mask
 from .semantic_map import draw_semantic_map, mean_mesh
 
 _LOOK = 320  # side of the crop in which the mesh is sought, in pixels
@@ -117,7 +117,7 @@ def _is_cut(box: tuple[float, float, float, float], photo: np.ndarray) -> bool:
     """Return whether the photo's edge cuts a face off."""
     height, width = photo.shape[:2]
     x0, y0, x1, y1 = box
-    return x0 <= AT_EDGE or y0 <= AT_EDGE or x1 >= width - AT_EDGE or y1 >= height - AT_EDGE
+    return x0 <= EDGE_MARGIN or y0 <= EDGE_MARGIN or x1 >= width - EDGE_MARGIN or y1 >= height - EDGE_MARGIN
 
 
 def _doubtful_mesh(photo: np.ndarray, face: Detection, landmarker: FaceMesh) -> np.ndarray | None:
@@ -129,7 +129,7 @@ def _doubtful_mesh(photo: np.ndarray, face: Detection, landmarker: FaceMesh) -> 
     for zoom in _ZOOMS:
         look = frame_from_box(face.box, face.points, round(zoom * _LOOK))
         look[:, 2] += (_LOOK - round(zoom * _LOOK)) / 2
-        for mesh in landmarker.doubtful(extract(photo, look, _LOOK)):
+        for mesh in landmarker.low_score_meshes(extract(photo, look, _LOOK)):
             mesh = transform(mesh, invert(look))
             away = float(np.linalg.norm(five_points(mesh) - face.points, axis=1).mean()) / side
             overlap = _overlap(mesh, face.box, photo)

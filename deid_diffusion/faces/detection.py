@@ -34,7 +34,7 @@ MIN_ROTATED_LEAD = 0.1  # a rotated view scores an upright face at most 0.06 hig
 CUT_SHARES = (0.3, 0.9)  # visible share of a cut face: less is its mirror image, more is a face that is not cut
 MAX_KNOWN_SHARE = 0.5  # overlap, over the smaller box, of a cut face with a face found before
 
-_MIN_HINT_SIDES = (5, 16)  # photo pixels, shorter and longer side; smaller hints occur everywhere
+_MIN_HINT_SIDES = (5, 16)  # photo pixels, shorter and longer side; smaller weak occur everywhere
 _CROP_SIDE = 192  # pixels
 _CROP_WIDTHS = (2.0, 2.7, 1.5, 3.6)  # in longer sides of the hint
 _CROP_ROLLS = (0.0, -0.35, 0.35)  # radians
@@ -162,14 +162,14 @@ def confirm_by_mesh(
 ) -> Detection | None:
     """Confirm a weak detection by the face meshes in several crops around it.
 
-    On 180 FairFace photos 247 hints lay outside the detected faces. The mesh confirmed 29 of them, of which about a
+    On 180 FairFace photos 247 weak lay outside the detected faces. The mesh confirmed 29 of them, of which about a
     dozen were parts of real faces; the others were ears, hands and folds.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
         hint: weak detection in the photo.
         landmarker: returns the mesh of a crop.
-        known: whether a box, x0, y0, x1, y1 in photo pixels, is of a face that has been handled; hints next to a face
+        known: whether a box, x0, y0, x1, y1 in photo pixels, is of a face that has been handled; weak next to a face
             lead to that face's mesh.
 
     Returns:
@@ -224,11 +224,11 @@ class DetectionResult:
 
     Attributes:
         faces: one detection per face.
-        hints: weak detections, most of them false; see `confirm_by_mesh`.
+        weak: weak detections, most of them false; see `confirm_by_mesh`.
     """
 
     faces: list[Detection]
-    hints: list[Detection]
+    weak: list[Detection]
 
 
 class EnsembleDetector:
@@ -269,7 +269,7 @@ class EnsembleDetector:
         return self.search(image).faces
 
     def search(self, image: np.ndarray, *, upright_only: bool = False) -> DetectionResult:
-        """Detect as `__call__` does and return, with the default detectors, CenterFace's hints as well.
+        """Detect as `__call__` does and return, with the default detectors, CenterFace's weak as well.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -282,7 +282,7 @@ class EnsembleDetector:
         height, width = image.shape[:2]
         if min(height, width) < MIN_PHOTO_SIDE:
             return DetectionResult([], [])
-        upright, hints = self._split(_search(image, tiled_views(height, width), self.detectors))
+        upright, weak = self._split(_search(image, tiled_views(height, width), self.detectors))
         views = () if upright_only else rotated_views(height, width)
         rotated, _ = self._split(_search(image, views, self.detectors[:1]))
         view = mirrored_view(height, width)
@@ -293,10 +293,10 @@ class EnsembleDetector:
         faces = add_cut(add_rotated(merge_faces(upright), merge_faces(rotated)), merge_faces(cut))
         if not faces:
             faces = merge_faces(self._split(_search(image, [padded_view(height, width)], self.detectors))[0])
-        return DetectionResult(faces, _suppress_hints([*hints, *map(view.to_photo, edge_hints)]))
+        return DetectionResult(faces, _suppress_hints([*weak, *map(view.to_photo, edge_hints)]))
 
     def _split(self, detections: Sequence[Detection]) -> tuple[list[Detection], list[Detection]]:
-        """Split detections into faces and hints by score."""
+        """Split detections into faces and weak by score."""
         faces = [face for face in detections if face.score > self._max_hint_score]
         return faces, [face for face in detections if face.score <= self._max_hint_score]
 
@@ -328,10 +328,10 @@ def add_cut(faces: Sequence[Detection], cut: Sequence[Detection]) -> list[Detect
     return _best_first([*faces, *new])
 
 
-def _suppress_hints(hints: Sequence[Detection]) -> list[Detection]:
-    """Return the highest-scoring of overlapping hints; a merged box would be too large to localise a weak face."""
-    boxes, scores = np.array([hint.box for hint in hints]).reshape(-1, 4), np.array([hint.score for hint in hints])
-    return [hints[k] for k in suppress(boxes, scores, MERGE_IOU)]
+def _suppress_hints(weak: Sequence[Detection]) -> list[Detection]:
+    """Return the highest-scoring of overlapping weak; a merged box would be too large to localise a weak face."""
+    boxes, scores = np.array([hint.box for hint in weak]).reshape(-1, 4), np.array([hint.score for hint in weak])
+    return [weak[k] for k in suppress(boxes, scores, MERGE_IOU)]
 
 
 def _best_first(faces: Iterable[Detection]) -> list[Detection]:

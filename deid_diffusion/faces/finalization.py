@@ -136,7 +136,7 @@ def cover_residual_faces(
         result = known or detect(detector, canvas.pixels, upright_only=upright_only)
         known = None
         faces = [face for face in result.faces if not _is_done(face.box, done_mask, kept)]
-        faces += _confirmed(result.hints, faces, canvas, done_mask, kept, landmarker)
+        faces += _confirmed(result.weak, faces, canvas, done_mask, kept, landmarker)
         untouched = select_faces(faces, min_face=min_face, only=only).kept
         missed = [face for index, face in enumerate(faces) if index not in untouched]
         if not missed:

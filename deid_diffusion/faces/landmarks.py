@@ -139,13 +139,13 @@ class FaceMesh:
 
     def meshes(self, picture: np.ndarray) -> list[np.ndarray]:
         """Return (478, 2) float32 meshes, in pixels, of up to four faces in (H, W, 3) uint8 RGB."""
-        return [solid[:, :2] for solid in self.solids(picture)]
+        return [solid[:, :2] for solid in self.meshes_3d(picture)]
 
-    def doubtful(self, picture: np.ndarray) -> list[np.ndarray]:
+    def low_score_meshes(self, picture: np.ndarray) -> list[np.ndarray]:
         """Return meshes as `meshes` does, at low thresholds: profiles are included, and so are false meshes."""
         return [solid[:, :2] for solid in self._solids(picture, lenient=True)]
 
-    def solids(self, picture: np.ndarray) -> list[np.ndarray]:
+    def meshes_3d(self, picture: np.ndarray) -> list[np.ndarray]:
         """Return (478, 3) float32 meshes as `meshes` does, with depth: z, away from the camera, in pixels."""
         return self._solids(picture, lenient=False)
 

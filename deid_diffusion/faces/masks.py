@@ -16,7 +16,7 @@ from .texture import silhouette
 #: face is blended with the replacement.
 DILATION = 0.03
 FEATHER = 0.02  # width of the feather, as a share of the crop's side
-AT_EDGE = 2  # photo pixels between a box and the photo's edge up to which the edge cuts the face
+EDGE_MARGIN = 2  # photo pixels between a box and the photo's edge up to which the edge cuts the face
 _SUPERSAMPLING = 2  # silhouette pixels per crop pixel, along a side
 _MIN_RING = 1.5  # photo pixels past the feather: the pixel grid's error on small faces
 _BOX_GROWTH = 0.2  # of an opaque box on all sides, as a share of its sides
@@ -163,10 +163,10 @@ def limit_mask(
     height, width = mask.photo_shape
     x0, y0, x1, y1 = box
     completed = (
-        2 * x0 - x1 if x0 <= AT_EDGE else x0,
-        2 * y0 - y1 if y0 <= AT_EDGE else y0,
-        2 * x1 - x0 if x1 >= width - AT_EDGE else x1,
-        2 * y1 - y0 if y1 >= height - AT_EDGE else y1,
+        2 * x0 - x1 if x0 <= EDGE_MARGIN else x0,
+        2 * y0 - y1 if y0 <= EDGE_MARGIN else y0,
+        2 * x1 - x0 if x1 >= width - EDGE_MARGIN else x1,
+        2 * y1 - y0 if y1 >= height - EDGE_MARGIN else y1,
     )
     outlines = [_rounded_box(corners, matrix) for corners in dict.fromkeys((box, completed))]
     limit = paste_mask(outlines, matrix, mask.photo_shape, crop_size).full()

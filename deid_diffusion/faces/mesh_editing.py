@@ -117,7 +117,7 @@ def _quantize(name: str, value: float) -> float:
 def shape_mouth(mesh: np.ndarray, smile: float | None, mouth_open: float | None) -> None:
     """Move a mouth's corners and lower lip, in place, to given `FaceMeasures`; None leaves a measure unchanged."""
     rows, corners = list(MOUTH), mesh[list(MOUTH_CORNERS)]
-    axes, middle = frame(corners[1] - corners[0]), corners.mean(0)
+    axes, middle = axes_along(corners[1] - corners[0]), corners.mean(0)
     width = max(float(np.linalg.norm(corners[1] - corners[0])), 1e-6)
     local, measures = (mesh[rows] - middle) @ axes.T, measure(mesh)
     side = np.clip(2 * local[:, 0] / width, -1, 1) ** 2  # 0 at the centre, 1 at the corners
@@ -132,14 +132,14 @@ def shape_lids(mesh: np.ndarray, scale: float) -> None:
     """Scale the height of the eyes' openings, in place."""
     for corners, eye in zip(EYE_CORNERS, MESH_EYES, strict=True):
         ends, rows = mesh[list(corners)], list(eye)
-        axes, middle = frame(ends[1] - ends[0]), ends.mean(0)
+        axes, middle = axes_along(ends[1] - ends[0]), ends.mean(0)
         mesh[rows] = (mesh[rows] - middle) @ axes.T * (1.0, scale) @ axes + middle
 
 
 def raise_brows(mesh: np.ndarray, height: float) -> None:
     """Raise the brows by a height in face heights, in place."""
     for corners, brow in zip(EYE_CORNERS, MESH_BROWS, strict=True):
-        down = frame(mesh[corners[1]] - mesh[corners[0]])[1]
+        down = axes_along(mesh[corners[1]] - mesh[corners[0]])[1]
         mesh[list(brow)] -= height * rigid_height(mesh) * down
 
 
@@ -147,10 +147,10 @@ def turn_eyes(mesh: np.ndarray, offset: tuple[float, float]) -> None:
     """Move the irises by an offset to the right and down, in eye widths, in place."""
     for corners, iris in zip(EYE_CORNERS, MESH_IRISES, strict=True):
         across = mesh[corners[1]] - mesh[corners[0]]
-        mesh[list(iris)] += np.array(offset) @ frame(across) * np.linalg.norm(across)
+        mesh[list(iris)] += np.array(offset) @ axes_along(across) * np.linalg.norm(across)
 
 
-def frame(across: np.ndarray) -> np.ndarray:
+def axes_along(across: np.ndarray) -> np.ndarray:
     """Return (2, 2): unit vectors, as rows, along a direction and perpendicular to it, down the face."""
     x, y = across / max(float(np.linalg.norm(across)), 1e-6)
     return np.array([[x, y], [-y, x]])
@@ -158,7 +158,7 @@ def frame(across: np.ndarray) -> np.ndarray:
 
 def face_axes(mesh: np.ndarray) -> np.ndarray:
     """Return (2, 2): unit vectors, as rows, along the line of the eyes and down the face."""
-    return frame(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])
+    return axes_along(mesh[EYE_CORNERS[1][1]] - mesh[EYE_CORNERS[0][0]])
 
 
 def rigid_height(mesh: np.ndarray) -> float:
@@ -193,7 +193,7 @@ def _gaze_offset(mesh: np.ndarray, eye: int) -> np.ndarray:
     """Return (2,) the iris' offset from the centre of the eye's corners, in eye widths."""
     start, end = mesh[list(EYE_CORNERS[eye])]
     offset = mesh[list(MESH_IRISES[eye])].mean(0) - (start + end) / 2
-    return frame(end - start) @ offset / np.linalg.norm(end - start)
+    return axes_along(end - start) @ offset / np.linalg.norm(end - start)
 
 
 def _brow_height(mesh: np.ndarray) -> float:
@@ -201,7 +201,7 @@ def _brow_height(mesh: np.ndarray) -> float:
     heights = []
     for corners, brow in zip(EYE_CORNERS, MESH_BROWS, strict=True):
         ends = mesh[list(corners)]
-        heights.append(-frame(ends[1] - ends[0])[1] @ (mesh[list(brow)].mean(0) - ends.mean(0)))
+        heights.append(-axes_along(ends[1] - ends[0])[1] @ (mesh[list(brow)].mean(0) - ends.mean(0)))
     return float(np.mean(heights)) / rigid_height(mesh)
 
 
@@ -290,7 +290,7 @@ def shift_points(
     width_ratio = np.linalg.norm(target_axis) / np.linalg.norm(source_axis)
     scale = np.array([width_ratio, rigid_height(target) / rigid_height(source)]).clip(1 / _MAX_STRETCH, _MAX_STRETCH)
     centres = [(mesh[corners[0]] + mesh[corners[1]]) / 2 for mesh in (source, target)]
-    return (source[rows] - centres[0]) @ frame(source_axis).T * scale @ frame(target_axis) + centres[1]
+    return (source[rows] - centres[0]) @ axes_along(source_axis).T * scale @ axes_along(target_axis) + centres[1]
 
 
 def reshape_mesh(
@@ -353,11 +353,11 @@ def keep_irises_inside(mesh: np.ndarray) -> None:
     for corners, iris in zip(EYE_CORNERS, MESH_IRISES, strict=True):
         rows, start, across = list(iris), mesh[corners[0]], mesh[corners[1]] - mesh[corners[0]]
         width = max(float(np.linalg.norm(across)), 1e-6)
-        position = (mesh[rows].mean(0) - start) @ frame(across).T / width
+        position = (mesh[rows].mean(0) - start) @ axes_along(across).T / width
         inside = position.clip(
             (_MIN_IRIS_TO_CORNER, -_MAX_IRIS_OFF_AXIS), (1 - _MIN_IRIS_TO_CORNER, _MAX_IRIS_OFF_AXIS)
         )
-        mesh[rows] += (inside - position) * width @ frame(across)
+        mesh[rows] += (inside - position) * width @ axes_along(across)
 
 
 def project_shape(shape: np.ndarray, mesh: np.ndarray) -> np.ndarray:

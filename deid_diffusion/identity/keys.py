@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DeidError, UsageError, one_line
-from ..io.files import refusal
+from ..io.files import write_error
 
 KEY_BYTES = 32
 """Size of the smallest and of new keys, in bytes: the output size of SHA-256, as RFC 2104 section 3 advises."""
@@ -110,7 +110,7 @@ def new_key(path: str | Path) -> Key:
     except FileExistsError as error:
         raise DeidError(f"{path}: exists already, and a key is never overwritten: choose another name") from error
     except OSError as error:
-        raise DeidError(refusal(path, error)) from error
+        raise DeidError(write_error(path, error)) from error
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(key.secret.hex().encode() + b"\n")
@@ -119,7 +119,7 @@ def new_key(path: str | Path) -> Key:
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise DeidError(refusal(path, error)) from error
+            raise DeidError(write_error(path, error)) from error
         raise
     return key
 

@@ -41,7 +41,7 @@ FRONTAL = 0.6
 confuses faces in profile: every pair of FairFace adults over 0.95 had one enrolled. It refuses at most one of 600 LFW
 photos."""
 
-PEOPLE_WARNING = (
+CONSENT_WARNING = (
     "a stranger who resembles a person on the consent list is kept as well: rarely among adults (target: 1 in 10,000 "
     "faces), but often among children (1 in 100 or more) and relatives: review every kept face"
 )

@@ -32,7 +32,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ..errors import DeidError, UsageError, one_line
-from ..io.files import publish_new, refusal
+from ..io.files import publish_new, write_error
 from .keys import Key, check_private
 from .legacy_store import read_legacy_rows
 
@@ -173,7 +173,7 @@ def create(path: Path, header: StoreHeader) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise DeidError(refusal(path, error)) from error
+        raise DeidError(write_error(path, error)) from error
 
 
 def check_file(path: Path) -> None:
@@ -183,7 +183,7 @@ def check_file(path: Path) -> None:
     except FileNotFoundError as error:
         raise DeidError(f"{path}: no such store: check the name") from error
     except OSError as error:
-        raise DeidError(refusal(path, error)) from error
+        raise DeidError(write_error(path, error)) from error
     if not stat.S_ISREG(status.st_mode):
         raise DeidError(f"{path}: is {'a folder' if path.is_dir() else 'not a regular file'}: name the store's file")
     check_private(path, status)

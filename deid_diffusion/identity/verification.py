@@ -61,13 +61,13 @@ class VerificationResult:
         reason: why the face must not be shown; None if it passed.
         ambiguous: whether it passed, but another candidate should be tried: few strangers are so similar to the
             original, or no face was detected in its place.
-        seen: whether a face is detected where one was in the original.
+        detected: whether a face is detected where one was in the original.
     """
 
     similarity: float | None
     reason: str | None
     ambiguous: bool = False
-    seen: bool = True
+    detected: bool = True
 
 
 class Verifier(Protocol):
@@ -151,8 +151,8 @@ class FaceVerifier:
         alike = max(self.ambiguous, original.strangers + ALIKE_MARGIN)
         if not similarity <= max(same, self._without_face(original, same, similarity)):  # NaN fails, too
             return VerificationResult(similarity, f"too like the original (cosine {similarity:.3f})")
-        seen = there or original.box is None
-        return VerificationResult(similarity, None, not seen or similarity > alike, seen)
+        detected = there or original.box is None
+        return VerificationResult(similarity, None, not detected or similarity > alike, detected)
 
     def _without_face(self, original: FaceReference, same: float, similarity: float) -> float:
         """Return the similarity of a face's place without it, where that may excuse a match; else -1.

@@ -159,11 +159,11 @@ class FaceOverride:
     Attributes:
         place: region of the photo. It means a face of the same box, else every face whose centre lies in it or that
             overlaps it by over a fifth (intersection over union).
-        choice: the attributes.
+        selection: the attributes.
     """
 
     place: Detection
-    choice: AttributeSelection
+    selection: AttributeSelection
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,16 +331,16 @@ def _image_of(
 
 
 def match_overrides(
-    faces: Sequence[Detection], wishes: Sequence[FaceOverride], choice: AttributeSelection
+    faces: Sequence[Detection], overrides: Sequence[FaceOverride], selection: AttributeSelection
 ) -> list[AttributeSelection]:
-    """Return the attributes of each face: those of the last override that means it, else `choice`.
+    """Return the attributes of each face: those of the last override that means it, else `selection`.
 
     Raises:
         UsageError: an override means no face, and would be silently ignored.
     """
-    selections = [choice] * len(faces)
-    exact = {override.place.box for override in wishes}
-    for override in wishes:
+    selections = [selection] * len(faces)
+    exact = {override.place.box for override in overrides}
+    for override in overrides:
         rows = [k for k, face in enumerate(faces) if lies_at(face, [override.place])]
         if not rows:
             x0, y0, x1, y1 = override.place.box
@@ -348,7 +348,7 @@ def match_overrides(
             raise UsageError(f"no face is at {place}: correct the box, or remove its keep and change")
         for k in rows:
             if faces[k].box == override.place.box or faces[k].box not in exact:
-                selections[k] = override.choice
+                selections[k] = override.selection
     return selections
 
 

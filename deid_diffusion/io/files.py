@@ -46,9 +46,9 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool) -> None:
         ImageError: the file exists, or the system refuses (full disk, permissions). Nothing is left behind.
     """
     temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
-    with refused(path):
+    with image_errors(path):
         try:
-            with synced(temporary) as stream:
+            with open_synced(temporary) as stream:
                 stream.write(data)
             publish(temporary, path, overwrite=overwrite)
         finally:
@@ -56,16 +56,16 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def refused(path: Path) -> Iterator[None]:
+def image_errors(path: Path) -> Iterator[None]:
     """Convert an OSError of the block, which writes `path`, to a one-line ImageError."""
     try:
         yield
     except OSError as error:
-        raise ImageError(refusal(path, error)) from error
+        raise ImageError(write_error(path, error)) from error
 
 
 @contextmanager
-def synced(path: Path) -> Iterator[BinaryIO]:
+def open_synced(path: Path) -> Iterator[BinaryIO]:
     """Open a new binary file, and fsync it at the end of the block. Raises OSError."""
     with path.open("xb") as stream:
         yield stream
@@ -116,10 +116,10 @@ def prepare_folder(folder: Path) -> None:
     except FileExistsError as error:
         raise ImageError(f"{folder}: is a file where a folder is needed: choose another output folder") from error
     except OSError as error:
-        raise ImageError(refusal(folder, error)) from error
+        raise ImageError(write_error(folder, error)) from error
 
 
-def refusal(path: Path, error: OSError) -> str:
+def write_error(path: Path, error: OSError) -> str:
     """Return a one-line reason why `path` cannot be written, and a remedy."""
     fallback = f"cannot be written ({one_line(error.strerror or error)}): choose another place"
     return f"{path}: {_REASONS.get(error.errno or 0, fallback)}"

@@ -110,7 +110,9 @@ def to_rgb(frame: av.VideoFrame, turns: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(_convert(frame, "rgb24").to_ndarray(), turns))
 
 
-def changed(frame: av.VideoFrame, pixels: str, before: np.ndarray, after: np.ndarray, turns: int) -> av.VideoFrame:
+def replace_changed(
+    frame: av.VideoFrame, pixels: str, before: np.ndarray, after: np.ndarray, turns: int
+) -> av.VideoFrame:
     """Return a new frame with the samples of ``after`` where it differs from ``before``, and the old samples elsewhere.
 
     With chroma subsampling, all pixels that share a sample with a changed one get their chroma from ``after``. The old
@@ -213,7 +215,7 @@ class Clip:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Frame:
     """A frame of a clip.
 
     Attributes:
@@ -269,7 +271,7 @@ def open_clip(path: str | Path) -> Clip:
         )
 
 
-def pictures(clip: Clip) -> Iterator[Picture]:
+def iter_frames(clip: Clip) -> Iterator[Frame]:
     """Yield the frames of a clip in presentation order, one in memory at a time.
 
     Raises VideoError where the file is damaged or the size of its frames changes.
@@ -279,7 +281,7 @@ def pictures(clip: Clip) -> Iterator[Picture]:
             if (frame.width, frame.height) != (clip.width, clip.height):
                 sizes = f"{clip.width} x {clip.height} to {frame.width} x {frame.height}"
                 raise VideoError(f"{clip.path}: its size changes from {sizes} at frame {index}: split it there")
-            yield Picture(index, frame, frame.pts, clip.turns)
+            yield Frame(index, frame, frame.pts, clip.turns)
 
 
 @contextmanager

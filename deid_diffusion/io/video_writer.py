@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import VideoError, one_line, pyav
-from .files import refusal
+from .files import write_error
 from .images import AI_MARK, AI_TERM
 from .video_reader import ISO, WRITABLE, Clip, Encoding
 
@@ -207,5 +207,5 @@ def _sync(path: Path) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
-        return refusal(Path(), error).removeprefix(".: ")
+        return write_error(Path(), error).removeprefix(".: ")
     return f"cannot be encoded ({one_line(error)})"

@@ -17,7 +17,7 @@ from torch import nn
 SIDE = 150
 """Of the network's input, in pixels."""
 
-DIMENSIONS = 128
+EMBEDDING_DIM = 128
 """Of the network's output."""
 
 _STEM = 32  # channels
@@ -50,7 +50,7 @@ class DlibFaceNetwork(nn.Module):
         self.blocks = nn.ModuleList(
             _Residual(before, outputs, down=down) for before, (outputs, down) in zip(inputs, _BLOCKS, strict=False)
         )
-        self.head = nn.Linear(inputs[-1], DIMENSIONS, bias=False)
+        self.head = nn.Linear(inputs[-1], EMBEDDING_DIM, bias=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See the class. Raises ValueError for images of another shape."""
@@ -113,5 +113,5 @@ def load(path: Path) -> DlibFaceNetwork:
             gamma, beta = read(2 * conv.out_channels).chunk(2)
             conv.weight.copy_(weights.view_as(conv.weight) * gamma.view(-1, 1, 1, 1))
             conv.bias.copy_(bias * gamma + beta)
-    network.head.weight.copy_(read(network.head.in_features, DIMENSIONS).T)
+    network.head.weight.copy_(read(network.head.in_features, EMBEDDING_DIM).T)
     return network.to(memory_format=torch.channels_last)

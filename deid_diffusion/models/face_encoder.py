@@ -16,10 +16,10 @@ from torch import nn
 from ..faces.landmarks import MESH_EYES
 from ..faces.semantic_map import LABEL, REGIONS, draw_semantic_map, mean_mesh
 from ..identity.recognition import CHIP_POINTS, fit_similarity, model_file
-from .dlib_resnet import DIMENSIONS, SIDE, DlibFaceNetwork, load
+from .dlib_resnet import EMBEDDING_DIM, SIDE, DlibFaceNetwork, load
 
 _FINE, _COARSE = 128, 256  # channels of the trunk's maps that regions are pooled from, finest first
-_INPUTS = DIMENSIONS + _FINE + _COARSE
+_INPUTS = EMBEDDING_DIM + _FINE + _COARSE
 _FINE_BLOCK, _COARSE_BLOCK = 9, 12  # index of the last residual block of each
 
 

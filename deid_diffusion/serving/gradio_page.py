@@ -32,7 +32,7 @@ from ..io import images
 from ..io.images import READABLE
 from ..options import Options
 from .http import anonymize_request
-from .queue import Check, RequestQueue, deadline_check
+from .queue import Check, RequestQueue, deadline_error
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -303,7 +303,7 @@ def process(
                 return waiting.result(limits.seconds)
             except FutureTimeout:
                 waiting.cancel()
-                raise deadline_check(limits) from None
+                raise deadline_error(limits) from None
     except DeidError:
         raise
     except Exception as error:  # its text may hold paths of this machine, so only the log gets it

@@ -27,7 +27,7 @@ from ..identity.pseudonyms import Pseudonyms
 from ..options import Method, Options, option_schema
 from ..results import ImageRecord
 from .access import ApiKey
-from .queue import Check, DeadlineExceeded, Limits, Metrics, QueueFull, RequestQueue, deadline_check
+from .queue import Check, DeadlineExceeded, Limits, Metrics, QueueFull, RequestQueue, deadline_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -295,7 +295,7 @@ def make_app(
             try:
                 encoded, record = await asyncio.wait_for(asyncio.wrap_future(desk.submit(work)), limits.seconds)
             except asyncio.TimeoutError as error:
-                raise deadline_check(limits) from error
+                raise deadline_error(limits) from error
         metrics.count_photo(record)
         return _response(encoded, record, f"image/{params.format}", request.headers.get("accept", ""))
 

@@ -112,7 +112,7 @@ class RequestQueue:
 
         def check() -> None:
             if time.monotonic() > end:
-                raise deadline_check(self.limits)
+                raise deadline_error(self.limits)
 
         def run() -> _T:
             check()
@@ -125,7 +125,7 @@ class RequestQueue:
         self._worker.shutdown(cancel_futures=True)
 
 
-def deadline_check(limits: Limits) -> DeadlineExceeded:
+def deadline_error(limits: Limits) -> DeadlineExceeded:
     """Return the error for work that took too long."""
     return DeadlineExceeded(
         f"took longer than {limits.seconds:g} seconds, including the wait: try again later, or downscale the photo"

@@ -51,7 +51,7 @@ class RandomSelection:
         if _KEEP_ALL <= float(kind) < _KEEP_ALL + _KEEP_NONE:
             keep = []
         scale = float(adapter.phrase_scale)
-        selected = self.subspace.project(feature, keep, adapter.centre, self.subspace.grain(scale))
+        selected = self.subspace.project(feature, keep, adapter.centre, self.subspace.quantization_step(scale))
         for name, codes in self.codes.items():
             matches = (codes == facts[FACTS.index(_FACT_OF[name])].cpu()).nonzero()
             if name in keep and len(matches) and torch.rand(()) < _WORDS:

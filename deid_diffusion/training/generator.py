@@ -391,7 +391,7 @@ class FaceDeidObjective(Objective):
             return None
         features = self.examples["features"].to(self.adapter.device)
         subspace = self.selection.subspace
-        grain = subspace.grain(float(self.adapter.phrase_scale))
+        grain = subspace.quantization_step(float(self.adapter.phrase_scale))
         tokens = self.adapter(subspace.project(features, tuple(subspace.words), self.adapter.centre, grain))
         texts = self.text(input_ids=self.empty_ids.to(tokens.device)).last_hidden_state
         tokens = torch.cat([texts.expand(len(tokens), -1, -1).to(tokens), tokens], 1)

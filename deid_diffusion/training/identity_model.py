@@ -119,7 +119,7 @@ class PortraitReader:
             picture: (H, W, 3) uint8 RGB.
             row: of the manifest.
         """
-        solids = self.landmarks.solids(picture)
+        solids = self.landmarks.meshes_3d(picture)
         if not solids:
             return None
         solid = max(solids, key=lambda mesh: float(np.ptp(mesh[:, :2], axis=0).prod()))
@@ -356,7 +356,7 @@ def align_solids(solids: Iterable[np.ndarray]) -> np.ndarray:
     Generalised Procrustes analysis (Gower, Psychometrika 1975): similarity transforms to the mean of all meshes.
 
     Args:
-        solids: N of (478, 3), pixels.
+        meshes_3d: N of (478, 3), pixels.
 
     Returns:
         (N, 478, 3) float32.

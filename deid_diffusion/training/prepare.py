@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import DeidError, ImageError, UsageError, one_line
 from ..faces.alignment import extract, frame_from_mesh, similarity, transform
 from ..faces.landmarks import FaceMesh
-from ..io.files import prepare_folder, refused, write_atomic
+from ..io.files import image_errors, prepare_folder, write_atomic
 from .sources import Photograph, Photographs
 
 CROPS, MESHES, ROWS, SKIPPED = "crops.npy", "meshes.npy", "rows.jsonl", "skipped.jsonl"
@@ -206,7 +206,7 @@ def prepare(
         _refuse_other_arguments(cache, record["arguments"], arguments)
         was_complete = (cache / CROPS).exists()
         if "result" in record and (was_complete or (cache / _UNFINISHED / CROPS).exists()):
-            with refused(cache):
+            with image_errors(cache):
                 _publish(cache, [ROWS, MESHES, SKIPPED, CROPS])
             return Prepared(**record["result"], was_complete=was_complete)
     photographs = Photographs(sources, manifest=manifest, caption_column=caption_column)
@@ -219,7 +219,7 @@ def prepare(
             f"{cache}: was begun with photographs or columns that have changed since: choose another folder"
         )
     prepare_folder(cache)
-    with refused(cache):
+    with image_errors(cache):
         if record is None or "result" in record:  # a finished cache that has lost its crops starts again
             _write_record(cache, begun)
         committed = (record or {}).get("progress", {}) if (cache / _UNFINISHED).is_dir() else {}

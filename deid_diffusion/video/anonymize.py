@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import DeidError, VideoError
 from ..faces.boxes import Detection
-from ..io.files import publish, refusal, sha256_of
-from ..io.video_reader import Clip, Encoding, Picture, changed, encoding_for, pictures
+from ..io.files import publish, sha256_of, write_error
+from ..io.video_reader import Clip, Encoding, Frame, encoding_for, iter_frames, replace_changed
 from ..io.video_writer import SegmentWriter, join, steady_times
 from ..results import TrackRecord
 from . import checkpoint
@@ -118,7 +118,7 @@ def anonymize_clip(
     try:
         publish(result, target, overwrite=overwrite)
     except OSError as error:
-        raise VideoError(refusal(target, error)) from error
+        raise VideoError(write_error(target, error)) from error
     checkpoint.clear(target)
     return AnonymizedVideo(records, total, stats.missed, stats.filled, tuple(sorted(stats.errors)), digest)
 
@@ -126,7 +126,7 @@ def anonymize_clip(
 def _detect(anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, on_frame: OnFrame) -> list[Chunk]:
     """Detect the faces of every frame and read the frames' times; chunks that exist are not searched again."""
     chunks: list[Chunk] = []
-    for number, frames in _by_chunk(pictures(clip)):
+    for number, frames in _by_chunk(iter_frames(clip)):
         path = work.detections(number)
         if path.exists():
             chunks.append(Chunk.load(path))
@@ -162,7 +162,7 @@ def _identities(
     if options.method != "generate" or not tracks:
         return {}
     if not work.identities.exists():
-        frames = _reported(pictures(clip), "choosing faces", total, on_frame)
+        frames = _reported(iter_frames(clip), "choosing faces", total, on_frame)
         save_identities(work.identities, assign_identities(anonymizer, options, tracks, frames))
     return load_identities(work.identities)
 
@@ -188,7 +188,7 @@ def _replace(
 ) -> None:
     """Replace and encode every chunk that has no segment yet."""
     generator = ClipGenerator(anonymizer, plan.identities, plan.options)
-    for number, frames in _by_chunk(_reported(pictures(clip), "replacing faces", plan.total, on_frame)):
+    for number, frames in _by_chunk(_reported(iter_frames(clip), "replacing faces", plan.total, on_frame)):
         if work.segment(number).exists():
             continue
         stats = ClipStats()
@@ -203,7 +203,7 @@ def _replace(
                     after = _frame(anonymizer, picture.index, before, tracks, generator, stats)
                 else:
                     after = before  # the first pass has just searched this very picture
-                segment.add(changed(picture.stored, encoding.pixels, before, after, clip.turns))
+                segment.add(replace_changed(picture.stored, encoding.pixels, before, after, clip.turns))
             stats.save(work.stats(number))
 
 
@@ -232,12 +232,12 @@ def _frame(
     return np.asarray(result.image)
 
 
-def _by_chunk(frames: Iterator[Picture]) -> Iterator[tuple[int, Iterator[Picture]]]:
+def _by_chunk(frames: Iterator[Frame]) -> Iterator[tuple[int, Iterator[Frame]]]:
     """Group frames by chunk, with the chunks' numbers; frames of a group that is not read are decoded and dropped."""
     return groupby(frames, lambda picture: picture.index // checkpoint.CHUNK_FRAMES)
 
 
-def _reported(frames: Iterator[Picture], name: str, total: int, on_frame: OnFrame) -> Iterator[Picture]:
+def _reported(frames: Iterator[Frame], name: str, total: int, on_frame: OnFrame) -> Iterator[Frame]:
     """Yield frames and report each after it was used."""
     for picture in frames:
         yield picture

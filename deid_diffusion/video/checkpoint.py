@@ -17,7 +17,7 @@ import numpy as np
 from .._version import __version__
 from ..errors import VideoError
 from ..faces.compositing import FILL
-from ..io.files import refusal, write_atomic
+from ..io.files import write_atomic, write_error
 from ..io.video_reader import Encoding
 from ..options import options_digest
 from ..results import SIMPLE, Action, FaceRecord, TrackRecord
@@ -60,7 +60,7 @@ class ClipCheckpoint:
         try:
             folder.mkdir(mode=_MODE, exist_ok=True)
         except OSError as error:
-            raise VideoError(refusal(folder, error)) from error
+            raise VideoError(write_error(folder, error)) from error
         return cls(folder)
 
     def detections(self, number: int) -> Path:

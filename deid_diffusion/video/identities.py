@@ -25,7 +25,7 @@ from ..generation import (
     prepare_inputs,
 )
 from ..io.files import write_atomic
-from ..io.video_reader import Picture
+from ..io.video_reader import Frame
 from ..models.identity_model import Donors
 from ..options import Options
 from .tracking import Track
@@ -66,7 +66,7 @@ class TrackIdentity:
 
 
 def assign_identities(
-    anonymizer: Anonymizer, options: Options, tracks: Sequence[Track], frames: Iterable[Picture]
+    anonymizer: Anonymizer, options: Options, tracks: Sequence[Track], frames: Iterable[Frame]
 ) -> dict[int, TrackIdentity]:
     """Choose an identity for each track whose face can be replaced in its best frame, by the track's number.
 
@@ -101,7 +101,7 @@ def assign_identities(
     return identities
 
 
-def _identity_in(anonymizer: Anonymizer, options: Options, track: Track, picture: Picture) -> TrackIdentity | None:
+def _identity_in(anonymizer: Anonymizer, options: Options, track: Track, picture: Frame) -> TrackIdentity | None:
     """Replace a track's face in one frame, which is never shown, and return what its generation drew."""
     prepared = anonymizer.prepare(picture.rgb(), options, detections=[track.at(picture.index)])
     (face,) = prepared.faces

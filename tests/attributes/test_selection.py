@@ -104,7 +104,7 @@ def features() -> torch.Tensor:
 
 def test_filter_by_face(tiny_pipeline, features: torch.Tensor) -> None:
     subspace, centre = tiny_pipeline.subspace(), tiny_pipeline.attribute_adapter.centre
-    grain = subspace.grain(float(tiny_pipeline.attribute_adapter.phrase_scale))
+    grain = subspace.quantization_step(float(tiny_pipeline.attribute_adapter.phrase_scale))
     features[0] = centre + 3 * grain * subspace.bases["gender"][0]
     both = filter_features(tiny_pipeline, features, [make_selection(["gender"]), make_selection(())])
     assert torch.equal(both[1], centre)

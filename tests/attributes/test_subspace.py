@@ -64,13 +64,13 @@ def test_project_by_region(subspace: AttributeSubspace) -> None:
 
 
 def test_project_quantizes(subspace: AttributeSubspace) -> None:
-    features, centre, grain = torch.randn(30, 6, 32), torch.randn(6, 32), subspace.grain(2.0)
-    passed = subspace.project(features, ["gender"], centre, grain)
-    numbers = (passed - centre)[:, 0] @ subspace.bases["gender"].T / grain
+    features, centre, quantization_step = torch.randn(30, 6, 32), torch.randn(6, 32), subspace.quantization_step(2.0)
+    passed = subspace.project(features, ["gender"], centre, quantization_step)
+    numbers = (passed - centre)[:, 0] @ subspace.bases["gender"].T / quantization_step
     assert torch.allclose(numbers, numbers.round(), atol=1e-4)
     assert len(numbers.round().unique()) > 1
     built_in = torch.cat([subspace.directions[name] for name in ("age", "gender")])
-    assert grain == pytest.approx(2 / 4 * float(built_in.norm(dim=1).mean()))  # independent of phrases
+    assert quantization_step == pytest.approx(2 / 4 * float(built_in.norm(dim=1).mean()))  # independent of phrases
 
 
 def test_change(subspace: AttributeSubspace) -> None:
@@ -104,5 +104,5 @@ def test_indistinguishable_words_are_refused() -> None:
 def test_same_as() -> None:
     vectors = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]])
     subspace = AttributeSubspace.from_phrases({"age": ["child", "elderly", "young"]}, lambda texts: vectors)
-    assert subspace.same_as("age", "child") == ("elderly",)
-    assert subspace.same_as("age", "young") == ()
+    assert subspace.indistinguishable_from("age", "child") == ("elderly",)
+    assert subspace.indistinguishable_from("age", "young") == ()

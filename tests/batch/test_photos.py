@@ -322,7 +322,7 @@ def test_transparency_for_jpeg():
     Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]])).save("a.png")
     fake = FakeAnonymizer()
     (outcome,) = run_batch(["a.png"], fake, file_format="jpeg")
-    assert "JPEG cannot hold" in outcome.message
+    assert "JPEG does not support" in outcome.message
     assert not fake.calls
 
 

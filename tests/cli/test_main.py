@@ -171,7 +171,7 @@ def test_bad_photos(call, fake, photos):
     assert code == 2
     assert out == ["3 photos: 1 de-identified, 2 failed; 1 face: 1 replaced"]
     assert [line for line in err if "photos, " not in line] == [
-        "in/a.jpg: is not a photo, or its header is damaged: give JPEG, PNG, WebP, TIFF or HEIC",
+        "in/a.jpg: is not a photo, or its header is damaged: use JPEG, PNG, WebP, TIFF or HEIC",
         "in/b.png: is empty (0 bytes): get a complete copy",
     ]
     assert Path("out/c.png").exists()
@@ -357,7 +357,7 @@ def test_options_reach_model(call, fake, photos):
     options = request["options"]
     assert (options.num_candidates, options.min_face, options.keep_regions) == (5, 20, {"eyes"})
     assert (options.prompt, options.map_blend) == ("in the rain", 0.5)
-    assert options.choice == make_selection(
+    assert options.selection == make_selection(
         ["expression", "facial hair", "freckles"], {"age": "elderly", "gender": "woman"}
     )
     assert options.pseudonyms.store == Path("key.people.sqlite")
@@ -380,7 +380,7 @@ def test_annotations(call, fake, photos):
     assert call("anonymize", "in", "-o", "out", "--annotations", "faces.json", "--keep", "age")[0] == 0
     first, second = fake.calls
     assert [face.box for face in first["detections"]] == [(1, 2, 9, 11), (12, 2, 20, 11), (22, 2, 30, 11)]
-    selections = [override.choice for override in first["overrides"]]
+    selections = [override.selection for override in first["overrides"]]
     assert selections[:2] == [make_selection((), {"gender": "man"}), make_selection(["age"])]
     assert (22, 2, 30, 11) not in [region.box for region in first["only"]]
     assert (second["detections"], second["overrides"]) == ([], ())
@@ -413,7 +413,7 @@ def test_deprecated_files(call, fake, photos):
     assert [face.box for face in first["detections"]] == [face.box for face in first["only"]] == [(1, 2, 9, 11)]
     assert first["overrides"] == ()
     (override,) = second["overrides"]
-    assert (override.place.box, override.choice) == ((1, 2, 9, 11), make_selection((), {"gender": "man"}))
+    assert (override.place.box, override.selection) == ((1, 2, 9, 11), make_selection((), {"gender": "man"}))
     Path("out/a.png").unlink()
     assert call("anonymize", "in", "-o", "out", "--wishes", "w.json")[0] == 0  # b.png is there, though already done
 

@@ -84,7 +84,7 @@ def test_clip_features_equal_pipeline(crops: FaceCrops, tiny_pipeline, adapter_a
 def test_clip_output_of_other_crops(crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter) -> None:
     seen = seen_by(tiny_pipeline, crops)
     seen.image_embeds = seen.image_embeds[:1]
-    with pytest.raises(UsageError, match="expected 2 pictures and 16 numbers of each"):
+    with pytest.raises(UsageError, match="expected 2 pictures and 16 numbers per picture"):
         clip_features(adapter_alone, crops, seen, None)
 
 

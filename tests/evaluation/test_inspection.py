@@ -104,11 +104,11 @@ def test_draw_faces():
 
 
 def test_panel_size():
-    row = inspection.inspection(PIXELS, [analysis(PIXELS)])
+    row = inspection.draw_inspection(PIXELS, [analysis(PIXELS)])
     assert row.dtype == np.uint8
     assert row.shape[0] >= 80
     assert 3 * 100 <= row.shape[1] <= 3 * 100 + 40
     large = inspection.side_by_side([("panel", np.zeros((50, 3_200, 3), np.uint8))])
     assert large.shape[1] == inspection.MAX_SIDE
-    tiny = inspection.inspection(PIXELS[:1, :1], [])
+    tiny = inspection.draw_inspection(PIXELS[:1, :1], [])
     assert tiny.shape[0] >= 1

@@ -31,7 +31,7 @@ class Doubtful(FaceMesh):
     def __call__(self, crop: np.ndarray) -> None:
         return None
 
-    def doubtful(self, picture: np.ndarray) -> list[np.ndarray]:
+    def low_score_meshes(self, picture: np.ndarray) -> list[np.ndarray]:
         look = frame_from_box(FACE.box, self.points, len(picture))
         return [mean_mesh(len(picture), transform(self.points, look)) + shift for shift in self.shifts]
 

@@ -54,8 +54,8 @@ def test_single_detector(kind, astronaut):
 def test_ensemble_merges_detectors(ensemble, astronaut):
     result = ensemble.search(astronaut)
     assert [face.box for face in ensemble(astronaut)] == [face.box for face in result.faces]
-    assert result.hints
-    assert all(HINT_SCORE < weak.score <= FACE_SCORE for weak in result.hints)
+    assert result.weak
+    assert all(HINT_SCORE < weak.score <= FACE_SCORE for weak in result.weak)
     (face,) = result.faces
     assert face.detector == "centerface+mediapipe"
     assert max(0.7, FACE_SCORE) < face.score <= 1
@@ -150,7 +150,7 @@ def test_custom_detector_runs_on_every_view():
     shapes.clear()
     result = EnsembleDetector([detect]).search(photo, upright_only=True)
     assert shapes == [(150, 600), (234, 534)]
-    assert (len(result.faces), result.hints) == (1, [])  # faces at any score
+    assert (len(result.faces), result.weak) == (1, [])  # faces at any score
 
 
 @pytest.mark.parametrize(("score", "expected"), [(0.65, (0.6, (0, 0, 100, 100), 0)), (0.9, (0.9, (0, 0, 120, 100), 1))])

@@ -12,9 +12,9 @@ from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.detectors import CenterFaceDetector
 from deid_diffusion.identity.known_people import (
     CALIBRATED,
+    CONSENT_WARNING,
     MEASURED,
     MIN_THRESHOLD,
-    PEOPLE_WARNING,
     ConsentList,
     threshold_for,
 )
@@ -140,7 +140,7 @@ def test_threshold_rises_with_number_of_photos():
     assert thresholds[2] == pytest.approx(0.9563)  # 1e-5 for each of ten
     assert thresholds == sorted(thresholds)
     assert thresholds[-1] <= 1
-    assert "\n" not in PEOPLE_WARNING
+    assert "\n" not in CONSENT_WARNING
 
 
 def test_uncalibrated_recogniser_needs_threshold(folder: Path, monkeypatch: pytest.MonkeyPatch):

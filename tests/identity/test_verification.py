@@ -136,12 +136,12 @@ def test_misplaced_face_is_compared_twice(
         verifier = FaceVerifier(Scripted((1.0, 0.0), *cosines, (0.0, 1.0)), Views([HERE], [elsewhere], []))
         found = verifier.verify(astronaut, face, verifier.reference(astronaut, face))
         assert (found.reason is None) == passes
-        assert passes == (found.ambiguous and not found.seen)
+        assert passes == (found.ambiguous and not found.detected)
 
 
 def test_undetected_face_is_compared_in_place(face: FaceAnalysis, astronaut: np.ndarray) -> None:
     unseen = verdict(face, astronaut, before=[HERE], after=[], cosine=0.5)
-    assert (unseen.reason, unseen.ambiguous, unseen.seen) == (None, True, False)  # another candidate is tried
+    assert (unseen.reason, unseen.ambiguous, unseen.detected) == (None, True, False)  # another candidate is tried
     assert "too like" in verdict(face, astronaut, before=[HERE], after=[], cosine=0.95).reason
 
 

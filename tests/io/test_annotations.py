@@ -301,7 +301,7 @@ def test_annotation_selections(annotate):
     other = {"image_id": 7, "bbox": [40, 5, 9, 9]}
     annotations = annotate({**ENTRY, "keep": ["age"]}, second, {**ENTRY, "bbox": [30, 5, 9, 9]}, other)
     assert annotations.regions is None
-    kept, changed, plain = (override.choice for override in annotations.overrides.of("in/a.jpg", SHAPE))
+    kept, changed, plain = (override.selection for override in annotations.overrides.of("in/a.jpg", SHAPE))
     assert kept == make_selection(["age"], {"skin": "dark skin"})
     assert changed == make_selection(["gender"], {"age": "elderly"})
     assert plain == make_selection(["gender"], {"skin": "dark skin"})  # the run's
@@ -348,9 +348,9 @@ def test_overrides_of_two_faces(write):
     overrides = read_overrides(write(entries), None, {})
     first, second = overrides.of("in/a.png", (200, 300))
     assert first.place.box == (10, 20, 40, 60)
-    assert (first.choice, second.choice) == (make_selection(["age"]), make_selection([]))
+    assert (first.selection, second.selection) == (make_selection(["age"]), make_selection([]))
     (other,) = overrides.of("in/b.png", (200, 300))
-    assert other.choice.change == {"age": "elderly"}
+    assert other.selection.change == {"age": "elderly"}
     assert overrides.of("c.png", (200, 300)) == ()
     assert len(overrides.all()) == 3
     overrides.check(["in/a.png", "in/b.png", "in/c.png"])
@@ -368,4 +368,4 @@ def test_match_overrides():
     with pytest.raises(UsageError, match=r"no face is at \[10, 20, 30, 40\]"):
         match_overrides([far], [override], make_selection())
     exact = FaceOverride(face, make_selection([]))
-    assert match_overrides([face], [exact, override], make_selection()) == [exact.choice]
+    assert match_overrides([face], [exact, override], make_selection()) == [exact.selection]

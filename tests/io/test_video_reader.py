@@ -12,7 +12,15 @@ import pytest
 
 from deid_diffusion import errors
 from deid_diffusion.errors import DeidError, VideoError
-from deid_diffusion.io.video_reader import changed, encoding_for, is_clip, open_clip, pictures, result_suffix, to_rgb
+from deid_diffusion.io.video_reader import (
+    encoding_for,
+    is_clip,
+    iter_frames,
+    open_clip,
+    replace_changed,
+    result_suffix,
+    to_rgb,
+)
 from tests.video.clips import scene, write
 
 FRAMES = scene(3, (96, 64), ()).frames
@@ -84,14 +92,14 @@ def test_unchanged_pixels_keep_their_samples(pixels: str, size: tuple[int, int],
     before = to_rgb(frame, turns)
     after = before.copy()
     after[40:60, 50:70] = (200, 100, 30)
-    output = changed(frame, pixels, before, after, turns)
+    output = replace_changed(frame, pixels, before, after, turns)
     assert (output.colorspace, output.color_range, output.format.name) == (1, 1, pixels)
     rgb = to_rgb(output, turns)
     assert np.abs(rgb[44:56, 54:66].astype(int) - (200, 100, 30)).max() <= 4
     outside = np.ones(before.shape[:2], bool)
     outside[36:64, 46:74] = False
     assert (rgb == before)[outside].all()
-    same = changed(frame, pixels, before, before, turns)
+    same = replace_changed(frame, pixels, before, before, turns)
     assert all((samples(same, k) == samples(frame, k)).all() for k in range(3))
 
 
@@ -100,7 +108,7 @@ def test_unchanged_pixels_keep_their_samples(pixels: str, size: tuple[int, int],
 def test_colour_round_trip(matrix: int, span: int) -> None:
     frame = decoded("yuv444p", (64, 64), matrix, span)
     before = to_rgb(frame, 0)
-    output = changed(frame, "yuv444p", before, np.full_like(before, (180, 120, 90)), 0)
+    output = replace_changed(frame, "yuv444p", before, np.full_like(before, (180, 120, 90)), 0)
     assert np.abs(to_rgb(output, 0).astype(int) - (180, 120, 90)).max() <= 3
 
 
@@ -108,7 +116,7 @@ def test_colour_round_trip(matrix: int, span: int) -> None:
 def test_other_formats_become_planar(pixels: str) -> None:
     frame = av.VideoFrame.from_ndarray(picture(64, 48).copy(), "rgb24").reformat(format=pixels)
     before = to_rgb(frame, 0)
-    output = changed(frame, "yuv420p", before, before, 0)
+    output = replace_changed(frame, "yuv420p", before, before, 0)
     assert np.abs(to_rgb(output, 0).astype(int) - before).mean() < 8
 
 
@@ -117,7 +125,7 @@ def test_open_clip(clip_path: Path) -> None:
     assert (clip.width, clip.height, clip.upright, clip.turns, clip.expected) == (96, 64, (64, 96), 0, 3)
     assert (clip.pixels, clip.colour, clip.rate) == ("yuv420p", (1, 1, 1, 1), Fraction(25))
     assert len(clip.sha256) == 64
-    frames = list(pictures(clip))
+    frames = list(iter_frames(clip))
     assert [frame.index for frame in frames] == [0, 1, 2]
     assert [frame.time * clip.time_base for frame in frames] == [0, Fraction(1, 25), Fraction(2, 25)]
     assert np.abs(frames[1].rgb().astype(int) - FRAMES[1]).mean() < 3
@@ -128,7 +136,7 @@ def test_rotated_clip_is_read_upright(degrees: int, turns: int, tmp_path: Path) 
     clip = open_clip(write(tmp_path / "a.mp4", [np.rot90(frame, -turns) for frame in FRAMES], rotation=degrees))
     assert clip.turns == turns
     assert clip.upright == (64, 96)
-    assert np.abs(next(pictures(clip)).rgb().astype(int) - FRAMES[0]).mean() < 3
+    assert np.abs(next(iter_frames(clip)).rgb().astype(int) - FRAMES[0]).mean() < 3
 
 
 @pytest.mark.parametrize("colour", [1, 5, 9])
@@ -136,7 +144,7 @@ def test_colour_matrix_of_clip(colour: int, tmp_path: Path) -> None:
     patches = np.zeros((64, 96, 3), np.uint8)
     patches[:, :32], patches[:, 32:64], patches[:, 64:] = (200, 40, 40), (40, 160, 40), (60, 60, 220)
     clip = open_clip(write(tmp_path / "a.mp4", [patches] * 2, colour=colour))
-    rgb = next(pictures(clip)).rgb()
+    rgb = next(iter_frames(clip)).rgb()
     for x in (16, 48, 80):
         assert np.abs(rgb[32, x].astype(int) - patches[32, x]).max() <= 4
 
@@ -182,7 +190,7 @@ def test_damage_in_the_middle(tmp_path: Path) -> None:
     path.write_bytes(data)
     clip = open_clip(path)
     with suppress(VideoError):  # a decoder may recover
-        assert len(list(pictures(clip))) <= 30
+        assert len(list(iter_frames(clip))) <= 30
 
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch, clip_path: Path) -> None:

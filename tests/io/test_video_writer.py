@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deid_diffusion.errors import VideoError
-from deid_diffusion.io.video_reader import Clip, changed, encoding_for, open_clip, pictures
+from deid_diffusion.io.video_reader import Clip, encoding_for, iter_frames, open_clip, replace_changed
 from deid_diffusion.io.video_writer import SegmentWriter, join, steady_times
 from tests.video.clips import packets, read, scene, write
 
@@ -27,14 +27,14 @@ def clip(tmp_path: Path) -> Clip:
 def copy(clip: Clip, target: Path, *, ai_edited: bool = True) -> Path:
     """Encode a clip as two segments, and join them."""
     encoding = encoding_for(target.suffix, clip.pixels, (clip.width, clip.height))
-    frames = list(pictures(clip))
+    frames = list(iter_frames(clip))
     half, segments = len(frames) // 2, []
     for part in (frames[:half], frames[half:]):
         segments.append(target.with_name(f"{target.name}-{len(segments)}.mkv"))
         with SegmentWriter(segments[-1], clip, encoding) as segment:
             for frame in part:
                 rgb = frame.rgb()
-                segment.add(changed(frame.stored, encoding.pixels, rgb, rgb, clip.turns))
+                segment.add(replace_changed(frame.stored, encoding.pixels, rgb, rgb, clip.turns))
     times = steady_times([frame.time for frame in frames], clip)
     join(clip, segments, *times, target, target.suffix, ai_edited=ai_edited)
     return target
@@ -42,7 +42,7 @@ def copy(clip: Clip, target: Path, *, ai_edited: bool = True) -> Path:
 
 def seconds(clip: Clip) -> list[float]:
     """Times from the first frame on: Matroska has no negative times, at which audio may begin."""
-    times = [float(frame.time * clip.time_base) for frame in pictures(clip)]
+    times = [float(frame.time * clip.time_base) for frame in iter_frames(clip)]
     return [time - times[0] for time in times]
 
 
@@ -89,7 +89,7 @@ def test_variable_frame_rate(tmp_path: Path) -> None:
     before = write(tmp_path / "a.mp4", FRAMES, times=times, audio=None)
     after = copy(open_clip(before), tmp_path / "b.mp4")
     clip = open_clip(after)
-    assert [round(frame.time * clip.time_base * 1000) for frame in pictures(clip)] == times
+    assert [round(frame.time * clip.time_base * 1000) for frame in iter_frames(clip)] == times
     with av.open(str(before)) as source, av.open(str(after)) as output:
         assert source.duration == output.duration  # includes the duration of the last frame
 
@@ -104,7 +104,7 @@ def test_interrupted_segment_leaves_nothing(clip: Clip, tmp_path: Path) -> None:
 
     def interrupt() -> None:
         with SegmentWriter(tmp_path / "s.mkv", clip, encoding) as segment:
-            segment.add(next(pictures(clip)).stored)
+            segment.add(next(iter_frames(clip)).stored)
             assert not (tmp_path / "s.mkv").exists()
             raise KeyboardInterrupt
 

@@ -11,7 +11,7 @@ import torch
 
 from deid_diffusion.faces.landmarks import FaceMesh, five_points
 from deid_diffusion.identity.recognition import face_chip, model_file
-from deid_diffusion.models.dlib_resnet import DIMENSIONS, SIDE, DlibFaceNetwork, load
+from deid_diffusion.models.dlib_resnet import EMBEDDING_DIM, SIDE, DlibFaceNetwork, load
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_equals_dlib(network: DlibFaceNetwork, chips: np.ndarray) -> None:
 def test_known_embedding(network: DlibFaceNetwork) -> None:
     """The embedding by dlib itself of a chip of one colour, for machines without dlib."""
     embedding = embed(network, np.full((1, SIDE, SIDE, 3), (200, 150, 100), np.uint8))[0]
-    assert embedding.shape == (DIMENSIONS,)
+    assert embedding.shape == (EMBEDDING_DIM,)
     np.testing.assert_allclose(embedding[:4], (-0.048827, 0.126099, 0.046338, -0.002038), atol=1e-5)
 
 

@@ -41,7 +41,7 @@ OFTEN = (
     "deid_diffusion.faces.compositing.warp",
     "deid_diffusion.faces.compositing.Canvas.paste",
     "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.encode_attributes",
-    "deid_diffusion.video.anonymize.changed",
+    "deid_diffusion.video.anonymize.replace_changed",
     "deid_diffusion.io.video_reader._samples",
     "deid_diffusion.io.video_reader.to_rgb",
     "deid_diffusion.video.identities.ClipGenerator.__call__",

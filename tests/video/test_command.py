@@ -104,4 +104,4 @@ def test_a_missing_package_is_one_line(made: Scene, call, monkeypatch: pytest.Mo
 def test_clip_as_report_is_refused(made: Scene, call) -> None:
     code, _, err = call("anonymize", "in", "-o", "out", "--report", "in/b.mp4")
     assert (code, len(err)) == (2, 1)
-    assert "is a clip's name" in err[0]
+    assert "has the suffix of a photo or clip" in err[0]
