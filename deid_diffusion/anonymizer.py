@@ -431,7 +431,7 @@ def _with_spared_parts(photo: np.ndarray, analysis: FaceAnalysis, options: Optio
 def _identity(face: Face, options: Options) -> Identity:
     """Return the identity that replaces a face: a person's under the key, else a random one.
 
-    With a key, a face that is too small, or that overlaps another one, is nobody's.
+    With a key, a face that is too small, or that overlaps another one, is not linked to a person.
     """
     reference, analysis = face.reference, face.geometry
     if options.pseudonyms is not None and reference is not None and reference.embedding is not None:

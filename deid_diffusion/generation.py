@@ -200,8 +200,8 @@ def choose_donors(
         return show_teeth(model, known, expression, seed)
     selection, features = inputs.selection, inputs.features
     subspace = None if features is None else pipeline.subspace(selection.phrases)
-    nobody = torch.zeros(1) if features is None else torch.zeros_like(features)
-    centre = nobody if adapter is None else adapter.centre
+    zeros = torch.zeros(1) if features is None else torch.zeros_like(features)
+    centre = zeros if adapter is None else adapter.centre
     costs = attribute_costs(model, features, centre, subspace, selection.named)
     glasses = (
         "glasses" in selection.named

@@ -256,7 +256,7 @@ def _replace(face: Face, picture: np.ndarray | None, verifier: Verifier) -> None
     result = face.verify(crop, verifier, NO_PICTURE)
     if result.reason is None and not result.detected:
         result = replace(result, reason="no face can be found in the result")
-    elif result.reason is None and result.similarity is None:  # nobody knows where the picture came from
+    elif result.reason is None and result.similarity is None:  # the picture's origin is unknown
         result = VerificationResult(None, "cannot be compared with the original")
     face.candidates.append(Candidate(crop, None, None, result))
     if result.reason is None:

@@ -1,4 +1,4 @@
-"""Everything that is known of one detected face before it is replaced: crop, mesh, map and mask."""
+"""Analyse a detected face: crop, mesh, semantic map and paste mask."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .landmarks import FaceMesh, Landmarker, five_points
 from .masks import DILATION, EDGE_MARGIN, PasteMask, box_outline, face_outline, limit_mask, paste_mask
 from .semantic_map import draw_semantic_map, mean_mesh
 
-_LOOK = 320  # side of the crop in which the mesh is sought, in pixels
-_OVERLAP = 0.35  # of the boxes of mesh and face, over their union, from which they are of one face
-_ZOOMS = (1.0, 1.5, 0.75)  # of the crops in which a doubtful mesh is sought
-_AWAY = 0.17  # mean distance, in sides of the box, up to which a doubtful mesh's five points are the detector's
-_LEAST_OVERLAP, _OF_OVERLAP = 0.25, 0.1  # of a doubtful mesh's box and the face's; and what it counts beside that
-_FITS = 0.4  # overlap of box and mean face from which the five points tell where the face ends
+_SIDE = 320  # of the crop in which the mesh is fitted, in pixels
+_MIN_IOU = 0.35  # of the boxes of mesh and face, from which they are of one face
+_ZOOMS = (1.0, 1.5, 0.75)  # of the crops in which a low-score mesh is sought
+_MAX_DISTANCE = 0.17  # mean distance of a low-score mesh's five points from the detector's, in sides of the box
+_MIN_LOW_SCORE_IOU, _IOU_WEIGHT = 0.25, 0.1  # of a low-score mesh's box; and its weight beside the distance
+_MIN_MEAN_FACE_IOU = 0.4  # of box and mean face, from which the five points tell where the face ends
 _GUESS_DILATION, _BOX_DILATION = 2 * DILATION, 1.4 * DILATION  # masks of guessed outlines reach further
 
 
 @dataclass(frozen=True)
 class FaceAnalysis:
-    """One face of one photo.
+    """Geometry of a face in a photo.
 
     Attributes:
         detection: box, score and five points.
         matrix: (2, 3) float32, photo pixels to crop pixels.
-        mesh: (478, 2) float32 crop pixels, or None when the landmarker found none.
+        mesh: (478, 2) float32 crop pixels; None if no mesh was fitted.
         map_mesh: (478, 2) float32 crop pixels that the map is drawn from: the mesh or, without one, the mean face's.
         semantic_map: (S, S) uint8 labels in the crop.
         mask: where in the photo the face is replaced.
@@ -44,7 +44,7 @@ class FaceAnalysis:
 
     @property
     def magnification(self) -> float:
-        """Crop pixels to one of the photo's, along a line."""
+        """Crop pixels per photo pixel, along a line."""
         return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
 
 
@@ -63,7 +63,7 @@ def analyse_face(photo: np.ndarray, face: Detection, landmarker: Landmarker, siz
         matrix = frame_from_box(face.box, face.points, size)
         points = None if face.points is None else transform(face.points, matrix)
         in_photo = transform(mean_mesh(size, points), invert(matrix))
-        fits = face.points is not None and _overlap(in_photo, face.box, photo) > _FITS
+        fits = face.points is not None and _overlap(in_photo, face.box, photo) > _MIN_MEAN_FACE_IOU
         matrix = frame_from_mesh(in_photo, size)  # as tight as for a face with a mesh
         guess = transform(in_photo, matrix)
         outlines = face_outline(guess, size)
@@ -89,11 +89,11 @@ def _hull(face: Detection, matrix: np.ndarray) -> np.ndarray:
 
 def _mesh_in_photo(photo: np.ndarray, face: Detection, landmarker: Landmarker) -> tuple[np.ndarray | None, bool]:
     """Find a face's mesh, (478, 2) photo pixels, or None, and say whether its score is high."""
-    look = frame_from_box(face.box, face.points, _LOOK)
-    mesh = landmarker(extract(photo, look, _LOOK))
-    if mesh is not None and _overlap(mesh := transform(mesh, invert(look)), face.box, photo) > _OVERLAP:
+    frame = frame_from_box(face.box, face.points, _SIDE)
+    mesh = landmarker(extract(photo, frame, _SIDE))
+    if mesh is not None and _overlap(mesh := transform(mesh, invert(frame)), face.box, photo) > _MIN_IOU:
         return mesh, True
-    mesh = _doubtful_mesh(photo, face, landmarker) if isinstance(landmarker, FaceMesh) else None
+    mesh = _low_score_mesh(photo, face, landmarker) if isinstance(landmarker, FaceMesh) else None
     return _mirrored_mesh(photo, face, landmarker) if mesh is None else mesh, False
 
 
@@ -101,16 +101,16 @@ def _mirrored_mesh(photo: np.ndarray, face: Detection, landmarker: Landmarker) -
     """Find the mesh of a face that the photo's edge cuts off, on the photo and its mirror image, if any."""
     if not _is_cut(face.box, photo) or face.points is None:
         return None
-    look = frame_from_box(face.box, face.points, _LOOK)
-    mesh = landmarker(extract_mirrored(photo, look, _LOOK))
+    frame = frame_from_box(face.box, face.points, _SIDE)
+    mesh = landmarker(extract_mirrored(photo, frame, _SIDE))
     if mesh is None:
         return None
-    points = five_points(mesh := transform(mesh, invert(look)))
+    points = five_points(mesh := transform(mesh, invert(frame)))
     shown = ((points >= 0) & (points < (photo.shape[1], photo.shape[0]))).all(1)
-    away = np.linalg.norm(points - face.points, axis=1)[shown]
+    distance = np.linalg.norm(points - face.points, axis=1)[shown]
     side = float(np.sqrt((face.box[2] - face.box[0]) * (face.box[3] - face.box[1])))
-    near = shown.any() and float(away.mean()) < _AWAY * side
-    return mesh if near and _overlap(mesh, face.box, photo) > _OVERLAP else None
+    near = shown.any() and float(distance.mean()) < _MAX_DISTANCE * side
+    return mesh if near and _overlap(mesh, face.box, photo) > _MIN_IOU else None
 
 
 def _is_cut(box: tuple[float, float, float, float], photo: np.ndarray) -> bool:
@@ -120,21 +120,21 @@ def _is_cut(box: tuple[float, float, float, float], photo: np.ndarray) -> bool:
     return x0 <= EDGE_MARGIN or y0 <= EDGE_MARGIN or x1 >= width - EDGE_MARGIN or y1 >= height - EDGE_MARGIN
 
 
-def _doubtful_mesh(photo: np.ndarray, face: Detection, landmarker: FaceMesh) -> np.ndarray | None:
+def _low_score_mesh(photo: np.ndarray, face: Detection, landmarker: FaceMesh) -> np.ndarray | None:
     """Find the mesh with a low score, as of a profile, that agrees best with the detector's points and box, if any."""
     if face.points is None:
         return None
     side = float(np.sqrt((face.box[2] - face.box[0]) * (face.box[3] - face.box[1])))
     best, least = None, np.inf
     for zoom in _ZOOMS:
-        look = frame_from_box(face.box, face.points, round(zoom * _LOOK))
-        look[:, 2] += (_LOOK - round(zoom * _LOOK)) / 2
-        for mesh in landmarker.low_score_meshes(extract(photo, look, _LOOK)):
-            mesh = transform(mesh, invert(look))
-            away = float(np.linalg.norm(five_points(mesh) - face.points, axis=1).mean()) / side
+        frame = frame_from_box(face.box, face.points, round(zoom * _SIDE))
+        frame[:, 2] += (_SIDE - round(zoom * _SIDE)) / 2
+        for mesh in landmarker.low_score_meshes(extract(photo, frame, _SIDE)):
+            mesh = transform(mesh, invert(frame))
+            distance = float(np.linalg.norm(five_points(mesh) - face.points, axis=1).mean()) / side
             overlap = _overlap(mesh, face.box, photo)
-            if away < _AWAY and overlap > _LEAST_OVERLAP and away - _OF_OVERLAP * overlap < least:
-                best, least = mesh, away - _OF_OVERLAP * overlap
+            if distance < _MAX_DISTANCE and overlap > _MIN_LOW_SCORE_IOU and distance - _IOU_WEIGHT * overlap < least:
+                best, least = mesh, distance - _IOU_WEIGHT * overlap
     return best
 
 

@@ -20,7 +20,7 @@ from .selection import select_faces
 
 _MAX_ROUNDS = 3  # covering a face can bring out another one that overlapped it
 _MIN_SHARE_DONE = 0.5  # of the middle of a face, from which it counts as replaced or covered
-REASON = "missed at first, found at the second look"
+REASON = "missed at first, found by the residual scan"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def finalize(
     landmarker: Landmarker,
     map_only: bool = False,
 ) -> AnonymizedImage:
-    """Cover the faces of an image that were not replaced, and those that nobody found before.
+    """Cover the faces of an image that were not replaced, and those that were missed.
 
     Args:
         image: after generation.

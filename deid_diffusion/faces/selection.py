@@ -1,4 +1,4 @@
-"""Which of the faces that were found are processed, and why the others are left untouched."""
+"""Select the faces to process, and the reason why others are left untouched."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from ..errors import UsageError
 from .boxes import Detection, overlaps
 
-_OVERLAP = 0.2  # intersection over union of a face's box with one of `only` over which the face is meant
+_MIN_IOU = 0.2  # of a face's box and one of `only`, from which the face is selected
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Every face of a photo on one of two sides, as indices into the faces given.
+    """Faces of a photo by what happens to them, as indices into the detections.
 
     Attributes:
         process: the faces to process, in order.
-        kept: the faces to leave untouched, each with the reason for the report.
+        kept: the faces to leave untouched, with the reason for the record.
     """
 
     process: tuple[int, ...]
@@ -32,15 +32,14 @@ def select_faces(
 ) -> Selection:
     """Split the faces of a photo into those to process and those to leave untouched.
 
-    Whoever narrows the choice leaves original faces in the picture; without either option every face is processed. A
-    box that the photo's edge cuts counts with the part inside the photo, so `min_face` may spare a large face there.
+    Either option leaves original faces in the image; without them every face is processed. A box that the photo's edge
+    cuts counts with its part inside the photo, so that `min_face` may spare a large face there.
 
     Args:
-        faces: what the detector found.
+        faces: detections.
         min_face: pixels of the photo; a face whose box has a shorter side below this is kept.
-        only: places, as `Boxes.of` gives them. A face is processed if the centre of its box is in the box of one of
-            them, or if the two overlap by over a fifth (intersection over union). None: every face is; none at all: no
-            face is.
+        only: places. A face is processed if its centre lies in one of their boxes, or if the IoU with one is above 0.2.
+            None: every face is processed; empty: none is.
 
     Raises:
         UsageError: `min_face` is negative or not finite.
@@ -58,8 +57,8 @@ def select_faces(
 
 
 def lies_at(face: Detection, places: Sequence[Detection]) -> bool:
-    """Whether a face is at one of some places: its centre in the place's box, or over a fifth of both in common."""
+    """Return whether a face is at one of some places: its centre lies in a box, or the IoU is above 0.2."""
     box, boxes = np.array(face.box), np.array([place.box for place in places]).reshape(-1, 4)
     centre = (box[:2] + box[2:]) / 2
     inside = ((boxes[:, :2] <= centre) & (centre <= boxes[:, 2:])).all(1)
-    return bool((inside | (overlaps(box, boxes)[0] > _OVERLAP)).any())
+    return bool((inside | (overlaps(box, boxes)[0] > _MIN_IOU)).any())

@@ -40,7 +40,7 @@ on without showing the people's faces. Not for making pictures of real people, n
 - Faces made with one seed or key can be linked to each other; that is pseudonymisation (GDPR Art. 4(5)), not
   anonymisation.
 - Faces that the training data lacks come out worse: look at the sources above, and at results of your own photos.
-- Measured figures hold for the data and judges that they were measured with; another face recogniser may see more.
+- Measured figures hold for the data and evaluators that they were measured with; another recogniser may match more.
 """
 
 

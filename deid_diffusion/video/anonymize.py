@@ -136,7 +136,7 @@ def _detect(anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, on_frame: 
         for picture in frames:
             try:
                 detections = anonymizer.detector(picture.rgb())
-            except Exception:  # nobody knows what it shows: it will be filled
+            except Exception:  # its content is unknown: it will be filled
                 detections = []
                 unsearched.append(picture.index)
             numbers += [picture.index] * len(detections)

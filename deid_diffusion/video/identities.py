@@ -50,7 +50,7 @@ class TrackIdentity:
         first_seed: of noise and donors.
         features: (N, D) attribute features of the original face; None where the pipeline reads none.
         donors: the synthetic people that the face is mixed from.
-        pseudonym: the person's, under the key; None without one, or if nobody can say who it is.
+        pseudonym: the person's, under the key; None without one, or if the person is unknown.
     """
 
     first_seed: int

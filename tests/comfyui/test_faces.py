@@ -181,7 +181,7 @@ def test_a_face_that_was_missed_is_covered(crops: FaceCrops, given: None, astron
         return [face.detection for _, face in crops.faces[:1]] if len(seen) == 1 else []
 
     result = stitch(empty, to_image([empty.blank()]), FakeVerifier(), detector)[0]
-    assert result.faces[0].reason == "missed at first, found at the second look"
+    assert result.faces[0].reason == "missed at first, found by the residual scan"
     assert is_hidden(result.image, astronaut)
     assert np.array_equal(
         np.asarray(stitch(empty, torch.rand(1, 8, 8, 3), FakeVerifier(), nothing)[0].image), astronaut

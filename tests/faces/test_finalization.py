@@ -39,7 +39,7 @@ def test_missed_face_is_covered(tiny_pipeline, astronaut: np.ndarray) -> None:
     for missed in (MISSED, BESIDE):
         result = run(tiny_pipeline, astronaut, Later([FACE], [FACE, missed]))
         assert [face.action for face in result.faces] == ["replaced", "covered"]
-        assert "second look" in result.faces[1].reason
+        assert "residual scan" in result.faces[1].reason
         x0, y0, x1, y1 = map(int, missed.box)
         assert (np.asarray(result.image)[y0:y1, x0:x1] == FILL).all()
 
