@@ -61,8 +61,7 @@ class Linking(Deadly):
     def __call__(self, image, options=None, **keywords):
         result = super().__call__(image, options, **keywords)
         person = options.pseudonyms.person(np.eye(4)[int(image[0, 0, 0]) % 2])
-        result.faces = (replace(result.faces[0], pseudonym=person.id),)
-        return result
+        return replace(result, faces=(replace(result.faces[0], pseudonym=person.id),))
 
 
 def load_linking(model: str, device: str) -> Linking:

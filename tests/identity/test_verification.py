@@ -155,7 +155,7 @@ def test_astronaut_matches_itself(face: FaceAnalysis, astronaut: np.ndarray) -> 
     original = verifier.reference(astronaut, face)
     assert (original.faces, original.box is not None) == (1, True)
     assert "too like" in verifier.verify(astronaut, face, original).reason
-    assert not verifier.verify(np.full_like(astronaut, 128), face, original).seen
+    assert not verifier.verify(np.full_like(astronaut, 128), face, original).detected
     assert "FMR 0.001" in verifier.description
 
 
