@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/deid-diffusion demo -o demo_output
 
 test: $(EXTRAS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-oldest: $(EXTRAS)
 	VENV=$(VENV) bash tests/oldest.sh

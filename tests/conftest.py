@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["HF_HOME"] = tempfile.mkdtemp(
-    prefix="hf_home_"
-)  # what this machine has downloaded must not decide over a test
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_home_")  # downloads of this machine must not influence tests
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several workers slow each other down
 
 import numpy as np
 import pytest
