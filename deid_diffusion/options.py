@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import field, fields
-from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
-
-from annotated_types import Ge, Le
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 from .attributes.vocabulary import VOCABULARY
 from .errors import UsageError, validation_message
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from .attributes.selection import AttributeSelection
     from .identity.known_people import ConsentList
     from .identity.pseudonyms import Pseudonyms
@@ -29,23 +27,34 @@ Region = Literal["skin", "brows", "eyes", "nose", "mouth"]
 _Class = TypeVar("_Class")
 
 
-def _raises_usage_error(schema: type[_Class]) -> type[_Class]:
-    """Make the constructor of a pydantic dataclass raise UsageError, with one line, for invalid values."""
+class Description(NamedTuple):
+    """Description and bounds of an option, from which every interface explains it."""
+
+    text: str
+    ge: float | None = None
+    le: float | None = None
+
+
+def _validated(schema: type[_Class]) -> type[_Class]:
+    """Make a dataclass's constructor validate and convert its values by pydantic, which is imported for that alone."""
     init = schema.__init__
 
     @wraps(init)
-    def checked_init(self: _Class, *values: Any, **options: Any) -> None:
+    def validated_init(self: _Class, **options: Any) -> None:
+        from pydantic import ValidationError
+
         try:
-            init(self, *values, **options)
+            model = _validator()(**options)
         except ValidationError as error:
             raise UsageError(validation_message(error)) from None
+        init(self, **{name: getattr(model, name) for name in _schema()})
 
-    schema.__init__ = checked_init  # type: ignore[assignment,method-assign]
+    schema.__init__ = validated_init  # type: ignore[assignment,method-assign]
     return schema
 
 
-@_raises_usage_error
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", coerce_numbers_to_str=True))
+@_validated
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of face replacement. Each field carries its description, range and default.
 
@@ -55,61 +64,59 @@ class Options:
 
     method: Annotated[
         Method,
-        Field(
-            description="generate synthesises another face, fill covers it; blurred and pixelated faces can be "
-            "recognised again."
+        Description(
+            "generate synthesises another face, fill covers it; blurred and pixelated faces can be recognised again."
         ),
     ] = "generate"
     num_candidates: Annotated[
         int,
-        Field(ge=1, description="Candidates per face, at most; a face of which none passes verification is covered."),
+        Description(ge=1, text="Candidates per face, at most; a face of which none passes verification is covered."),
     ] = 6
-    num_inference_steps: Annotated[int | None, Field(ge=1, description="Denoising steps; by default the model's.")] = (
+    num_inference_steps: Annotated[int | None, Description(ge=1, text="Denoising steps; by default the model's.")] = (
         None
     )
     seed: Annotated[
-        int | None, Field(ge=0, description="Repeatable, and therefore linkable: omit it for fresh randomness.")
+        int | None, Description(ge=0, text="Repeatable, and therefore linkable: omit it for fresh randomness.")
     ] = None
     pseudonyms: Annotated[
         Pseudonyms | None,
-        Field(description="One pseudonym per person, in all photos and runs: faces are linkable on purpose."),
+        Description("One pseudonym per person, in all photos and runs: faces are linkable on purpose."),
     ] = None
     keep_people: Annotated[
-        ConsentList | None, Field(description="People who consented to be shown: their faces are left untouched.")
+        ConsentList | None, Description("People who consented to be shown: their faces are left untouched.")
     ] = None
     keep: Annotated[
         tuple[str, ...] | None,
-        Field(
-            description="Attributes that the new face shares with the original: built-in names "
+        Description(
+            "Attributes that the new face shares with the original: built-in names "
             f"({', '.join(VOCABULARY)}), phrases of your own, or none."
         ),
     ] = None
     change: Annotated[
         Mapping[str, str],
-        Field(description="Attributes to show instead of the original's, as age=70 or gender=woman."),
+        Description("Attributes to show instead of the original's, as age=70 or gender=woman."),
     ] = field(default_factory=dict)
-    prompt: Annotated[str, Field(description="Steers the new faces, for models that were trained with prompts.")] = ""
+    prompt: Annotated[str, Description("Steers the new faces, for models that were trained with prompts.")] = ""
     map_blend: Annotated[
         float,
-        Field(
+        Description(
             ge=0,
             le=1,
-            allow_inf_nan=False,
-            description="How far the proportions of faces move towards the mean face's, 0 to 1.",
+            text="How far the proportions of faces move towards the mean face's, 0 to 1.",
         ),
     ] = 0.0
     keep_regions: Annotated[
-        frozenset[Region], Field(description="Leave this part of every face untouched, at a cost in privacy.")
+        frozenset[Region], Description("Leave this part of every face untouched, at a cost in privacy.")
     ] = frozenset()
     min_face: Annotated[
         int,
-        Field(ge=0, description="Leave faces untouched whose box has a shorter side under this number of pixels."),
+        Description(ge=0, text="Leave faces untouched whose box has a shorter side under this number of pixels."),
     ] = 0
     fill_colour: Annotated[
         CoverColour,
-        Field(description="Colour of covers: that of the surroundings, or grey, which is easy to see."),
+        Description("Colour of covers: that of the surroundings, or grey, which is easy to see."),
     ] = "surroundings"
-    batch_size: Annotated[int, Field(ge=1, description="Faces denoised at once.")] = 8
+    batch_size: Annotated[int, Description(ge=1, text="Faces denoised at once.")] = 8
 
     def __post_init__(self) -> None:
         from .attributes.selection import make_selection  # imports torch
@@ -132,24 +139,39 @@ class Options:
         return make_selection(self.keep, self.change)
 
 
-_SCHEMA: Mapping[str, Any] = Options.__pydantic_fields__  # type: ignore[attr-defined]
+@cache
+def _schema() -> dict[str, tuple[Any, Description]]:
+    """Return name -> type and description of every option."""
+    hints = get_type_hints(Options, include_extras=True)
+    return {name: (hint.__origin__, hint.__metadata__[0]) for name, hint in hints.items()}
+
+
+@cache
+def _validator() -> type[BaseModel]:
+    """Return the pydantic model that validates options."""
+    from pydantic import ConfigDict, Field, create_model
+
+    validated: dict[str, Any] = {}
+    for name, (kind, description) in _schema().items():
+        limits: dict[str, Any] = {"ge": description.ge, "le": description.le}
+        if kind is float:
+            limits["allow_inf_nan"] = False
+        validated[name] = kind, Field(option_schema(name)["default"], **limits)
+    return create_model("Options", __config__=ConfigDict(extra="forbid", coerce_numbers_to_str=True), **validated)
 
 
 def option_type(name: str) -> Any:
     """Return the type of an option, for generated interfaces."""
-    return _SCHEMA[name].annotation
+    return _schema()[name][0]
 
 
 def option_schema(name: str) -> dict[str, Any]:
     """Return default, description and bounds (`ge`, `le`) of an option, as `pydantic.Field` takes them."""
-    schema = _SCHEMA[name]
-    bounds: dict[str, Any] = {}
-    for limit in schema.metadata:
-        if isinstance(limit, Ge):
-            bounds["ge"] = limit.ge
-        elif isinstance(limit, Le):
-            bounds["le"] = limit.le
-    return {"default": schema.default, "description": schema.description, **bounds}
+    description = _schema()[name][1]
+    option = {option.name: option for option in fields(Options)}[name]
+    default = option.default if option.default_factory is MISSING else option.default_factory()
+    bounds = {limit: value for limit in ("ge", "le") if (value := getattr(description, limit)) is not None}
+    return {"default": default, "description": description.text, **bounds}
 
 
 def options_digest(options: Options) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -123,7 +124,7 @@ def _parameters(name: str) -> Iterator[inspect.Parameter]:
     )
 
 
-_ALL = tuple(Options.__pydantic_fields__)  # type: ignore[attr-defined]
+_ALL = tuple(option.name for option in fields(Options))
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
