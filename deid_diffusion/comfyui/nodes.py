@@ -307,6 +307,17 @@ class CropFaces(io.ComfyNode):
         return io.NodeOutput(crops, *pictures)
 
 
+def _result_outputs() -> list[Any]:
+    """Return the outputs of the nodes that replace faces."""
+    return [
+        io.Image.Output("photos", display_name="image", tooltip="The photos with new or covered faces."),
+        io.Mask.Output("mask", display_name="mask", tooltip="1 where a pixel differs from the photo."),
+        io.String.Output(
+            "record", display_name="record", tooltip="What was done to each face: one JSON line per photo."
+        ),
+    ]
+
+
 class StitchFaces(io.ComfyNode):
     """Node that stitches generated faces into the photos."""
 
@@ -322,13 +333,7 @@ class StitchFaces(io.ComfyNode):
                 Crops.Input("crops", tooltip="From Crop Faces."),
                 io.Image.Input("image", tooltip="Generated from its erased_image: all of them, in order, of any size."),
             ],
-            outputs=[
-                io.Image.Output("photos", display_name="image", tooltip="The photos with new or covered faces."),
-                io.Mask.Output("mask", display_name="mask", tooltip="1 where a pixel differs from the photo."),
-                io.String.Output(
-                    "record", display_name="record", tooltip="What was done to each face: one JSON line per photo."
-                ),
-            ],
+            outputs=_result_outputs(),
         )
 
     @classmethod
@@ -378,13 +383,7 @@ class DeidentifyFaces(io.ComfyNode):
                     "faces", optional=True, tooltip="From Detect Faces; without it the faces are detected here."
                 ),
             ],
-            outputs=[
-                io.Image.Output("photos", display_name="image", tooltip="The photos with new or covered faces."),
-                io.Mask.Output("mask", display_name="mask", tooltip="1 where a pixel differs from the photo."),
-                io.String.Output(
-                    "record", display_name="record", tooltip="What was done to each face: one JSON line per photo."
-                ),
-            ],
+            outputs=_result_outputs(),
         )
 
     @classmethod
