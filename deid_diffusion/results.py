@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ._version import __version__
-from .batch.planning import Job
 from .errors import DeidError, one_line
 from .io.files import write_error
-from .options import Options
+
+if TYPE_CHECKING:
+    from .batch.planning import Job
+    from .options import Options
 
 Action = Literal["replaced", "covered", "filled", "blurred", "pixelated", "kept"]
 Status = Literal["done", "no_face", "failed"]
