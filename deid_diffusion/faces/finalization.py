@@ -49,7 +49,7 @@ def finalize(
     landmarker: Landmarker,
     map_only: bool = False,
 ) -> AnonymizedImage:
-    """Cover the faces of an image that were not replaced, and those that were missed.
+    """Cover the faces of an image that were not replaced, and those that were missed; it is not used again.
 
     Args:
         image: after generation.
@@ -75,6 +75,7 @@ def finalize(
         known=None if image.faces else image.detected,  # without faces the image is the one that was searched
         upright_only=image.detected is not None,
     )
+    image.faces.clear()  # faces refer to their image: both would wait for the garbage collector
     return AnonymizedImage(Image.fromarray(image.canvas.pixels), tuple(records))
 
 
