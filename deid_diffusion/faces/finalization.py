@@ -49,7 +49,7 @@ def finalize(
     landmarker: Landmarker,
     map_only: bool = False,
 ) -> AnonymizedImage:
-    """Cover the faces of an image that were not replaced, and those that were missed; it is not used again.
+    """Cover failed and missed faces of an image, and record what was done. Consumes the image.
 
     Args:
         image: after generation.

@@ -1,6 +1,9 @@
-"""A face that the first look missed does not stay in the finished picture."""
+"""Finalisation: covers, the residual scan, and records."""
 
 from __future__ import annotations
+
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -130,3 +133,21 @@ def test_confirmed_weak_detection_is_covered(
     assert asked[0] is bool(faces)
     x0, y0, x1, y1 = map(int, MISSED.box)
     assert (np.asarray(result.image)[y0:y1, x0:x1] == FILL).all()
+
+
+def test_finished_image_is_freed_at_once(tiny_pipeline, astronaut: np.ndarray) -> None:
+    """Without the garbage collector, which may run late: images are large."""
+    model = Anonymizer(
+        tiny_pipeline, detector=lambda image: [FACE], landmarker=lambda crop: None, verifier=FakeVerifier()
+    )
+    image = model.prepare(astronaut)
+    model.generate([image])
+    gc.collect()
+    gc.disable()
+    try:
+        model.finalize(image)
+        reference = weakref.ref(image)
+        del image
+        assert reference() is None
+    finally:
+        gc.enable()
