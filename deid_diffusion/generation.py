@@ -52,7 +52,7 @@ class CallbackError(BaseException):
 
 @dataclass(frozen=True, eq=False)
 class GeneratorInput:
-    """Everything that the generator sees of one face.
+    """Generator inputs of one face: all that generation sees of it.
 
     Attributes:
         context: (S, S, 3) uint8 crop of the photo, every masked pixel of every face erased. S is the pipeline's
@@ -285,7 +285,7 @@ class _Run:
 
 
 class FaceGenerator:
-    """Puts a verified face in each pending face's place; a face without one stays opaque and says why."""
+    """Generator of verified faces for the pending faces of prepared images; a face without one stays covered."""
 
     def __init__(self, pipeline: FaceDeidPipeline, verifier: Verifier) -> None:
         self.pipeline = pipeline

@@ -40,7 +40,7 @@ class Identity(Protocol):
 
 @dataclass
 class RandomIdentity:
-    """An identity without a past: seeds follow from a first one or, without it, are random.
+    """Identity that nothing links: seeds derive from a first seed or, without it, are random.
 
     Attributes:
         first_seed: of the first candidate; None draws a fresh seed for each.
