@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import hypot
 
 from deid_diffusion.evaluation.attacks import NAIVE, ORIGINALS, PARROT
-from deid_diffusion.evaluation.charts import Point, trade_off
 from deid_diffusion.evaluation.evaluate import Evaluation
+from deid_diffusion.evaluation.report import Point, trade_off
 from deid_diffusion.evaluation.statistics import SHARE, Figure, number
 
 ATTACKS = ("naive, TPR at FMR 1e-3", "naive, rank-1", "parrot, rank-1")

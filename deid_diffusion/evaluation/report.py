@@ -1,27 +1,53 @@
-"""Report of an evaluation: tables for the terminal, and one self-contained HTML page."""
+"""Report of an evaluation: tables for the terminal, and one self-contained HTML page with SVG charts."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from importlib.resources import files
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from ..errors import needed_for
-from .attacks import DESCRIPTIONS
-from .charts import COLOURS, Bar, Point, bars, roc, scatter, trade_off
-from .evaluate import Evaluation
+from ..errors import needed_for, one_line
+from .attacks import DESCRIPTIONS, Curve
+from .evaluate import Evaluation, Group, Scatter
 from .statistics import SHARE, Figure, Section, format_interval, format_value, number
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from matplotlib.axes import Axes
     from rich.table import Table
 
 TOO_FEW = "too few pairs"
 _JPEG_QUALITY = 85
+_COLOURS = ("#0f766e", "#b45309", "#4338ca", "#be185d", "#64748b")
+_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (1, 3)))
+_MARKERS = "osD^vPX*<>"
+_GREY = "#9aa7b4"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "deid-diffusion",  # the same figures give the same file
+    "text.parse_math": False,  # a dollar sign in a name is no formula
+    "font.size": 9,
+    "text.color": "#1c2733",
+    "axes.labelcolor": "#1c2733",
+    "axes.edgecolor": "#e3e8ee",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#e3e8ee",
+    "xtick.color": "#5b6b7a",
+    "ytick.color": "#5b6b7a",
+    "legend.frameon": False,
+}
 _EXPLANATIONS = {
     "share of unchanged faces": "faces that the result still shows",
     "attributes kept": "pose, gaze and expression within stated tolerances",
@@ -34,8 +60,7 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
     """Yield a rich table for every section, then one for the groups of every label."""
     for section in evaluation.sections:
         yield _matrix(section) if is_matrix(section) else _list(section)
-    for column in dict.fromkeys(group.column for group in evaluation.groups):
-        groups = [group for group in evaluation.groups if group.column == column]
+    for column, groups in _groups_by_column(evaluation).items():
         table = _table(f"By {column}", [column, "photos", *(figure.name for figure in groups[0].figures)])
         for group in groups:
             table.add_row(group.value, f"{group.photos:,}", *map(_cell, group.figures))
@@ -115,7 +140,10 @@ def render(evaluation: Evaluation, title: str) -> str:
         created=evaluation.created.replace("T", " ").replace("+00:00", " UTC"),
         cards=[(figure, _explanation(figure)) for figure in evaluation.headline],
         charts=list(_charts(evaluation)),
-        groups={column: _group_charts(evaluation, column) for column in _columns(evaluation)},
+        groups={
+            column: _group_charts(groups, evaluation.headline[1].chance)
+            for column, groups in _groups_by_column(evaluation).items()
+        },
         meaning=DESCRIPTIONS,
         chance=lambda figure: "" if figure.chance is None else f"chance {number(figure.chance, figure.unit)}",
         share=SHARE,
@@ -165,23 +193,19 @@ def _trade_off(evaluation: Evaluation) -> str:
     return trade_off(points, chance, [(x, y) for x, y in values if x is not None and y is not None])
 
 
-def _columns(evaluation: Evaluation) -> list[str]:
-    return list(dict.fromkeys(group.column for group in evaluation.groups))
+def _groups_by_column(evaluation: Evaluation) -> dict[str, list[Group]]:
+    columns = dict.fromkeys(group.column for group in evaluation.groups)
+    return {column: [group for group in evaluation.groups if group.column == column] for column in columns}
 
 
-def _group_charts(evaluation: Evaluation, column: str) -> list[str]:
-    """Draw a bar chart for every share of a label's groups."""
-    groups = [group for group in evaluation.groups if group.column == column]
+def _group_charts(groups: Sequence[Group], chance: float | None) -> list[str]:
+    """Draw a bar chart for every share of a label's groups; the first is re-identification."""
     charts = []
     for index, figure in enumerate(groups[0].figures):
-        rows = [
-            Bar(f"{group.value} ({group.photos})", value, group.figures[index].interval)
-            for group in groups
-            if (value := group.figures[index].value) is not None
-        ]
+        rows = {f"{group.value} ({group.photos})": group.figures[index] for group in groups}
+        rows = {name: row for name, row in rows.items() if row.value is not None}
         if rows and figure.unit == SHARE:
-            colour, chance = (COLOURS[0], None) if index else (COLOURS[1], evaluation.headline[1].chance)
-            charts.append(bars(rows, figure.name, colour, chance))
+            charts.append(bars(rows, figure.name, _COLOURS[0 if index else 1], None if index else chance))
     return charts
 
 
@@ -189,3 +213,144 @@ def _data_url(crop: np.ndarray) -> str:
     """Encode a crop, (S, S, 3) uint8 RGB, as the data URL of a JPEG."""
     data = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+_Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """Point of `trade_off`: share of people re-identified (x) and of attributes kept (y), with intervals."""
+
+    name: str
+    x: float
+    y: float
+    x_interval: _Interval = None
+    y_interval: _Interval = None
+    highlight: bool = False
+
+
+def trade_off(points: Sequence[Point], chance: float, groups: Sequence[tuple[float, float]] = ()) -> str:
+    """Plot privacy against utility; the upper left corner is ideal.
+
+    Args:
+        points: shown with a marker of their own and a legend entry.
+        chance: chance level of re-identification, 0 to 1.
+        groups: further x, y, shown as small dots.
+
+    Returns:
+        An SVG element, as all charts.
+    """
+
+    def draw(axes: Axes) -> None:
+        _share_axes(axes, x="re-identified", y="attributes kept")
+        axes.axvline(chance, color=_GREY, linestyle="--", label="chance")
+        for x, y in groups:
+            axes.plot(x, y, "o", color=_COLOURS[0], alpha=0.35, markersize=4)
+        for k, point in enumerate(points):
+            axes.errorbar(
+                point.x,
+                point.y,
+                xerr=_error(point.x, point.x_interval),
+                yerr=_error(point.y, point.y_interval),
+                fmt=_MARKERS[k % len(_MARKERS)],
+                color=_COLOURS[0] if point.highlight else _COLOURS[4],
+                markersize=7,
+                label=one_line(point.name),
+            )
+        axes.text(0.5, 0.5, "\N{NORTH WEST ARROW} better", color=_COLOURS[0], ha="center")
+        _legend(axes)
+
+    return _svg(draw, "Share of people re-identified against share of attributes kept")
+
+
+def roc(curves: Sequence[Curve]) -> str:
+    """Plot one or more ROC curves, the false match rate on a logarithmic axis."""
+
+    def draw(axes: Axes) -> None:
+        axes.set(xscale="log", xlabel="false match rate")
+        _share_axes(axes, y="true positive rate")
+        for k, curve in enumerate(curves):
+            colour, dashes = _COLOURS[k % len(_COLOURS)], _DASHES[k % len(_DASHES)]
+            axes.plot(curve.fmrs, curve.tprs, color=colour, linestyle=dashes, label=curve.name)
+        rates = np.geomspace(min(curve.fmrs[0] for curve in curves), 1)
+        axes.plot(rates, rates, color=_GREY, linestyle=":", label="chance")
+        axes.set_xlim(rates[0], 1)
+        axes.xaxis.set_major_formatter("{x:g}")
+        _legend(axes)
+
+    return _svg(draw, "Receiver operating characteristic")
+
+
+def scatter(attribute: Scatter) -> str:
+    """Plot an attribute of results against originals; it was kept on the diagonal."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(attribute.originals, attribute.results, "o", color=_COLOURS[0], alpha=0.45, markersize=4)
+        values = [*attribute.originals, *attribute.results]
+        margin = 0.05 * np.ptp(values) + 1e-6
+        limits = min(values) - margin, max(values) + margin
+        axes.plot(limits, limits, color=_GREY, linestyle=":")
+        axes.set(
+            xlim=limits,
+            ylim=limits,
+            xlabel=f"{attribute.name} of the original, {attribute.unit}",
+            ylabel=f"{attribute.name} of the result, {attribute.unit}",
+        )
+
+    return _svg(draw, f"{attribute.name} of results against originals")
+
+
+def bars(rows: Mapping[str, Figure], title: str, colour: str, chance: float | None = None) -> str:
+    """Plot shares below each other, by their labels, with intervals and the chance level."""
+
+    def draw(axes: Axes) -> None:
+        _share_axes(axes, x=title)
+        values = [figure.value or 0.0 for figure in rows.values()]
+        axes.barh(range(len(rows)), values, color=colour, alpha=0.75, height=0.6)
+        for place, (value, figure) in enumerate(zip(values, rows.values(), strict=True)):
+            axes.errorbar(value, place, xerr=_error(value, figure.interval), color="#1c2733", capsize=3)
+        axes.set_yticks(range(len(rows)), [one_line(name)[:24] for name in rows])
+        axes.invert_yaxis()
+        if chance is not None:
+            axes.axvline(chance, color=_GREY, linestyle=":")
+
+    return _svg(draw, title, height=0.8 + 0.3 * len(rows))
+
+
+def _svg(draw: Callable[[Axes], None], title: str, height: float = 4.0) -> str:
+    """Draw one chart, 5 inches wide, as an SVG element. Raises DeidError if matplotlib is missing."""
+    with needed_for("the report", "deid-diffusion[report]"):
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+
+    stream = StringIO()
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that matplotlib's font lacks: the viewer's font has them
+        figure = Figure(figsize=(5.0, height), layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = stream.getvalue()
+    svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg[svg.index("<svg") :])  # unreferenced, and not unique on a page
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(one_line(title))}" ', 1)
+
+
+def _share_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None:
+    """Make axes of shares, 0 to 1, shown as percentages."""
+    from matplotlib.ticker import PercentFormatter
+
+    for axis, title, limits in ((axes.xaxis, x, axes.set_xlim), (axes.yaxis, y, axes.set_ylim)):
+        if title is not None:
+            axis.set_label_text(one_line(title))
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+            limits(-0.02, 1.02)
+
+
+def _error(value: float, interval: _Interval) -> list[list[float]] | None:
+    if interval is None:
+        return None
+    return [[max(value - interval[0], 0.0)], [max(interval[1] - value, 0.0)]]
+
+
+def _legend(axes: Axes) -> None:
+    axes.figure.legend(loc="outside lower center", ncols=2)
