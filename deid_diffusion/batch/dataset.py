@@ -15,79 +15,54 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DeidError, ImageError, needed_for, one_line
 from ..io.files import image_errors, open_synced, write_error
 from ..results import JobResult
+from . import tasks
 from .journal import RunDirectory
-from .tasks import (
-    WHOLE_FILE,
-    Engine,
-    ImageWorker,
-    JobConfig,
-    Kind,
-    SourceFile,
-    Task,
-    TaskResult,
-    check_label,
-    iter_files,
-    kind_of,
-    manifest_line,
-    read_image,
-    result_name,
-    skip,
-)
+from .tasks import WHOLE_FILE, Engine, ImageWorker, JobConfig, Kind, SourceFile, Task, TaskResult
+
+if TYPE_CHECKING:
+    from .shards import Table, Tar
 
 PIECE = 16
 """Samples or rows of a task, at most, and hence the loss per worker if the run is killed."""
 
 
-class ShardFormat(Protocol):
-    """A file format of shards; implemented by modules."""
-
-    def count(self, path: Path, config: JobConfig) -> int:
-        """Return the number of items. Raises DeidError for a file that is damaged or may not be processed."""
-
-    def process(self, task: Task, worker: ImageWorker) -> TaskResult:
-        """Process a piece of a shard into a temporary file. Raises DeidError, OSError."""
-
-    def join(self, source: Path, pieces: Sequence[Path], target: Path) -> None:
-        """Write the pieces' results, in order, as one file like `source`. Raises OSError."""
-
-
-def shard_format(kind: Kind) -> ShardFormat:
+def shard_format(kind: Kind) -> type[Tar | Table]:
     """Return the format of "tar" or "table". Raises DeidError if a package is missing."""
     with needed_for("a tar or a table", "deid-diffusion[data]"):
-        from . import shards, tables
-    return shards if kind == "tar" else tables
+        from .shards import Table, Tar
+    return Tar if kind == "tar" else Table
 
 
 def execute(task: Task, worker: ImageWorker) -> TaskResult:
     """Execute a task. Raises DeidError for errors of every task, such as a full disk or a missing model."""
     if task.error is not None:
-        return skip(task, task.error)
+        return tasks.skip(task, task.error)
     try:
         if task.kind == "photo":
             return _process_photo(task, worker)
         return _copy_label(task, worker) if task.kind == "label" else shard_format(task.kind).process(task, worker)
     except ImageError as error:
-        return skip(task, one_line(error))
+        return tasks.skip(task, one_line(error))
     except OSError as error:
         raise DeidError(write_error(task.scratch, error)) from error
 
 
-def run_in_process(config: JobConfig, tasks: Iterator[Task]) -> Iterator[TaskResult]:
+def run_in_process(config: JobConfig, pending: Iterator[Task]) -> Iterator[TaskResult]:
     """Execute tasks in this process, one after the other."""
     worker = ImageWorker(config)
-    for task in tasks:
+    for task in pending:
         yield execute(task, worker)
 
 
 def _process_photo(task: Task, worker: ImageWorker) -> TaskResult:
-    read = partial(read_image, task.source.path, task.source.name)
+    read = partial(tasks.read_image, task.source.path, task.source.name)
     data, outcome = worker.process(read, task.source.name, task.output, task.output)
     if data is None:
         return TaskResult(task, outcomes=(outcome,))
@@ -107,12 +82,12 @@ def _copy_label(task: Task, worker: ImageWorker) -> TaskResult:
     with stream, open_synced(temporary) as copy:
         if os.fstat(stream.fileno()).st_size:  # an empty file cannot be mapped
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                check_label(content, source.name, source.path.suffix.lower(), worker.config.copied)
+                tasks.check_label(content, source.name, source.path.suffix.lower(), worker.config.copied)
         if source.path.name == "state.json":
             copy.write(_new_fingerprint(stream.read()))
         else:
             shutil.copyfileobj(stream, copy)
-    return TaskResult(task, temporary, line=manifest_line(task, temporary))
+    return TaskResult(task, temporary, line=tasks.manifest_line(task, temporary))
 
 
 def _new_fingerprint(data: bytes) -> bytes:
@@ -164,10 +139,10 @@ class DatasetRun:
             yield from result.outcomes
 
     def _tasks(self) -> Iterator[Task]:
-        for source in iter_files(self._inputs, self._directory.out):
+        for source in tasks.iter_files(self._inputs, self._directory.out):
             if not self._mine(source):
                 continue
-            kind = kind_of(source.path.name, self._config.copied)
+            kind = tasks.kind_of(source.path.name, self._config.copied)
             if kind is None:
                 self.skipped += 1
             elif not self._directory.is_finished(source):
@@ -177,7 +152,7 @@ class DatasetRun:
         """Yield the tasks of one file: the file, the pieces of a shard, or an error that concerns this file alone."""
         try:
             if task.kind == "photo":
-                task = replace(task, output=result_name(task.source.place, self._config.file_format))
+                task = replace(task, output=tasks.result_name(task.source.place, self._config.file_format))
             self._reserve(task)
             is_shard = task.kind in ("tar", "table")
             items = shard_format(task.kind).count(task.source.path, self._config) if is_shard else None
@@ -229,7 +204,7 @@ class DatasetRun:
         pieces = self._directory.finished_pieces(source)
         with image_errors(target):
             shard_format(task.kind).join(source.path, [path for *_, path in pieces if path is not None], joined)
-            line = manifest_line(task, joined, sum(count for _, count, _ in pieces))
+            line = tasks.manifest_line(task, joined, sum(count for _, count, _ in pieces))
         self._directory.commit(TaskResult(replace(task, first=WHOLE_FILE, count=0), joined, line=line))
         self._directory.delete_pieces(source)
         self._reserved.discard(task.output)

@@ -23,216 +23,14 @@ from ..results import ImageRecord, JobResult, VideoRecord, elapsed, failure, fin
 from .planning import Job, Plan
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ..anonymizer import Anonymizer
     from ..faces.boxes import Detection
     from ..faces.face import PreparedImage
     from ..video.anonymize import OnFrame
 
-
-_Item = TypeVar("_Item")
-
-
-def prefetch(items: Iterable[_Item], cost: Callable[[_Item], int], budget: int) -> Generator[_Item]:
-    """Yield the items of an iterable, in order, computed ahead in another thread.
-
-    Args:
-        items: the next is computed while those that wait cost no more than ``budget``.
-        cost: of an item while it waits.
-        budget: over which nothing more is computed ahead; a single item always fits.
-
-    Raises:
-        BaseException: what ``items`` raises, in its turn. When the generator is closed, the item that is being computed
-            is waited for.
-    """
-    ready: deque[_Item] = deque()
-    changed = threading.Condition()
-    closed = exhausted = False
-    error: BaseException | None = None
-
-    def work() -> None:
-        nonlocal exhausted, error
-        try:
-            for item in items:
-                with changed:
-                    ready.append(item)
-                    changed.notify()
-                    changed.wait_for(lambda: closed or sum(cost(waiting) for waiting in ready) <= budget)
-                    if closed:
-                        return
-        except BaseException as raised:  # also an interrupt: it is for the thread that waits
-            error = raised
-        finally:
-            with changed:
-                exhausted = True
-                changed.notify()
-
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            with changed:
-                changed.wait_for(lambda: ready or exhausted)
-                if not ready:
-                    break
-                item = ready.popleft()
-                changed.notify()
-            yield item
-        if error is not None:
-            raise error
-    finally:
-        with changed:
-            closed = True
-            changed.notify()
-        thread.join()
-
-
 _MAX_PIXELS_AHEAD = 1 << 24  # of photos that were read ahead, and of those that share a batch
-
-
-def process_photos(
-    jobs: Iterable[Job], anonymizer: Callable[[], Anonymizer], settings: Settings
-) -> Iterator[tuple[Job, JobResult]]:
-    """Process photos: the next ones are read and searched ahead, and faces share batches, the same in each run."""
-    size = settings.options.batch_size
-    prepared = (_PhotoJob(job, settings).prepare(anonymizer) for job in jobs)
-    group: list[_PhotoJob] = []
-    with closing(prefetch(prepared, lambda photo: photo.area, _MAX_PIXELS_AHEAD)) as photos:
-        for photo in photos:
-            group.append(photo)
-            faces, area = sum(part.faces for part in group), sum(part.area for part in group)
-            if max(faces, len(group)) >= size or area >= _MAX_PIXELS_AHEAD:
-                yield from _finish(group)
-                group = []
-        yield from _finish(group)
-
-
-def _finish(group: Sequence[_PhotoJob]) -> Iterator[tuple[Job, JobResult]]:
-    """Generate the faces of some photos together, then finish and write one after the other."""
-    start = time.perf_counter()
-    waiting = [photo for photo in group if photo.faces]
-    counts = [photo.faces for photo in waiting]
-    if waiting:
-        model, options = waiting[0].model, waiting[0].settings.options
-        try:
-            model.generate([photo.prepared for photo in waiting], options)
-        except Exception:  # each by itself, then: a photo whose error is its own must not stop the others
-            for photo in waiting:
-                photo.generate_alone = True
-    spent = elapsed(start)
-    for photo, count in zip(waiting, counts, strict=True):
-        photo.seconds += spent * count / sum(counts)
-    for photo in group:
-        yield photo.job, photo.finish()
-
-
-class _PhotoJob:
-    """One photo from file to file.
-
-    Attributes:
-        job: the photo's.
-        settings: of the run.
-        seconds: spent on it so far.
-        generate_alone: whether generation for several photos failed, and is repeated for this one.
-    """
-
-    model: Anonymizer
-    prepared: PreparedImage
-
-    def __init__(self, job: Job, settings: Settings) -> None:
-        self.job, self.settings = job, settings
-        self.seconds = 0.0
-        self.generate_alone = False
-        self._failed = ImageRecord(job.input_name, None, "failed")
-        self._result: JobResult | None = None
-
-    @property
-    def faces(self) -> int:
-        """Number of faces that wait for generation."""
-        return 0 if self._result is not None else len(self.prepared.pending)
-
-    @property
-    def area(self) -> int:
-        """Pixels that are held in memory."""
-        return 0 if self._result is not None else self._photo.pixels.shape[0] * self._photo.pixels.shape[1]
-
-    def prepare(self, anonymizer: Callable[[], Anonymizer]) -> _PhotoJob:
-        """Read and search the photo. Raises only what ``anonymizer`` raises."""
-        start = time.perf_counter()
-        if self._survives(self._open):
-            self.model = model = anonymizer()
-            self._failed = replace(self._failed, model=model.model_name, gate=model.verifier.description)
-            self._survives(self._prepare, self.settings.options)
-        self.seconds += elapsed(start)
-        return self
-
-    def finish(self) -> JobResult:
-        """Write the result."""
-        start = time.perf_counter()
-        if self._result is None:
-            self._survives(self._finish, self.settings.options)
-        assert self._result is not None
-        self.seconds += elapsed(start)
-        return replace(self._result, report=replace(self._result.report, seconds=round(self.seconds, 3)))
-
-    def _survives(self, part: Callable[[], None], options: Options | None = None) -> bool:
-        """Run a part of the work; if it fails, the result says why. Returns whether the photo is still in work."""
-        start = time.perf_counter()
-        try:
-            part()
-        except DeidError as error:
-            self._result = failure(self.job, self._failed, start, error, options)
-        except Exception as error:
-            self._result = unexpected(self.job, self._failed, start, error)
-        return self._result is None
-
-    def _open(self) -> None:
-        job, settings = self.job, self.settings
-        images.output_format(job.target)
-        prepare_folder(job.target.parent)
-        self._photo = photo = images.read(job.source)
-        height, width = photo.pixels.shape[:2]
-        self._failed = replace(self._failed, input_sha256=photo.sha256, width=width, height=height)
-        images.check_target(job.target, (height, width), photo.alpha)
-        self._boxes = _boxes(settings.boxes, job, (height, width), "if it has no faces")
-        self._only = _boxes(settings.only, job, (height, width), "to leave it as it is")
-        self._overrides = () if settings.overrides is None else settings.overrides.of(job.input_name, (height, width))
-
-    def _prepare(self) -> None:
-        self.prepared = self.model.prepare(
-            self._photo.pixels,
-            self.settings.options,
-            detections=self._boxes,
-            only=self._only,
-            overrides=self._overrides,
-        )
-
-    def _finish(self) -> None:
-        job, settings, options = self.job, self.settings, self.settings.options
-        if self.generate_alone:
-            self.model.generate([self.prepared], options)
-        result = self.model.finalize(self.prepared, options)
-        data, record = self.model.encode(
-            self._photo,
-            result,
-            options,
-            job.target,
-            name=str(job.source),
-            require_face=settings.require_face,
-            only=self._only,
-        )
-        write_atomic(job.target, data, overwrite=job.replace)
-        record = replace(record, input=job.input_name, versions=self._failed.versions)
-        self._result = JobResult(finished(record, job))
-
-
-def _boxes(file: Boxes | None, job: Job, shape: tuple[int, int], purpose: str) -> list[Detection] | None:
-    """Return the photo's boxes. A photo that the file does not know fails: nothing says whether it has faces."""
-    if file is None:
-        return None
-    boxes = file.of(job.input_name, shape)
-    if boxes is None:
-        raise ImageError(f"{job.source}: is not in {file.source}: add it, with no boxes {purpose}")
-    return boxes
 
 
 @dataclass(frozen=True)
@@ -298,39 +96,180 @@ def _results(
     """Yield the result of each job, in order; the caller records it before it asks for the next."""
     for are_clips, group in groupby(jobs, key=lambda job: is_clip(job.source)):
         if are_clips:
-            yield from ((job, _process(_ClipJob(job, settings, on_frame), job, anonymizer, settings)) for job in group)
+            yield from ((job, _ClipJob(job, settings, on_frame).prepare(anonymizer).finish()) for job in group)
         else:
-            yield from process_photos(group, anonymizer, settings)
+            yield from _photo_results(group, anonymizer, settings)
 
 
-class _ClipJob:
-    """One clip from file to file.
+def _photo_results(
+    jobs: Iterable[Job], anonymizer: Callable[[], Anonymizer], settings: Settings
+) -> Iterator[tuple[Job, JobResult]]:
+    """Process photos: the next ones are read and searched ahead, and faces share batches, the same in each run."""
+    size = settings.options.batch_size
+    prepared = (_PhotoJob(job, settings).prepare(anonymizer) for job in jobs)
+    group: list[_PhotoJob] = []
+    with closing(prefetch(prepared, lambda photo: photo.area, _MAX_PIXELS_AHEAD)) as photos:
+        for photo in photos:
+            group.append(photo)
+            faces, area = sum(part.faces for part in group), sum(part.area for part in group)
+            if max(faces, len(group)) >= size or area >= _MAX_PIXELS_AHEAD:
+                yield from _finish(group)
+                group = []
+        yield from _finish(group)
+
+
+def _finish(group: Sequence[_PhotoJob]) -> Iterator[tuple[Job, JobResult]]:
+    """Generate the faces of some photos together, then finish and write one after the other."""
+    start = time.perf_counter()
+    waiting = [photo for photo in group if photo.faces]
+    counts = [photo.faces for photo in waiting]
+    if waiting:
+        model, options = waiting[0].model, waiting[0].settings.options
+        try:
+            model.generate([photo.prepared for photo in waiting], options)
+        except Exception:  # each by itself, then: a photo whose error is its own must not stop the others
+            for photo in waiting:
+                photo.generate_alone = True
+    spent = elapsed(start)
+    for photo, count in zip(waiting, counts, strict=True):
+        photo.seconds += spent * count / sum(counts)
+    for photo in group:
+        yield photo.job, photo.finish()
+
+
+class _FileJob:
+    """One photo or clip from file to file, in two steps; an error becomes its result.
 
     Attributes:
-        failed: its record if it fails now.
+        job: from which file to which.
+        settings: of the run.
+        seconds: spent on it so far.
     """
 
-    def __init__(self, job: Job, settings: Settings, on_frame: OnFrame | None) -> None:
-        self._job, self._settings = job, settings
-        self._on_frame = on_frame or (lambda name, done, total: None)
-        self.failed = VideoRecord(job.input_name, None, "failed")
+    model: Anonymizer
 
-    def open(self) -> None:
-        """Read the header."""
+    def __init__(self, job: Job, settings: Settings, failed: ImageRecord | VideoRecord) -> None:
+        self.job, self.settings, self.seconds = job, settings, 0.0
+        self._failed = failed  # the record if it fails now
+        self._result: JobResult | None = None
+
+    def prepare(self, anonymizer: Callable[[], Anonymizer]) -> Self:
+        """Read the file and detect its faces. Raises only what ``anonymizer`` raises."""
+        start = time.perf_counter()
+        self._attempt(self._open)
+        if self._result is None:
+            self.model = model = anonymizer()
+            self._failed = replace(self._failed, model=model.model_name, gate=model.verifier.description)
+            self._attempt(self._prepare, self.settings.options)
+        self.seconds += elapsed(start)
+        return self
+
+    def finish(self) -> JobResult:
+        """Write the result."""
+        start = time.perf_counter()
+        if self._result is None:
+            self._attempt(self._finish, self.settings.options)
+        assert self._result is not None
+        self.seconds += elapsed(start)
+        return replace(self._result, report=replace(self._result.report, seconds=round(self.seconds, 3)))
+
+    def _attempt(self, step: Callable[[], JobResult | None], options: Options | None = None) -> None:
+        """Execute a step; if it fails, the result says why."""
+        start = time.perf_counter()
+        try:
+            self._result = step()
+        except DeidError as error:
+            self._result = failure(self.job, self._failed, start, error, options)
+        except Exception as error:
+            self._result = unexpected(self.job, self._failed, start, error)
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _prepare(self) -> None:
+        """Detect the faces before `finish`, if that is a step of its own."""
+
+    def _finish(self) -> JobResult:
+        raise NotImplementedError
+
+
+class _PhotoJob(_FileJob):
+    """One photo; `generate_alone` if generation for several photos failed, and is repeated for this one."""
+
+    prepared: PreparedImage
+    generate_alone = False
+
+    def __init__(self, job: Job, settings: Settings) -> None:
+        super().__init__(job, settings, ImageRecord(job.input_name, None, "failed"))
+
+    @property
+    def faces(self) -> int:
+        """Number of faces that wait for generation."""
+        return 0 if self._result is not None else len(self.prepared.pending)
+
+    @property
+    def area(self) -> int:
+        """Pixels that are held in memory."""
+        return 0 if self._result is not None else self._photo.pixels.shape[0] * self._photo.pixels.shape[1]
+
+    def _open(self) -> None:
+        job, settings = self.job, self.settings
+        images.output_format(job.target)
+        prepare_folder(job.target.parent)
+        self._photo = photo = images.read(job.source)
+        height, width = photo.pixels.shape[:2]
+        self._failed = replace(self._failed, input_sha256=photo.sha256, width=width, height=height)
+        images.check_target(job.target, (height, width), photo.alpha)
+        self._boxes = _boxes(settings.boxes, job, (height, width), "if it has no faces")
+        self._only = _boxes(settings.only, job, (height, width), "to leave it as it is")
+        self._overrides = () if settings.overrides is None else settings.overrides.of(job.input_name, (height, width))
+
+    def _prepare(self) -> None:
+        photo, options = self._photo.pixels, self.settings.options
+        self.prepared = self.model.prepare(
+            photo, options, detections=self._boxes, only=self._only, overrides=self._overrides
+        )
+
+    def _finish(self) -> JobResult:
+        job, settings, options = self.job, self.settings, self.settings.options
+        if self.generate_alone:
+            self.model.generate([self.prepared], options)
+        result = self.model.finalize(self.prepared, options)
+        data, record = self.model.encode(
+            self._photo,
+            result,
+            options,
+            job.target,
+            name=str(job.source),
+            require_face=settings.require_face,
+            only=self._only,
+        )
+        write_atomic(job.target, data, overwrite=job.replace)
+        record = replace(record, input=job.input_name, versions=self._failed.versions)
+        return JobResult(finished(record, job))
+
+
+class _ClipJob(_FileJob):
+    """One clip."""
+
+    def __init__(self, job: Job, settings: Settings, on_frame: OnFrame | None) -> None:
+        super().__init__(job, settings, VideoRecord(job.input_name, None, "failed"))
+        self._on_frame = on_frame or (lambda name, done, total: None)
+
+    def _open(self) -> None:
         from ..io.video_reader import open_clip
 
-        prepare_folder(self._job.target.parent)
-        self._clip = open_clip(self._job.source)
+        prepare_folder(self.job.target.parent)
+        self._clip = open_clip(self.job.source)
         height, width = self._clip.upright
-        self.failed = replace(self.failed, input_sha256=self._clip.sha256, width=width, height=height)
+        self._failed = replace(self._failed, input_sha256=self._clip.sha256, width=width, height=height)
 
-    def make(self, model: Anonymizer) -> JobResult:
-        """Write the result."""
+    def _finish(self) -> JobResult:
         from ..video.anonymize import anonymize_clip
 
-        job, settings = self._job, self._settings
+        job, settings = self.job, self.settings
         result = anonymize_clip(
-            model,
+            self.model,
             self._clip,
             job.target,
             settings.options,
@@ -338,40 +277,21 @@ class _ClipJob:
             require_face=settings.require_face,
             on_frame=self._on_frame,
         )
-        done = replace(
-            self.failed,
-            output_sha256=result.sha256,
-            frames=result.frames,
-            tracks=result.tracks,
-            missed=result.missed,
-            filled=result.filled,
-        )
-        done = finished(done, job)
-        if not result.filled:
-            return JobResult(done)
-        return JobResult(
-            done, f"{job.source}: {result.filled} frames are filled as a whole ({', '.join(result.errors)})"
-        )
+        counts = {name: getattr(result, name) for name in ("frames", "tracks", "missed", "filled")}
+        record = finished(replace(self._failed, output_sha256=result.sha256, **counts), job)
+        reasons = ", ".join(result.errors)
+        message = f"{job.source}: {result.filled} frames are filled as a whole ({reasons})" if result.filled else None
+        return JobResult(record, message)
 
 
-def _process(work: _ClipJob, job: Job, anonymizer: Callable[[], Anonymizer], settings: Settings) -> JobResult:
-    """Process a clip from file to file. Raises only what ``anonymizer`` raises, when the model cannot be loaded."""
-    start = time.perf_counter()
-    try:
-        work.open()
-    except DeidError as error:
-        return failure(job, work.failed, start, error)
-    except Exception as error:
-        return unexpected(job, work.failed, start, error)
-    model = anonymizer()
-    work.failed = replace(work.failed, model=model.model_name, gate=model.verifier.description)
-    try:
-        result = work.make(model)
-    except DeidError as error:
-        return failure(job, work.failed, start, error, settings.options)
-    except Exception as error:
-        return unexpected(job, work.failed, start, error)
-    return replace(result, report=replace(result.report, seconds=elapsed(start)))
+def _boxes(file: Boxes | None, job: Job, shape: tuple[int, int], purpose: str) -> list[Detection] | None:
+    """Return the photo's boxes. A photo that the file does not know fails: nothing says whether it has faces."""
+    if file is None:
+        return None
+    boxes = file.of(job.input_name, shape)
+    if boxes is None:
+        raise ImageError(f"{job.source}: is not in {file.source}: add it, with no boxes {purpose}")
+    return boxes
 
 
 def _record(report_file: Path, job: Job, record: ImageRecord | VideoRecord) -> None:
@@ -390,3 +310,60 @@ def _withdraw(target: Path) -> None:
         target.unlink(missing_ok=True)
     except OSError as error:
         raise ImageError(f"{write_error(target, error)} (it is a copy of the photo, and cannot be removed)") from error
+
+
+_Item = TypeVar("_Item")
+
+
+def prefetch(items: Iterable[_Item], cost: Callable[[_Item], int], budget: int) -> Generator[_Item]:
+    """Yield the items of an iterable, in order, computed ahead in another thread.
+
+    Args:
+        items: the next is computed while those that wait cost no more than ``budget``.
+        cost: of an item while it waits.
+        budget: over which nothing more is computed ahead; a single item always fits.
+
+    Raises:
+        BaseException: what ``items`` raises, in its turn. When the generator is closed, the item that is being computed
+            is waited for.
+    """
+    ready: deque[_Item] = deque()
+    changed = threading.Condition()
+    closed = exhausted = False
+    error: BaseException | None = None
+
+    def work() -> None:
+        nonlocal exhausted, error
+        try:
+            for item in items:
+                with changed:
+                    ready.append(item)
+                    changed.notify()
+                    changed.wait_for(lambda: closed or sum(cost(waiting) for waiting in ready) <= budget)
+                    if closed:
+                        return
+        except BaseException as raised:  # also an interrupt: it is for the thread that waits
+            error = raised
+        finally:
+            with changed:
+                exhausted = True
+                changed.notify()
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            with changed:
+                changed.wait_for(lambda: ready or exhausted)
+                if not ready:
+                    break
+                item = ready.popleft()
+                changed.notify()
+            yield item
+        if error is not None:
+            raise error
+    finally:
+        with changed:
+            closed = True
+            changed.notify()
+        thread.join()
