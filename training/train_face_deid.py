@@ -22,10 +22,9 @@ from deid_diffusion.pipelines.presets import BUILTIN_IDENTITY
 from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.components import Components, builtin_components, pretrained_components, warm_start
 from deid_diffusion.training.config import TrainConfig, parse, run_script
-from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache, is_encoded
+from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache, is_encoded, sample_items
 from deid_diffusion.training.generator import FaceDeidObjective, IdentityRepulsion, initialize_adapter
 from deid_diffusion.training.loop import train
-from deid_diffusion.training.validation import sample_items
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 
 from deid_diffusion.training.config import TrainConfig, parse, run_script
-from deid_diffusion.training.data import CropDataset, FaceCache
+from deid_diffusion.training.data import CropDataset, FaceCache, sample_items
 from deid_diffusion.training.loop import train
 from deid_diffusion.training.vae import AutoencoderObjective, load_with_frozen_encoder, new_autoencoder
-from deid_diffusion.training.validation import sample_items
 
 
 @dataclass(frozen=True)

@@ -147,10 +147,10 @@ class _FileJob:
     """
 
     model: Anonymizer
+    _failed: ImageRecord | VideoRecord  # the record if it fails now
 
-    def __init__(self, job: Job, settings: Settings, failed: ImageRecord | VideoRecord) -> None:
+    def __init__(self, job: Job, settings: Settings) -> None:
         self.job, self.settings, self.seconds = job, settings, 0.0
-        self._failed = failed  # the record if it fails now
         self._result: JobResult | None = None
 
     def prepare(self, anonymizer: Callable[[], Anonymizer]) -> Self:
@@ -200,7 +200,8 @@ class _PhotoJob(_FileJob):
     generate_alone = False
 
     def __init__(self, job: Job, settings: Settings) -> None:
-        super().__init__(job, settings, ImageRecord(job.input_name, None, "failed"))
+        super().__init__(job, settings)
+        self._failed = ImageRecord(job.input_name, None, "failed")
 
     @property
     def faces(self) -> int:
@@ -252,8 +253,11 @@ class _PhotoJob(_FileJob):
 class _ClipJob(_FileJob):
     """One clip."""
 
+    _failed: VideoRecord
+
     def __init__(self, job: Job, settings: Settings, on_frame: OnFrame | None) -> None:
-        super().__init__(job, settings, VideoRecord(job.input_name, None, "failed"))
+        super().__init__(job, settings)
+        self._failed = VideoRecord(job.input_name, None, "failed")
         self._on_frame = on_frame or (lambda name, done, total: None)
 
     def _open(self) -> None:

@@ -37,7 +37,7 @@ def publish(
     """
     with errors_as_exit_codes(context):
         from ..pipelines.loading import BUILTIN
-        from ..pipelines.publishing import write_publication
+        from ..pipelines.publishing import reason, upload, write_publication
 
         if repo_id is not None:
             _check_name(repo_id)
@@ -45,8 +45,6 @@ def publish(
         write_publication(folder, out, license=license, name=repo_id)
         typer.echo(str(out))
         if repo_id is not None:
-            from ..training.hub import reason, upload
-
             try:
                 typer.echo(f"uploaded to {upload(out, repo_id, 'A deid-diffusion pipeline')}")
             except Exception as error:  # the client passes on errors of the network

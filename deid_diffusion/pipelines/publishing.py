@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
+import huggingface_hub
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
@@ -222,7 +222,7 @@ def pipeline_card(folder: Path, parts: dict[str, str], license: str, name: str) 
 
 def front_matter(license: str) -> str:
     """Return a model card's metadata; ``license`` is a hub identifier such as "apache-2.0"."""
-    return f"---\n{ModelCardData(license=license, library_name='diffusers', tags=list(TAGS))}\n---"
+    return f"---\n{huggingface_hub.ModelCardData(license=license, library_name='diffusers', tags=list(TAGS))}\n---"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -283,3 +283,29 @@ def _parameters(part: Path) -> str:
         with safe_open(path, "pt") as weights:
             count += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     return f"{count:,}" if count else ""
+
+
+def upload(folder: Path, name: str, message: str, *, token: str | None = None, ignored: Sequence[str] = ()) -> str:
+    """Upload a folder to a hub repository, which is created if missing; return the repository's full name.
+
+    Args:
+        folder: uploaded in full.
+        name: of the repository, with or without its owner.
+        message: of the commit.
+        token: for the upload; None uses the stored login.
+        ignored: patterns of files that are not uploaded.
+    """
+    repository = huggingface_hub.create_repo(name, token=token, exist_ok=True)
+    huggingface_hub.upload_folder(
+        repo_id=repository.repo_id,
+        folder_path=folder,
+        token=token,
+        commit_message=message,
+        ignore_patterns=list(ignored),
+    )
+    return repository.repo_id
+
+
+def reason(error: Exception) -> str:
+    """Return an upload's failure as one line: the exception's class and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

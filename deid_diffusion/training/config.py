@@ -8,12 +8,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from ..errors import DeidError, one_line
 
@@ -22,65 +22,48 @@ from ..errors import DeidError, one_line
 class TrainConfig:
     """Options that every training script shares; the names are those of diffusers' example scripts."""
 
-    train_data_dir: Path = field(metadata={"help": 'face cache written by "deid-diffusion prepare"'})
-    output_dir: Path = field(metadata={"help": "folder for checkpoints and the trained model"})
-    seed: int = field(default=0, metadata={"help": "random seed for initial weights, sampling and noise"})
-    train_batch_size: int = field(default=16, metadata={"help": "crops per process and batch"})
-    gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "batches whose gradients are averaged for one optimizer step"}
+    train_data_dir: Path = HfArg(help='face cache written by "deid-diffusion prepare"')
+    output_dir: Path = HfArg(help="folder for checkpoints and the trained model")
+    seed: int = HfArg(default=0, help="random seed for initial weights, sampling and noise")
+    train_batch_size: int = HfArg(default=16, help="crops per process and batch")
+    gradient_accumulation_steps: int = HfArg(
+        default=1, help="batches whose gradients are averaged for one optimizer step"
     )
-    gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "recompute activations in the backward pass: slower, less memory"}
+    gradient_checkpointing: bool = HfArg(
+        default=False, help="recompute activations in the backward pass: slower, less memory"
     )
-    max_train_steps: int | None = field(
-        default=None, metadata={"help": "optimizer steps; overrides --num_train_epochs"}
-    )
-    num_train_epochs: int = field(default=1, metadata={"help": "passes over the data"})
-    learning_rate: float = field(default=2e-4, metadata={"help": "peak learning rate"})
-    scale_lr: bool = field(
+    max_train_steps: int | None = HfArg(default=None, help="optimizer steps; overrides --num_train_epochs")
+    num_train_epochs: int = HfArg(default=1, help="passes over the data")
+    learning_rate: float = HfArg(default=2e-4, help="peak learning rate")
+    scale_lr: bool = HfArg(
         default=False,
-        metadata={"help": "multiply the learning rate by batch size, accumulation and number of processes"},
+        help="multiply the learning rate by batch size, accumulation and number of processes",
     )
-    lr_scheduler: str = field(
-        default="constant_with_warmup", metadata={"help": "scheduler name of diffusers' get_scheduler"}
+    lr_scheduler: str = HfArg(default="constant_with_warmup", help="scheduler name of diffusers' get_scheduler")
+    lr_warmup_steps: int = HfArg(default=100, help="steps of linear warm-up")
+    max_grad_norm: float = HfArg(default=1.0, help="norm to which gradients are clipped")
+    use_8bit_adam: bool = HfArg(default=False, help="use AdamW with 8-bit states; needs bitsandbytes")
+    adam_beta1: float = HfArg(default=0.9, help="decay of AdamW's first moment")
+    adam_beta2: float = HfArg(default=0.999, help="decay of AdamW's second moment")
+    adam_weight_decay: float = HfArg(default=1e-2, help="AdamW's weight decay")
+    adam_epsilon: float = HfArg(default=1e-8, help="AdamW's epsilon")
+    mixed_precision: Literal["no", "fp16", "bf16"] = HfArg(default="no", help="number format of the forward pass")
+    allow_tf32: bool = HfArg(default=False, help="allow TF32 matrix multiplication on Ampere and later GPUs")
+    ema_decay: float = HfArg(default=0.0, help="decay of the weights' exponential moving average; 0 disables it")
+    checkpointing_steps: int = HfArg(default=500, help="steps between checkpoints")
+    checkpoints_total_limit: int = HfArg(default=2, help="number of newest checkpoints to keep")
+    resume_from_checkpoint: str | None = HfArg(default=None, help='checkpoint folder to resume from, or "latest"')
+    validation_steps: int = HfArg(
+        default=0, help="steps between contact sheets in output_dir/validation; 0 disables them"
     )
-    lr_warmup_steps: int = field(default=100, metadata={"help": "steps of linear warm-up"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "norm to which gradients are clipped"})
-    use_8bit_adam: bool = field(default=False, metadata={"help": "use AdamW with 8-bit states; needs bitsandbytes"})
-    adam_beta1: float = field(default=0.9, metadata={"help": "decay of AdamW's first moment"})
-    adam_beta2: float = field(default=0.999, metadata={"help": "decay of AdamW's second moment"})
-    adam_weight_decay: float = field(default=1e-2, metadata={"help": "AdamW's weight decay"})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "AdamW's epsilon"})
-    mixed_precision: Literal["no", "fp16", "bf16"] = field(
-        default="no", metadata={"help": "number format of the forward pass"}
+    dataloader_num_workers: int = HfArg(default=0, help="worker processes of the data loader")
+    report_to: str | None = HfArg(
+        default=None, help='tracker of Accelerate, such as tensorboard or wandb, or "all"; log.jsonl is always written'
     )
-    allow_tf32: bool = field(
-        default=False, metadata={"help": "allow TF32 matrix multiplication on Ampere and later GPUs"}
-    )
-    ema_decay: float = field(
-        default=0.0, metadata={"help": "decay of the weights' exponential moving average; 0 disables it"}
-    )
-    checkpointing_steps: int = field(default=500, metadata={"help": "steps between checkpoints"})
-    checkpoints_total_limit: int = field(default=2, metadata={"help": "number of newest checkpoints to keep"})
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": 'checkpoint folder to resume from, or "latest"'}
-    )
-    validation_steps: int = field(
-        default=0, metadata={"help": "steps between contact sheets in output_dir/validation; 0 disables them"}
-    )
-    dataloader_num_workers: int = field(default=0, metadata={"help": "worker processes of the data loader"})
-    report_to: str | None = field(
-        default=None,
-        metadata={"help": 'tracker of Accelerate, such as tensorboard or wandb, or "all"; log.jsonl is always written'},
-    )
-    logging_dir: str = field(default="logs", metadata={"help": "the tracker's folder, relative to output_dir"})
-    push_to_hub: bool = field(default=False, metadata={"help": "upload the trained model and its card"})
-    hub_model_id: str | None = field(
-        default=None, metadata={"help": "repository to push to; default: the name of output_dir"}
-    )
-    hub_token: str | None = field(
-        default=None, repr=False, metadata={"help": "token for the upload; default: the stored login"}
-    )
+    logging_dir: str = HfArg(default="logs", help="the tracker's folder, relative to output_dir")
+    push_to_hub: bool = HfArg(default=False, help="upload the trained model and its card")
+    hub_model_id: str | None = HfArg(default=None, help="repository to push to; default: the name of output_dir")
+    hub_token: str | None = HfArg(default=None, repr=False, help="token for the upload; default: the stored login")
 
     def __post_init__(self) -> None:
         for name in (

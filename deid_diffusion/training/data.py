@@ -219,6 +219,13 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
         return np.random.default_rng((self.seed, self.epoch, index))
 
 
+def sample_items(dataset: FaceDataset, count: int) -> dict[str, torch.Tensor]:
+    """Return ``count`` items spread evenly over a data set, or all if it has fewer, as one batch."""
+    count = min(count, len(dataset))
+    items = [dataset[index * len(dataset) // count] for index in range(count)]
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
 class CropDataset(FaceDataset):
     """Face crops: items of ``pixels`` (3, S, S) float32 in -1..1."""
 

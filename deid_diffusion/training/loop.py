@@ -1,12 +1,14 @@
-"""Training loop on Accelerate, with exact resume, for any ``Objective``."""
+"""Training loop on Accelerate for any ``Objective``: exact resume, log, contact sheets, model card."""
 
 from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
 import shutil
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -25,18 +27,25 @@ from accelerate.utils import (
 )
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from huggingface_hub import ModelCardData
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from . import hub
+from ..pipelines.publishing import TAGS, USES, figures, reason, table, upload
 from .config import TrainConfig, read_log
 from .data import FaceDataset
 from .generator import Objective
 
+_logger = logging.getLogger(__name__)
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _SINGLE_IMAGE_TRACKERS = ("aim", "clearml")  # the others' ``log_images`` takes a batch
+_MEAN_OVER = 100  # last steps over which the card's losses are averaged
+# licences of the sources in the built-in model's recipe, for manifests without a ``license`` column
+_LICENSES = {"sfhq": "MIT", "sfhq_t2i": "MIT", "faker": "CC0-1.0", "voteview": "US government work"}
+# files that are not uploaded: training states, encoded training faces and pictures of them
+_PRIVATE = ("checkpoint-*", "partial-*", "encoded/*", "validation/*")
 
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
@@ -52,46 +61,37 @@ def resume(accelerator: Accelerator, config: TrainConfig) -> int:
         The step of the checkpoint, 0 without one.
 
     Raises:
-        FileNotFoundError: when a named checkpoint does not exist.
-        ValueError: when the output folder holds checkpoints of later steps, of another run.
+        FileNotFoundError: a named checkpoint does not exist.
+        ValueError: the output folder holds checkpoints of later steps, of another run.
     """
-    step, folder = _resolve_checkpoint(config)
-    later = [path.name for saved, path in list_checkpoints(config.output_dir).items() if saved > step]
-    if later:
+    checkpoints, name = list_checkpoints(config.output_dir), config.resume_from_checkpoint
+    step = 0
+    if name == "latest":
+        step = max(checkpoints, default=0)
+    elif name is not None:
+        folder = Path(name) if Path(name).is_dir() else config.output_dir / Path(name).name
+        match = _CHECKPOINT.fullmatch(folder.name)
+        if match is None or not folder.is_dir():
+            raise FileNotFoundError(f"--resume_from_checkpoint {name}: no such checkpoint folder: check the name")
+        step = int(match[1])
+        checkpoints[step] = folder
+    if later := [path.name for saved, path in checkpoints.items() if saved > step]:
         raise ValueError(
             f"{config.output_dir} holds {later[-1]}, but this run starts at step {step}: pass "
             f"--resume_from_checkpoint latest or another --output_dir, or remove it"
         )
-    if folder is not None:
-        accelerator.load_state(str(folder))
+    if step:
+        accelerator.load_state(str(checkpoints[step]))
     if accelerator.is_main_process:
         for partial in config.output_dir.glob("partial-*"):
             shutil.rmtree(partial)
     return step
 
 
-def _resolve_checkpoint(config: TrainConfig) -> tuple[int, Path | None]:
-    if config.resume_from_checkpoint is None:
-        return 0, None
-    if config.resume_from_checkpoint == "latest":
-        checkpoints = list_checkpoints(config.output_dir)
-        return list(checkpoints.items())[-1] if checkpoints else (0, None)
-    folder = Path(config.resume_from_checkpoint)
-    if not folder.is_dir():
-        folder = config.output_dir / folder.name
-    match = _CHECKPOINT.fullmatch(folder.name)
-    if match is None or not folder.is_dir():
-        raise FileNotFoundError(
-            f"--resume_from_checkpoint {config.resume_from_checkpoint}: no such checkpoint folder: check the name"
-        )
-    return int(match[1]), folder
-
-
 def save_checkpoint(accelerator: Accelerator, config: TrainConfig, step: int) -> None:
     """Write a checkpoint and remove the oldest.
 
-    Accelerate's automatic naming has no atomic commit, and resumes from a half-written folder: a checkpoint gets its
-    final name only when it is complete.
+    It gets its name when it is complete: Accelerate's automatic naming would resume from a half-written folder.
     """
     partial = config.output_dir / f"partial-{step}"
     accelerator.save_state(str(partial))
@@ -112,10 +112,7 @@ def evaluation_weights(
 ) -> Iterator[Objective]:
     """Yield the objective in eval mode with the weights to save: averaged, or gathered from their shards.
 
-    Args:
-        wrapped: the prepared objective; all processes must enter here when it is sharded.
-        ema: average of the first phase's weights.
-        unsharded: copy of the objective to gather into, only for sharded training.
+    With sharded training, all processes must enter, and `unsharded` is a copy of the objective to gather into.
     """
     if unsharded is not None:
         state = accelerator.get_state_dict(wrapped)
@@ -174,14 +171,13 @@ class RunLog:
 def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> None:
     """Train an objective to the last step, and write its models and their card; it is left with the final weights.
 
-    ``log.jsonl`` in the output folder gets a line per step, means over batches and processes. A killed run that is
-    resumed with ``resume_from_checkpoint="latest"`` continues within the epoch with the same batches and noise. N
-    processes take the steps of one process with N times the accumulation. With FSDP the final weights are written but
-    not left in the objective.
+    ``log.jsonl`` in the output folder gets a line per step, means over batches and processes. A resumed run continues
+    within the epoch with the same batches and noise. N processes take the steps of one process with N times the
+    accumulation. With FSDP the final weights are written but not left in the objective.
 
     Raises:
-        ValueError: when the data set is smaller than one step, or an option does not work with FSDP.
-        FileNotFoundError: when the checkpoint to resume from does not exist.
+        ValueError: the data set is smaller than one step, or an option does not work with FSDP.
+        FileNotFoundError: the checkpoint to resume from does not exist.
     """
     accelerator = _accelerator(config, objective.phases)
     unsharded = _unsharded_copy(accelerator, objective, config)
@@ -255,7 +251,7 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
     with evaluation_weights(accelerator, wrapped, objective, ema, unsharded) as evaluated:
         _write(accelerator, evaluated, config)
         if accelerator.is_main_process and config.push_to_hub:
-            hub.push(config)
+            _push(config)
     if ema is not None:  # leave the average in the caller's modules
         ema.copy_to(list(objective.trainable(objective.phases[0]).parameters()))
     accelerator.end_training()
@@ -310,12 +306,7 @@ def _steps_of_epoch(loader: Any, step: int, per_epoch: int, accumulate: int) -> 
     if done:
         loader = skip_first_batches(loader, done * accumulate)
         loader.set_epoch(epoch)  # some versions of accelerate reset it
-    group: list[Any] = []
-    for batch in loader:
-        group.append(batch)
-        if len(group) == accumulate:
-            yield group
-            group = []
+    yield from map(list, zip(*[iter(loader)] * accumulate, strict=False))
 
 
 def _gradients(
@@ -349,4 +340,65 @@ def _write(accelerator: Accelerator, objective: Objective, config: TrainConfig) 
     """Write the current models and their card."""
     if accelerator.is_main_process:
         objective.save(config.output_dir)
-        (config.output_dir / "README.md").write_text(hub.model_card(objective, config))
+        (config.output_dir / "README.md").write_text(model_card(objective, config))
+
+
+def model_card(objective: Objective, config: TrainConfig) -> str:
+    """Return the model card of a training: models, data, options, losses and measured figures.
+
+    Sources are counted from the cache's ``rows.jsonl``, losses averaged from the output folder's ``log.jsonl``, and
+    measured figures read from a ``figures.json`` there, as ``benchmarks/folder.py`` prints it.
+    """
+    data = ModelCardData(license=objective.license, library_name="diffusers", tags=list(TAGS))
+    sections = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {config.hub_model_id or config.output_dir.resolve().name}",
+        objective.description,
+        "## Training data",
+        _source_table(config.train_data_dir),
+        "## Training",
+        _loss_table(config.output_dir),
+        table(("option", "value"), [(f"`{name}`", value) for name, value in config.public_options().items()]),
+        "## Measured figures",
+        figures(config.output_dir),
+        USES,
+    ]
+    return "\n\n".join(sections)
+
+
+def _source_table(cache: Path) -> str:
+    """Return the numbers of photographs and crops of each source."""
+    if not (cache / "rows.jsonl").is_file():
+        return "Not recorded."
+    files: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    crops: Counter[tuple[str, ...]] = Counter()
+    for line in (cache / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        source = row.get("source") or "not stated"
+        key = (source, row.get("kind") or "not stated", row.get("license") or _LICENSES.get(source, "not stated"))
+        files[key].add(row["file"])
+        crops[key] += 1
+    rows = [(*key, len(files[key]), count) for key, count in sorted(crops.items())]
+    return table(("source", "kind", "licence", "photographs", "crops"), rows)
+
+
+def _loss_table(folder: Path) -> str:
+    """Return the means of the logged figures over the last steps."""
+    rows = list(read_log(folder))
+    if not rows:
+        return "No step was logged."
+    names = [name for name in rows[-1] if name not in ("step", "seconds", "lr")]
+    means = [(name, fmean(row[name] for row in rows[-_MEAN_OVER:] if name in row)) for name in names]
+    summary = f"{int(rows[-1]['step'])} optimizer steps. Means over the last {min(_MEAN_OVER, len(rows))}:"
+    return f"{summary}\n\n{table(('figure', 'value'), means)}\n\nOptions:"
+
+
+def _push(config: TrainConfig) -> None:
+    """Upload ``output_dir``; a failure is a one-line warning, since the models are on disk."""
+    name = config.hub_model_id or config.output_dir.resolve().name
+    try:
+        ignored = [*_PRIVATE, f"{config.logging_dir}/*"]
+        upload(config.output_dir, name, "End of training", token=config.hub_token, ignored=ignored)
+    except Exception as error:  # of the hub's client, the network or the name: none may lose the result
+        failure, folder = reason(error), config.output_dir
+        _logger.warning("--push_to_hub: %s was not uploaded (%s); the model is in %s", name, failure, folder)

@@ -12,7 +12,6 @@ import lzma
 import os
 import posixpath
 import re
-import sqlite3
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,23 +35,6 @@ _ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"})
 _MAX_SIDECAR = 2**20  # bytes; larger files are annotations of a data set, not captions
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 _DATASET_ROWS = 1000  # rows read at once, without their images
-
-
-class TextStore:
-    """Texts by name in a temporary SQLite file, so that millions of captions take no memory."""
-
-    def __init__(self) -> None:
-        self._database = sqlite3.connect("")
-        self._database.execute("CREATE TABLE texts (name BLOB PRIMARY KEY, text TEXT) WITHOUT ROWID")
-
-    def put(self, name: str, text: str) -> None:
-        """Store a text, replacing an earlier one of that name."""
-        self._database.execute("INSERT OR REPLACE INTO texts VALUES (?, ?)", (_key(name), text))
-
-    def get(self, name: str) -> str | None:
-        """Return the text of that name, or None."""
-        row = self._database.execute("SELECT text FROM texts WHERE name = ?", (_key(name),)).fetchone()
-        return None if row is None else str(row[0])
 
 
 def read_table(path: Path, key: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -85,10 +67,6 @@ def as_text(row: Any) -> dict[str, str]:
     return {name: str(value) for name, value in row.items() if name and isinstance(value, (str, int, float, bool))}
 
 
-def _key(name: str) -> bytes:
-    return name.encode("utf-8", "surrogatepass")  # file names need not be valid text
-
-
 @dataclass(frozen=True)
 class Photograph:
     """Photograph of a source, not decoded yet.
@@ -96,9 +74,8 @@ class Photograph:
     Attributes:
         source: its folder, tar or data set, as given.
         name: its path in the source, with forward slashes; the row number in a data set.
-        columns: its metadata as strings; the caption, if any, is the column `CAPTION`.
-        read: returns (H, W, 3) uint8 RGB, upright, or raises ImageError with a one-line reason. To be called before
-            the iteration continues.
+        columns: its metadata; the caption, if any, is the column `CAPTION`.
+        read: returns (H, W, 3) uint8 RGB, upright, or raises ImageError; to be called before the iteration continues.
     """
 
     source: str
@@ -135,10 +112,7 @@ class Photographs:
         """
         self._sources = [open_source(str(source)) for source in data]
         self._caption_column = caption_column
-        self._manifest = None if manifest is None else TextStore()
-        if manifest is not None and self._manifest is not None:
-            for name, columns in read_table(manifest, "file"):
-                self._manifest.put(name, json.dumps(columns))
+        self._manifest = None if manifest is None else dict(read_table(manifest, "file"))
 
     def __iter__(self) -> Iterator[Photograph]:
         """Yield all photographs; at the end raise UsageError if none is in the manifest or has the caption column."""
@@ -146,8 +120,9 @@ class Photographs:
         for photograph in chain.from_iterable(self._sources):
             columns = dict(photograph.columns)
             if self._manifest is not None:
-                row = self._manifest.get(photograph.name) or self._manifest.get(posixpath.basename(photograph.name))
-                columns.update(json.loads(row or "{}"))
+                names = photograph.name, posixpath.basename(photograph.name)
+                row = next((self._manifest[name] for name in names if name in self._manifest), None)
+                columns.update(row or {})
                 is_listed |= row is not None
             if self._caption_column is not None:
                 caption = columns.pop(self._caption_column, None)
@@ -186,18 +161,18 @@ class _Folder:
     source: str
 
     def __iter__(self) -> Iterator[Photograph]:
-        table = TextStore()
+        table: dict[str, dict[str, str]] = {}
         for parent, folders, names in os.walk(self.source, onerror=_refuse_folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             place = Path(parent).relative_to(self.source).as_posix()
             for metadata in _METADATA:
                 if metadata in names:
                     for name, columns in read_table(Path(parent, metadata), "file_name"):
-                        table.put(posixpath.normpath(posixpath.join(place, name)), json.dumps(columns))
+                        table[posixpath.normpath(posixpath.join(place, name))] = columns
             for name in sorted(filter(_is_image, names)):
                 name = posixpath.normpath(posixpath.join(place, name))
-                columns = json.loads(table.get(name) or "{}")
-                yield Photograph(self.source, name, columns, partial(_read_file, Path(self.source, name)))
+                path = Path(self.source, name)
+                yield Photograph(self.source, name, table.get(name, {}), partial(_read_file, path))
 
 
 class _Tar:
@@ -205,11 +180,10 @@ class _Tar:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._sidecars = TextStore()
+        self._sidecars: dict[str, str] = {}
         for tar, member in _members(source):
             if PurePosixPath(member.name).suffix.lower() in (".json", ".txt") and member.size <= _MAX_SIDECAR:
-                text = _content(tar, member).decode("utf-8", "replace")
-                self._sidecars.put(posixpath.normpath(member.name), text)
+                self._sidecars[posixpath.normpath(member.name)] = _content(tar, member).decode("utf-8", "replace")
 
     def __iter__(self) -> Iterator[Photograph]:
         for tar, member in _members(self._source):

@@ -16,8 +16,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from ..errors import DeidError
-from .generator import Objective
-from .validation import reconstruction_sheet
+from .generator import Objective, tile
 
 
 def new_autoencoder(widths: tuple[int, ...], size: int) -> AutoencoderKL:
@@ -156,3 +155,10 @@ def pyramid_l1(decoded: torch.Tensor, images: torch.Tensor, levels: int = 3) -> 
 def measure_scaling_factor(vae: AutoencoderKL, images: torch.Tensor) -> float:
     """Return 1 / standard deviation of the latents of (B, 3, H, W) images, as SD's ``scaling_factor``."""
     return float(1 / vae.encode(images.to(vae.device)).latent_dist.mode().float().std())
+
+
+@torch.no_grad()
+def reconstruction_sheet(vae: AutoencoderKL, pixels: torch.Tensor) -> np.ndarray:
+    """Return a sheet of originals and reconstructions of (B, 3, S, S) crops in -1..1."""
+    latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+    return tile([pixels, vae.decode(latents).sample])

@@ -26,10 +26,9 @@ from deid_diffusion.training.components import (
     pretrained_components,
     warm_start,
 )
-from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache
+from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache, sample_items
 from deid_diffusion.training.generator import FaceDeidObjective
 from deid_diffusion.training.loop import train
-from deid_diffusion.training.validation import sample_items
 from tests.training.line import line_config
 
 

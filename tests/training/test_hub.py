@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
 
-from deid_diffusion.training.hub import model_card
+from deid_diffusion.training.loop import model_card
 from tests.training.line import Line, line_config, run
 
 

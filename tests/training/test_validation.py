@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.training.validation import generation_sheet, reconstruction_sheet, sample_items, tile
+from deid_diffusion.training.data import sample_items
+from deid_diffusion.training.generator import generation_sheet, tile
+from deid_diffusion.training.vae import reconstruction_sheet
 from tests.training.line import Points
 
 
