@@ -116,14 +116,9 @@ class DatasetRun:
         engine: Engine,
         mine: Callable[[SourceFile], bool] = lambda source: True,
     ) -> None:
-        """Prepare a run.
+        """Prepare a run over folders and files to an open output folder.
 
-        Args:
-            inputs: folders and files.
-            directory: the output folder, open.
-            config: settings of the workers.
-            engine: executes the tasks.
-            mine: returns whether this process handles a file, where several share a run.
+        An engine executes the tasks; `mine` returns whether this process handles a file, where several share a run.
         """
         self._inputs, self._directory, self._config = inputs, directory, config
         self._engine, self._mine = engine, mine

@@ -38,14 +38,7 @@ _CONTEXT = get_context("spawn")  # a fork would copy locks that other threads ho
 
 @dataclass(frozen=True)
 class WorkShare:
-    """Share of this process in a run.
-
-    Attributes:
-        number: of this process, from 0.
-        of: number of processes.
-        device: of its model.
-        wait: barrier; returns when all processes have called it.
-    """
+    """Share of this process in a run: its number, from 0, of how many, its device, and a barrier for all."""
 
     number: int
     of: int
@@ -89,10 +82,10 @@ def share_of_this_process(workers: int | None, engine: str, device: str) -> Work
 
 
 def make_engine(name: str, config: JobConfig, workers: int | None, address: str | None) -> Engine:
-    """Return an engine.
+    """Return the engine "local" or "ray".
 
     Args:
-        name: "local" or "ray".
+        name: of the engine.
         config: settings of the workers.
         workers: number of workers; None is 1, and with Ray one per GPU or per `CPUS` CPUs.
         address: of a Ray cluster; None starts one on this machine.
@@ -277,14 +270,7 @@ def run_on_ray(
 ) -> Iterator[TaskResult]:
     """Execute tasks on a Ray cluster, whose machines see the inputs and the output folder under the same paths.
 
-    Args:
-        config: settings of the workers.
-        workers: number of actors; None is one per GPU, or one per `CPUS` CPUs where there is none.
-        address: of the cluster; None starts one on this machine.
-        tasks: the tasks.
-
-    Raises:
-        DeidError: there is no such cluster, it fails, or as `run_on_workers` does.
+    See `make_engine`. Raises DeidError if there is no such cluster, it fails, or as `run_on_workers` does.
     """
     first = next(tasks, None)
     if first is None:

@@ -40,12 +40,7 @@ CREATE INDEX IF NOT EXISTS outputs ON tasks (output);
 
 
 class RunDirectory:
-    """Output folder of a run.
-
-    Attributes:
-        out: the folder.
-        scratch: absolute folder of this process for unfinished results.
-    """
+    """Output folder of a run, `out`, with an absolute folder for this process's unfinished results, `scratch`."""
 
     def __init__(self, out: Path, scratch: Path, config: str, lock: BaseFileLock | None) -> None:
         """Open the journal. Raises DeidError if it cannot be used. See `open`."""
@@ -108,13 +103,9 @@ class RunDirectory:
         return None if name is None else os.fsdecode(name)
 
     def finished_pieces(self, source: SourceFile) -> list[tuple[int, int, Path | None]]:
-        """Return a shard's finished pieces in order, and drop those of an older version or without their file.
+        """Return a shard's finished pieces in order: first item, count, and file, or None if all items are left out.
 
-        Returns:
-            First item, number of items, and the file, or None if all items are left out.
-
-        Raises:
-            DeidError: the journal cannot be used.
+        Pieces of an older version or without their file are dropped. Raises DeidError if the journal cannot be used.
         """
         name, pieces = _key(source), []
         self._execute("DELETE FROM tasks WHERE name = ? AND stamp != ?", name, source.stamp)
@@ -132,9 +123,9 @@ class RunDirectory:
         shutil.rmtree(self.out / _piece_folder(source), ignore_errors=True)
 
     def commit(self, result: TaskResult) -> None:
-        """Write a result's row, then rename its file into place.
+        """Write a result's row, then rename its file into place. Raises DeidError.
 
-        A kill between the two costs the result; a renamed file always has its row. Raises DeidError.
+        A kill between the two costs the result; a renamed file always has its row.
         """
         task = result.task
         place = task.output if task.first == WHOLE_FILE else f"{_piece_folder(task.source)}/{task.first:012}"
@@ -160,9 +151,7 @@ class RunDirectory:
     def write_manifest(self, path: Path) -> None:
         """Write the records of all finished files, sorted by name; an existing file is replaced.
 
-        Raises:
-            ImageError: the file cannot be written; it is unchanged.
-            DeidError: the journal cannot be used.
+        Raises ImageError if the file cannot be written, and is unchanged, or DeidError if the journal cannot be used.
         """
         temporary = path.with_name(f".deid-{secrets.token_hex(8)}.tmp")
         with image_errors(path), self._errors():

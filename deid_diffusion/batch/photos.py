@@ -323,9 +323,9 @@ def prefetch(items: Iterable[_Item], cost: Callable[[_Item], int], budget: int) 
     """Yield the items of an iterable, in order, computed ahead in another thread.
 
     Args:
-        items: the next is computed while those that wait cost no more than ``budget``.
+        items: the next is computed while those that wait cost no more than ``budget``; a single item always fits.
         cost: of an item while it waits.
-        budget: over which nothing more is computed ahead; a single item always fits.
+        budget: over which nothing more is computed ahead.
 
     Raises:
         BaseException: what ``items`` raises, in its turn. When the generator is closed, the item that is being computed

@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Input:
-    """Photo or clip: its path, its place below the output folder, and its name for messages and reports."""
+    """Path of a photo or clip, its place below the output folder, and its name for messages and reports."""
 
     path: Path
     place: Path
@@ -198,10 +198,7 @@ def _refuse_inputs_as_targets(jobs: Sequence[Job]) -> None:
 
 
 def _unless_finished(job: Job) -> Job | None:
-    """Return the job, adapted to a file at its target; None if that is its finished result.
-
-    An empty file was left behind by a crash. A copy of the photo is no result either: it is removed first.
-    """
+    """Return the job, adapted to a file at its target; None if that is a finished result, no empty file or copy."""
     stat = _stat(job.target)
     if stat is None or not S_ISREG(stat.st_mode):
         return job

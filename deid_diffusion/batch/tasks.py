@@ -51,11 +51,9 @@ _ENCODED = re.compile(rb"[A-Za-z0-9+/]{1024}")  # base64; labels have a space or
 
 
 def kind_of(name: str, copied: frozenset[str]) -> Kind | None:
-    """Return the kind of a file, or None for an unknown one, which may be an image.
+    """Return the kind of a file by its name, or None for an unknown one, which may be an image.
 
-    Args:
-        name: file name without its folder.
-        copied: suffixes that the user declared to hold no image.
+    `copied` are suffixes that the user declared to hold no image.
     """
     name = name.lower()
     if name.endswith(TARS):
@@ -226,16 +224,7 @@ Engine = Callable[[Iterator[Task]], Iterator[TaskResult]]
 
 
 def manifest_line(task: Task, temporary: Path, items: int | None = None) -> str:
-    """Return the manifest's line for a label file or a shard.
-
-    Args:
-        task: of the file.
-        temporary: its complete result.
-        items: samples or rows of a shard, left-out ones included; None for a label file.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
+    """Return the manifest's line for a label file or a shard of `items`, left-out ones included. Raises OSError."""
     digests = {"input_sha256": sha256_of(task.source.path), "output_sha256": sha256_of(temporary)}
     return json.dumps({"file": task.source.name, "output": task.output, **digests, "items": items})
 
@@ -258,14 +247,9 @@ The result is None for a part that is not an image. The function raises ImageErr
 
 
 def process_item(name: str, parts: Iterable[Part]) -> tuple[dict[str, Any] | None, list[JobResult]]:
-    """Process one sample or row; if one of its images fails, all of it is left out.
+    """Process the parts of one sample or row; if one of its images fails, all of it is left out.
 
-    Args:
-        name: of the sample or row, for messages.
-        parts: its members or cells.
-
-    Returns:
-        The new values by their keys, or None if it is left out; and the results of its images.
+    Returns the new values by their keys, or None if it is left out; and the results of its images.
     """
     values: dict[str, Any] = {}
     outcomes: list[JobResult] = []

@@ -194,12 +194,7 @@ def reidentify(measurements: Sequence[PairMeasurement], index: int, recogniser: 
 
 
 def compute_scores(measurements: Sequence[PairMeasurement], index: int) -> Scores:
-    """Compare all embeddings of one recogniser. Unchanged faces match their person, regardless of the scores.
-
-    Args:
-        measurements: N photos.
-        index: of the recogniser's embeddings in the measurements.
-    """
+    """Compare all embeddings of one recogniser. Unchanged faces match their person, regardless of the scores."""
     faces = [measurement.face for measurement in measurements]
     originals, results = stack([(None, None) if face is None else face.embeddings[index] for face in faces])
     detected = np.isfinite(originals).all(axis=1)

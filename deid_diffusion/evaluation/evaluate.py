@@ -68,8 +68,7 @@ class Evaluation:
     Attributes:
         version: of this package.
         created: date and time, UTC, ISO 8601.
-        photos: number of pairs.
-        people: number of people in them.
+        photos, people: number of pairs, and of people in them.
         evaluators: role to name.
         notes: remarks that affect how to read the figures, one line each.
         headline: the most important figures.
@@ -132,12 +131,7 @@ def has_pseudonyms(records: Mapping[str, ImageRecord]) -> bool:
 
 
 def record_section(records: Mapping[str, ImageRecord], people: Mapping[str, str]) -> Section:
-    """Summarise actions and speed from the run's records.
-
-    Args:
-        records: by the photo's name.
-        people: photo's name to person.
-    """
+    """Summarise actions and speed from the run's records, by photo, given each photo's person."""
     done = {name: record for name, record in records.items() if record.status != "failed"}
     with_faces = {name: record for name, record in done.items() if record.faces}
     actions = Counter(face.action for record in done.values() for face in record.faces)
@@ -284,16 +278,7 @@ def summarize(
     attacks_only: bool = False,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Summarise measurements.
-
-    Args:
-        photos: N measurements, at least two people with a face.
-        identities: of one or more recognisers.
-        evaluators: that were measured with.
-        matching: the pairs.
-        names: role to name of the evaluators.
-        labels, records, attacks_only, notes: as in `evaluate`.
-    """
+    """Summarise N measurements, of at least two people with a face, by one or more recognisers; see `evaluate`."""
     records, reader = records or {}, evaluators.reader
     with_reader = reader is not None
     strictest = max(identities, key=lambda identity: identity.headline.value or 0.0)

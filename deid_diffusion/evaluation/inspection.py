@@ -38,11 +38,7 @@ _GAP = 8  # between panels, in pixels
 
 @dataclass(frozen=True)
 class AttributeReading:
-    """Attribute scores of one face.
-
-    Attributes:
-        scores: attribute to word to score, 0 to 1. The words of an attribute sum to 1; a phrase has a single score.
-    """
+    """Scores of one face, 0 to 1, by attribute and word; an attribute's words sum to 1, a phrase has one score."""
 
     scores: Mapping[str, Mapping[str, float]]
 
@@ -73,12 +69,12 @@ class ReadFace:
 def read_faces(
     pipeline: FaceDeidPipeline, photo: np.ndarray, faces: Sequence[FaceAnalysis], phrases: Sequence[str] = ()
 ) -> list[AttributeReading]:
-    """Read the attributes of a photo's faces.
+    """Read the attributes of B faces of a photo, (H, W, 3) uint8 RGB, an original or a result.
 
     Args:
         pipeline: supplies the encoders.
-        photo: (H, W, 3) uint8 RGB, an original or a result.
-        faces: B faces of the original, from `Anonymizer.analyse`.
+        photo: read.
+        faces: of the original, from `Anonymizer.analyse`.
         phrases: scored in addition to the built-in attributes.
 
     Raises:
@@ -106,18 +102,10 @@ def read_faces(
 
 
 def compare(anonymizer: Anonymizer, photo: np.ndarray, options: Options) -> list[ReadFace]:
-    """Read the attributes of a photo's faces before and after replacement.
+    """Read the attributes of the faces of a photo, (H, W, 3) uint8 RGB, before and after replacement.
 
-    Args:
-        anonymizer: supplies the model.
-        photo: (H, W, 3) uint8 RGB, upright.
-        options: of the replacement; its phrases are scored, too.
-
-    Returns:
-        The analysed faces, in the detector's order.
-
-    Raises:
-        DeidError: as `read_faces` and `Anonymizer`.
+    The phrases of `options` are scored, too. Faces are in the detector's order. Raises DeidError as `read_faces` and
+    `Anonymizer`.
     """
     faces, pipeline = anonymizer.analyse(photo), anonymizer.pipeline
     before = read_faces(pipeline, photo, faces, options.selection.phrases)
@@ -144,11 +132,7 @@ def table(before: AttributeReading, after: AttributeReading | None) -> list[str]
 
 
 def draw_readings(faces: Sequence[ReadFace]) -> np.ndarray:
-    """Draw crops and best words of one or more faces before and after, one row per face.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-    """
+    """Draw crops and best words of one or more faces before and after, one row per face: (h, w, 3) uint8 RGB."""
     height = max(_FACE_SIDE, _LINE_HEIGHT * max(len(face.before.scores) for face in faces))
     sheet = Image.new("RGB", (4 * _FACE_SIDE, len(faces) * height), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_LINE_HEIGHT * 0.6)
@@ -168,15 +152,7 @@ def draw_readings(faces: Sequence[ReadFace]) -> np.ndarray:
 
 
 def draw_inspection(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
-    """Draw three panels: boxes and meshes, semantic maps, masks.
-
-    Args:
-        pixels: (H, W, 3) uint8 RGB.
-        faces: from `Anonymizer.analyse`.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-    """
+    """Draw three panels of a photo, (H, W, 3) uint8 RGB: boxes and meshes, semantic maps, masks: (h, w, 3) likewise."""
     return side_by_side(
         [
             (f"{len(faces)} face{'' if len(faces) == 1 else 's'}", draw_faces(pixels, faces)),
@@ -228,14 +204,7 @@ def draw_masks(pixels: np.ndarray, faces: Sequence[FaceAnalysis]) -> np.ndarray:
 
 
 def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Draw captioned panels in one row.
-
-    Args:
-        panels: caption and (H, W, 3) uint8 RGB; one or more, of equal size.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-    """
+    """Draw panels of equal size, caption and (H, W, 3) uint8 RGB, in one row: (h, w, 3) uint8 RGB."""
     height, width = panels[0][1].shape[:2]
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -110,12 +110,11 @@ def measure_pair(
     more_boxes: Sequence[Box] = (),
     keep_crops: bool = False,
 ) -> PairMeasurement:
-    """Measure one photo and its result.
+    """Measure a photo, (H, W, 3) uint8 RGB, and its result, (h, w, 3).
 
     Args:
         pair: the two files.
-        photo: (H, W, 3) uint8 RGB.
-        result: (h, w, 3) uint8 RGB.
+        photo, result: their pixels.
         evaluators: the networks to measure with.
         more_boxes: x0, y0, x1, y1 in photo pixels of further faces that were changed, from the run's records.
         keep_crops: keep crops of the largest face for a contact sheet.
@@ -196,12 +195,7 @@ _RIM_DISTANCE = 3.0  # pixels from the boundary at which colours are compared
 
 @dataclass(frozen=True)
 class Outside:
-    """Difference of the pixels outside all faces, in levels of 0 to 255.
-
-    Attributes:
-        largest: largest absolute difference of a value.
-        mean: mean absolute difference.
-    """
+    """Largest and mean absolute difference of the pixels outside all faces, in levels of 0 to 255."""
 
     largest: float
     mean: float
@@ -211,8 +205,7 @@ def is_unchanged(photo: np.ndarray, result: np.ndarray, box: Box) -> bool:
     """Return whether the result still shows the original face: structural similarity above `UNCHANGED_SSIM`.
 
     Args:
-        photo: (H, W, 3) uint8 RGB.
-        result: of the same shape.
+        photo, result: (H, W, 3) uint8 RGB.
         box: x0, y0, x1, y1 in pixels.
     """
     x0, y0, x1, y1 = (round(v) for v in box)
@@ -225,15 +218,10 @@ def is_unchanged(photo: np.ndarray, result: np.ndarray, box: Box) -> bool:
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Compute the structural similarity with a Gaussian window of 1.5 pixels (Wang et al., "Image Quality Assessment:
-    From Error Visibility to Structural Similarity", 2004).
+    """Compute the structural similarity, -1 to 1, of two (H, W, 3) uint8 RGB images of at least 11 pixels a side.
 
-    Args:
-        first: (H, W, 3) uint8 RGB, at least 11 pixels a side.
-        second: of the same shape.
-
-    Returns:
-        -1 to 1; 1 for equal images.
+    The window is a Gaussian of 1.5 pixels (Wang et al., "Image Quality Assessment: From Error Visibility to Structural
+    Similarity", 2004).
     """
     from skimage.metrics import structural_similarity
 
@@ -248,8 +236,7 @@ def outside_faces(photo: np.ndarray, result: np.ndarray, boxes: Sequence[Box]) -
     """Measure the difference outside all boxes, grown by `BOX_GROWTH`; 0 if the boxes cover the image.
 
     Args:
-        photo: (H, W, 3) uint8 RGB.
-        result: of the same shape.
+        photo, result: (H, W, 3) uint8 RGB.
         boxes: x0, y0, x1, y1 in pixels.
     """
     outside = np.ones(photo.shape[:2], bool)
@@ -267,8 +254,7 @@ def rim_step(photo: np.ndarray, result: np.ndarray) -> float | None:
     both averaged over 3 x 3 pixels.
 
     Args:
-        photo: (H, W, 3) uint8 RGB.
-        result: of the same shape.
+        photo, result: (H, W, 3) uint8 RGB.
 
     Returns:
         Mean difference in CIELAB units (about 2 is visible to a trained eye); negative if a real edge was smoothed.
@@ -326,17 +312,12 @@ CANONICAL_POINTS = {
 
 _CLOSED_EYES = 0.12  # eye opening, in eye widths, below which there is no gaze
 _MAX_GAZE_YAW = 40.0  # degrees beyond which one eye is hidden
+_ANGLES, _RATIOS = ("yaw", "pitch", "roll"), ("smile", "mouth_open", "eyes_open")  # compared by `mesh_errors`
 
 
 @dataclass(frozen=True)
 class HeadPose:
-    """Angles in degrees, in image coordinates.
-
-    Attributes:
-        yaw: positive to the right of the image.
-        pitch: positive upwards.
-        roll: positive clockwise.
-    """
+    """Angles in degrees, in image coordinates: yaw to the right of the image, pitch upwards, roll clockwise."""
 
     yaw: float
     pitch: float
@@ -345,13 +326,10 @@ class HeadPose:
 
 @dataclass(frozen=True)
 class FaceState:
-    """Pose, gaze and expression of a mesh.
+    """Pose of the head, gaze and expression of a mesh.
 
-    Attributes:
-        pose: of the head.
-        gaze: offset of the irises from the middle of the eye corners, right and down, in eye widths; 0.1 is about 15
-            degrees (an eyeball of 12 mm radius behind an opening of 30 mm). None for closed eyes and large yaw.
-        expression: ratios of lengths.
+    `gaze` is the offset of the irises from the middle of the eye corners, right and down, in eye widths; 0.1 is about
+    15 degrees (an eyeball of 12 mm radius behind an opening of 30 mm). None for closed eyes and large yaw.
     """
 
     pose: HeadPose
@@ -412,21 +390,10 @@ def mesh_errors(first: np.ndarray, second: np.ndarray) -> MeshErrors:
     a, b = face_state(first), face_state(second)
     gaze = None if a.gaze is None or b.gaze is None else float(np.hypot(*np.subtract(a.gaze, b.gaze)))
     span = max(float(np.linalg.norm(first[263] - first[33])), 1e-6)
-    return MeshErrors(
-        yaw=_turn(a.pose.yaw, b.pose.yaw),
-        pitch=_turn(a.pose.pitch, b.pose.pitch),
-        roll=_turn(a.pose.roll, b.pose.roll),
-        gaze=gaze,
-        smile=abs(a.expression.smile - b.expression.smile),
-        mouth_open=abs(a.expression.mouth_open - b.expression.mouth_open),
-        eyes_open=abs(a.expression.eyes_open - b.expression.eyes_open),
-        landmarks=float(np.linalg.norm(first - second, axis=1).mean()) / span,
-    )
-
-
-def _turn(first: float, second: float) -> float:
-    """Return the angle between two directions, 0 to 180 degrees."""
-    return abs((first - second + 180) % 360 - 180)
+    turns = {name: abs((getattr(a.pose, name) - getattr(b.pose, name) + 180) % 360 - 180) for name in _ANGLES}
+    ratios = {name: abs(getattr(a.expression, name) - getattr(b.expression, name)) for name in _RATIOS}
+    landmarks = float(np.linalg.norm(first - second, axis=1).mean()) / span
+    return MeshErrors(gaze=gaze, landmarks=landmarks, **turns, **ratios)
 
 
 def _gaze(mesh: np.ndarray) -> tuple[float, float]:

@@ -20,20 +20,13 @@ _HINT = "name an ONNX file with one input of (1, 3, S, S)"
 class OnnxNetwork:
     """ONNX network with one image input, (1, 3, S, S) float32, on the CPU.
 
-    Attributes:
-        size: S, in pixels.
-        settings: the defaults, overridden by the JSON file of the same name.
+    `size` is S, in pixels; `settings` are the defaults, overridden by the JSON file of the same name.
     """
 
     def __init__(self, path: Path, defaults: Mapping[str, Any]) -> None:
-        """Load a file.
+        """Load a file, with all valid settings and their defaults, among them ``colour``, ``mean`` and ``scale``.
 
-        Args:
-            path: the ONNX file.
-            defaults: all valid settings with their defaults, among them ``colour``, ``mean`` and ``scale``.
-
-        Raises:
-            UsageError: the file is missing, not an ONNX model or has another input, or the settings are invalid.
+        Raises UsageError if the file is missing, not an ONNX model or has another input, or the settings are invalid.
         """
         import onnxruntime
 
@@ -118,23 +111,14 @@ class OnnxRecogniser:
 
 @dataclass(frozen=True)
 class Reading:
-    """Estimated age and sex of a face.
-
-    Attributes:
-        age: in years.
-        female: probability, 0 to 1.
-    """
+    """Estimated age of a face, in years, and probability, 0 to 1, that it is female."""
 
     age: float
     female: float
 
 
 class AttributeReader(Protocol):
-    """Estimator of age and sex; it should not have been used to generate the results.
-
-    Attributes:
-        name: as shown in reports.
-    """
+    """Estimator of age and sex with a name for reports; it should not have been used to generate the results."""
 
     name: str
 

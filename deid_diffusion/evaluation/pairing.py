@@ -61,13 +61,7 @@ def embed(photo: np.ndarray, points: np.ndarray | None, recogniser: Recogniser) 
 
 @dataclass(frozen=True)
 class Pair:
-    """An original, its result and the person's name.
-
-    Attributes:
-        name: of the original, without suffix.
-        person: same for all photos of one person.
-        original, result: the two files.
-    """
+    """An original and its result: the two files, the original's name without suffix, and the person's name."""
 
     name: str
     person: str
@@ -108,8 +102,7 @@ class Labels:
 def match_folders(originals: Path, results: Path) -> Matching:
     """Match photos by name without suffix. Every photo counts as another person until `with_people`.
 
-    Raises:
-        UsageError: a folder without photos, two photos of one name, or fewer than two common names.
+    Raises UsageError for a folder without photos, two photos of one name, or fewer than two common names.
     """
     before, after = _photos(originals), _photos(results)
     common = sorted(before.keys() & after.keys())
@@ -122,13 +115,8 @@ def match_folders(originals: Path, results: Path) -> Matching:
 def match_table(table: Path, originals: Path, results: Path) -> Matching:
     """Match photos by a CSV file with the columns `original`, `result` and, optionally, `person`.
 
-    Args:
-        table: the CSV file; file names are relative to the two folders.
-        originals: folder of photos.
-        results: folder of their results.
-
-    Raises:
-        UsageError: the file cannot be read, lacks a column or a cell, or names a missing file or a photo twice.
+    File names are relative to the two folders. Raises UsageError if the file cannot be read, lacks a column or a cell,
+    or names a missing file or a photo twice.
     """
     rows = _read_table(table, ("original", "result"))
     pairs: list[Pair] = []
@@ -150,10 +138,8 @@ def match_table(table: Path, originals: Path, results: Path) -> Matching:
 def with_people(matching: Matching, expression: str | None, labels: Labels | None) -> Matching:
     """Assign people to pairs: by a regular expression, else by column `person`, else by the name before the last `_`.
 
-    If the names yield a single person, every photo counts as another person.
-
-    Raises:
-        UsageError: the expression is invalid, does not have exactly one group, or does not match a name.
+    If the names yield a single person, every photo counts as another person. Raises UsageError for an expression that
+    is invalid, does not have exactly one group, or does not match a name.
     """
     names = [pair.name for pair in matching.pairs]
     if expression is not None:
@@ -171,14 +157,10 @@ def with_people(matching: Matching, expression: str | None, labels: Labels | Non
 
 
 def read_labels(table: Path, names: Sequence[str]) -> Labels:
-    """Read labels from a CSV file with a header and one line per photo.
+    """Read labels from a CSV file with a header and one line per photo, whose name is in one of `FILE_COLUMNS`.
 
-    Args:
-        table: the CSV file. The photo's name, with or without suffix and folder, is in one of `FILE_COLUMNS`.
-        names: of the photos, without suffix.
-
-    Raises:
-        UsageError: the file cannot be read, has no such column or no other one, or lists none of these photos.
+    The name may have a suffix and folders; `names` have neither. Raises UsageError if the file cannot be read, has no
+    such column or no other one, or lists none of these photos.
     """
     rows = _read_table(table, ())
     header = list(rows[0])

@@ -125,14 +125,10 @@ def load_template() -> Template:
 
 
 def render(evaluation: Evaluation, title: str) -> str:
-    """Render the page. It shows originals only if the evaluation kept crops of the worst cases.
+    """Render the page of a complete evaluation, not of attacks only; `title` names the results.
 
-    Args:
-        evaluation: a complete one, not of attacks only.
-        title: names the results.
-
-    Raises:
-        DeidError: matplotlib or Jinja2 is missing.
+    It shows originals only if the evaluation kept crops of the worst cases. Raises DeidError if matplotlib or Jinja2 is
+    missing.
     """
     return load_template().render(
         title=title,
@@ -231,15 +227,12 @@ class Point:
 
 
 def trade_off(points: Sequence[Point], chance: float, groups: Sequence[tuple[float, float]] = ()) -> str:
-    """Plot privacy against utility; the upper left corner is ideal.
+    """Plot privacy against utility as an SVG element; the upper left corner is ideal.
 
     Args:
         points: shown with a marker of their own and a legend entry.
         chance: chance level of re-identification, 0 to 1.
         groups: further x, y, shown as small dots.
-
-    Returns:
-        An SVG element, as all charts.
     """
 
     def draw(axes: Axes) -> None:

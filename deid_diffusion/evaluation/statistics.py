@@ -31,26 +31,17 @@ SHARE = "share"
 MIN_FALSE_MATCHES = 10
 """False matches that a threshold has to rest on."""
 
-CONFIDENCE = 0.95
-"""Confidence level of all intervals."""
-
-RESAMPLES = 2000
-"""Bootstrap resamples per interval."""
-
+_CONFIDENCE = 0.95  # level of all intervals
+_RESAMPLES = 2000  # of the bootstrap, per interval
 _JACKKNIFE_GROUPS = 20
 _NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A success rate with its interval and chance level.
+    """Success rate from 0 to 1, with its 95 % interval over people and the chance level.
 
-    Attributes:
-        value: 0 to 1.
-        interval: lower and upper bound of the 95 % interval over people.
-        chance: success rate of guessing, 0 to 1.
-        trials: pairs or probes, including those whose face was not detected.
-        people: number of people in the trials.
+    `trials` counts pairs or probes, including those whose face was not detected, `people` the people in them.
     """
 
     value: float
@@ -68,7 +59,7 @@ class Figure:
         name: unique within its section, together with `column`.
         value: None if it could not be measured; `note` has the reason.
         unit: `SHARE`, or the unit as printed after the number.
-        interval: lower and upper bound of the 95 % interval; None for counts and extremes.
+        interval: bounds of the 95 % interval; None for counts and extremes.
         chance: chance level; None where there is none.
         trials: number of faces, photos or pairs; None for counts.
         better: the desired direction; "" for neither.
@@ -109,14 +100,7 @@ def mean_of(
     better: Better = "",
     note: str = "",
 ) -> Figure:
-    """Average the known values, with an interval over people; a figure without a value if none is known.
-
-    Args:
-        name: of the figure.
-        values: K numbers; None is left out.
-        people: K names of the people they belong to.
-        unit, better, note: as in `Figure`.
-    """
+    """Average K values, None left out, with an interval over K people's names; without a value if none is known."""
     known = [(float(value), person) for value, person in zip(values, people, strict=True) if value is not None]
     if not known:
         return missing(name, unit, "no face to measure it on")
@@ -164,17 +148,10 @@ def number(value: float, unit: str) -> str:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Compute the Fréchet distance of two Gaussians fitted to features (Heusel et al., "GANs Trained by a Two
-    Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017); with Inception features, FID.
+    """Compute the Fréchet distance of Gaussians fitted to features, (N, D) and (M, D); with Inception features, FID.
 
-    It is biased upwards for small sets: compare only sets of equal size and features of the same network.
-
-    Args:
-        first: (N, D), N over 1.
-        second: (M, D), M over 1.
-
-    Returns:
-        0 or more, in squared units of the features.
+    Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017. In squared
+    units of the features, and biased upwards for small sets: compare only sets of equal size.
     """
     mean = first.mean(0) - second.mean(0)
     covariance, other = (np.cov(features, rowvar=False).reshape(features.shape[1], -1) for features in (first, second))
@@ -185,15 +162,10 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Compute the unbiased squared maximum mean discrepancy with the kernel (x y / D + 1) ** 3 (Binkowski et al.,
-    "Demystifying MMD GANs", 2018); with Inception features, KID.
+    """Compute the unbiased squared MMD of (N, D) and (M, D) features with the kernel (x y / D + 1) ** 3; KID.
 
-    Args:
-        first: (N, D), N over 1.
-        second: (M, D), M over 1.
-
-    Returns:
-        0 in expectation for sets from the same distribution, of any size; single values can be negative.
+    Binkowski et al., "Demystifying MMD GANs", 2018. 0 in expectation for sets from the same distribution, of any size;
+    single values can be negative.
     """
     dimensions = first.shape[1]
     within = []
@@ -216,12 +188,8 @@ def jackknife_interval(
 
     Args:
         statistic: function of two feature sets.
-        first: (N, D).
-        second: (N, D), features of the same photos.
-        people: N names.
-
-    Returns:
-        Lower and upper bound; None for fewer than three people.
+        first, second: (N, D) features of the same photos.
+        people: N names; None is returned for fewer than three people.
     """
     names = np.unique(np.asarray(people), return_inverse=True)[1]
     order = np.random.default_rng(0).permutation(names.max() + 1)
@@ -236,15 +204,7 @@ def jackknife_interval(
 
 
 def similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Compute the cosines of all pairs of embeddings.
-
-    Args:
-        first: (N, D) unit rows, NaN rows for faces that were not detected.
-        second: (M, D) likewise.
-
-    Returns:
-        (N, M) in -1..1; -inf where either face was not detected.
-    """
+    """Compute the cosines, (N, M) in -1..1, of (N, D) and (M, D) unit rows; -inf for undetected faces, rows of NaN."""
     cosines = first @ second.T
     return np.where(np.isnan(cosines), -np.inf, cosines)
 
@@ -261,16 +221,12 @@ def genuine_pairs(people: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def impostor_scores(scores: np.ndarray, people: Sequence[str] | np.ndarray, *, symmetric: bool = True) -> np.ndarray:
-    """Select the scores of all pairs of photos of different people.
+    """Select the (K,) scores of all pairs of photos of different people.
 
     Args:
         scores: (N, N), from `similarities`.
         people: N names.
-        symmetric: rows and columns are the same images, so a pair counts once; otherwise they are different images
-            of the same photos, and both orders count.
-
-    Returns:
-        (K,) scores.
+        symmetric: rows and columns are the same images, so a pair counts once; otherwise both orders count.
     """
     codes = np.unique(np.asarray(people), return_inverse=True)[1]
     impostor = codes[:, None] != codes[None]
@@ -283,14 +239,9 @@ def enough(pairs: int, fmr: float) -> bool:
 
 
 def threshold_at(scores: np.ndarray, fmr: float) -> float:
-    """Return the lowest threshold that keeps a false match rate.
+    """Return the lowest threshold on (K,) impostor scores that keeps a false match rate between 0 and 1.
 
-    Args:
-        scores: (K,) of impostor pairs.
-        fmr: false match rate, between 0 and 1.
-
-    Raises:
-        ValueError: the rate is out of range, or there are too few pairs for it (see `enough`).
+    Raises ValueError for a rate out of range, or too few pairs for it (see `enough`).
     """
     if not 0 < fmr < 1:
         raise ValueError(f"fmr: expected a rate between 0 and 1, got {fmr}")
@@ -307,13 +258,10 @@ def true_positive_rate(scores: np.ndarray, threshold: float) -> float:
 
 
 def enrolments(people: Sequence[str] | np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Split photos into a gallery with one photo per person and the probes, all other photos; twice.
+    """Yield indices of a gallery with one photo per person, (G,), and of the probes, all other photos, (P,); twice.
 
     The first gallery enrols the first photo of every person, the second the last. People with a single photo are in
     both galleries and never a probe.
-
-    Yields:
-        Indices of the gallery (G,) and of the probes (P,).
     """
     groups = _photos_by_person(np.asarray(people))
     for place in (0, -1):
@@ -322,15 +270,9 @@ def enrolments(people: Sequence[str] | np.ndarray) -> Iterator[tuple[np.ndarray,
 
 
 def true_positive_rates(genuine: np.ndarray, impostor: np.ndarray, fmrs: Sequence[float]) -> np.ndarray:
-    """Compute the ROC at given false match rates, at the lowest threshold that keeps each.
+    """Compute the ROC, (F,), of (K,) genuine and (L,) impostor scores at F false match rates.
 
-    Args:
-        genuine: (K,) scores.
-        impostor: (L,) scores, at least one.
-        fmrs: F rates, 0 to 1.
-
-    Returns:
-        (F,) shares of the genuine scores above the threshold.
+    Each rate is taken at the lowest threshold that keeps it.
     """
     order = np.append(np.sort(np.asarray(impostor, np.float64))[::-1], -np.inf)
     cuts = order[[int(fmr * len(impostor) + 1e-6) for fmr in fmrs]]
@@ -338,7 +280,7 @@ def true_positive_rates(genuine: np.ndarray, impostor: np.ndarray, fmrs: Sequenc
 
 
 def rank_hits(scores: np.ndarray, probe_people: np.ndarray, gallery_people: np.ndarray, *, rank: int = 1) -> np.ndarray:
-    """Return whether the correct person is among the `rank` most similar gallery entries, for all probes.
+    """Return for P probes whether the correct person is among the `rank` most similar of G gallery entries.
 
     Args:
         scores: (P, G), from `similarities`; +inf for a pair that is known to match.
@@ -347,7 +289,7 @@ def rank_hits(scores: np.ndarray, probe_people: np.ndarray, gallery_people: np.n
         rank: number of gallery entries considered.
 
     Returns:
-        (P,) 0 or 1. Ties for the last rank are split, so that identical images score at chance level. 0 for a probe
+        (P,) 0 to 1. Ties for the last rank are split, so that identical images score at chance level. 0 for a probe
         without a face.
     """
     genuine = np.asarray(probe_people)[:, None] == np.asarray(gallery_people)[None]
@@ -360,12 +302,7 @@ def rank_hits(scores: np.ndarray, probe_people: np.ndarray, gallery_people: np.n
 def rank_trials(
     scores: np.ndarray, people: Sequence[str] | np.ndarray, *, rank: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Run `rank_hits` over both galleries of `enrolments`.
-
-    Args:
-        scores: (N, N), from `similarities`: rows are probes, columns gallery entries.
-        people: N names.
-        rank: as in `rank_hits`.
+    """Run `rank_hits` over both galleries of `enrolments`, on (N, N) scores: probes by gallery entries.
 
     Returns:
         Success (0 to 1), name and chance level of all K probes, (K,) each.
@@ -379,10 +316,10 @@ def rank_trials(
     return hits, probe_people, chance
 
 
-def identification(scores: np.ndarray, people: Sequence[str] | np.ndarray, *, rank: int = 1, seed: int = 0) -> Rate:
+def identification(scores: np.ndarray, people: Sequence[str] | np.ndarray, *, rank: int = 1) -> Rate:
     """Compute the rank-k identification rate. Raises ValueError if nobody has two photos."""
     hits, probe_people, chance = rank_trials(scores, people, rank=rank)
-    return rate(hits, probe_people, float(chance.mean()) if len(chance) else 0.0, seed=seed)
+    return rate(hits, probe_people, float(chance.mean()) if len(chance) else 0.0)
 
 
 def rate(successes: np.ndarray, people: Sequence[str] | np.ndarray, chance: float, *, seed: int = 0) -> Rate:
@@ -394,28 +331,22 @@ def rate(successes: np.ndarray, people: Sequence[str] | np.ndarray, chance: floa
 
 
 def bootstrap_interval(
-    successes: np.ndarray, people: Sequence[str] | np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
+    successes: np.ndarray, people: Sequence[str] | np.ndarray, *, seed: int = 0
 ) -> tuple[float, float]:
-    """Compute the 95 % interval of a mean by resampling people (percentile cluster bootstrap).
+    """Compute the 95 % interval of the mean of (K,) values by resampling K people (percentile cluster bootstrap).
 
     If no trial or every trial succeeded, all resamples are equal; the bound is then the exact one for as many
     independent trials as there are people (Clopper and Pearson, 1934). Thresholds and galleries are not resampled.
-
-    Args:
-        successes: (K,) 0 to 1.
-        people: K names.
-        resamples: number of resamples.
-        seed: of the resampling.
     """
     values = np.asarray(successes, np.float64)
     codes = np.unique(np.asarray(people), return_inverse=True)[1]
     total, count = np.bincount(codes, values), np.bincount(codes)
-    n, tail = len(total), (1 - CONFIDENCE) / 2
+    n, tail = len(total), (1 - _CONFIDENCE) / 2
     if values.min() == values.max() and values[0] in (0, 1):
         bound = float(1 - tail ** (1 / n))
         return (0.0, bound) if values[0] == 0 else (1 - bound, 1.0)
     generator = np.random.default_rng(seed)
-    samples = (generator.integers(n, size=n) for _ in range(resamples))
+    samples = (generator.integers(n, size=n) for _ in range(_RESAMPLES))
     low, high = np.quantile([total[sample].sum() / count[sample].sum() for sample in samples], (tail, 1 - tail))
     return float(low), float(high)
 

@@ -44,11 +44,7 @@ def kept(face: FaceMeasurement, *, with_reader: bool) -> dict[str, bool]:
     """Tell for every attribute whether it was kept. Attributes that the original does not show are left out.
 
     If no face or mesh is detected in the result, nothing was kept. The gaze is also left out if the result shows none
-    (closed eyes, large yaw).
-
-    Args:
-        face: original and result.
-        with_reader: age and sex were read.
+    (closed eyes, large yaw). Age and sex need a reader.
     """
     verdicts: dict[str, bool] = {}
     if face.before is not None:
@@ -81,24 +77,17 @@ def share_kept(face: FaceMeasurement, *, with_reader: bool) -> float | None:
 def coverage_section(photos: Sequence[PairMeasurement]) -> Section:
     """Count the faces that the results still show."""
     people = [photo.pair.person for photo in photos]
-    unchanged = [(photo.pair.person, float(k < photo.unchanged)) for photo in photos for k in range(photo.faces)]
+    unchanged = [float(k < photo.unchanged) for photo in photos for k in range(photo.faces)]
+    face_people = [photo.pair.person for photo in photos for _ in range(photo.faces)]
+    affected = [float(photo.unchanged > 0) for photo in photos]
+    faceless = float(sum(photo.faces == 0 for photo in photos))
     examples = ", ".join([photo.pair.name for photo in photos if photo.unchanged][:5])
     figures = (
         Figure("faces in originals", float(len(unchanged)), ""),
-        Figure("unchanged faces", sum(value for _, value in unchanged), "", better="lower", note=examples),
-        mean_of(
-            "share of unchanged faces",
-            [value for _, value in unchanged],
-            [person for person, _ in unchanged],
-            SHARE,
-            "lower",
-        ),
-        mean_of(
-            "photos with an unchanged face", [float(photo.unchanged > 0) for photo in photos], people, SHARE, "lower"
-        ),
-        Figure(
-            "photos without a face", float(sum(photo.faces == 0 for photo in photos)), "", note="in no figure below"
-        ),
+        Figure("unchanged faces", sum(unchanged), "", better="lower", note=examples),
+        mean_of("share of unchanged faces", unchanged, face_people, SHARE, "lower"),
+        mean_of("photos with an unchanged face", affected, people, SHARE, "lower"),
+        Figure("photos without a face", faceless, "", note="in no figure below"),
     )
     summary = (
         "An unchanged face counts as re-identified in every figure below. Faces that the detector misses are in none."
@@ -113,23 +102,14 @@ def attribute_section(
     labels: Labels | None,
     reader: str | None,
 ) -> Section:
-    """Summarise the attributes kept and the readings of age and sex.
+    """Summarise the attributes kept and the readings of age and sex of N faces, given their photos and people.
 
-    Args:
-        faces: N faces.
-        names: N names of their photos.
-        people: N names of people.
-        labels: to measure the reader's accuracy on originals.
-        reader: its name; None without a reader.
+    With `labels`, the accuracy of the `reader`, None for no reader, is measured on originals.
     """
     with_reader = reader is not None
     tolerances = ", ".join(f"{name.replace('_', ' ')} {value:g} {unit}" for name, (value, unit) in TOLERANCES.items())
     rule = f"within: {tolerances}" + (f"; same sex, age {AGE_TOLERANCE:g} years" if with_reader else "")
-    shares = [share_kept(face, with_reader=with_reader) for face in faces]
-    figures = [
-        mean_of("attributes kept", shares, people, SHARE, "higher", rule),
-        mean_of("face detected in the result", [float(face.detected) for face in faces], people, SHARE, "higher"),
-    ]
+    figures = _kept_figures(faces, people, with_reader, rule)
     if not with_reader:
         reason = "needs a reader: --attributes FILE.onnx"
         figures += [missing("sex agrees", SHARE, reason), missing("age error", "years", reason)]
@@ -210,18 +190,24 @@ def group_values(names: Sequence[str], labels: Labels) -> list[tuple[str, str, n
 def group_figures(faces: Sequence[FaceMeasurement], people: Sequence[str], *, with_reader: bool) -> tuple[Figure, ...]:
     """Compute the utility figures of a group."""
     yaw = [None if face.errors is None else face.errors.yaw for face in faces]
-    shares = [share_kept(face, with_reader=with_reader) for face in faces]
-    figures = [
-        mean_of("attributes kept", shares, people, SHARE, "higher"),
-        mean_of("face detected in the result", [float(face.detected) for face in faces], people, SHARE, "higher"),
-        mean_of("yaw error", yaw, people, "degrees", "lower"),
-    ]
+    figures = [*_kept_figures(faces, people, with_reader), mean_of("yaw error", yaw, people, "degrees", "lower")]
     if with_reader:
         sexes = [float(kept(face, with_reader=True)["sex"]) for face in faces]
         ages = [None if face.readings is None else age_error(*face.readings) for face in faces]
         figures.append(mean_of("sex agrees", sexes, people, SHARE, "higher"))
         figures.append(mean_of("age error", ages, people, "years", "lower"))
     return tuple(figures)
+
+
+def _kept_figures(
+    faces: Sequence[FaceMeasurement], people: Sequence[str], with_reader: bool, note: str = ""
+) -> list[Figure]:
+    shares = [share_kept(face, with_reader=with_reader) for face in faces]
+    detected = [float(face.detected) for face in faces]
+    return [
+        mean_of("attributes kept", shares, people, SHARE, "higher", note),
+        mean_of("face detected in the result", detected, people, SHARE, "higher"),
+    ]
 
 
 def _perceptual(faces: Sequence[FaceMeasurement], people: Sequence[str], evaluators: Evaluators) -> list[Figure]:

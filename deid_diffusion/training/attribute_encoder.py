@@ -196,9 +196,7 @@ class AttributeEncoderObjective(Objective):
     def answer(self, logits: torch.Tensor, facts: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the sum of the questions' mean cross-entropies, and the accuracy of each.
 
-        Args:
-            logits: (B, P) of each answer for each face.
-            facts: (B, F) codes of the faces' facts.
+        The logits are (B, P), of each answer for each face; the codes of the faces' facts (B, F).
         """
         device = logits.device
         fact, code = self.questions.fact.to(device), self.questions.code.to(device)

@@ -37,10 +37,7 @@ class RandomSelection:
     def __call__(self, features: torch.Tensor, facts: torch.Tensor, adapter: AttributeAdapter) -> torch.Tensor:
         """Return (B, N, D) features with a random selection of attributes each.
 
-        Args:
-            features: (B, N, D) attribute features.
-            facts: (B, F) codes of each face's facts, see `codes`.
-            adapter: provides the features' centre and the scale of phrases.
+        `facts` are the (B, F) codes of the faces' facts; the adapter has the features' centre and the scale of phrases.
         """
         return torch.stack([self._select(*row, adapter) for row in zip(features, facts, strict=True)])
 
@@ -74,9 +71,7 @@ _SKIN = ((55, "very light"), (41, "light"), (28, "medium"), (10, "tan"), (-30, "
 def skin_tone(crop: np.ndarray, labels: np.ndarray) -> str:
     """Return a word for the skin's lightness, by the individual typology angle of its median colour.
 
-    Args:
-        crop: (S, S, 3) uint8 RGB.
-        labels: (S, S) semantic map.
+    The crop is (S, S, 3) uint8 RGB, its semantic map (S, S).
     """
     lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[labels == LABEL["skin"]]
     if not len(lab):
@@ -150,9 +145,7 @@ def write_caption(facts: Mapping[str, str]) -> str:
 def matching_captions(facts: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
     """Return (B, C) bool: whether each caption is true of each face.
 
-    Args:
-        facts: (B, F) int64 codes of each face's facts.
-        captions: (C, F) codes of each caption's facts, 0 for those that it leaves out.
+    Facts are coded: (B, F) of the faces, (C, F) of the captions, 0 for those that a caption leaves out.
     """
     return ((facts[:, None] == captions[None]) | (captions[None] == 0)).all(-1)
 
@@ -175,14 +168,9 @@ _COMPONENTS, _FOLDS, _ROUNDS = 150, 8, 4  # of PCA, cross-validation and self-tr
 
 
 def eye_strip(picture: np.ndarray, mesh: np.ndarray) -> np.ndarray:
-    """Return a face unwrapped from its brows to the tip of its nose.
+    """Return a face unwrapped from its brows to the tip of its nose, (64, 128) float32 luminance in 0..1.
 
-    Args:
-        picture: (H, W, 3) uint8 RGB.
-        mesh: (478, 2) its pixels.
-
-    Returns:
-        (64, 128) float32, luminance in 0..1.
+    The picture is (H, W, 3) uint8 RGB, its mesh (478, 2).
     """
     top, bottom = _strip_rows()
     texture, _ = unwrap_face(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), mesh, _TEXELS)
@@ -196,11 +184,7 @@ def states_glasses(row: Mapping[str, Any]) -> bool:
 
 
 def glasses_word(row: Mapping[str, Any]) -> str | None:
-    """Return the vocabulary's word for a row's glasses, or None if unknown.
-
-    Args:
-        row: of a cache or manifest; ``glasses_probability`` is what `label_glasses` adds.
-    """
+    """Return the vocabulary's word for the glasses of a cache's or manifest's row, or None if unknown."""
     probability = row.get("glasses_probability", 1.0 if states_glasses(row) else None)
     if probability is None or NO_GLASSES_THRESHOLD <= probability <= GLASSES_THRESHOLD:
         return None
@@ -212,12 +196,10 @@ def glasses_word(row: Mapping[str, Any]) -> str | None:
 def label_glasses(
     rows: Sequence[Mapping[str, Any]], pictures: Sequence[np.ndarray], meshes: Sequence[np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Return the N rows with a ``glasses_probability`` each, or unchanged if too few texts mention glasses.
+    """Return the N rows of a cache with a ``glasses_probability`` each, unchanged if too few texts mention glasses.
 
-    Args:
-        rows: of a cache; the first row of each ``file`` is classified, the others share its label.
-        pictures: N of (H, W, 3) uint8 RGB.
-        meshes: N of (478, 2), their pixels.
+    The first row of each ``file`` is classified, by its picture, (H, W, 3) uint8 RGB, and mesh, (478, 2) pixels; the
+    others share its label.
     """
     first = {row["file"]: index for index, row in reversed(list(enumerate(rows)))}
     stated = np.array([states_glasses(rows[index]) for index in first.values()])

@@ -116,13 +116,10 @@ def builtin_components(
     """Return a new UNet, ControlNet and adapter with a trained autoencoder and attribute encoder.
 
     Args:
-        vae, clip: output folders of train_vae.py and train_attribute_encoder.py.
+        vae, clip: output folders of train_vae.py and train_attribute_encoder.py; DeidError without them.
         widths: channels of the UNet's levels, finest first.
         crop_size: side of the training's crops, in pixels.
         bottleneck_dim: of the adapter.
-
-    Raises:
-        DeidError: when a folder does not exist.
     """
     for folder in (vae, clip):
         if not folder.is_dir():
@@ -155,8 +152,8 @@ def pretrained_components(model: str | Path, image_encoder: str | Path, bottlene
         bottleneck_dim: of the adapter.
 
     Raises:
-        ValueError: when the checkpoint's UNet is not an inpainting one.
-        DeidError: when a checkpoint or encoder does not exist or cannot be downloaded.
+        ValueError: the checkpoint's UNet is not an inpainting one.
+        DeidError: a checkpoint or encoder does not exist or cannot be downloaded.
     """
     with _loading(model):
         unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
@@ -238,9 +235,8 @@ def assemble_builtin(
     Args:
         vae, clip, generator: output folders of train_vae.py, train_attribute_encoder.py and train_face_deid.py.
         identity_model: output folder of fit_identity_model.py.
-        steps: the pipeline's default number of denoising steps.
-        guidance: the pipeline's default guidance scale.
-        strength: the pipeline's default share of steps that denoise a composite, 0 to 1.
+        steps, guidance: defaults of the pipeline.
+        strength: its default share of steps that denoise a composite, 0 to 1.
     """
     half = torch.float16
     return FaceDeidPipeline(
@@ -265,13 +261,9 @@ def assemble_builtin(
 def assemble_pretrained(
     model: str | Path, image_encoder: str | Path, generator: Path, *, steps: int, guidance: float
 ) -> FaceDeidPipeline:
-    """Return a float16 pipeline from a Stable Diffusion inpainting checkpoint and train_face_deid.py's output folder.
+    """Return a float16 pipeline from an inpainting checkpoint and train_face_deid.py's output folder.
 
-    Args:
-        model, image_encoder: the ones that the generator was trained with.
-        generator: the training's output folder.
-        steps: the pipeline's default number of denoising steps.
-        guidance: the pipeline's default guidance scale.
+    Its model and image encoder are those that the generator was trained with; steps and guidance are its defaults.
     """
     base, clip = fetch(INPAINTING.at(str(model))), fetch(CLIP.at(str(image_encoder)))
     return build_trained(base, clip, generator, steps, guidance, torch.float16)

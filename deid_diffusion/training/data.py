@@ -38,15 +38,10 @@ _DONE = "complete"  # file that `encode_cache` leaves when it is finished
 
 
 def random_mask(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a random (size, size) bool mask that covers a face.
+    """Return a random (size, size) bool mask that covers a face, given its mesh, (478, 2) float32 crop pixels.
 
     Mostly the face's dilated outline, sometimes an ellipse or box around it. A few masks cover the whole crop, which
     teaches the model complete heads.
-
-    Args:
-        mesh: (478, 2) float32 crop pixels.
-        size: side of the crop, in pixels.
-        rng: draws shape and dilation.
     """
     kind = rng.random()
     if kind < _FULL:
@@ -68,14 +63,9 @@ def random_mask(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.nda
 def random_affine(
     crop: np.ndarray, mesh: np.ndarray, rng: np.random.Generator, rotation: float = 0.15, scale: float = 0.12
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the crop randomly rotated, scaled and shifted, and its mesh likewise.
+    """Return a (S, S, 3) uint8 crop randomly rotated, scaled and shifted, and its (K, 2) float32 mesh likewise.
 
-    Args:
-        crop: (S, S, 3) uint8.
-        mesh: (K, 2) float32 crop pixels.
-        rng: draws the transform.
-        rotation: standard deviation of the angle, in radians.
-        scale: standard deviation of the scale's logarithm.
+    `rotation` is the standard deviation of the angle, in radians, `scale` that of the scale's logarithm.
     """
     size = len(crop)
     centre, angle = (size - 1) / 2, float(rng.normal(0, rotation))
@@ -95,10 +85,7 @@ def jitter_mesh(mesh: np.ndarray, size: int, rng: np.random.Generator) -> np.nda
 def jitter_appearance(crop: np.ndarray, rng: np.random.Generator, *, grey: bool) -> np.ndarray:
     """Vary gamma, contrast, tint, side light, blur, noise, occlusion and JPEG quality of a crop at random.
 
-    Args:
-        crop: (S, S, 3) uint8 RGB.
-        rng: draws the variation.
-        grey: remove the colour first.
+    The crop, (S, S, 3) uint8 RGB, loses its colour first if `grey`.
     """
     size = len(crop)
     values: np.ndarray = crop.astype(np.float32) / 255
@@ -130,10 +117,8 @@ def jitter_appearance(crop: np.ndarray, rng: np.random.Generator, *, grey: bool)
 class BalancedSampler:
     """Random choice among N faces that balances groups, and up-weights rare subgroups.
 
-    Args:
-        groups: N groups that are drawn equally often; faces of the group None keep their share.
-        subgroups: N groups within these, drawn in proportion to the square root of their size. Equal shares would
-            repeat the few faces of small subgroups too often.
+    Groups are drawn equally often; faces of the group None keep their share. Subgroups are drawn in proportion to the
+    square root of their size: equal shares would repeat the few faces of small subgroups too often.
     """
 
     def __init__(self, groups: Sequence[Hashable | None], subgroups: Sequence[Hashable]) -> None:
@@ -160,10 +145,10 @@ class BalancedSampler:
 
 
 def sex_age_pose_sampler(facts: Sequence[Mapping[str, str]], meshes: np.ndarray) -> BalancedSampler:
-    """Return a sampler that balances sexes and up-weights rare ages and turned heads.
+    """Return a sampler of N faces that balances sexes and up-weights rare ages and turned heads.
 
     Args:
-        facts: N faces' facts, see `captions.describe_face`.
+        facts: see `captions.describe_face`.
         meshes: (N, 478, 2), in any pixels.
     """
     poses = [int(abs(measure(mesh).yaw) / _TURNED) for mesh in meshes]
@@ -172,15 +157,12 @@ def sex_age_pose_sampler(facts: Sequence[Mapping[str, str]], meshes: np.ndarray)
 
 
 class FaceCache:
-    """Face cache on disk, as `prepare` writes it.
+    """Face cache on disk, as `prepare` writes it. Raises FileNotFoundError if the folder is none.
 
     Attributes:
         crops: (N, S, S, 3) uint8 RGB, memory-mapped.
         meshes: (N, 478, 2) float32 crop pixels.
         rows: N dictionaries: the photograph's file name, ``grey``, and its other columns.
-
-    Raises:
-        FileNotFoundError: when the folder is no cache.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -290,10 +272,10 @@ def encode_cache(
     identity_model: IdentityModel | None = None,
     batch: int = 64,
 ) -> None:
-    """Encode a cache with frozen models and write the results to ``output`` as float16 arrays.
+    """Encode a cache of N faces with frozen models and write the results to ``output`` as float16 arrays.
 
     Args:
-        cache: N faces.
+        cache: the faces.
         output: receives latents.npy and masked_latents.npy (N, C, h, w), mask.npy (N, 1, h, w), features.npy (N, R, D).
         vae, image_encoder: in eval mode, on the device to use.
         seed: of the masks.
@@ -346,12 +328,9 @@ def compose_self(model: IdentityModel, crop: np.ndarray, mesh: np.ndarray, mask:
 
     Args:
         model: on whose modes the face's texture is projected.
-        crop: (S, S, 3) uint8 RGB.
+        crop: (S, S, 3) uint8 RGB; the composite is float32 in 0..1.
         mesh: (478, 2) crop pixels.
         mask: (S, S) bool, the erased area.
-
-    Returns:
-        (S, S, 3) float32 RGB in 0..1.
     """
     mesh, size = mesh.astype(np.float32), int(model.config.texels)
     light = read_light(crop, mesh) or FaceLight(np.zeros((6, 3)))

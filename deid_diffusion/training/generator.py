@@ -157,7 +157,7 @@ def phrase_scale(features: torch.Tensor, subspace: AttributeSubspace, facts: Seq
     Args:
         features: (N, D) features of whole faces.
         subspace: of the captions' space.
-        facts: N faces' facts; phrases that are a word of an attribute count.
+        facts: of the N faces; phrases that are a word of an attribute count.
     """
     covariance = variance = 0.0
     for name, words in subspace.words.items():
@@ -206,8 +206,7 @@ class IdentityRepulsion:
         """Return the weighted term, a scalar.
 
         Args:
-            predicted: (B, C, h, w) predicted clean latents.
-            latents: (B, C, h, w) latents of the original.
+            predicted, latents: (B, C, h, w) clean latents, predicted and of the original.
             alphas: (B,) cumulative alpha at each face's step; noisy predictions count less.
         """
         embedding = self._embed(predicted)
@@ -356,9 +355,7 @@ class FaceDeidObjective(Objective):
     def weighted_errors(self, difference: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (B,) squared errors weighted to the mask, and (B,) smoothed squared errors at its rim.
 
-        Args:
-            difference: (B, C, h, w) of prediction and target.
-            mask: (B, 1, h, w) in 0..1.
+        The difference of prediction and target is (B, C, h, w), the mask (B, 1, h, w) in 0..1.
         """
         error = weighted_mean(difference.square(), self.outside_weight + (1 - self.outside_weight) * mask)
         return error, weighted_mean(F.avg_pool2d(difference, 5, 1, 2).square(), mask_rim(mask))
@@ -452,7 +449,6 @@ def generation_sheet(
         batch: ``latents`` and ``masked_latents`` (B, 4, h, w), ``mask`` (B, 1, h, w), ``control`` (B, 3, S, S) in 0..1.
         tokens: (B, T, W) text and attribute tokens.
         steps: denoising steps.
-        seed: of the initial noise.
     """
     device = controlnet.device
     mask, masked, control = (batch[name].to(device) for name in ("mask", "masked_latents", "control"))

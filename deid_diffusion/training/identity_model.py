@@ -72,8 +72,7 @@ class Portrait:
 def read_manifest(folder: Path) -> list[dict[str, str]]:
     """Return the rows of a folder's ``manifest.csv`` with columns ``file``, ``age``, ``male`` and perhaps ``text``.
 
-    Raises:
-        UsageError: when the file cannot be read or lacks a column.
+    Raises UsageError if the file cannot be read or lacks a column.
     """
     path = folder / "manifest.csv"
     try:
@@ -113,11 +112,9 @@ class PortraitReader:
         self.nearest = tuple(distance_transform_edt(~self.inside, return_distances=False, return_indices=True))
 
     def __call__(self, picture: np.ndarray, row: Mapping[str, str]) -> Portrait | None:
-        """Return a picture's portrait, or None if its largest face is missing, turned too far or hardly visible.
+        """Return the portrait of a picture, (H, W, 3) uint8 RGB, with its row of the manifest.
 
-        Args:
-            picture: (H, W, 3) uint8 RGB.
-            row: of the manifest.
+        None if its largest face is missing, turned too far or hardly visible.
         """
         solids = self.landmarks.meshes_3d(picture)
         if not solids:
@@ -193,8 +190,7 @@ class PortraitReader:
 def even_light(texture: np.ndarray) -> np.ndarray:
     """Return a texture without side light at the scale of a nose and without the nose's highlights.
 
-    Args:
-        texture: (T, T, 3) float32, logarithm of RGB without light.
+    Both are (T, T, 3) float32, logarithm of RGB without light.
     """
     size = len(texture)
     skin, _, _ = _bare_skin(size)
@@ -210,10 +206,8 @@ def even_light(texture: np.ndarray) -> np.ndarray:
 def calm_skin(texture: np.ndarray, *, bearded: bool = False, lined: bool = False) -> np.ndarray:
     """Return a texture with weaker outliers on bare skin (hair, jewellery, shadows, lines) and weaker lipstick.
 
-    Args:
-        texture: (T, T, 3) float32, logarithm of RGB without light.
-        bearded: keep dark skin below the nose, which may be a beard.
-        lined: keep lines of age.
+    Both are (T, T, 3) float32, logarithm of RGB without light. `bearded` keeps dark skin below the nose, which may be a
+    beard, `lined` lines of age.
     """
     size = len(texture)
     skin, upper, lips = _bare_skin(size)
@@ -271,18 +265,10 @@ def read_portraits(
 
 
 def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -> tuple[IdentityModel, float]:
-    """Fit modes, codes and shapes to clean portraits.
+    """Fit at most K modes, codes and shapes to clean portraits of `PortraitReader`, with textures of T texels a side.
 
-    Args:
-        portraits: of `PortraitReader`; unclean ones are left out.
-        texels: T, of the reader.
-        modes: K, at most.
-
-    Returns:
-        The model, and the share of the textures' variance that its modes explain.
-
-    Raises:
-        DeidError: when fewer than eight portraits are clean.
+    Returns the model, and the share of the textures' variance that its modes explain. Raises DeidError if fewer than
+    eight portraits are clean.
     """
     candidates = list(portraits)
     stated = np.array([states_glasses(portrait.row) for portrait in candidates])
@@ -336,11 +322,7 @@ def _calm(portrait: Portrait, glasses: float) -> np.ndarray:
 
 
 def likeness_to_mean(packed: np.ndarray) -> np.ndarray:
-    """Return (N,) correlations, -1 to 1, of textures with their mean; shadows, hands and bad meshes lower them.
-
-    Args:
-        packed: (N, P) from `IdentityModel.pack`.
-    """
+    """Return (N,) correlations of (N, P) packed textures with their mean; shadows, hands, bad meshes lower them."""
     centred = packed - packed.mean(1, keepdims=True)
     mean = centred.mean(0)
     return centred @ mean / (np.linalg.norm(centred, axis=1) * np.linalg.norm(mean)).clip(1e-9)
@@ -351,15 +333,9 @@ def _is_clean(portrait: Portrait) -> bool:
 
 
 def align_solids(solids: Iterable[np.ndarray]) -> np.ndarray:
-    """Return meshes with depth aligned to the frontal mean mesh and made symmetrical.
+    """Return N meshes, (478, 3) pixels, aligned to the frontal mean mesh and made symmetrical: (N, 478, 3) float32.
 
     Generalised Procrustes analysis (Gower, Psychometrika 1975): similarity transforms to the mean of all meshes.
-
-    Args:
-        meshes_3d: N of (478, 3), pixels.
-
-    Returns:
-        (N, 478, 3) float32.
     """
     flat = mean_mesh(1)
     aligned = [_rescale(solid, flat) for solid in solids]
@@ -380,10 +356,11 @@ def _rescale(solid: np.ndarray, flat: np.ndarray) -> np.ndarray:
 
 def _align(solid: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return a mesh under the least-squares similarity transform to a target (Umeyama, 1991)."""
-    a, b = solid - solid.mean(0), target - target.mean(0)
-    u, sizes, vt = np.linalg.svd(a.T @ b)
-    sign = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
-    return a @ u @ sign @ vt * (np.trace(np.diag(sizes) @ sign) / (a**2).sum()) + target.mean(0)
+    from scipy.spatial.transform import Rotation
+
+    centred, aim = solid - solid.mean(0), target - target.mean(0)
+    rotated = Rotation.align_vectors(aim, centred)[0].apply(centred)
+    return rotated * ((rotated * aim).sum() / (centred**2).sum()) + target.mean(0)
 
 
 def _mirrored(solid: np.ndarray) -> np.ndarray:

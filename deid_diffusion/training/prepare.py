@@ -112,14 +112,9 @@ def _mirrored_views(image: np.ndarray, landmarker: FaceMesh) -> list[tuple[np.nd
 
 @dataclass(frozen=True)
 class Prepared:
-    """Contents of a finished cache.
+    """Contents of a finished cache: numbers of crops, and of photographs read, undecodable, and without a face.
 
-    Attributes:
-        crops: number of crops.
-        photographs: number of photographs read, usable or not.
-        broken: number of photographs that could not be decoded.
-        faceless: number of photographs without a detected face.
-        was_complete: whether the cache was finished before the call.
+    `was_complete` tells whether the cache was finished before the call.
     """
 
     crops: int
@@ -131,14 +126,7 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Faces:
-    """Crops of one photograph, or the reason why there are none.
-
-    Attributes:
-        crops: (S, S, 3) uint8 RGB each.
-        meshes: (478, 2) float32 crop pixels each, as many as crops.
-        row: the photograph's columns, the same for all its crops.
-        skipped: source, file and reason of a photograph without crops; None otherwise.
-    """
+    """Crops, (S, S, 3) uint8 RGB, and meshes of one photograph with its columns, or why and what was skipped."""
 
     crops: Sequence[np.ndarray] = ()
     meshes: Sequence[np.ndarray] = ()
@@ -177,11 +165,8 @@ def prepare(
     Args:
         data: folders, tar files or data sets, see `Photographs`; the largest face of each photograph is used.
         cache: folder, created if missing.
-        size: side of a crop, in pixels.
-        variants: crops per photograph; the first is plain, the others are mirrored, jittered and relit. Greyscale
-            photographs give half as many.
-        manifest: CSV with a ``file`` column; its other columns are copied to ``rows.jsonl``.
-        caption_column: the column that becomes ``text`` in ``rows.jsonl``; None keeps ``text`` itself.
+        size, variants: see `face_crops`.
+        manifest, caption_column: see `Photographs`; the columns go to ``rows.jsonl``.
         seed: of the jitter.
         progress: called with the numbers of photographs done and in total, at the start and after each photograph.
 

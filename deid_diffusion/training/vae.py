@@ -20,12 +20,7 @@ from .generator import Objective, tile
 
 
 def new_autoencoder(widths: tuple[int, ...], size: int) -> AutoencoderKL:
-    """Return an untrained autoencoder.
-
-    Args:
-        widths: channels of its levels, finest first; each further level halves the side.
-        size: side of its crops, in pixels.
-    """
+    """Return an untrained autoencoder of crops of this size; `widths` are its levels' channels, finest first."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
@@ -41,8 +36,7 @@ def new_autoencoder(widths: tuple[int, ...], size: int) -> AutoencoderKL:
 def load_with_frozen_encoder(folder: Path) -> AutoencoderKL:
     """Return a trained autoencoder with its encoder frozen, so that its latents stay valid.
 
-    Raises:
-        DeidError: when the folder does not exist.
+    Raises DeidError if the folder does not exist.
     """
     if not folder.is_dir():
         raise DeidError(f"{folder}: no such folder: give the output folder of train_vae.py")
