@@ -29,8 +29,7 @@ from .tasks import WHOLE_FILE, Engine, ImageWorker, JobConfig, Kind, SourceFile,
 if TYPE_CHECKING:
     from .shards import Table, Tar
 
-PIECE = 16
-"""Samples or rows of a task, at most, and hence the loss per worker if the run is killed."""
+PIECE = 16  # samples or rows of a task, at most, and hence the loss per worker if the run is killed
 
 
 def shard_format(kind: Kind) -> type[Tar | Table]:

@@ -29,8 +29,7 @@ from .tasks import Engine, ImageWorker, JobConfig, SourceFile, Task, TaskResult,
 BARRIER_TIMEOUT = timedelta(days=30)
 """How long a launched process waits for the others to finish; torch's default is ten minutes."""
 
-CPUS = 4
-"""CPUs per Ray worker on a cluster without GPUs, unless the number of workers is given."""
+CPUS = 4  # CPUs per Ray worker on a cluster without GPUs, unless the number of workers is given
 
 _OBJECT_STORE = 256 * 2**20  # bytes, of a local cluster: only tasks and records pass through Ray
 _CONTEXT = get_context("spawn")  # a fork would copy locks that other threads hold

@@ -25,11 +25,8 @@ from ..io.files import image_errors, open_synced, prepare_folder, publish
 from ..options import options_digest
 from .tasks import WHOLE_FILE, JobConfig, SourceFile, TaskResult
 
-WORK = ".deid-work"
-"""Name of the hidden folder with the journal and unfinished results."""
-
-LOCK_TIMEOUT = 60.0
-"""Seconds to wait for another process of the same run that is writing."""
+WORK = ".deid-work"  # name of the hidden folder with the journal and unfinished results
+LOCK_TIMEOUT = 60.0  # seconds to wait for another process of the same run that is writing
 
 # `output` is NULL if nothing was written; `pictures` counts images; `lines` are those of the manifest
 _SCHEMA = """

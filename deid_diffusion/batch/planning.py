@@ -13,8 +13,7 @@ from ..errors import UsageError, one_line
 from ..io import video_reader as clips
 from ..io.images import READABLE, WRITABLE
 
-FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-"""Output format -> suffix of its files."""
+FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # output format -> suffix of its files
 
 
 @dataclass(frozen=True)

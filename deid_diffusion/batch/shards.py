@@ -30,8 +30,7 @@ from ..results import JobResult
 from . import tasks
 from .tasks import ImageWorker, JobConfig, Task, TaskResult
 
-BATCH_ROWS = 16
-"""Rows of a table decoded at once."""
+BATCH_ROWS = 16  # rows of a table decoded at once
 
 ROW_GROUP = 100
 """Minimum rows of a row group, as the hub recommends for images; a reader loads a row group to get a row."""

@@ -35,17 +35,10 @@ _TEXT_MEMBERS = ("caption", "cls", "cls2", "id", "index", "inx", "transcript")  
 LABELS = frozenset(f".{suffix}" for suffix in (*_TEXT_FILES, *_TEXT_MEMBERS))
 """Lower-case suffixes of annotations, which are copied."""
 
-TARS = (".tar", ".tar.gz", ".tgz")
-"""Suffixes of WebDataset shards."""
-
-TABLES = (".parquet", ".arrow")
-"""Suffixes of tables: Parquet, and the Arrow streams that `datasets` saves."""
-
-KEEP = "keep"
-"""Output format that leaves each image its own format and name."""
-
-WHOLE_FILE = -1
-"""`first` of a task that is not a piece of a shard."""
+TARS = (".tar", ".tar.gz", ".tgz")  # suffixes of WebDataset shards
+TABLES = (".parquet", ".arrow")  # suffixes of tables: Parquet, and the Arrow streams that `datasets` saves
+KEEP = "keep"  # output format that leaves each image its own format and name
+WHOLE_FILE = -1  # `first` of a task that is not a piece of a shard
 
 _ENCODED = re.compile(rb"[A-Za-z0-9+/]{1024}")  # base64; labels have a space or a comma more often than that
 

@@ -65,11 +65,8 @@ DESCRIPTIONS = {
 }
 """Explanation of every attack, for the report."""
 
-FMRS = (1e-2, 1e-3, 1e-4)
-"""False match rates of the verification figures."""
-
-RANKS = (1, 5)
-"""Ranks of the identification figures."""
+FMRS = (1e-2, 1e-3, 1e-4)  # false match rates of the verification figures
+RANKS = (1, 5)  # ranks of the identification figures
 
 _ROC_POINTS = 60
 

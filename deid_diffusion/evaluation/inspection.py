@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from ..pipelines.face_deid import FaceDeidPipeline
 
 
-MAX_SIDE = 1_600
-"""Largest side of a panel, in pixels; larger ones are scaled down."""
+MAX_SIDE = 1_600  # largest side of a panel, in pixels; larger ones are scaled down
 
 _BUILTIN_SHARPNESS = 20.0  # softmax scale of the built-in encoder, whose cosines are larger than CLIP's
 _FACE_SIDE, _LINE_HEIGHT = 256, 20  # of `draw_readings`, in pixels

@@ -185,8 +185,7 @@ UNCHANGED_SSIM = 0.9
 all of them after JPEG at quality 30, at most 0.71 after replacement by the built-in model; after a blur of a tenth of
 the face width the median is 0.54, and only faces that were blurred before exceed 0.9."""
 
-BOX_GROWTH = 0.6
-"""Growth of face boxes on every side, in box widths and heights; pixels beyond count as outside."""
+BOX_GROWTH = 0.6  # growth of face boxes on every side, in box widths and heights; pixels beyond count as outside
 
 _COMPARISON_SIDE = 64  # pixels to which faces are scaled to tell unchanged ones
 _CHANGED_LEVELS = 2  # difference above which a value belongs to the changed region

@@ -15,11 +15,8 @@ if TYPE_CHECKING:
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """File of torch-fidelity's Inception, for FID and KID, among the checkpoints of `torch.hub`."""
 
-ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
-"""File of torchvision's AlexNet, for LPIPS, likewise."""
-
-FACE_SIDE = 299
-"""Side of the face crops, in pixels."""
+ALEXNET_FILE = "alexnet-owt-7be5be79.pth"  # file of torchvision's AlexNet, for LPIPS, likewise
+FACE_SIDE = 299  # side of the face crops, in pixels
 
 _KID_SUBSETS, _KID_SUBSET_SIZE = 50, 100
 

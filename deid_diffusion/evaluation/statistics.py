@@ -25,11 +25,8 @@ import numpy as np
 
 Better = Literal["lower", "higher", "zero", ""]
 
-SHARE = "share"
-"""Unit of figures from 0 to 1, shown as percentages."""
-
-MIN_FALSE_MATCHES = 10
-"""False matches that a threshold has to rest on."""
+SHARE = "share"  # unit of figures from 0 to 1, shown as percentages
+MIN_FALSE_MATCHES = 10  # false matches that a threshold has to rest on
 
 _CONFIDENCE = 0.95  # level of all intervals
 _RESAMPLES = 2000  # of the bootstrap, per interval

@@ -31,8 +31,7 @@ TOLERANCES = {
 }
 """Largest error of a `MeshErrors` field at which the attribute counts as kept, and its unit."""
 
-AGE_TOLERANCE = 10.0
-"""Largest error of the age, in years: the accuracy of age estimators."""
+AGE_TOLERANCE = 10.0  # largest error of the age, in years: the accuracy of age estimators
 
 _UNITS = {name: unit for name, (_, unit) in TOLERANCES.items()} | {"roll": "degrees"}
 _MIN_DISTRIBUTION = 30  # faces for a distance between distributions

@@ -155,10 +155,8 @@ def fact_codes(facts: Mapping[str, str]) -> torch.Tensor:
     return torch.tensor([zlib.crc32(facts[name].encode()) if name in facts else 0 for name in FACTS])
 
 
-GLASSES_THRESHOLD = 0.75
-"""Probability above which a face counts as wearing glasses."""
-NO_GLASSES_THRESHOLD = 0.03
-"""Probability below which a face counts as wearing none."""
+GLASSES_THRESHOLD = 0.75  # probability above which a face counts as wearing glasses
+NO_GLASSES_THRESHOLD = 0.03  # probability below which a face counts as wearing none
 _STATED, _STATED_NOT = "glasses", "no glasses"
 _TEXELS = 128  # side of the texture that the strip over the eyes is cut from
 _STRIP = (128, 64)  # its width and height, in pixels

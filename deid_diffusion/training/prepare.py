@@ -25,8 +25,7 @@ from .sources import Photograph, Photographs
 CROPS, MESHES, ROWS, SKIPPED = "crops.npy", "meshes.npy", "rows.jsonl", "skipped.jsonl"
 RECORD = "prepared.json"
 """Arguments of a cache, a digest of its photographs, and the progress or, once finished, the result."""
-COMMIT_EVERY = 256
-"""Photographs between commits, at most; a killed run repeats no more than these."""
+COMMIT_EVERY = 256  # photographs between commits, at most; a killed run repeats no more than these
 _COMMIT_BYTES = 2**26  # of crops between commits, about
 _UNFINISHED = "prepared.parts"  # folder inside the cache whose files are moved up when all photographs are read
 _NO_FACE = "no face found"

@@ -26,8 +26,7 @@ import numpy as np
 from ..errors import DeidError, ImageError, UsageError, one_line
 from ..io import images
 
-CAPTION = "text"
-"""Column of a photograph's caption."""
+CAPTION = "text"  # column of a photograph's caption
 
 _METADATA = ("metadata.csv", "metadata.jsonl")  # of an imagefolder, with a column file_name
 _SAVED = ("state.json", "dataset_dict.json")  # files of datasets.save_to_disk
