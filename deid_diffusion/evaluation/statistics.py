@@ -208,13 +208,9 @@ def similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def genuine_pairs(people: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return all pairs of photos of one person, as indices (K,) and (K,), the first below the second."""
-    names = np.asarray(people)
-    pairs = []
-    for photos in _photos_by_person(names):
-        first, second = np.triu_indices(len(photos), 1)
-        pairs.append(np.stack([photos[first], photos[second]]))
-    both = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), int)
-    return both[0], both[1]
+    codes = np.unique(np.asarray(people), return_inverse=True)[1]
+    first, second = np.nonzero(np.triu(codes[:, None] == codes[None], 1))
+    return first, second
 
 
 def impostor_scores(scores: np.ndarray, people: Sequence[str] | np.ndarray, *, symmetric: bool = True) -> np.ndarray:
@@ -260,10 +256,11 @@ def enrolments(people: Sequence[str] | np.ndarray) -> Iterator[tuple[np.ndarray,
     The first gallery enrols the first photo of every person, the second the last. People with a single photo are in
     both galleries and never a probe.
     """
-    groups = _photos_by_person(np.asarray(people))
-    for place in (0, -1):
-        gallery = np.array([photos[place] for photos in groups])
-        yield gallery, np.setdiff1d(np.concatenate(groups), gallery)
+    names = np.asarray(people)
+    first = np.unique(names, return_index=True)[1]
+    last = len(names) - 1 - np.unique(names[::-1], return_index=True)[1]
+    for gallery in (first, last):
+        yield gallery, np.setdiff1d(np.arange(len(names)), gallery)
 
 
 def true_positive_rates(genuine: np.ndarray, impostor: np.ndarray, fmrs: Sequence[float]) -> np.ndarray:
@@ -346,10 +343,3 @@ def bootstrap_interval(
     samples = (generator.integers(n, size=n) for _ in range(_RESAMPLES))
     low, high = np.quantile([total[sample].sum() / count[sample].sum() for sample in samples], (tail, 1 - tail))
     return float(low), float(high)
-
-
-def _photos_by_person(names: np.ndarray) -> list[np.ndarray]:
-    """Return the indices of every person's photos, people in the order of their names."""
-    order = np.argsort(names, kind="stable")
-    starts = np.flatnonzero(names[order][1:] != names[order][:-1]) + 1
-    return np.split(order, starts) if len(names) else []

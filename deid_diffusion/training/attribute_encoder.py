@@ -35,6 +35,7 @@ _KEEP = (0.15, 0.4, 0.8)  # shares of the known facts in a caption: some state o
 _GREY = 0.5  # share of crops without colour: portraits lack the range of colours of everyday photos
 _ROTATION, _SCALE = 0.25, 0.2  # of `random_affine`
 _FACT_WEIGHTS = {"person": 3.0, "age": 3.0}  # of the facts that are hardest to learn from few faces
+_CONTRAST_WEIGHT, _REGION_WEIGHT, _OVERLAP_WEIGHT = 0.5, 0.1, 2.0  # of the loss's terms
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -158,16 +159,11 @@ class AttributeEncoderObjective(Objective):
         text: CLIPTextModel | CLIPTextModelWithProjection,
         questions: Questions,
         answer_ids: torch.Tensor,
-        *,
-        contrast_weight: float = 0.5,
-        region_weight: float = 0.1,
-        overlap_weight: float = 2.0,
     ) -> None:
         """Take the two encoders and ``answer_ids``, (P, T) token ids of the questions' texts."""
         super().__init__()
         self.questions, self.answer_ids = questions, answer_ids
         self.vision, self.text = vision, text
-        self.contrast_weight, self.region_weight, self.overlap_weight = contrast_weight, region_weight, overlap_weight
         self.answers = nn.Linear(vision.config.projection_dim, len(questions.fact))
         self.log_scale = nn.Parameter(torch.tensor(2.66))  # ln(1 / 0.07), CLIP's start
 
@@ -183,7 +179,7 @@ class AttributeEncoderObjective(Objective):
         true = matching_captions(batch["facts"], batch["caption"])
         of_face, of_caption = (match / match.sum(1, keepdim=True) for match in (true.float(), true.T.float()))
         losses = [(F.cross_entropy(region, of_face) + F.cross_entropy(region.T, of_caption)) / 2 for region in logits]
-        contrast = losses[0] + self.region_weight * torch.stack(losses[1:]).sum()
+        contrast = losses[0] + _REGION_WEIGHT * torch.stack(losses[1:]).sum()
         answers = embed_ids(self.text, self.answer_ids.to(features.device))
         face = features[:, 0]
         linear, accuracy = self.answer(self.answers(face * face.shape[1] ** 0.5), batch["facts"])  # unit variance
@@ -191,7 +187,7 @@ class AttributeEncoderObjective(Objective):
         overlap = attribute_overlap(answers, self.questions.fact)
         figures = {"contrast": float(contrast.detach()), "overlap": float(overlap.detach())}
         figures |= accuracy | {f"{name}_zero_shot": share for name, share in zero_shot_accuracy.items()}
-        return self.contrast_weight * (contrast + zero_shot) + linear + self.overlap_weight * overlap, figures
+        return _CONTRAST_WEIGHT * (contrast + zero_shot) + linear + _OVERLAP_WEIGHT * overlap, figures
 
     def answer(self, logits: torch.Tensor, facts: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the sum of the questions' mean cross-entropies, and the accuracy of each.

@@ -19,6 +19,12 @@ from ..models.attribute_adapter import AttributeAdapter
 from .captions import RandomSelection
 
 _SHEET_STEPS = 8  # denoising steps of contact sheets
+_OUTSIDE_WEIGHT = 0.1  # of the error outside the mask, relative to 1 inside
+_RIM = 2  # cells on both sides of a mask's edge that count as its rim
+_DROP = 0.1  # share of faces without attribute tokens; half as many lose their map
+_TEXT_SHARE = 0.3  # share of faces with their caption as text; the others get the empty text
+_MAX_COSINE = 0.2  # of the embeddings of predicted and original face, without identity repulsion
+_FACE_SHARE = 0.75  # of a crop's side
 
 
 class Objective(nn.Module):
@@ -185,9 +191,7 @@ class IdentityRepulsion:
         recogniser: Callable[[torch.Tensor], torch.Tensor],
         *,
         weight: float = 0.1,
-        margin: float = 0.2,
         side: int = 112,
-        inner: float = 0.75,
     ) -> None:
         """Take the frozen VAE of the latents and a recogniser.
 
@@ -195,12 +199,10 @@ class IdentityRepulsion:
             vae: decodes predictions; gradients flow through it.
             recogniser: differentiable, (B, 3, side, side) in -1..1 to (B, D) embeddings; not the verifier's.
             weight: of the term in the loss.
-            margin: cosine below which the loss is 0.
             side: of the recogniser's input, in pixels.
-            inner: share of the crop's side that the face takes.
         """
         self.vae, self.recogniser = vae, recogniser
-        self.weight, self.margin, self.side, self.inner = weight, margin, side, inner
+        self.weight, self.side = weight, side
 
     def __call__(self, predicted: torch.Tensor, latents: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
         """Return the weighted term, a scalar.
@@ -213,11 +215,11 @@ class IdentityRepulsion:
         with torch.no_grad():
             original = self._embed(latents)
         cosine = (embedding * original).sum(1)
-        return self.weight * (alphas * (cosine - self.margin).clamp(min=0)).mean()
+        return self.weight * (alphas * (cosine - _MAX_COSINE).clamp(min=0)).mean()
 
     def _embed(self, latents: torch.Tensor) -> torch.Tensor:
         pixels = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        edge = round(pixels.shape[-1] * (1 - self.inner) / 2)
+        edge = round(pixels.shape[-1] * (1 - _FACE_SHARE) / 2)
         face = pixels[..., edge : pixels.shape[-2] - edge, edge : pixels.shape[-1] - edge]
         face = F.interpolate(face.float(), (self.side, self.side), mode="bilinear", antialias=True)
         return F.normalize(self.recogniser(face.clamp(-1, 1)).float(), dim=1)
@@ -258,10 +260,7 @@ class FaceDeidObjective(Objective):
         subspace: AttributeSubspace,
         train_unet: bool,
         snr_gamma: float = 5.0,
-        outside_weight: float = 0.1,
         rim_weight: float = 0.5,
-        drop: float = 0.1,
-        text_share: float = 0.3,
         start_strength: float | None = None,
         repulsion: IdentityRepulsion | None = None,
         vae: AutoencoderKL | None = None,
@@ -274,10 +273,7 @@ class FaceDeidObjective(Objective):
             subspace: of the attributes that users may keep.
             train_unet: train the UNet as well, not only use it.
             snr_gamma: of the min-SNR weights.
-            outside_weight: of the error outside the mask, relative to 1 inside.
             rim_weight: of the smoothed error at the mask's rim.
-            drop: share of faces without attribute tokens; half as many lose their map.
-            text_share: share of faces with their caption as text; the others get the empty text.
             start_strength: train only this share of the denoising steps, the last ones; each predicts the photo from
                 its noised composite.
             repulsion: the identity term.
@@ -287,8 +283,7 @@ class FaceDeidObjective(Objective):
         self.controlnet, self.adapter, self.scheduler = controlnet, adapter, scheduler
         self.unet = unet if train_unet else Frozen(unet)
         self.text, self.repulsion = Frozen(text_encoder), repulsion
-        self.snr_gamma, self.outside_weight, self.rim_weight = snr_gamma, outside_weight, rim_weight
-        self.drop, self.text_share, self.empty_ids = drop, text_share, empty_ids
+        self.snr_gamma, self.rim_weight, self.empty_ids = snr_gamma, rim_weight, empty_ids
         self.selection, self.start_strength = RandomSelection(subspace), start_strength
         self.vae, self.examples = None if vae is None else Frozen(vae), examples
 
@@ -357,7 +352,7 @@ class FaceDeidObjective(Objective):
 
         The difference of prediction and target is (B, C, h, w), the mask (B, 1, h, w) in 0..1.
         """
-        error = weighted_mean(difference.square(), self.outside_weight + (1 - self.outside_weight) * mask)
+        error = weighted_mean(difference.square(), _OUTSIDE_WEIGHT + (1 - _OUTSIDE_WEIGHT) * mask)
         return error, weighted_mean(F.avg_pool2d(difference, 5, 1, 2).square(), mask_rim(mask))
 
     def min_snr(self, alphas: torch.Tensor) -> torch.Tensor:
@@ -368,18 +363,18 @@ class FaceDeidObjective(Objective):
     def control(self, maps: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, S, S) control images, some of them dropped at random."""
         control = maps.contiguous(memory_format=torch.channels_last)
-        return control * (torch.rand(len(control), 1, 1, 1, device=control.device) > self.drop / 2)
+        return control * (torch.rand(len(control), 1, 1, 1, device=control.device) > _DROP / 2)
 
     def conditions(self, batch: Mapping[str, torch.Tensor], features: torch.Tensor) -> torch.Tensor:
         """Return (B, T + N, W) text and attribute tokens; text, all or single attributes are dropped at random."""
         count, device = len(features), features.device
-        has_text = torch.rand(count, 1, device=device) < self.text_share
+        has_text = torch.rand(count, 1, device=device) < _TEXT_SHARE
         ids = torch.where(has_text, batch["input_ids"], self.empty_ids.to(device))
         with torch.no_grad():
             texts = self.text(input_ids=ids).last_hidden_state
         tokens = self.adapter(features)
-        every = torch.rand(count, 1, 1, device=device) < self.drop
-        single = torch.rand(count, tokens.shape[1], 1, device=device) < self.drop
+        every = torch.rand(count, 1, 1, device=device) < _DROP
+        single = torch.rand(count, tokens.shape[1], 1, device=device) < _DROP
         tokens = torch.where(every | single, self.adapter.null(count).to(tokens), tokens)
         return torch.cat([texts.to(tokens), tokens], 1)
 
@@ -413,10 +408,10 @@ def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (values * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3)).clamp(min=1e-6) / values.shape[1]
 
 
-def mask_rim(mask: torch.Tensor, reach: int = 2) -> torch.Tensor:
-    """Return (B, 1, h, w) weights, 1 within ``reach`` cells of the edge of a mask in 0..1, else 0."""
-    size = 2 * reach + 1
-    return F.max_pool2d(mask, size, 1, reach) + F.max_pool2d(-mask, size, 1, reach)
+def mask_rim(mask: torch.Tensor) -> torch.Tensor:
+    """Return (B, 1, h, w) weights, 1 within two cells of the edge of a mask in 0..1, else 0."""
+    size = 2 * _RIM + 1
+    return F.max_pool2d(mask, size, 1, _RIM) + F.max_pool2d(-mask, size, 1, _RIM)
 
 
 def tile(columns: Sequence[torch.Tensor]) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +29,7 @@ COMMIT_EVERY = 256  # photographs between commits, at most; a killed run repeats
 _COMMIT_BYTES = 2**26  # of crops between commits, about
 _UNFINISHED = "prepared.parts"  # folder inside the cache whose files are moved up when all photographs are read
 _NO_FACE = "no face found"
+_COUNTS = ("crops", "photographs", "broken", "faceless")
 _MESH_SIDE = 448  # longer side, in pixels, of the image that the mesh is measured on
 
 
@@ -133,18 +134,6 @@ class _Faces:
     skipped: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class _Progress:
-    """Counts up to the last commit, and the lengths in bytes of the JSON lines that are valid."""
-
-    photographs: int = 0
-    crops: int = 0
-    broken: int = 0
-    faceless: int = 0
-    row_bytes: int = 0
-    skipped_bytes: int = 0
-
-
 def prepare(
     data: Sequence[str | Path],
     cache: Path,
@@ -154,7 +143,7 @@ def prepare(
     manifest: Path | None = None,
     caption_column: str | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
     """Write ``crops.npy`` (N, size, size, 3) uint8, ``meshes.npy`` (N, 478, 2) float32 and ``rows.jsonl``.
 
@@ -254,14 +243,13 @@ def _identity(photograph: Photograph) -> bytes:
 
 
 def _read_photographs(
-    photographs: Iterable[Photograph], unfinished: _UnfinishedCache, progress: Callable[[int, int], None] | None
+    photographs: Iterable[Photograph], unfinished: _UnfinishedCache, progress: Callable[[int, int], None]
 ) -> str:
     """Append the faces of all remaining photographs; return the digest that `_survey` would return now."""
     size, variants, seed = (unfinished.begun["arguments"][name] for name in ("resolution", "variants", "seed"))
-    done, total = unfinished.done.photographs, unfinished.begun["photographs"]
+    done, total = unfinished.done["photographs"], unfinished.begun["photographs"]
     full = max(1, min(COMMIT_EVERY, _COMMIT_BYTES // (3 * size * size * variants)))
-    if progress is not None:
-        progress(done, total)
+    progress(done, total)
     landmarker, digest = FaceMesh(), hashlib.sha256()
     batch: list[_Faces] = []
     for number, photograph in enumerate(photographs):
@@ -274,8 +262,7 @@ def _read_photographs(
         if len(batch) == full or number == total - 1:
             unfinished.append(batch)
             batch = []
-        if progress is not None:
-            progress(number + 1, total)
+        progress(number + 1, total)
     return digest.hexdigest()
 
 
@@ -295,11 +282,15 @@ def _read_faces(
 
 
 class _UnfinishedCache:
-    """Files of a cache in the making: appended to batch by batch, each committed by a new record."""
+    """Files of a cache in the making: appended to batch by batch, each committed by a new record.
+
+    `begun` is its record without progress, `progress` that of a killed run, if any: counts up to the last commit, and
+    lengths in bytes of the JSON lines that are valid.
+    """
 
     def __init__(self, cache: Path, begun: Mapping[str, Any], progress: Mapping[str, int]) -> None:
-        """Take the cache's folder, its record without progress, and the progress of a killed run, if any."""
-        self.cache, self.begun, self.done = cache, dict(begun), _Progress(**progress)
+        self.cache, self.begun = cache, dict(begun)
+        self.done: dict[str, int] = dict.fromkeys((*_COUNTS, "row_bytes", "skipped_bytes"), 0) | dict(progress)
 
     def append(self, batch: Sequence[_Faces]) -> None:
         """Write a batch after the last commit, in place of what a killed run left there. Raises OSError."""
@@ -309,22 +300,23 @@ class _UnfinishedCache:
         meshes = [mesh for faces in batch for mesh in faces.meshes]
         skipped = [faces.skipped for faces in batch if faces.skipped is not None]
         faceless = sum(row["reason"] == _NO_FACE for row in skipped)
-        _append_arrays(folder / CROPS, done.crops, np.array(crops, np.uint8).reshape(-1, size, size, 3))
-        _append_arrays(folder / MESHES, done.crops, np.array(meshes, np.float32).reshape(-1, 478, 2))
-        self.done = _Progress(
-            photographs=done.photographs + len(batch),
-            crops=done.crops + len(crops),
-            broken=done.broken + len(skipped) - faceless,
-            faceless=done.faceless + faceless,
-            row_bytes=_append_lines(folder / ROWS, done.row_bytes, (face.row for face in batch for _ in face.crops)),
-            skipped_bytes=_append_lines(folder / SKIPPED, done.skipped_bytes, skipped),
-        )
-        _write_record(self.cache, {**self.begun, "progress": asdict(self.done)})
+        _append_arrays(folder / CROPS, done["crops"], np.array(crops, np.uint8).reshape(-1, size, size, 3))
+        _append_arrays(folder / MESHES, done["crops"], np.array(meshes, np.float32).reshape(-1, 478, 2))
+        rows = (faces.row for faces in batch for _ in faces.crops)
+        self.done = {
+            "photographs": done["photographs"] + len(batch),
+            "crops": done["crops"] + len(crops),
+            "broken": done["broken"] + len(skipped) - faceless,
+            "faceless": done["faceless"] + faceless,
+            "row_bytes": _append_lines(folder / ROWS, done["row_bytes"], rows),
+            "skipped_bytes": _append_lines(folder / SKIPPED, done["skipped_bytes"], skipped),
+        }
+        _write_record(self.cache, {**self.begun, "progress": self.done})
 
     def finish(self) -> Prepared:
         """Record the result and move the files into the cache. Raises DeidError without a single crop."""
-        result = {name: getattr(self.done, name) for name in ("crops", "photographs", "broken", "faceless")}
-        if not self.done.crops:
+        result = {name: self.done[name] for name in _COUNTS}
+        if not result["crops"]:
             (self.cache / RECORD).unlink()
             _publish(self.cache, [SKIPPED])
             counts = f"{result['broken']} broken, {result['faceless']} without a face ({self.cache / SKIPPED})"

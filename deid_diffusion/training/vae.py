@@ -18,6 +18,10 @@ from torch import nn
 from ..errors import DeidError
 from .generator import Objective, tile
 
+_ADVERSARIAL_WEIGHT, _MATCHING_WEIGHT, _KL_WEIGHT = 0.01, 0.2, 1e-6  # of the loss's terms
+_DISCRIMINATOR_CHANNELS = (32, 64, 128)
+_PYRAMID_LEVELS = 3
+
 
 def new_autoencoder(widths: tuple[int, ...], size: int) -> AutoencoderKL:
     """Return an untrained autoencoder of crops of this size; `widths` are its levels' channels, finest first."""
@@ -49,10 +53,10 @@ def load_with_frozen_encoder(folder: Path) -> AutoencoderKL:
 class PatchDiscriminator(nn.Module):
     """PatchGAN discriminator: (B, 3, H, W) to a list of feature maps, the logits last."""
 
-    def __init__(self, channels: tuple[int, ...] = (32, 64, 128)) -> None:
+    def __init__(self) -> None:
         super().__init__()
         stages, last = [], 3
-        for width in channels:
+        for width in _DISCRIMINATOR_CHANNELS:
             norm = nn.Identity() if last == 3 else nn.GroupNorm(8, width)
             stages.append(nn.Sequential(nn.Conv2d(last, width, 4, 2, 1), norm, nn.LeakyReLU(0.2)))
             last = width
@@ -82,15 +86,11 @@ class AutoencoderObjective(Objective):
         vae: AutoencoderKL,
         *,
         adversarial_start: int,
-        adversarial_weight: float = 0.01,
-        matching_weight: float = 0.2,
-        kl_weight: float = 1e-6,
         examples: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.vae, self.discriminator = vae, PatchDiscriminator()
-        self.adversarial_start, self.adversarial_weight = adversarial_start, adversarial_weight
-        self.matching_weight, self.kl_weight = matching_weight, kl_weight
+        self.adversarial_start = adversarial_start
         self.examples = examples  # not a buffer, which DDP would broadcast every step
 
     def trainable(self, phase: str) -> nn.Module:
@@ -112,17 +112,14 @@ class AutoencoderObjective(Objective):
         latents = self.vae.encode(images).latent_dist
         decoded = self.vae.decode(latents.sample()).sample
         distance = pyramid_l1(decoded.float(), images.float())
-        loss = distance + self.kl_weight * latents.kl().float().mean()
+        loss = distance + _KL_WEIGHT * latents.kl().float().mean()
         if adversarial:
             fake = self.discriminator(decoded)
             with torch.no_grad():
                 real = self.discriminator(images)
-            matching = sum(
-                (F.l1_loss(f.float(), r.float()) for f, r in zip(fake[:-1], real[:-1], strict=True)), torch.zeros(())
-            )
-            loss = (
-                loss - self.adversarial_weight * fake[-1].float().mean() + self.matching_weight * matching / len(real)
-            )
+            pairs = zip(fake[:-1], real[:-1], strict=True)
+            matching = torch.stack([F.l1_loss(f.float(), r.float()) for f, r in pairs]).sum() / len(real)
+            loss = loss - _ADVERSARIAL_WEIGHT * fake[-1].float().mean() + _MATCHING_WEIGHT * matching
         return loss, {"reconstruction": float(F.l1_loss(decoded.detach().float(), images.float()))}
 
     def validate(self) -> np.ndarray | None:
@@ -134,11 +131,11 @@ class AutoencoderObjective(Objective):
         self.vae.save_pretrained(folder)
 
 
-def pyramid_l1(decoded: torch.Tensor, images: torch.Tensor, levels: int = 3) -> torch.Tensor:
+def pyramid_l1(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Return the mean absolute error of (B, C, H, W) images, plus that of each level of their Laplacian pyramid."""
     total = F.l1_loss(decoded, images)
     difference = decoded - images
-    for _ in range(levels):
+    for _ in range(_PYRAMID_LEVELS):
         smaller = F.avg_pool2d(difference, 2)
         total = total + (difference - F.interpolate(smaller, scale_factor=2, mode="nearest")).abs().mean()
         difference = smaller
