@@ -138,13 +138,7 @@ def _finish(group: Sequence[_PhotoJob]) -> Iterator[tuple[Job, JobResult]]:
 
 
 class _FileJob:
-    """One photo or clip from file to file, in two steps; an error becomes its result.
-
-    Attributes:
-        job: from which file to which.
-        settings: of the run.
-        seconds: spent on it so far.
-    """
+    """One photo or clip from file to file, in two steps, and the seconds spent on it; an error becomes its result."""
 
     model: Anonymizer
     _failed: ImageRecord | VideoRecord  # the record if it fails now
@@ -331,41 +325,40 @@ def prefetch(items: Iterable[_Item], cost: Callable[[_Item], int], budget: int) 
         BaseException: what ``items`` raises, in its turn. When the generator is closed, the item that is being computed
             is waited for.
     """
-    ready: deque[_Item] = deque()
+    ready: deque[tuple[_Item, ...]] = deque()  # an empty one is the end
     changed = threading.Condition()
-    closed = exhausted = False
-    error: BaseException | None = None
+    closed = False
+    errors: list[BaseException] = []
+
+    def put(*entry: _Item) -> None:
+        with changed:
+            ready.append(entry)
+            changed.notify()
+            changed.wait_for(lambda: closed or not entry or sum(cost(item) for (item,) in ready) <= budget)
 
     def work() -> None:
-        nonlocal exhausted, error
         try:
             for item in items:
-                with changed:
-                    ready.append(item)
-                    changed.notify()
-                    changed.wait_for(lambda: closed or sum(cost(waiting) for waiting in ready) <= budget)
-                    if closed:
-                        return
-        except BaseException as raised:  # also an interrupt: it is for the thread that waits
-            error = raised
-        finally:
-            with changed:
-                exhausted = True
-                changed.notify()
+                put(item)
+                if closed:
+                    break
+        except BaseException as error:  # also an interrupt: it is for the thread that waits
+            errors.append(error)
+        put()
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
             with changed:
-                changed.wait_for(lambda: ready or exhausted)
-                if not ready:
-                    break
-                item = ready.popleft()
+                changed.wait_for(lambda: ready)
+                entry = ready.popleft()
                 changed.notify()
-            yield item
-        if error is not None:
-            raise error
+            if not entry:
+                break
+            yield entry[0]
+        if errors:
+            raise errors[0]
     finally:
         with changed:
             closed = True

@@ -21,10 +21,8 @@ class Job:
     """Photo or clip to process.
 
     Attributes:
-        source: path of the photo.
-        target: path of the result.
-        input_name: name of the photo in messages and reports: as given, but never an absolute path.
-        output_name: name of the result, likewise.
+        source, target: paths of the photo and of the result.
+        input_name, output_name: for messages and reports: as given, but never an absolute path.
         replace: whether a file at `target` may be replaced.
         holds_original: the file at `target` is a byte-for-byte copy of the photo, to be removed before the run.
     """
@@ -45,7 +43,7 @@ class Plan:
         jobs: the photos and clips to process, in order.
         done: number of photos and clips whose finished result exists.
         skipped: number of files in input folders without the suffix of a photo or clip.
-        names: input names of all photos and clips, those with a finished result included.
+        names: of all photos and clips, those with a finished result included.
     """
 
     jobs: tuple[Job, ...]

@@ -81,7 +81,7 @@ class SourceFile:
 
     Attributes:
         path: absolute.
-        place: path of its result below the output folder, with forward slashes.
+        place: of its result below the output folder, with forward slashes.
         name: for messages and records: as given, but never an absolute path.
         stamp: size and modification time, which tell versions of the file apart.
     """
@@ -95,10 +95,8 @@ class SourceFile:
 def iter_files(inputs: Sequence[Path], out: Path) -> Iterator[SourceFile]:
     """Walk folders and files in the file system's order; hidden files and the output folder are left out.
 
-    Links to files are followed, links to folders are not. Names are unique.
-
-    Raises:
-        UsageError: an input does not exist, cannot be listed, is the output folder, or overlaps with another input.
+    Links to files are followed, links to folders are not. Names are unique. Raises UsageError for an input that does
+    not exist, cannot be listed, is the output folder, or overlaps with another input.
     """
     _check_overlaps(inputs)
     for path in inputs:
@@ -158,10 +156,9 @@ class Task:
     Attributes:
         kind: of the file.
         source: the file.
-        output: path of the file's result below the output folder.
+        output: path of its result below the output folder.
         scratch: absolute folder for unfinished results.
-        first: first sample or row of a shard's piece, from 0; `WHOLE_FILE` for a file.
-        count: number of its samples or rows.
+        first, count: samples or rows of a shard's piece, from 0; `WHOLE_FILE` and 1 for a file.
         error: why the file is left out; None unless that is known beforehand.
     """
 
@@ -192,13 +189,9 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Result of a task.
+    """Result of a task: a complete output, not yet renamed into place, or None, and results of images.
 
-    Attributes:
-        task: the task.
-        temporary: complete output, not yet renamed into place; None if nothing may be written.
-        outcomes: results of its images.
-        line: of the manifest for a copied label file or a shard.
+    `line` is that of the manifest for a copied label file or a shard.
     """
 
     task: Task
@@ -290,8 +283,7 @@ class JobConfig:
 
     Attributes:
         load: returns the anonymizer for a model's name and a device.
-        model: name of the model.
-        options: for each image.
+        model, options: its name, and the options for each image.
         file_format: of the results: a key of `planning.FORMATS`, or `KEEP`.
         require_face: leave out images without a face.
         copied: suffixes of files and members, and names of columns, that the user declared to hold no image.

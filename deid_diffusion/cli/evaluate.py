@@ -154,9 +154,8 @@ def _targets(out: Path | None, attacks_only: bool) -> tuple[Path | None, Path | 
 
 def _evaluators(recogniser: Path | None, attributes: Path | None, attacks_only: bool) -> Evaluators:
     """Load the networks to evaluate with. Raises UsageError for files that cannot be used."""
-    from ..evaluation.measure import Evaluators
+    from ..evaluation.measure import Evaluators, PerceptualMeter
     from ..evaluation.onnx import OnnxAgeGender, OnnxRecogniser
-    from ..evaluation.perceptual import PerceptualMeter
     from ..faces.detection import EnsembleDetector
     from ..faces.landmarks import FaceMesh
     from ..identity.recognition import DlibRecogniser

@@ -173,7 +173,7 @@ def reidentify(measurements: Sequence[PairMeasurement], index: int, recogniser: 
     loosest = next(figure for figure in figures if figure.value is not None)
     column = loosest.column if strictest is None else f"TPR at FMR {_power(strictest)}"
     headlines = {figure.name: figure for figure in figures if figure.column == column}
-    hits, photos = _headline_hits(scores, threshold)
+    pairs, results = _naive_pairs(scores) if scores.repeated else (np.diag(scores.cross), np.arange(len(scores.people)))
     margins = np.full(len(scores.detected), -np.inf)
     margins[scores.detected] = np.diag(scores.cross) - threshold
     return Reidentification(
@@ -184,8 +184,8 @@ def reidentify(measurements: Sequence[PairMeasurement], index: int, recogniser: 
             headlines[name], name=f"re-identified ({name})", note=f"{recogniser.name}, {column}", column=""
         ),
         ceiling=headlines.get(ORIGINALS),
-        hits=hits,
-        photos=photos,
+        hits=(pairs > threshold).astype(float),
+        photos=np.flatnonzero(scores.detected)[results],
         margins=margins,
     )
 
@@ -263,12 +263,6 @@ def _naive_pairs(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
     first, second = genuine_pairs(scores.people)
     results, originals = np.concatenate([first, second]), np.concatenate([second, first])
     return scores.cross[results, originals], results
-
-
-def _headline_hits(scores: Scores, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return success, (K,), of the headline's comparisons and the index of the result among all photos, (K,)."""
-    pairs, results = _naive_pairs(scores) if scores.repeated else (np.diag(scores.cross), np.arange(len(scores.people)))
-    return (pairs > threshold).astype(float), np.flatnonzero(scores.detected)[results]
 
 
 def _curves(scores: Scores, impostors: np.ndarray) -> list[Curve]:

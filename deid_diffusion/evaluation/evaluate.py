@@ -98,12 +98,8 @@ class Evaluation:
 def read_records(path: Path, names: Sequence[str]) -> dict[str, ImageRecord]:
     """Read the records of photos, by the original's name without suffix; the last one of a name counts.
 
-    Args:
-        path: JSON lines of `anonymize --report`; those of clips are skipped.
-        names: of the originals, without suffix.
-
-    Raises:
-        UsageError: the file cannot be read, a line is not a record, or none belongs to these photos.
+    Lines are those of `anonymize --report`; clips are skipped. Raises UsageError if the file cannot be read, a line is
+    not a record, or none belongs to the photos of these names.
     """
     records: dict[str, ImageRecord] = {}
     try:

@@ -1,4 +1,4 @@
-"""Measurements on one original and its result: coverage, pose, expression, image quality, blending.
+"""Measurements on originals and results: coverage, pose, expression, image quality, blending, FID, KID and LPIPS.
 
 All of them apply to the results of any tool: the only masks used are the face boxes of a detector.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +20,6 @@ from ..faces.mesh_editing import EYE_CORNERS, axes_along
 from ..identity.recognition import Recogniser
 from .onnx import AttributeReader, Reading, face_square
 from .pairing import Pair, embed, face_mesh, largest, nearest
-from .perceptual import FACE_SIDE, PerceptualMeter
 
 Box = tuple[float, float, float, float]
 
@@ -50,17 +52,15 @@ class FaceMeasurement:
 
     Attributes:
         unchanged: the result still shows the original face.
-        detected: a face is detected in the result, in the place of the original.
+        detected: a face is detected in the result, in the place of the original; if not, its measurements are None.
         embeddings: (D,) of original and result, for all recognisers. If no face is detected in the result, the
             recogniser reads it at the original's points, as an attacker would. None without points.
-        before: state of the original's mesh, or None without a mesh.
-        after: likewise of the result; None also if no face is detected there.
-        errors: differences of the two meshes; None unless there are both.
-        readings: of original and result; None without a reader or if not detected.
-        sharpness_ratio: result over original; None if not detected, or if the original is flat.
-        score_ratio: detector score of the result over that of the original; None if not detected.
-        ssim: structural similarity of the crops; None if not detected.
-        lpips: None if not detected or not available.
+        before, after: states of the meshes of original and result; None without a mesh.
+        errors: differences of the two meshes.
+        readings: of original and result; None without a reader.
+        sharpness_ratio: result over original; None if the original is flat.
+        score_ratio: detector score of the result over that of the original.
+        ssim, lpips: of the crops; the latter may not be available.
         crops: (S, S, 3) uint8 RGB of original and result for a contact sheet, or None.
     """
 
@@ -84,8 +84,7 @@ class PairMeasurement:
 
     Attributes:
         pair: the two files.
-        faces: number of faces in the original.
-        unchanged: number of them that the result still shows.
+        faces, unchanged: number of faces in the original, and of those that the result still shows.
         resized: the result had another size, and was scaled to the original's.
         outside: difference outside all faces.
         rim: colour step at the boundary of the changed region; None without one.
@@ -156,7 +155,7 @@ def _measure_face(
 
     readings = lpips = None
     if after is not None and evaluators.meter is not None:
-        lpips = evaluators.meter.add(*crops(_QUALITY_MARGIN, FACE_SIDE))
+        lpips = evaluators.meter.add(*crops(_QUALITY_MARGIN, _FACE_SIDE))
     if after is not None and evaluators.reader is not None:
         readings = evaluators.reader(photo, face.box), evaluators.reader(result, face.box)
     quality = crops(_QUALITY_MARGIN, _QUALITY_SIDE)
@@ -280,7 +279,8 @@ def rim_step(photo: np.ndarray, result: np.ndarray) -> float | None:
     steps = []
     for image in (photo, result):
         lab = cv2.cvtColor(cv2.blur(image, (3, 3)).astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-        sides = [_sample(lab, contour + sign * inward) for sign in (1, -1)]
+        points = [(contour + sign * inward).astype(np.float32).T[:, None] for sign in (1, -1)]
+        sides = [cv2.remap(lab, *xy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for xy in points]
         steps.append(float(np.linalg.norm(sides[0] - sides[1], axis=-1).mean()))
     return steps[1] - steps[0]
 
@@ -288,12 +288,6 @@ def rim_step(photo: np.ndarray, result: np.ndarray) -> float | None:
 def sharpness(face: np.ndarray) -> float:
     """Compute the variance of the Laplacian of a crop, (S, S, 3) uint8 RGB, in grey levels; 0 for a flat image."""
     return float(cv2.Laplacian(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
-
-
-def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Interpolate a (H, W, 3) float32 image at (N, 2) x, y; returns (N, 3)."""
-    x, y = points.astype(np.float32)[None].transpose(2, 0, 1)
-    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
 
 
 CANONICAL_POINTS = {
@@ -407,3 +401,79 @@ def _gaze(mesh: np.ndarray) -> tuple[float, float]:
         offsets.append((offset @ across / width, (offset - lids) @ down / width))
     x, y = np.mean(offsets, axis=0)
     return float(x), float(y)
+
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""File of torch-fidelity's Inception, for FID and KID, among the checkpoints of `torch.hub`."""
+
+ALEXNET_FILE = "alexnet-owt-7be5be79.pth"  # file of torchvision's AlexNet, for LPIPS, likewise
+_FACE_SIDE = 299  # of the crops for these metrics, in pixels
+_KID_SUBSETS, _KID_SUBSET_SIZE = 50, 100
+
+
+class PerceptualMeter:
+    """Accumulates pairs of face crops and computes FID, KID and LPIPS. Nothing is downloaded.
+
+    Attributes:
+        missing: metrics that cannot be computed, name to reason.
+    """
+
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        self._features: dict[str, Any] = {}
+        self._lpips: Any = None
+        self._pairs = 0
+        if find_spec("torchmetrics") is None:
+            self.missing = dict.fromkeys(("FID", "KID", "LPIPS"), "torchmetrics is not installed")
+            return
+        if find_spec("torch_fidelity") is None or not _has(INCEPTION_FILE):
+            reason = f"torch-fidelity or its weights ({INCEPTION_FILE}) are not installed"
+            self.missing |= dict.fromkeys(("FID", "KID"), reason)
+        else:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+            from torchmetrics.image.kid import KernelInceptionDistance
+
+            self._features["FID"] = FrechetInceptionDistance(feature=2048)
+            self._features["KID"] = KernelInceptionDistance(feature=2048, subsets=_KID_SUBSETS)
+        if not _has(ALEXNET_FILE):
+            self.missing["LPIPS"] = f"torchvision's weights ({ALEXNET_FILE}) are not installed"
+        else:
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+            self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+
+    def add(self, original: np.ndarray, result: np.ndarray) -> float | None:
+        """Add the crops of a face before and after, (S, S, 3) uint8 RGB, and return their LPIPS, or None without it."""
+        if not self._features and self._lpips is None:
+            return None
+        import torch
+
+        pair = [torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))[None] for crop in (original, result)]
+        self._pairs += 1
+        with torch.inference_mode():
+            for metric in self._features.values():
+                metric.update(pair[0], real=True)
+                metric.update(pair[1], real=False)
+            if self._lpips is None:
+                return None
+            return float(self._lpips(pair[0].float() / 255, pair[1].float() / 255))
+
+    def fid(self) -> float | None:
+        """Compute the FID of all pairs so far, or return None."""
+        metric = self._features.get("FID")
+        return None if metric is None or self._pairs < 2 else float(metric.compute())
+
+    def kid(self) -> float | None:
+        """Compute the KID of all pairs so far, a mean over subsets of up to 100 faces, or return None."""
+        metric = self._features.get("KID")
+        if metric is None or self._pairs < 2:
+            return None
+        metric.subset_size = min(_KID_SUBSET_SIZE, self._pairs)  # the metric refuses subsets larger than the set
+        return float(metric.compute()[0])
+
+
+def _has(file: str) -> bool:
+    """Return whether a file is among the checkpoints of `torch.hub`."""
+    import torch
+
+    return (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()

@@ -146,10 +146,8 @@ def builtin_components(
 def pretrained_components(model: str | Path, image_encoder: str | Path, bottleneck_dim: int) -> Components:
     """Return a Stable Diffusion inpainting checkpoint with a ControlNet copied from its UNet and a new adapter.
 
-    Args:
-        model: folder or hub name, such as stable-diffusion-v1-5/stable-diffusion-inpainting.
-        image_encoder: folder or hub name, such as openai/clip-vit-large-patch14.
-        bottleneck_dim: of the adapter.
+    Both names are folders or on the hub, such as stable-diffusion-v1-5/stable-diffusion-inpainting and
+    openai/clip-vit-large-patch14; `bottleneck_dim` is the adapter's.
 
     Raises:
         ValueError: the checkpoint's UNet is not an inpainting one.

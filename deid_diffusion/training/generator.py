@@ -127,10 +127,10 @@ def initialize_adapter(
     Args:
         adapter: changed in place.
         features: (N, R, D) of the training faces.
-        facts: N faces' facts.
+        facts: of the N faces.
         files: N photographs; two crops of one make a pair for the erasure.
-        subspace: of all attributes; the erasure is fitted to features projected on it.
-        rank: number of identity directions to erase.
+        subspace: of the attributes that users may keep.
+        rank: of the erasure, 0 for none.
         seed: of the choice of pairs.
     """
     adapter.centre.copy_(features.mean(0))
@@ -332,14 +332,8 @@ class FaceDeidObjective(Objective):
     ) -> torch.Tensor:
         """Return the models' (B, 4, h, w) float32 prediction for (B, 4, h, w) noisy latents at (B,) steps."""
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        down, middle = self.controlnet(noisy, steps, tokens, control, return_dict=False)
-        return self.unet(
-            torch.cat([noisy, batch["mask"], batch["masked_latents"]], 1),
-            steps,
-            tokens,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample.float()
+        masked = batch["mask"], batch["masked_latents"]
+        return _predict(self.unet, self.controlnet, noisy, steps, tokens, control, *masked)
 
     def clean(self, noisy: torch.Tensor, predicted: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """Return the (B, 4, h, w) clean latents that a prediction implies."""
@@ -453,18 +447,23 @@ def generation_sheet(
     latents = torch.randn(masked.shape, generator=generator).to(masked) * sampler.init_noise_sigma
     for time in sampler.timesteps:
         noisy = sampler.scale_model_input(latents, time)
-        down, middle = controlnet(noisy, time, tokens, control, return_dict=False)
-        predicted = unet(
-            torch.cat([noisy, mask, masked], 1),
-            time,
-            tokens,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample.float()
+        predicted = _predict(unet, controlnet, noisy, time, tokens, control, mask, masked)
         latents = sampler.step(predicted, time, latents, return_dict=False)[0]
-    decoded = [_decode(vae, column) for column in (masked, latents, batch["latents"])]
+    columns = (column.to(vae.device, vae.dtype) for column in (masked, latents, batch["latents"]))
+    decoded = [vae.decode(column / vae.config.scaling_factor).sample for column in columns]
     return tile([control * 2 - 1, *decoded])
 
 
-def _decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
-    return vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
+def _predict(
+    unet: Callable[..., Any],
+    controlnet: ControlNetModel,
+    noisy: torch.Tensor,
+    step: torch.Tensor,
+    tokens: torch.Tensor,
+    control: torch.Tensor,
+    mask: torch.Tensor,
+    masked: torch.Tensor,
+) -> torch.Tensor:
+    down, middle = controlnet(noisy, step, tokens, control, return_dict=False)
+    residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    return unet(torch.cat([noisy, mask, masked], 1), step, tokens, **residuals).sample.float()

@@ -273,7 +273,11 @@ def fit_identity_model(portraits: Iterable[Portrait], texels: int, modes: int) -
     candidates = list(portraits)
     stated = np.array([states_glasses(portrait.row) for portrait in candidates])
     glasses = glasses_probability([portrait.strip for portrait in candidates], stated)
-    rows = [row for row, portrait in enumerate(candidates) if _is_clean(portrait)]
+    rows = [
+        row
+        for row, portrait in enumerate(candidates)
+        if all(portrait.faults[name] < limit for name, limit in _LIMITS.items())
+    ]
     if len(rows) < _MIN_PEOPLE:
         raise DeidError(
             f"{len(rows)} of {len(candidates)} pictures are clean frontal faces: expected {_MIN_PEOPLE} or more"
@@ -326,10 +330,6 @@ def likeness_to_mean(packed: np.ndarray) -> np.ndarray:
     centred = packed - packed.mean(1, keepdims=True)
     mean = centred.mean(0)
     return centred @ mean / (np.linalg.norm(centred, axis=1) * np.linalg.norm(mean)).clip(1e-9)
-
-
-def _is_clean(portrait: Portrait) -> bool:
-    return all(portrait.faults[name] < limit for name, limit in _LIMITS.items())
 
 
 def align_solids(solids: Iterable[np.ndarray]) -> np.ndarray:

@@ -315,7 +315,7 @@ class _UnfinishedCache:
 
     def finish(self) -> Prepared:
         """Record the result and move the files into the cache. Raises DeidError without a single crop."""
-        result = {name: self.done[name] for name in _COUNTS}
+        result: dict[str, Any] = {name: self.done[name] for name in _COUNTS}
         if not result["crops"]:
             (self.cache / RECORD).unlink()
             _publish(self.cache, [SKIPPED])

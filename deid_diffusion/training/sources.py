@@ -39,8 +39,7 @@ _DATASET_ROWS = 1000  # rows read at once, without their images
 def read_table(path: Path, key: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the value of the column `key` and the other columns of each row of a .jsonl or .csv file.
 
-    Raises:
-        UsageError: the file cannot be read, or a row lacks the column.
+    Raises UsageError if the file cannot be read, or a row lacks the column.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -97,7 +96,7 @@ class Photographs:
     def __init__(
         self, data: Sequence[str | Path], *, manifest: Path | None = None, caption_column: str | None = None
     ) -> None:
-        """Open the sources.
+        """Open the sources. Raises UsageError if one does not exist or cannot be read.
 
         Args:
             data: folders of images, read recursively with their `metadata.csv` or `.jsonl`; tar files with their .json
@@ -105,9 +104,6 @@ class Photographs:
                 path is never taken for a name.
             manifest: CSV whose column `file` is a photograph's name or its last part; its other columns win.
             caption_column: column of the caption; None means `CAPTION`, the column of .txt sidecars.
-
-        Raises:
-            UsageError: a source does not exist or cannot be read.
         """
         self._sources = [open_source(str(source)) for source in data]
         self._caption_column = caption_column

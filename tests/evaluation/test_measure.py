@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from deid_diffusion.evaluation.measure import (
+    ALEXNET_FILE,
+    INCEPTION_FILE,
     Evaluators,
+    PerceptualMeter,
     is_unchanged,
     measure_pair,
     outside_faces,
@@ -22,7 +25,6 @@ from deid_diffusion.evaluation.measure import (
 )
 from deid_diffusion.evaluation.onnx import Reading
 from deid_diffusion.evaluation.pairing import Pair
-from deid_diffusion.evaluation.perceptual import ALEXNET_FILE, INCEPTION_FILE, PerceptualMeter
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.semantic_map import mean_mesh
 
@@ -38,7 +40,7 @@ def test_metrics_without_weights(tmp_path, monkeypatch):
 
 
 def test_metrics_without_torchmetrics(monkeypatch):
-    monkeypatch.setattr("deid_diffusion.evaluation.perceptual.find_spec", lambda name: None)
+    monkeypatch.setattr("deid_diffusion.evaluation.measure.find_spec", lambda name: None)
     assert PerceptualMeter().missing["LPIPS"] == "torchmetrics is not installed"
 
 
@@ -71,7 +73,7 @@ def test_metrics_with_weights(tmp_path, monkeypatch):
     for name in (INCEPTION_FILE, ALEXNET_FILE):
         (tmp_path / "hub" / "checkpoints" / name).touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("deid_diffusion.evaluation.perceptual.find_spec", lambda name: util.find_spec("json"))
+    monkeypatch.setattr("deid_diffusion.evaluation.measure.find_spec", lambda name: util.find_spec("json"))
     metrics = {
         "torchmetrics.image.fid": {"FrechetInceptionDistance": Fid},
         "torchmetrics.image.kid": {"KernelInceptionDistance": Kid},
