@@ -1,4 +1,4 @@
-"""Engines of a data-set run: processes of this machine or a Ray cluster, and the share of a launched process."""
+"""Engines of a data-set run: local processes or a Ray cluster, and shares of launched processes."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ CREATE INDEX IF NOT EXISTS outputs ON tasks (output);
 
 
 class RunDirectory:
-    """Output folder of a run, `out`, with an absolute folder for this process's unfinished results, `scratch`."""
+    """Output folder of a run, `out`, and this process's absolute one for unfinished results, `scratch`."""
 
     def __init__(self, out: Path, scratch: Path, config: str, lock: BaseFileLock | None) -> None:
         """Open the journal. Raises DeidError if it cannot be used. See `open`."""

@@ -138,7 +138,7 @@ def _finish(group: Sequence[_PhotoJob]) -> Iterator[tuple[Job, JobResult]]:
 
 
 class _FileJob:
-    """One photo or clip from file to file, in two steps, and the seconds spent on it; an error becomes its result."""
+    """One photo or clip from file to file, in two timed steps; an error becomes its result."""
 
     model: Anonymizer
     _failed: ImageRecord | VideoRecord  # the record if it fails now

@@ -1,4 +1,4 @@
-"""Shards of a data set: WebDataset tars, Parquet files, and the Arrow streams in folders that `datasets` saves.
+"""Shards of a data set: WebDataset tars, Parquet files, and the Arrow streams of saved `datasets`.
 
 In a tar, members that share a key, their path up to the first dot, are one sample. Members are read by `tarfile`:
 webdataset's reader skips names without a suffix and takes a truncated tar for a complete one. Tables are read and

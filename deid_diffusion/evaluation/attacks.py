@@ -1,4 +1,4 @@
-"""Re-identification attacks on de-identified photos, with a face recogniser and other photos of the people.
+"""Re-identification attacks on results, with a face recogniser and other photos of the people.
 
 The attacker knows that the photos were de-identified and has other photos of the people. Attacks:
 

@@ -37,7 +37,10 @@ _GAP = 8  # between panels, in pixels
 
 @dataclass(frozen=True)
 class AttributeReading:
-    """Scores of one face, 0 to 1, by attribute and word; an attribute's words sum to 1, a phrase has one score."""
+    """Scores of one face, 0 to 1, by attribute and word.
+
+    The words of an attribute sum to 1; a phrase has a single score.
+    """
 
     scores: Mapping[str, Mapping[str, float]]
 

@@ -1,4 +1,4 @@
-"""Measurements on originals and results: coverage, pose, expression, image quality, blending, FID, KID and LPIPS.
+"""Measurements on originals and results: coverage, pose, expression, image quality, blending.
 
 All of them apply to the results of any tool: the only masks used are the face boxes of a detector.
 """
@@ -280,7 +280,7 @@ def rim_step(photo: np.ndarray, result: np.ndarray) -> float | None:
     for image in (photo, result):
         lab = cv2.cvtColor(cv2.blur(image, (3, 3)).astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
         points = [(contour + sign * inward).astype(np.float32).T[:, None] for sign in (1, -1)]
-        sides = [cv2.remap(lab, *xy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for xy in points]
+        sides = [cv2.remap(lab, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for x, y in points]
         steps.append(float(np.linalg.norm(sides[0] - sides[1], axis=-1).mean()))
     return steps[1] - steps[0]
 
@@ -310,7 +310,7 @@ _ANGLES, _RATIOS = ("yaw", "pitch", "roll"), ("smile", "mouth_open", "eyes_open"
 
 @dataclass(frozen=True)
 class HeadPose:
-    """Angles in degrees, in image coordinates: yaw to the right of the image, pitch upwards, roll clockwise."""
+    """Angles in degrees, in image coordinates: yaw to the right, pitch upwards, roll clockwise."""
 
     yaw: float
     pitch: float

@@ -118,7 +118,7 @@ class Reading:
 
 
 class AttributeReader(Protocol):
-    """Estimator of age and sex with a name for reports; it should not have been used to generate the results."""
+    """Named estimator of age and sex; it should not have been used to generate the results."""
 
     name: str
 
@@ -128,13 +128,12 @@ class AttributeReader(Protocol):
 
 
 class OnnxAgeGender:
-    """`AttributeReader` from an ONNX file: (1, 3, S, S) upright face in, probabilities or logits of female and male and
-    an age out, in one output in this order or in two.
+    """`AttributeReader` from an ONNX file: (1, 3, S, S) upright face in; sexes and age out.
 
-    Defaults are those of Open Model Zoo's age-gender-recognition-retail-0013: BGR, 0 to 255, age in hundreds of years,
-    a square 1.2 times the size of the face box. The JSON file of the same name overrides ``colour``, ``mean``,
-    ``scale``, ``size``, ``margin`` (side of the square over the longer side of the box) and ``age_scale`` (years per
-    unit).
+    The outputs are probabilities or logits of female and male and an age, in one output in this order or in two.
+    Defaults are those of Open Model Zoo's age-gender-recognition-retail-0013: BGR, 0 to 255, age in hundreds of years, a
+    square 1.2 times the size of the face box. The JSON file of the same name overrides ``colour``, ``mean``, ``scale``,
+    ``size``, ``margin`` (side of the square over the longer side of the box) and ``age_scale`` (years per unit).
     """
 
     def __init__(self, path: Path) -> None:

@@ -61,7 +61,7 @@ def embed(photo: np.ndarray, points: np.ndarray | None, recogniser: Recogniser) 
 
 @dataclass(frozen=True)
 class Pair:
-    """An original and its result: the two files, the original's name without suffix, and the person's name."""
+    """An original and its result: both files, the original's name without suffix, the person's name."""
 
     name: str
     person: str

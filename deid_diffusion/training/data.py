@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from transformers import CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..attributes.encoding import encode_attributes, tokenize
@@ -204,8 +204,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
 def sample_items(dataset: FaceDataset, count: int) -> dict[str, torch.Tensor]:
     """Return ``count`` items spread evenly over a data set, or all if it has fewer, as one batch."""
     count = min(count, len(dataset))
-    items = [dataset[index * len(dataset) // count] for index in range(count)]
-    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+    return default_collate([dataset[index * len(dataset) // count] for index in range(count)])
 
 
 class CropDataset(FaceDataset):

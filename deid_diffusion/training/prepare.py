@@ -112,7 +112,7 @@ def _mirrored_views(image: np.ndarray, landmarker: FaceMesh) -> list[tuple[np.nd
 
 @dataclass(frozen=True)
 class Prepared:
-    """Contents of a finished cache: numbers of crops, and of photographs read, undecodable, and without a face.
+    """Contents of a finished cache: numbers of crops, and of photographs read, broken and faceless.
 
     `was_complete` tells whether the cache was finished before the call.
     """
@@ -126,7 +126,7 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Faces:
-    """Crops, (S, S, 3) uint8 RGB, and meshes of one photograph with its columns, or why and what was skipped."""
+    """Crops, (S, S, 3) uint8 RGB, of one photograph with meshes and columns, or the reason for none."""
 
     crops: Sequence[np.ndarray] = ()
     meshes: Sequence[np.ndarray] = ()
