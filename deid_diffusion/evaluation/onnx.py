@@ -131,9 +131,10 @@ class OnnxAgeGender:
     """`AttributeReader` from an ONNX file: (1, 3, S, S) upright face in; sexes and age out.
 
     The outputs are probabilities or logits of female and male and an age, in one output in this order or in two.
-    Defaults are those of Open Model Zoo's age-gender-recognition-retail-0013: BGR, 0 to 255, age in hundreds of years, a
-    square 1.2 times the size of the face box. The JSON file of the same name overrides ``colour``, ``mean``, ``scale``,
-    ``size``, ``margin`` (side of the square over the longer side of the box) and ``age_scale`` (years per unit).
+    Defaults are those of Open Model Zoo's age-gender-recognition-retail-0013: BGR, 0 to 255, age in hundreds of years,
+    a square 1.2 times the size of the face box. The JSON file of the same name overrides ``colour``, ``mean``,
+    ``scale``, ``size``, ``margin`` (side of the square over the longer side of the box) and ``age_scale`` (years per
+    unit).
     """
 
     def __init__(self, path: Path) -> None:
