@@ -102,9 +102,7 @@ def _new_fingerprint(data: bytes) -> bytes:
 class DatasetRun:
     """One run over a data set; an iterator over the results of its images.
 
-    Attributes:
-        skipped: files that are neither images nor labels, and are not copied.
-        known: images that were finished before.
+    `skipped` counts files that are neither images nor labels, `known` images that were finished before.
     """
 
     def __init__(

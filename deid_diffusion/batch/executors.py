@@ -83,11 +83,8 @@ def share_of_this_process(workers: int | None, engine: str, device: str) -> Work
 def make_engine(name: str, config: JobConfig, workers: int | None, address: str | None) -> Engine:
     """Return the engine "local" or "ray".
 
-    Args:
-        name: of the engine.
-        config: settings of the workers.
-        workers: number of workers; None is 1, and with Ray one per GPU or per `CPUS` CPUs.
-        address: of a Ray cluster; None starts one on this machine.
+    The number of workers is 1 if None, and with Ray one per GPU or per `CPUS` CPUs; without the address of a Ray
+    cluster, one is started on this machine.
     """
     if name == "ray":
         return partial(run_on_ray, config, workers, address)

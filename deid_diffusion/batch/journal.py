@@ -53,12 +53,11 @@ class RunDirectory:
         """Open a folder, and delete what a killed run left unfinished.
 
         Args:
-            out: a folder that is new, empty or of an earlier run with the same settings.
+            out: a folder that is new, empty or of an earlier run with the same settings; else UsageError.
             config: settings of the run.
             leads: False in the other processes of a run, which open the folder after the first one.
 
         Raises:
-            UsageError: the folder holds something else, or results of other settings.
             DeidError: another run uses it, or it cannot be written.
         """
         work = out / WORK

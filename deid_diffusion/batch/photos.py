@@ -316,14 +316,8 @@ _Item = TypeVar("_Item")
 def prefetch(items: Iterable[_Item], cost: Callable[[_Item], int], budget: int) -> Generator[_Item]:
     """Yield the items of an iterable, in order, computed ahead in another thread.
 
-    Args:
-        items: the next is computed while those that wait cost no more than ``budget``; a single item always fits.
-        cost: of an item while it waits.
-        budget: over which nothing more is computed ahead.
-
-    Raises:
-        BaseException: what ``items`` raises, in its turn. When the generator is closed, the item that is being computed
-            is waited for.
+    The next is computed while those that wait cost no more than ``budget``; a single item always fits. Raises what
+    ``items`` raises, in its turn. When the generator is closed, the item that is being computed is waited for.
     """
     ready: deque[tuple[_Item, ...]] = deque()  # an empty one is the end
     changed = threading.Condition()

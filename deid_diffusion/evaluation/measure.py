@@ -111,12 +111,8 @@ def measure_pair(
 ) -> PairMeasurement:
     """Measure a photo, (H, W, 3) uint8 RGB, and its result, (h, w, 3).
 
-    Args:
-        pair: the two files.
-        photo, result: their pixels.
-        evaluators: the networks to measure with.
-        more_boxes: x0, y0, x1, y1 in photo pixels of further faces that were changed, from the run's records.
-        keep_crops: keep crops of the largest face for a contact sheet.
+    `more_boxes` are x0, y0, x1, y1 in photo pixels of further faces that were changed, from the run's records; crops of
+    the largest face are kept for a contact sheet.
     """
     resized = result.shape != photo.shape
     if resized:
@@ -200,11 +196,9 @@ class Outside:
 
 
 def is_unchanged(photo: np.ndarray, result: np.ndarray, box: Box) -> bool:
-    """Return whether the result still shows the original face: structural similarity above `UNCHANGED_SSIM`.
+    """Return whether the result still shows the face in a box, x0, y0, x1, y1 in pixels: SSIM above `UNCHANGED_SSIM`.
 
-    Args:
-        photo, result: (H, W, 3) uint8 RGB.
-        box: x0, y0, x1, y1 in pixels.
+    Photo and result are (H, W, 3) uint8 RGB.
     """
     x0, y0, x1, y1 = (round(v) for v in box)
     rows, columns = slice(max(0, y0), max(y1, y0 + 1)), slice(max(0, x0), max(x1, x0 + 1))
@@ -231,11 +225,9 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def outside_faces(photo: np.ndarray, result: np.ndarray, boxes: Sequence[Box]) -> Outside:
-    """Measure the difference outside all boxes, grown by `BOX_GROWTH`; 0 if the boxes cover the image.
+    """Measure the difference of two (H, W, 3) uint8 RGB images outside all boxes, x0, y0, x1, y1 in pixels.
 
-    Args:
-        photo, result: (H, W, 3) uint8 RGB.
-        boxes: x0, y0, x1, y1 in pixels.
+    Boxes are grown by `BOX_GROWTH`; 0 if they cover the image.
     """
     outside = np.ones(photo.shape[:2], bool)
     for x0, y0, x1, y1 in boxes:
@@ -246,13 +238,10 @@ def outside_faces(photo: np.ndarray, result: np.ndarray, boxes: Sequence[Box]) -
 
 
 def rim_step(photo: np.ndarray, result: np.ndarray) -> float | None:
-    """Measure the colour step that the result adds at the boundary of the changed region.
+    """Measure the colour step that the result adds at the boundary of the changed region; both (H, W, 3) uint8 RGB.
 
     At every pixel of the region's contour, the colour 3 pixels inside is compared with the colour 3 pixels outside,
     both averaged over 3 x 3 pixels.
-
-    Args:
-        photo, result: (H, W, 3) uint8 RGB.
 
     Returns:
         Mean difference in CIELAB units (about 2 is visible to a trained eye); negative if a real edge was smoothed.

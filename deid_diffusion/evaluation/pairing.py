@@ -88,12 +88,7 @@ class Matching:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of photos.
-
-    Attributes:
-        columns: names of the columns used for grouping.
-        rows: photo's name without suffix to column to value, including columns not used for grouping.
-    """
+    """Labels of photos: columns used for grouping, and all columns by the photo's name without suffix."""
 
     columns: tuple[str, ...]
     rows: Mapping[str, Mapping[str, str]]

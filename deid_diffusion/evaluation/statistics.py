@@ -181,12 +181,8 @@ def jackknife_interval(
 ) -> tuple[float, float] | None:
     """Compute the 95 % interval of a distance between paired sets, leaving out groups of people (delete-d jackknife).
 
-    A bootstrap repeats images, which these distances take for a difference of the distributions.
-
-    Args:
-        statistic: function of two feature sets.
-        first, second: (N, D) features of the same photos.
-        people: N names; None is returned for fewer than three people.
+    A bootstrap repeats images, which these distances take for a difference of the distributions. The sets are (N, D)
+    features of the same photos, with N people's names; None for fewer than three people.
     """
     names = np.unique(np.asarray(people), return_inverse=True)[1]
     order = np.random.default_rng(0).permutation(names.max() + 1)
@@ -214,12 +210,9 @@ def genuine_pairs(people: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def impostor_scores(scores: np.ndarray, people: Sequence[str] | np.ndarray, *, symmetric: bool = True) -> np.ndarray:
-    """Select the (K,) scores of all pairs of photos of different people.
+    """Select the (K,) scores of all pairs of photos of different people from (N, N) scores, given N names.
 
-    Args:
-        scores: (N, N), from `similarities`.
-        people: N names.
-        symmetric: rows and columns are the same images, so a pair counts once; otherwise both orders count.
+    If `symmetric`, rows and columns are the same images, so a pair counts once; otherwise both orders count.
     """
     codes = np.unique(np.asarray(people), return_inverse=True)[1]
     impostor = codes[:, None] != codes[None]

@@ -211,12 +211,9 @@ def label_glasses(
 def glasses_probability(strips: Sequence[np.ndarray], stated: np.ndarray) -> np.ndarray:
     """Return (N,) probabilities that glasses are worn; 1 where stated and 0 elsewhere if examples are too few.
 
-    A logistic regression on histograms of oriented gradients (Dalal & Triggs, CVPR 2005), with self-training: texts
-    mention few of the glasses that pictures show, so confident positives become labels of the next round.
-
-    Args:
-        strips: N of `eye_strip`.
-        stated: (N,) bool, whether each text mentions glasses.
+    A logistic regression on histograms of oriented gradients (Dalal & Triggs, CVPR 2005) of `eye_strip`, with
+    self-training: texts mention few of the glasses that pictures show, so confident positives become labels of the next
+    round. `stated` is (N,) bool, whether each text mentions glasses.
     """
     if stated.sum() < _MIN_EXAMPLES or (~stated).sum() < _MIN_EXAMPLES:
         return stated.astype(float)

@@ -145,12 +145,7 @@ class BalancedSampler:
 
 
 def sex_age_pose_sampler(facts: Sequence[Mapping[str, str]], meshes: np.ndarray) -> BalancedSampler:
-    """Return a sampler of N faces that balances sexes and up-weights rare ages and turned heads.
-
-    Args:
-        facts: see `captions.describe_face`.
-        meshes: (N, 478, 2), in any pixels.
-    """
+    """Return a sampler of N faces, by facts and (N, 478, 2) meshes, that balances sexes, rare ages and turned heads."""
     poses = [int(abs(measure(mesh).yaw) / _TURNED) for mesh in meshes]
     subgroups = [(face.get("age", ""), pose) for face, pose in zip(facts, poses, strict=True)]
     return BalancedSampler([SEX.get(face.get("person", "")) for face in facts], subgroups)

@@ -126,12 +126,10 @@ def initialize_adapter(
 
     Args:
         adapter: changed in place.
-        features: (N, R, D) of the training faces.
-        facts: of the N faces.
-        files: N photographs; two crops of one make a pair for the erasure.
+        features, facts: (N, R, D) and facts of the N training faces.
+        files: N photographs; two crops of one, chosen by the seed, make a pair for the erasure.
         subspace: of the attributes that users may keep.
         rank: of the erasure, 0 for none.
-        seed: of the choice of pairs.
     """
     adapter.centre.copy_(features.mean(0))
     adapter.phrase_scale.fill_(phrase_scale(features[:, 0], subspace, facts))
@@ -160,10 +158,7 @@ def crop_pairs(files: Sequence[str], rng: np.random.Generator) -> np.ndarray:
 def phrase_scale(features: torch.Tensor, subspace: AttributeSubspace, facts: Sequence[Mapping[str, str]]) -> float:
     """Return the length of directions between faces relative to those between captions, by least squares.
 
-    Args:
-        features: (N, D) features of whole faces.
-        subspace: of the captions' space.
-        facts: of the N faces; phrases that are a word of an attribute count.
+    The features are (N, D), of whole faces; of the faces' facts, phrases that are a word of an attribute count.
     """
     covariance = variance = 0.0
     for name, words in subspace.words.items():
@@ -193,13 +188,10 @@ class IdentityRepulsion:
         weight: float = 0.1,
         side: int = 112,
     ) -> None:
-        """Take the frozen VAE of the latents and a recogniser.
+        """Take the frozen VAE of the latents, through which gradients flow, and a recogniser.
 
-        Args:
-            vae: decodes predictions; gradients flow through it.
-            recogniser: differentiable, (B, 3, side, side) in -1..1 to (B, D) embeddings; not the verifier's.
-            weight: of the term in the loss.
-            side: of the recogniser's input, in pixels.
+        The recogniser is differentiable, (B, 3, side, side) in -1..1 to (B, D) embeddings, and not the verifier's;
+        `weight` is that of the term in the loss.
         """
         self.vae, self.recogniser = vae, recogniser
         self.weight, self.side = weight, side
@@ -207,9 +199,8 @@ class IdentityRepulsion:
     def __call__(self, predicted: torch.Tensor, latents: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
         """Return the weighted term, a scalar.
 
-        Args:
-            predicted, latents: (B, C, h, w) clean latents, predicted and of the original.
-            alphas: (B,) cumulative alpha at each face's step; noisy predictions count less.
+        The clean latents, predicted and of the original, are (B, C, h, w); `alphas` (B,) are the cumulative alphas at
+        the faces' steps: noisy predictions count less.
         """
         embedding = self._embed(predicted)
         with torch.no_grad():

@@ -55,14 +55,10 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def resume(accelerator: Accelerator, config: TrainConfig) -> int:
-    """Load the checkpoint to resume from, if any, and remove what a killed run left half-written.
+    """Load the checkpoint to resume from, if any, remove what a killed run left half-written, and return the step.
 
-    Returns:
-        The step of the checkpoint, 0 without one.
-
-    Raises:
-        FileNotFoundError: a named checkpoint does not exist.
-        ValueError: the output folder holds checkpoints of later steps, of another run.
+    Raises FileNotFoundError for a named checkpoint that does not exist, ValueError if the output folder holds
+    checkpoints of later steps, of another run.
     """
     checkpoints, name = list_checkpoints(config.output_dir), config.resume_from_checkpoint
     step = 0
@@ -175,9 +171,7 @@ def train(objective: Objective, dataset: FaceDataset, config: TrainConfig) -> No
     within the epoch with the same batches and noise. N processes take the steps of one process with N times the
     accumulation. With FSDP the final weights are written but not left in the objective.
 
-    Raises:
-        ValueError: the data set is smaller than one step, or an option does not work with FSDP.
-        FileNotFoundError: the checkpoint to resume from does not exist.
+    Raises ValueError for a data set smaller than one step, or an option that does not work with FSDP, and as `resume`.
     """
     accelerator = _accelerator(config, objective.phases)
     unsharded = _unsharded_copy(accelerator, objective, config)

@@ -41,13 +41,10 @@ def face_crops(
     Args:
         image: (H, W, 3) uint8 RGB.
         landmarker: finds the faces.
-        size: of a crop, in pixels.
+        size: of the crops, (size, size, 3) uint8 RGB; the meshes are (478, 2) float32 crop pixels.
         variants: number of crops; the first is plain, the others are mirrored, jittered and relit. A greyscale image
             gives half as many.
         rng: of the jitter.
-
-    Returns:
-        Crops, (size, size, 3) uint8 RGB, and as many meshes, (478, 2) float32 crop pixels.
     """
     views = _mirrored_views(image, landmarker)
     crops, meshes = [], []

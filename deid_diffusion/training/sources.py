@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,7 +33,6 @@ _SAVED = ("state.json", "dataset_dict.json")  # files of datasets.save_to_disk
 _ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"})
 _MAX_SIDECAR = 2**20  # bytes; larger files are annotations of a data set, not captions
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
-_DATASET_ROWS = 1000  # rows read at once, without their images
 
 
 def read_table(path: Path, key: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -228,12 +227,9 @@ class _DataSet:
         self._rows = rows.with_format(None).cast_column(self._column, datasets.Image(decode=False))
 
     def __iter__(self) -> Iterator[Photograph]:
-        plain = self._rows.select_columns(self._plain)
-        for first in range(0, len(self._rows), _DATASET_ROWS):
-            batch = plain[first : first + _DATASET_ROWS] if self._plain else {}
-            for number in range(first, min(first + _DATASET_ROWS, len(self._rows))):
-                columns = as_text({name: values[number - first] for name, values in batch.items()})
-                yield Photograph(self._source, f"{number:08}", columns, partial(self._read, number))
+        rows = self._rows.select_columns(self._plain) if self._plain else repeat({})
+        for number, row in zip(range(len(self._rows)), rows, strict=False):
+            yield Photograph(self._source, f"{number:08}", as_text(row), partial(self._read, number))
 
     def _read(self, number: int) -> np.ndarray:
         image, label = self._rows[number][self._column], str(Path(self._source, f"{number:08}"))
