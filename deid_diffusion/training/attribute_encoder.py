@@ -167,9 +167,6 @@ class AttributeEncoderObjective(Objective):
         self.answers = nn.Linear(vision.config.projection_dim, len(questions.fact))
         self.log_scale = nn.Parameter(torch.tensor(2.66))  # ln(1 / 0.07), CLIP's start
 
-    def trainable(self, phase: str) -> nn.Module:
-        return self
-
     def forward(
         self, batch: Mapping[str, torch.Tensor], phase: str, step: int
     ) -> tuple[torch.Tensor, dict[str, float]]:

@@ -122,21 +122,13 @@ class BalancedSampler:
     """
 
     def __init__(self, groups: Sequence[Hashable | None], subgroups: Sequence[Hashable]) -> None:
-        self.cumulative = np.arange(1, len(groups) + 1) / len(groups)
-        known_groups = set(groups) - {None}
-        if not known_groups:
-            return
-        known = sum(group is not None for group in groups) / len(groups)
         pairs = list(zip(groups, subgroups, strict=True))
-        sizes = Counter(pairs)
-        roots = {
-            group: sum(size**0.5 for (other, _), size in sizes.items() if other == group) for group in known_groups
-        }
-        shares = [
-            1 / len(pairs) if pair[0] is None else known / len(known_groups) / roots[pair[0]] * sizes[pair] ** -0.5
-            for pair in pairs
-        ]
-        self.cumulative = np.cumsum(shares)
+        sizes, known = Counter(pairs), set(groups) - {None}
+        weights = np.array([1.0 if pair[0] is None else sizes[pair] ** -0.5 for pair in pairs])
+        for name in known:
+            rows = np.array([group == name for group in groups])
+            weights[rows] *= sum(group is not None for group in groups) / len(known) / weights[rows].sum()
+        self.cumulative = np.cumsum(weights) / len(weights)
 
     def draw(self, rng: np.random.Generator) -> int:
         """Return the index of a random face."""

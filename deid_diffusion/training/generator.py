@@ -42,8 +42,8 @@ class Objective(nn.Module):
     license: str = "apache-2.0"
 
     def trainable(self, phase: str) -> nn.Module:
-        """Return the module whose parameters are optimized in a phase."""
-        raise NotImplementedError
+        """Return the module whose parameters are optimized in a phase: the objective, unless overridden."""
+        return self
 
     def forward(
         self, batch: Mapping[str, torch.Tensor], phase: str, step: int
@@ -277,9 +277,6 @@ class FaceDeidObjective(Objective):
         self.snr_gamma, self.rim_weight, self.empty_ids = snr_gamma, rim_weight, empty_ids
         self.selection, self.start_strength = RandomSelection(subspace), start_strength
         self.vae, self.examples = None if vae is None else Frozen(vae), examples
-
-    def trainable(self, phase: str) -> nn.Module:
-        return self
 
     def forward(
         self, batch: Mapping[str, torch.Tensor], phase: str, step: int

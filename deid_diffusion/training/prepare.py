@@ -173,7 +173,11 @@ def prepare(
     }
     record = _read_record(cache)
     if record is not None:
-        _refuse_other_arguments(cache, record["arguments"], arguments)
+        for name, value in arguments.items():
+            if (before := record["arguments"][name]) != value:
+                raise UsageError(
+                    f"{cache}: was begun with {name} {_text(before)}, not {_text(value)}: choose another folder"
+                )
         was_complete = (cache / CROPS).exists()
         if "result" in record and (was_complete or (cache / _UNFINISHED / CROPS).exists()):
             with image_errors(cache):
@@ -215,15 +219,8 @@ def _write_record(cache: Path, record: dict[str, Any]) -> None:
     write_atomic(cache / RECORD, json.dumps(record, indent=1).encode() + b"\n", overwrite=True)
 
 
-def _refuse_other_arguments(cache: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    def text(value: object) -> str:
-        return "none" if value is None else " ".join(value) if isinstance(value, list) else str(value)
-
-    for name, value in now.items():
-        if before[name] != value:
-            raise UsageError(
-                f"{cache}: was begun with {name} {text(before[name])}, not {text(value)}: choose another folder"
-            )
+def _text(argument: object) -> str:
+    return "none" if argument is None else " ".join(argument) if isinstance(argument, list) else str(argument)
 
 
 def _survey(photographs: Iterable[Photograph]) -> tuple[int, str]:
