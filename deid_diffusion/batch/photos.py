@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -75,15 +76,8 @@ def run(
     for job in plan.jobs:
         if job.holds_original:
             _withdraw(job.target)  # whatever happens next, the original is not left under the result's name
-    loaded: list[Anonymizer] = []
-
-    def anonymizer() -> Anonymizer:
-        if not loaded:
-            loaded.append(load())
-        return loaded[0]
-
     versions = results.versions()
-    for job, result in _results(plan.jobs, anonymizer, settings, on_frame):
+    for job, result in _results(plan.jobs, cache(load), settings, on_frame):
         result = replace(result, report=replace(result.report, versions=versions))
         if report_file is not None:
             _record(report_file, job, result.report)
