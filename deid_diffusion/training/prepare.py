@@ -173,10 +173,10 @@ def prepare(
     }
     record = _read_record(cache)
     if record is not None:
-        for name, value in arguments.items():
-            if (before := record["arguments"][name]) != value:
+        for name, argument in arguments.items():
+            if (before := record["arguments"][name]) != argument:
                 raise UsageError(
-                    f"{cache}: was begun with {name} {_text(before)}, not {_text(value)}: choose another folder"
+                    f"{cache}: was begun with {name} {_text(before)}, not {_text(argument)}: choose another folder"
                 )
         was_complete = (cache / CROPS).exists()
         if "result" in record and (was_complete or (cache / _UNFINISHED / CROPS).exists()):
