@@ -124,10 +124,7 @@ def run_on_workers(
         start: returns the executor of worker 0, 1, ..., which is one process, and its settings.
         count: number of workers; each is started for its first task.
         died: exceptions that a future raises if its process died.
-        tasks: the tasks.
-
-    Raises:
-        DeidError: a worker died again while it loaded its model; also as `dataset.execute` does.
+        tasks: to execute; DeidError if a worker dies again while it loads its model, and as `dataset.execute` does.
     """
     workers: dict[int, tuple[Executor, Future[None]]] = {}  # with the loading of their models
     running: dict[Future[TaskResult], tuple[int, Task]] = {}

@@ -67,8 +67,12 @@ class RunDirectory:
         scratch = work.absolute() / "scratch" / secrets.token_hex(8)
         with image_errors(work):
             work.mkdir(mode=0o700, exist_ok=True)  # records and unfinished results are private
-            lock = _lock(out) if leads else None
-            if leads:
+            lock = FileLock(work / "lock") if leads else None
+            if lock is not None:
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout as error:
+                    raise DeidError(f"{out}: another run is using it: wait until it has finished") from error
                 shutil.rmtree(scratch.parent, ignore_errors=True)
             scratch.mkdir(parents=True)
         run_directory = cls(out, scratch, _digest(config), lock)
@@ -193,15 +197,6 @@ class RunDirectory:
                 f"{self._path}: cannot be used ({one_line(error)}): check the disk; if the file is damaged, choose "
                 "another output folder"
             ) from error
-
-
-def _lock(out: Path) -> BaseFileLock:
-    lock = FileLock(out / WORK / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise DeidError(f"{out}: another run is using it: wait until it has finished") from error
-    return lock
 
 
 def _digest(config: JobConfig) -> str:

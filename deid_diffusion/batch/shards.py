@@ -217,17 +217,13 @@ def _process_cell(
     content, path = (cell["bytes"], cell["path"]) if isinstance(cell, dict) else (cell, None)
     if content is None and path is None:
         return column, cell, None
-    file_name = PurePath(path).name if path else f"image{_suffix(content)}"  # without folders of another machine
+    suffix = next((suffix for magic, suffix in _MAGIC.items() if content and content.startswith(magic)), "")
+    file_name = PurePath(path).name if path else f"image{suffix}"  # without folders of another machine
     target = tasks.result_name(file_name, worker.config.file_format)
     read = partial(tasks.read_image, Path(path or ""), row + place) if content is None else partial(bytes, content)
     image, outcome = worker.process(read, row + place, target, shown + place)
     value = {"bytes": image, "path": target if path else None} if isinstance(cell, dict) else image
     return column, value, outcome
-
-
-def _suffix(content: bytes) -> str:
-    """Return the suffix of an encoded image, by its first bytes; "" for a format that cannot be written."""
-    return next((suffix for magic, suffix in _MAGIC.items() if content.startswith(magic)), "")
 
 
 def _read_rows(task: Task) -> pyarrow.Table:

@@ -18,9 +18,7 @@ from ..faces.landmarks import Landmarker
 from ..identity.recognition import Recogniser
 from ..io.images import READABLE
 
-FILE_COLUMNS = ("file", "photo", "original", "name")
-"""Column names accepted for the photo in a table of labels, by priority."""
-
+FILE_COLUMNS = ("file", "photo", "original", "name")  # accepted for the photo in a table of labels, by priority
 _MAX_DISTANCE = 0.4  # between the centres of an original's face and the result's, in widths of the original's box
 _MESH_CROP = 128  # side of the crop that meshes are fitted to, in pixels
 _MAX_GROUPS = 20  # columns with more distinct values are not used for grouping
