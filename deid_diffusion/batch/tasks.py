@@ -77,10 +77,9 @@ def result_name(name: str, file_format: str) -> str:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """An input file.
+    """An input file with an absolute path.
 
     Attributes:
-        path: absolute.
         place: of its result below the output folder, with forward slashes.
         name: for messages and records: as given, but never an absolute path.
         stamp: size and modification time, which tell versions of the file apart.

@@ -69,13 +69,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Matching:
-    """Pairs of two folders, and the files without a partner.
+    """Pairs of two folders, by name, and the names of originals and results without a partner.
 
-    Attributes:
-        pairs: by name.
-        without_result: names of originals that have no result.
-        without_original: names of results that have no original.
-        people_known: whether people are known from names or a table; otherwise every photo counts as another person.
+    `people_known` tells whether people are known from names or a table; otherwise every photo counts as another person.
     """
 
     pairs: tuple[Pair, ...]

@@ -229,10 +229,8 @@ class Point:
 def trade_off(points: Sequence[Point], chance: float, groups: Sequence[tuple[float, float]] = ()) -> str:
     """Plot privacy against utility as an SVG element; the upper left corner is ideal.
 
-    Args:
-        points: shown with a marker of their own and a legend entry.
-        chance: chance level of re-identification, 0 to 1.
-        groups: further x, y, shown as small dots.
+    Points have a marker of their own and a legend entry, groups are further x, y, shown as small dots. `chance` is the
+    chance level of re-identification, 0 to 1.
     """
 
     def draw(axes: Axes) -> None:

@@ -116,8 +116,7 @@ class Questions:
     """Classification tasks beside the contrastive one: a question per fact, with a fixed set of answers.
 
     Attributes:
-        fact: (P,) int64, index in ``captions.FACTS`` of each answer's fact.
-        code: (P,) int64, each answer's code, as in `captions.fact_codes`.
+        fact, code: (P,) int64, of each answer: index in ``captions.FACTS``, and code as in `captions.fact_codes`.
         weight: (P,) float32, class weights: rare answers of a question weigh more.
         texts: P captions, each of which states its answer alone.
     """
@@ -215,11 +214,8 @@ class AttributeEncoderObjective(Objective):
 def attribute_overlap(answers: torch.Tensor, fact: torch.Tensor) -> torch.Tensor:
     """Return the mean squared cosine between answer directions of different attributes.
 
-    A direction is an answer's difference from the mean of its fact's answers.
-
-    Args:
-        answers: (P, D) embeddings of answers.
-        fact: (P,) int64, index in ``captions.FACTS`` of each answer's fact.
+    A direction is the difference of an answer, a row of (P, D), from the mean of its fact's answers; facts are (P,)
+    int64 indices in ``captions.FACTS``.
     """
     attribute = torch.tensor([[FACTS[k] in names for names in ATTRIBUTES].index(True) for k in fact.tolist()])
     fact, attribute = fact.to(answers.device), attribute.to(answers.device)

@@ -84,10 +84,8 @@ def skin_tone(crop: np.ndarray, labels: np.ndarray) -> str:
 def describe_face(row: Mapping[str, Any], crop: np.ndarray, mesh: np.ndarray) -> dict[str, str]:
     """Return the known facts of a face: a phrase for each name of `FACTS`.
 
-    Args:
-        row: of the cache; ``text``, ``predicted_male``, ``predicted_age``, ``grey`` and glasses are read.
-        crop: (S, S, 3) uint8 RGB.
-        mesh: (478, 2) crop pixels.
+    Of the cache's row, ``text``, ``predicted_male``, ``predicted_age``, ``grey`` and glasses are read; the crop is
+    (S, S, 3) uint8 RGB, its mesh (478, 2).
     """
     facts: dict[str, str] = {}
     text = row.get("text", "").lower()

@@ -118,8 +118,7 @@ def builtin_components(
     Args:
         vae, clip: output folders of train_vae.py and train_attribute_encoder.py; DeidError without them.
         widths: channels of the UNet's levels, finest first.
-        crop_size: side of the training's crops, in pixels.
-        bottleneck_dim: of the adapter.
+        crop_size, bottleneck_dim: side of the training's crops, in pixels, and the adapter's bottleneck.
     """
     for folder in (vae, clip):
         if not folder.is_dir():
@@ -233,8 +232,7 @@ def assemble_builtin(
     Args:
         vae, clip, generator: output folders of train_vae.py, train_attribute_encoder.py and train_face_deid.py.
         identity_model: output folder of fit_identity_model.py.
-        steps, guidance: defaults of the pipeline.
-        strength: its default share of steps that denoise a composite, 0 to 1.
+        steps, guidance, strength: the pipeline's defaults; strength is the share of steps that denoise a composite.
     """
     half = torch.float16
     return FaceDeidPipeline(

@@ -263,8 +263,7 @@ class FaceDeidObjective(Objective):
             empty_ids: (1, T) token ids of the empty text.
             subspace: of the attributes that users may keep.
             train_unet: train the UNet as well, not only use it.
-            snr_gamma: of the min-SNR weights.
-            rim_weight: of the smoothed error at the mask's rim.
+            snr_gamma, rim_weight: of the min-SNR weights, and of the smoothed error at the mask's rim.
             start_strength: train only this share of the denoising steps, the last ones; each predicts the photo from
                 its noised composite.
             repulsion: the identity term.

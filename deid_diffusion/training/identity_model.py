@@ -48,14 +48,13 @@ _BEARD_AGE, _LINE_AGE = 16.0, 50.0  # years from which a face may have a beard, 
 
 @dataclass(frozen=True, eq=False)
 class Portrait:
-    """One synthetic person's picture, unwrapped and cleaned.
+    """One synthetic person's picture, unwrapped and cleaned, with its row of the manifest.
 
     Attributes:
         texture: (T, T, 3) float16, logarithm of RGB without light.
         strip: see `captions.eye_strip`.
         solid: (478, 3) mesh with depth, pixels.
         features: (R, D) attribute features.
-        row: the manifest's columns.
         faults: measures of unusable textures, compared with `_LIMITS`.
         measures: smile, mouth_open, eyes_open, yaw.
     """
