@@ -115,7 +115,7 @@ def test_data_set_gives_what_a_call_gives(
 def test_service_gives_what_a_call_gives(anonymizer: Anonymizer, direct: np.ndarray) -> None:
     pytest.importorskip("fastapi", reason="the service needs deid-diffusion[service]")
     from deid_diffusion.serving.http import make_app
-    from deid_diffusion.serving.queue import Limits
+    from deid_diffusion.serving.server import Limits
     from tests.serving.servers import ask, serving
 
     with serving(make_app(anonymizer, Limits())) as port:

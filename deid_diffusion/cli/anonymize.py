@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import DeidError, UsageError
-from .options import Device, Model, errors_as_exit_codes, parse_options, with_options
+from .options import Device, Model, parse_options, with_options
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -79,58 +78,52 @@ def anonymize(
     Results carry no metadata of the photo but its colour profile. Finished results are skipped, so rerun the same
     command to resume an interrupted run.
     """
-    with errors_as_exit_codes(context):
-        from ..batch.photos import Settings, run
-        from ..batch.planning import make_plan
-        from ..identity.pseudonyms import default_store
-        from ..io.coco import write_annotations
-        from ..results import ImageRecord, RunStats
-        from .console import Display, summary
+    from ..batch.photos import Settings, run
+    from ..batch.planning import make_plan
+    from ..identity.pseudonyms import default_store
+    from ..io.coco import write_annotations
+    from ..results import ImageRecord, RunStats
+    from .console import Display, summary
 
-        plan = make_plan(
-            inputs, out, file_format=file_format, overwrite=overwrite, in_place=in_place, recursive=recursive
-        )
-        face_files = {"--annotations": annotations, "--boxes": boxes, "--only": only, "--wishes": wishes}
-        key_file, store = given["key_file"], given["store"]
-        sources = {**face_files, "--key-file": key_file, "--store": store}
-        if key_file is not None and store is None:
-            sources["--store"] = default_store(key_file)
-        _check_outputs({"--report": report, "--export-annotations": export_annotations}, sources, inputs)
-        if report is not None:
-            _check_report(report)
-        _check_clips(plan, {**face_files, "--export-annotations": export_annotations})
-        options = parse_options(given)
-        faces = _read_faces(face_files, options)
-        faces.check(plan)
-        options = with_people(options, key_file, store, given["keep_people"])
-        if export_annotations is not None:
-            write_annotations(export_annotations, (), overwrite=overwrite)  # fail before the work, not after it
-        settings = Settings(options, require_face, faces.boxes, faces.only, faces.overrides)
+    plan = make_plan(inputs, out, file_format=file_format, overwrite=overwrite, in_place=in_place, recursive=recursive)
+    face_files = {"--annotations": annotations, "--boxes": boxes, "--only": only, "--wishes": wishes}
+    key_file, store = given["key_file"], given["store"]
+    sources = {**face_files, "--key-file": key_file, "--store": store}
+    if key_file is not None and store is None:
+        sources["--store"] = default_store(key_file)
+    _check_outputs({"--report": report, "--export-annotations": export_annotations}, sources, inputs)
+    if report is not None:
+        _check_report(report)
+    _check_clips(plan, {**face_files, "--export-annotations": export_annotations})
+    options = parse_options(given)
+    faces = _read_faces(face_files, options)
+    faces.check(plan)
+    options = with_people(options, key_file, store, given["keep_people"])
+    if export_annotations is not None:
+        write_annotations(export_annotations, (), overwrite=overwrite)  # fail before the work, not after it
+    settings = Settings(options, require_face, faces.boxes, faces.only, faces.overrides)
 
-        def load() -> Anonymizer:
-            anonymizer = load_anonymizer(model, device)
-            if options.method == "generate":
-                anonymizer.check(options, faces.overrides.all() if faces.overrides else ())
-            return anonymizer
+    def load() -> Anonymizer:
+        anonymizer = load_anonymizer(model, device)
+        if options.method == "generate":
+            anonymizer.check(options, faces.overrides.all() if faces.overrides else ())
+        return anonymizer
 
-        tally, records = RunStats(), list[ImageRecord]()
-        with Display(len(plan.jobs)) as display:
-            for line in warnings_of(options):
-                display.complain(f"warning: {line}")
-            for outcome in run(plan, load, settings, report, display.on_frame):
-                tally = tally.add(outcome)
-                if export_annotations is not None and isinstance(outcome.report, ImageRecord):
-                    records.append(outcome.report)
-                if outcome.message:
-                    display.complain(outcome.message)
-                if outcome.unexpected and context.obj:
-                    display.complain("".join(traceback.format_exception(outcome.unexpected)))
-                display.count(tally)
-        if export_annotations is not None:
-            write_annotations(export_annotations, records, overwrite=True)
-        typer.echo(summary(tally, plan))
-        if in_place and tally.failed:
-            typer.echo("the photos that failed are unchanged: they still show the original faces", err=True)
+    tally, records = RunStats(), list[ImageRecord]()
+    with Display(len(plan.jobs)) as display:
+        for line in warnings_of(options):
+            display.complain(f"warning: {line}")
+        for outcome in run(plan, load, settings, report, display.on_frame):
+            tally = tally.add(outcome)
+            if export_annotations is not None and isinstance(outcome.report, ImageRecord):
+                records.append(outcome.report)
+            display.report(outcome, debug=context.obj)
+            display.count(tally)
+    if export_annotations is not None:
+        write_annotations(export_annotations, records, overwrite=True)
+    typer.echo(summary(tally, plan))
+    if in_place and tally.failed:
+        typer.echo("the photos that failed are unchanged: they still show the original faces", err=True)
     raise typer.Exit(tally.exit_code)
 
 

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import anyio
@@ -26,9 +26,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from ..identity.pseudonyms import Pseudonyms
-from .access import ApiKey
 from .gradio_page import MAX_PHOTOS, Page, Result, Session, make_page
-from .queue import Limits, RequestQueue
+from .server import ApiKey, Limits, RequestQueue
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -226,10 +225,17 @@ def upload_parent() -> Path:
 
 
 @contextmanager
-def upload_dir(parent: Path | None = None) -> Iterator[Path]:
-    """Create a folder for the owner alone, in which Gradio and `tempfile` put uploads inside the block.
+def open_app(anonymizer: Anonymizer, limits: Limits, **secrets: Any) -> Iterator[ASGIApp]:
+    """Yield the page as `make_app` returns it, with an upload folder that exists inside the block only."""
+    with upload_dir() as folder:
+        yield make_app(anonymizer, limits, folder, **secrets)
 
-    It is deleted at the end; folders that killed processes left behind are deleted first.
+
+@contextmanager
+def upload_dir(parent: Path | None = None) -> Iterator[Path]:
+    """Create a private folder in which Gradio and `tempfile` put uploads inside the block; delete it at the end.
+
+    Folders that killed processes left behind are deleted first.
     """
     parent = parent or upload_parent()
     for lock in parent.glob(f"{_PREFIX}*/{_LOCK}"):

@@ -32,7 +32,7 @@ from ..io import images
 from ..io.images import READABLE
 from ..options import Options
 from .http import anonymize_request
-from .queue import Check, RequestQueue, deadline_error
+from .server import Check, RequestQueue, deadline_error
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -272,15 +272,10 @@ logger = logging.getLogger(__name__)
 
 
 def process(
-    anonymizer: Anonymizer, desk: RequestQueue, name: str, data: bytes, options: Options, file_format: str
+    anonymizer: Anonymizer, queue: RequestQueue, name: str, data: bytes, options: Options, file_format: str
 ) -> Result:
-    """Wait for the photo's turn, and de-identify it.
-
-    Raises:
-        DeidError: it is no photo, too large, or it took too long; or something inside failed, of which the log says
-            more. One line.
-    """
-    limits = desk.limits
+    """Wait for the photo's turn, and de-identify it. Raises DeidError for every failure; the log has its details."""
+    limits = queue.limits
 
     def work(check: Check) -> Result:
         encoded, record = anonymize_request(
@@ -297,8 +292,8 @@ def process(
         )
 
     try:
-        with desk.place():
-            waiting = desk.submit(work)
+        with queue.place():
+            waiting = queue.submit(work)
             try:
                 return waiting.result(limits.seconds)
             except FutureTimeout:
@@ -325,13 +320,13 @@ class Page:
 
     Attributes:
         anonymizer: with its model loaded.
-        desk: the queue of all sessions.
+        queue: the queue of all sessions.
         pseudonyms: of the server's key; None gives each session its own.
         folder: where the stores of sessions are.
     """
 
     anonymizer: Anonymizer
-    desk: RequestQueue
+    queue: RequestQueue
     pseudonyms: Pseudonyms | None
     folder: Path
 
@@ -366,7 +361,7 @@ class Page:
         for number, (name, data) in enumerate(photos, 1):
             yield (status_html([f"{name}: {number} of {len(photos)}", *errors]), *self.show_first(session))
             try:
-                session.results[name] = process(self.anonymizer, self.desk, name, data, options, choices.file_format)
+                session.results[name] = process(self.anonymizer, self.queue, name, data, options, choices.file_format)
             except DeidError as error:
                 errors.append(one_line(error))
         lines = [_summary(session), *errors] if session.results else errors or ["choose a photo first"]
@@ -395,7 +390,7 @@ class Page:
 
 def make_page(page: Page) -> gr.Blocks:
     """Lay out the controls and connect the handlers."""
-    limits = page.desk.limits
+    limits = page.queue.limits
     with gr.Blocks(title="deid-diffusion", analytics_enabled=False, fill_width=True) as blocks:
         session = gr.State(delete_callback=_close)
         gr.HTML(_HEAD)

@@ -9,9 +9,11 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
+import prometheus_client
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -26,13 +28,15 @@ from ..errors import ImageError, UsageError, one_line
 from ..identity.pseudonyms import Pseudonyms
 from ..options import Method, Options, option_schema
 from ..results import ImageRecord
-from .access import ApiKey
-from .queue import Check, DeadlineExceeded, Limits, Metrics, QueueFull, RequestQueue, deadline_error
+from .server import ApiKey, Check, DeadlineExceeded, Limits, QueueFull, RequestQueue, deadline_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ..anonymizer import Anonymizer
+
+_MediaType = Literal["image/png", "image/webp", "image/jpeg"]
+_MEDIA_TYPES = get_args(_MediaType)
 
 
 class ErrorMessage(BaseModel):
@@ -44,12 +48,11 @@ class ErrorMessage(BaseModel):
 class AnonymizedPhoto(BaseModel):
     """Body of a result with its record."""
 
-    media_type: Literal["image/png", "image/webp", "image/jpeg"]
+    media_type: _MediaType
     image: str = Field(description="The encoded image in Base64.")
     record: dict[str, Any] = Field(description="The image record, as in the command line's --report.")
 
 
-_MEDIA_TYPES = ("image/png", "image/webp", "image/jpeg")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {
     "requestBody": {
@@ -89,15 +92,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def read_photo(request: Request, limits: Limits) -> bytes:
-    """Read the body of a request.
+async def _read_photo(request: Request, limits: Limits) -> bytes:
+    """Read the body of a request. Raises HTTPException for more bytes than the limit, as soon as that is known.
 
     Starlette's body limit would answer in plain text, without a remedy.
-
-    Raises:
-        HTTPException: 413 for more bytes than the limit, as soon as that is known; 415 for a form.
     """
-    check_headers(request, limits)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -106,8 +105,8 @@ async def read_photo(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def check_headers(request: Request, limits: Limits) -> None:
-    """Check type and declared size before the body is read. Raises HTTPException, as `read_photo` does."""
+def _check_headers(request: Request, limits: Limits) -> None:
+    """Raise HTTPException for a form, or a declared size over the limit, before the body is read."""
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise HTTPException(
             415, "the body is a form: send the photo itself, as curl --data-binary @photo.jpg does, not curl -F"
@@ -220,6 +219,47 @@ def anonymize_request(
     )
 
 
+_BUCKETS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300)  # seconds
+
+
+class Metrics:
+    """Prometheus metrics of one service.
+
+    Attributes:
+        queue: gauge of the photos accepted and not yet answered.
+    """
+
+    def __init__(self) -> None:
+        self._registry = registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
+        self._photos = prometheus_client.Counter(
+            "deid_photos", "Finished photos, by status.", ["status"], registry=registry
+        )
+        self._faces = prometheus_client.Counter("deid_faces", "Faces, by action.", ["action"], registry=registry)
+        self._refused = prometheus_client.Counter(
+            "deid_refused", "Refused requests, by HTTP status.", ["code"], registry=registry
+        )
+        self._seconds = prometheus_client.Histogram(
+            "deid_photo_seconds", "Processing time of a photo, without waiting.", buckets=_BUCKETS, registry=registry
+        )
+        self.queue = prometheus_client.Gauge("deid_queue", "Photos accepted and not yet answered.", registry=registry)
+
+    def count_photo(self, record: ImageRecord) -> None:
+        """Count a finished photo and its faces."""
+        self._photos.labels(record.status).inc()
+        self._seconds.observe(record.seconds)
+        for face in record.faces:
+            self._faces.labels(face.action).inc()
+
+    def count_refusal(self, code: int) -> None:
+        """Count a request that was answered by an error."""
+        self._refused.labels(str(code)).inc()
+
+    def text(self) -> bytes:
+        """Return all metrics in the text format 0.0.4 of Prometheus."""
+        return prometheus_client.generate_latest(self._registry)
+
+
 logger = logging.getLogger(__name__)
 _NAME = "photo"  # in messages and records: file names can identify people
 _bearer = HTTPBearer(auto_error=False, description="The server's API key, if it has one.")
@@ -236,13 +276,13 @@ def make_app(
         api_key: required for photos and metrics; None admits everybody.
         pseudonyms: shared by all requests.
     """
-    desk = RequestQueue(limits)
+    queue = RequestQueue(limits)
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        desk.close()
+        queue.close()
 
     app = FastAPI(
         title="deid-diffusion",
@@ -276,24 +316,23 @@ def make_app(
         Base64 together with its record.
         """
         options = params.options(pseudonyms)
-        check_headers(request, limits)
-        with desk.place(), metrics.queue.track_inprogress():
-            data = await asyncio.wait_for(read_photo(request, limits), limits.seconds)
+        _check_headers(request, limits)
+        with queue.place(), metrics.queue.track_inprogress():
+            data = await asyncio.wait_for(_read_photo(request, limits), limits.seconds)
 
-            def work(check: Check) -> tuple[bytes, ImageRecord]:
-                return anonymize_request(
-                    anonymizer,
-                    data,
-                    _NAME,
-                    options,
-                    file_format=params.format,
-                    max_pixels=limits.max_pixels,
-                    check=check,
-                    require_face=params.require_face,
-                )
-
+            work = partial(
+                anonymize_request,
+                anonymizer,
+                data,
+                _NAME,
+                options,
+                file_format=params.format,
+                max_pixels=limits.max_pixels,
+                require_face=params.require_face,
+            )
+            future = queue.submit(lambda check: work(check=check))
             try:
-                encoded, record = await asyncio.wait_for(asyncio.wrap_future(desk.submit(work)), limits.seconds)
+                encoded, record = await asyncio.wait_for(asyncio.wrap_future(future), limits.seconds)
             except asyncio.TimeoutError as error:
                 raise deadline_error(limits) from error
         metrics.count_photo(record)
