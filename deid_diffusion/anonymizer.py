@@ -205,7 +205,7 @@ class Anonymizer:
             VideoError: the clip is damaged, it cannot be written, or no face was found although one is required.
             DeidError: as `__call__` does, or a package for clips is missing.
         """
-        from .io.video_reader import open_clip
+        from .io.video import open_clip
         from .video.anonymize import anonymize_clip
 
         more = {} if on_frame is None else {"on_frame": on_frame}

@@ -39,7 +39,7 @@ def picture() -> np.ndarray:
 
 def anonymize_frames(anonymizer: Anonymizer, folder: Path) -> np.ndarray:
     """De-identify a clip of one face that moves: (F, H / 8, W / 8, 3) float32, means of the result's pixels."""
-    from deid_diffusion.io.video_reader import open_clip
+    from deid_diffusion.io.video import open_clip
     from deid_diffusion.video.anonymize import anonymize_clip
     from tests.video.clips import read, write
 

@@ -17,7 +17,7 @@ from ..errors import DeidError, ImageError
 from ..io import images
 from ..io.annotations import Boxes, FaceOverrides
 from ..io.files import prepare_folder, write_atomic, write_error
-from ..io.video_reader import is_clip
+from ..io.video import is_clip
 from ..options import Options
 from ..results import ImageRecord, JobResult, VideoRecord, elapsed, failure, finished, unexpected
 from .planning import Job, Plan
@@ -317,7 +317,7 @@ class _ClipJob:
 
     def open(self) -> None:
         """Read the header."""
-        from ..io.video_reader import open_clip
+        from ..io.video import open_clip
 
         prepare_folder(self._job.target.parent)
         self._clip = open_clip(self._job.source)

@@ -222,7 +222,7 @@ def warnings_of(options: Options) -> list[str]:
 def _check_outputs(outputs: dict[str, Path | None], sources: dict[str, Path | None], inputs: list[Path]) -> None:
     """Raise UsageError for a record that would overwrite a photo, a key or another file of the command line."""
     from ..io.images import READABLE
-    from ..io.video_reader import is_clip
+    from ..io.video import is_clip
 
     owners = {os.path.realpath(path): option for option, path in sources.items() if path is not None}
     owners |= {os.path.realpath(path): "input" for path in inputs}
@@ -238,7 +238,7 @@ def _check_outputs(outputs: dict[str, Path | None], sources: dict[str, Path | No
 
 def _check_clips(plan: Plan, photo_files: Mapping[str, Path | None]) -> None:
     """Raise UsageError for files of face boxes where there are clips: they do not refer to frames."""
-    from ..io.video_reader import is_clip
+    from ..io.video import is_clip
 
     clip = next((job.input_name for job in plan.jobs if is_clip(job.source)), None)
     for option, path in photo_files.items():

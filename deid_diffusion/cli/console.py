@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..io.video_reader import is_clip
+from ..io.video import is_clip
 
 if TYPE_CHECKING:
     from ..batch.dataset import DatasetRun

@@ -13,8 +13,17 @@ import numpy as np
 from ..errors import DeidError, VideoError
 from ..faces.boxes import Detection
 from ..io.files import publish, sha256_of, write_error
-from ..io.video_reader import Clip, Encoding, Frame, encoding_for, iter_frames, replace_changed
-from ..io.video_writer import SegmentWriter, join, steady_times
+from ..io.video import (
+    Clip,
+    Encoding,
+    Frame,
+    SegmentWriter,
+    encoding_for,
+    iter_frames,
+    join,
+    replace_changed,
+    steady_times,
+)
 from ..results import TrackRecord
 from . import checkpoint
 from .checkpoint import ClipCheckpoint, ClipStats, track_record
@@ -69,7 +78,7 @@ def anonymize_clip(
     Args:
         anonymizer: with its model loaded.
         clip: of `open_clip`.
-        target: the result; its suffix is one of `io.video_reader.READABLE` that can be written.
+        target: the result; its suffix is one of `io.video.READABLE` that can be written.
         options: how faces are treated. A seed is that of the first face; each later one has the next.
         overwrite: replace an existing file.
         require_face: raise VideoError for a clip in which no face is found.

@@ -18,7 +18,7 @@ from .._version import __version__
 from ..errors import VideoError
 from ..faces.compositing import FILL
 from ..io.files import write_atomic, write_error
-from ..io.video_reader import Encoding
+from ..io.video import Encoding
 from ..options import options_digest
 from ..results import SIMPLE, Action, FaceRecord, TrackRecord
 

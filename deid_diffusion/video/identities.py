@@ -25,7 +25,7 @@ from ..generation import (
     prepare_inputs,
 )
 from ..io.files import write_atomic
-from ..io.video_reader import Frame
+from ..io.video import Frame
 from ..models.identity_model import Donors
 from ..options import Options
 from .tracking import Track
