@@ -12,8 +12,7 @@ from typer.core import TyperGroup
 
 from .._version import __version__
 from ..errors import DeidError, UsageError, one_line
-from .anonymize import anonymize
-from .dataset import dataset
+from .anonymize import anonymize, dataset
 from .evaluate import attack, evaluate
 from .inspect import attributes, demo, inspect
 from .keys import keys_app
