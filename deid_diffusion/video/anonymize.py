@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DeidError, VideoError
 from ..faces.boxes import Detection
-from ..io.files import publish, sha256_of, write_error
+from ..io.files import image_errors, publish, sha256_of
 from ..io.video import (
     Clip,
     Encoding,
@@ -40,7 +40,7 @@ OnFrame = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class AnonymizedVideo:
-    """What was done to a clip.
+    """Result of `anonymize_clip`.
 
     Attributes:
         tracks: one record per tracked face.
@@ -69,16 +69,16 @@ def anonymize_clip(
     require_face: bool = False,
     on_frame: OnFrame = lambda name, done, total: None,
 ) -> AnonymizedVideo:
-    """Replace every face in every frame of a clip, and write the result with the clip's sound.
+    """Replace every face in every frame of a clip, and write the result with the clip's audio.
 
-    The frames are read twice, and a few of them once more to choose the new faces; one frame at a time is in memory.
-    Finished parts lie in a hidden folder beside the target: after a kill the same call resumes there. The target
-    appears when it is complete. A face that fails is covered in that frame; a frame that fails is filled.
+    The frames are decoded two to three times, one at a time in memory. Finished chunks are kept in a hidden folder
+    beside the target, from which the same call resumes after a kill. A face that fails is covered in that frame; a
+    frame that fails is filled.
 
     Args:
         anonymizer: with its model loaded.
         clip: of `open_clip`.
-        target: the result; its suffix is one of `io.video.READABLE` that can be written.
+        target: the result; its suffix is one of `io.video.WRITABLE`.
         options: how faces are treated. A seed is that of the first face; each later one has the next.
         overwrite: replace an existing file.
         require_face: raise VideoError for a clip in which no face is found.
@@ -86,7 +86,7 @@ def anonymize_clip(
 
     Raises:
         VideoError: the clip is damaged, or the result cannot be written.
-        DeidError: the store of pseudonyms cannot be used; the model does not know the attributes that are to be kept.
+        DeidError: the store of pseudonyms cannot be used, or the model does not know the attributes to keep.
     """
     encoding = encoding_for(target.suffix, clip.pixels, (clip.width, clip.height))
     work = ClipCheckpoint.open(
@@ -113,7 +113,7 @@ def anonymize_clip(
     unsearched = frozenset(frame for chunk in chunks for frame in chunk.unsearched.tolist())
     _replace(anonymizer, clip, work, encoding, _Plan(tracks, identities, unsearched, options, total), on_frame)
     numbers = range(len(chunks))
-    stats = ClipStats.load(work.stats(number) for number in numbers)
+    stats = ClipStats.load(map(work.stats, numbers))
     records = tuple(
         track_record(track, stats.of(number), identities.get(number), keyed=options.pseudonyms is not None)
         for number, track in enumerate(tracks)
@@ -122,12 +122,10 @@ def anonymize_clip(
     times = steady_times([None if np.isnan(time) else int(time) for time in stored.tolist()], clip)
     result = work.result(target.suffix)
     generated = any(record.action == "replaced" for record in records)
-    join(clip, [work.segment(number) for number in numbers], *times, result, target.suffix, ai_edited=generated)
+    join(clip, list(map(work.segment, numbers)), *times, result, target.suffix, ai_edited=generated)
     digest = sha256_of(result)
-    try:
+    with image_errors(target, VideoError):
         publish(result, target, overwrite=overwrite)
-    except OSError as error:
-        raise VideoError(write_error(target, error)) from error
     checkpoint.clear(target)
     return AnonymizedVideo(records, total, stats.missed, stats.filled, tuple(sorted(stats.errors)), digest)
 
@@ -140,12 +138,11 @@ def _detect(anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, on_frame: 
         if path.exists():
             chunks.append(Chunk.load(path))
             continue
-        numbers, faces, unsearched = list[int](), list[Detection](), list[int]()
-        times = list[float]()
+        numbers, faces, unsearched, times = list[int](), list[Detection](), list[int](), list[float]()
         for picture in frames:
             try:
                 detections = anonymizer.detector(picture.rgb())
-            except Exception:  # its content is unknown: it will be filled
+            except Exception:  # the frame will be filled
                 detections = []
                 unsearched.append(picture.index)
             numbers += [picture.index] * len(detections)
@@ -167,7 +164,7 @@ def _identities(
     total: int,
     on_frame: OnFrame,
 ) -> dict[int, TrackIdentity]:
-    """Return each track's identity; drawn once, and the same after a kill."""
+    """Return the tracks' identities, drawn once and read again after a kill."""
     if options.method != "generate" or not tracks:
         return {}
     if not work.identities.exists():
@@ -187,7 +184,7 @@ class _Plan:
     total: int
 
     def near(self, first: int, stop: int) -> dict[int, Track]:
-        """Return the tracks, by their numbers, that have a place in some of the frames from first to before stop."""
+        """Return the tracks, by number, that have a box in a frame from `first` to before `stop`."""
         ends = {number: (track.places.frames[0], track.places.frames[-1]) for number, track in enumerate(self.tracks)}
         return {number: self.tracks[number] for number, (low, high) in ends.items() if low < stop and first <= high}
 
@@ -211,7 +208,7 @@ def _replace(
                 elif tracks:
                     after = _frame(anonymizer, picture.index, before, tracks, generator, stats)
                 else:
-                    after = before  # the first pass has just searched this very picture
+                    after = before  # the first pass detected no face in it
                 segment.add(replace_changed(picture.stored, encoding.pixels, before, after, clip.turns))
             stats.save(work.stats(number))
 
@@ -224,8 +221,8 @@ def _frame(
     generator: ClipGenerator,
     stats: ClipStats,
 ) -> np.ndarray:
-    """Return (H, W, 3) uint8, a frame as it may be shown. Whatever happens, no original face is left on it."""
-    options = replace(generator.options, pseudonyms=None, seed=None)  # tracks, not frames, say who is who
+    """Return an anonymised frame, (H, W, 3) uint8, filled as a whole after an unexpected error."""
+    options = replace(generator.options, pseudonyms=None, seed=None)  # identities are the tracks'
     try:
         prepared = anonymizer.prepare(photo, options, detections=[track.at(frame) for track in tracks.values()])
         generator(prepared.pending, list(tracks), [track.observed_at(frame) for track in tracks.values()])
@@ -242,12 +239,12 @@ def _frame(
 
 
 def _by_chunk(frames: Iterator[Frame]) -> Iterator[tuple[int, Iterator[Frame]]]:
-    """Group frames by chunk, with the chunks' numbers; frames of a group that is not read are decoded and dropped."""
+    """Group frames by chunk; those of a group that is not read are decoded and dropped."""
     return groupby(frames, lambda picture: picture.index // checkpoint.CHUNK_FRAMES)
 
 
 def _reported(frames: Iterator[Frame], name: str, total: int, on_frame: OnFrame) -> Iterator[Frame]:
-    """Yield frames and report each after it was used."""
+    """Yield frames, and report each of them after its use."""
     for picture in frames:
         yield picture
         on_frame(name, picture.index + 1, total)
