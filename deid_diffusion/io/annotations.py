@@ -269,10 +269,7 @@ class Boxes:
         return detections
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """Return those of a run's photos that the file does not list.
-
-        Raises ImageError if several photos of the file match a name, and UsageError if one matches two of the names.
-        """
+        """Return those of a run's photos that the file does not list. Raises DeidError for ambiguous names."""
         absent: list[str] = []
         owners: dict[str, str] = {}
         for name in names:
@@ -294,9 +291,8 @@ class Boxes:
             return self.photos[key]
         matches = [*self.endings.get(key, ()), *(end for end in _endings(key) if end in self.photos)]
         if len(matches) > 1:
-            raise ImageError(
-                f"{self.source}: {name} could be {matches[0]} or {matches[1]}: give its path below the input"
-            )
+            places = f"{matches[0]} or {matches[1]}"
+            raise ImageError(f"{self.source}: {name} could be {places}: give its path below the input")
         return self.photos[matches[0]] if matches else None
 
 
@@ -335,10 +331,7 @@ def _around(box: _Rectangle, region: _Rectangle) -> list[_Rectangle]:
 
 @dataclass(frozen=True)
 class FaceOverride:
-    """Attributes kept and changed of single faces of a photo.
-
-    The place means a face of the same box, else every face whose centre lies in it or whose IoU with it is over 0.2.
-    """
+    """Attributes of the face whose box is the place, else of all faces centred in it or of an IoU with it over 0.2."""
 
     place: Detection
     selection: AttributeSelection
@@ -390,9 +383,8 @@ def read_annotations(path: str | Path, keep: Sequence[str] | None, change: Mappi
     """
     boxes = _make_boxes(path, CocoAnnotation, keep, change)
     default = make_selection(keep, change)
-    ignored = False
+    ignored = any(face.ignore for photo in boxes.photos.values() for face in photo.faces)
     for photo in boxes.photos.values():
-        ignored |= any(face.ignore for face in photo.faces)
         if any(face.selection is not None for face in photo.faces):  # or an override might reach its neighbours
             photo.faces[:] = [replace(face, selection=face.selection or default) for face in photo.faces]
     regions = ProcessedRegions(boxes.source, boxes.photos, boxes.endings) if ignored else None
@@ -460,10 +452,9 @@ def _make_boxes(
 def match_overrides(
     faces: Sequence[Detection], overrides: Sequence[FaceOverride], selection: AttributeSelection
 ) -> list[AttributeSelection]:
-    """Return the attributes of each face: those of the last override that means it, else `selection`.
+    """Return the attributes of each face: those of its last override, else `selection`.
 
-    Raises:
-        UsageError: an override means no face, and would be silently ignored.
+    Raises UsageError for an override of no face, which would be silently ignored.
     """
     selections = [selection] * len(faces)
     exact = {override.place.box for override in overrides}

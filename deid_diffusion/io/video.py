@@ -42,12 +42,9 @@ _FALLBACK = ".mkv"  # Matroska holds the audio of every container, and frames at
 
 @dataclass(frozen=True)
 class Encoding:
-    """Encoder settings of an output; segments with equal settings can be joined.
+    """FFmpeg's names of an encoder and of a planar YUV pixel format, and the encoder's options.
 
-    Attributes:
-        codec: FFmpeg's name of the encoder.
-        pixels: FFmpeg's name of the pixel format, planar YUV.
-        options: of the encoder.
+    Segments with equal settings can be joined.
     """
 
     codec: str
@@ -148,8 +145,7 @@ def replace_changed(
 def _convert(frame: av.VideoFrame, pixels: str) -> av.VideoFrame:
     """Convert a frame to another pixel format by its own colour matrix and range.
 
-    Transfer function and primaries are masked: they are not needed, but PyAV before 18 passes them to FFmpeg, which
-    refuses some.
+    Transfer function and primaries are masked: PyAV before 18 passes them to FFmpeg, which refuses some.
     """
     original = frame.color_trc, frame.color_primaries
     frame.color_trc = frame.color_primaries = _UNSPECIFIED
@@ -278,7 +274,7 @@ def open_clip(path: str | Path) -> Clip:
 def iter_frames(clip: Clip) -> Iterator[Frame]:
     """Yield the frames of a clip in presentation order, one in memory at a time.
 
-    Raises VideoError where the file is damaged or the size of its frames changes.
+    Raises VideoError if the file is damaged or the size of its frames changes.
     """
     with _reading(clip.path) as (container, stream):
         for index, frame in enumerate(container.decode(stream)):

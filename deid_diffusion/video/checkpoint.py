@@ -65,7 +65,7 @@ class ClipCheckpoint:
     @property
     def identities(self) -> Path:
         """Path of the tracks' identities."""
-        return self.folder / "identities.npz"
+        return self.folder / "identities.pt"
 
     def stats(self, number: int) -> Path:
         """Return the path of a chunk's counts; written before its segment."""

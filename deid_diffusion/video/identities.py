@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,33 +120,21 @@ def _options_of(options: Options, number: int) -> Options:
 
 def save_identities(path: Path, identities: Mapping[int, TrackIdentity]) -> None:
     """Write identities atomically. Raises ImageError if the disk refuses."""
-    buffer = io.BytesIO()
-    features = {
-        f"features{number}": identity.features.numpy()
+    values = {
+        number: (identity.first_seed, identity.features, tuple(map(int, astuple(identity.donors))), identity.pseudonym)
         for number, identity in identities.items()
-        if identity.features is not None
     }
-    donors = [astuple(identity.donors) for identity in identities.values()]
-    np.savez(
-        buffer,
-        numbers=np.array(list(identities), np.int64),
-        seeds=np.array([identity.first_seed for identity in identities.values()], np.uint64),
-        donors=np.array(donors, np.int64).reshape(-1, len(fields(Donors))),
-        pseudonyms=np.array([identity.pseudonym or "" for identity in identities.values()], np.str_),
-        **features,
-    )
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
     write_atomic(path, buffer.getvalue(), overwrite=True)
 
 
 def load_identities(path: Path) -> dict[int, TrackIdentity]:
     """Read identities that `save_identities` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        columns = (file[name].tolist() for name in ("numbers", "seeds", "donors", "pseudonyms"))
-        features = {name: torch.from_numpy(file[name]) for name in file.files if name.startswith("features")}
-        return {
-            number: TrackIdentity(seed, features.get(f"features{number}"), Donors(*donors), name or None)
-            for number, seed, donors, name in zip(*columns, strict=True)
-        }
+    return {
+        number: TrackIdentity(seed, features, Donors(*donors), pseudonym)
+        for number, (seed, features, donors, pseudonym) in torch.load(path, weights_only=True).items()
+    }
 
 
 def smooth_shape(mesh: np.ndarray, before: np.ndarray | None) -> np.ndarray:
