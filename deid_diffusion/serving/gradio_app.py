@@ -63,11 +63,6 @@ class SecurityMiddleware:
     With a key it asks for HTTP Basic credentials (RFC 7617, any user name) on every address; Gradio's
     `auth_dependency` leaves some unguarded. Addresses that serve uploads, or that make the server fetch from others,
     are closed: the page uses none of them.
-
-    Args:
-        app: the application.
-        api_key: the password; None admits everybody.
-        max_bytes: limit of one photo.
     """
 
     def __init__(self, app: ASGIApp, api_key: ApiKey | None, max_bytes: int) -> None:
@@ -111,12 +106,12 @@ def make_app(
     api_key: ApiKey | None = None,
     pseudonyms: Pseudonyms | None = None,
 ) -> ASGIApp:
-    """Return the page as an ASGI application, to be used inside `upload_dir`.
+    """Return the page as an ASGI application, to be used inside `upload_dir`, which yields its folder.
 
     Args:
         anonymizer: with its model loaded; used by one thread at a time.
         limits: of all sessions together.
-        folder: as `upload_dir` yields it.
+        folder: of uploads and of the sessions' stores.
         api_key: the password; None admits everybody.
         pseudonyms: shared by all sessions; None gives each session its own.
     """
@@ -264,10 +259,7 @@ async def _delete_stale_uploads(folder: Path) -> None:
 
 
 def delete_stale_uploads(folder: Path) -> None:
-    """Delete uploads that no session has read: interrupted, too large, or of a tab that was closed meanwhile.
-
-    Gradio's `delete_cache` knows nothing of interrupted uploads.
-    """
+    """Delete old uploads that no session has read; Gradio's `delete_cache` ignores interrupted ones."""
     for path in (folder / _UPLOADS).rglob("*"):
         with suppress(OSError):
             if path.is_file() and time.time() - path.stat().st_mtime > _MAX_AGE:

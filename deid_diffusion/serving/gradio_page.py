@@ -45,42 +45,24 @@ MAX_PHOTOS = 20
 MAX_SESSIONS = 32
 """Sessions kept at once; beyond that, the least recently used session is dropped."""
 
+FRESH, SEED, PERSON = "fresh", "seed", "person"
+
+# labels and values of the controls
 METHODS: tuple[tuple[str, Method], ...] = (
     ("a new face", "generate"),
     ("one colour", "fill"),
     ("blur (reversible)", "blur"),
     ("pixelation (reversible)", "pixelate"),
 )
-"""Labels of the methods."""
-
-FRESH, SEED, PERSON = "fresh", "seed", "person"
-NEW_FACES: tuple[tuple[str, str], ...] = (
-    ("random", FRESH),
-    ("repeatable, by a seed", SEED),
-    ("the same for each person, by a key", PERSON),
-)
-"""Labels of the sources of new identities."""
-
-FORMATS: tuple[tuple[str, str], ...] = (
-    ("PNG (lossless)", "png"),
-    ("WebP (lossless)", "webp"),
-    ("JPEG (smaller)", "jpeg"),
-)
-"""Labels of the output formats."""
+NEW_FACES = (("random", FRESH), ("repeatable, by a seed", SEED), ("the same for each person, by a key", PERSON))
+FORMATS = (("PNG (lossless)", "png"), ("WebP (lossless)", "webp"), ("JPEG (smaller)", "jpeg"))
 
 _MAX_PHRASE_LETTERS = 500
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A finished photo.
-
-    Attributes:
-        name: file name of the result.
-        data: the encoded file.
-        record: its `ImageRecord` as one line of JSON.
-        before, after, overlay: previews of the photo, the result, and the maps and masks, as data URIs.
-    """
+    """A finished photo: file name, encoded file, `ImageRecord` as a line of JSON, and previews as data URIs."""
 
     name: str
     data: bytes
@@ -173,16 +155,9 @@ def _unique_name(name: str, taken: set[str]) -> str:
 
 @dataclass(frozen=True)
 class Choices:
-    """Values of the controls.
+    """Values of the controls, in their order.
 
-    Attributes:
-        keep: selected names of `VOCABULARY`.
-        phrases: further attributes in free text, comma-separated.
-        method: one of `METHODS`.
-        new_faces: one of `NEW_FACES`.
-        seed: an integer, 0 or more; used only with `SEED`.
-        num_candidates: maximum number of candidates per face.
-        file_format: one of `FORMATS`.
+    `keep` has names of `VOCABULARY`, `phrases` further attributes, separated by commas; `seed` is used with `SEED`.
     """
 
     keep: list[str]
@@ -316,14 +291,7 @@ _OVERLAY = f'<figure class="deid-figure"><img src="{{}}" alt=""><figcaption>{_CA
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """Event handlers, and the objects that they share.
-
-    Attributes:
-        anonymizer: with its model loaded.
-        queue: the queue of all sessions.
-        pseudonyms: of the server's key; None gives each session its own.
-        folder: where the stores of sessions are.
-    """
+    """Event handlers, and the objects that they share; see `gradio_app.make_app`."""
 
     anonymizer: Anonymizer
     queue: RequestQueue

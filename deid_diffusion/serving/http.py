@@ -191,17 +191,11 @@ def anonymize_request(
     check: Check,
     require_face: bool = False,
 ) -> tuple[bytes, ImageRecord]:
-    """Anonymise one uploaded photo, as the command line does.
+    """Anonymise one uploaded photo by `Anonymizer.anonymize_bytes`, whose arguments and errors these are.
 
     Args:
-        anonymizer: with its model loaded.
-        data, options, max_pixels, require_face: see `Anonymizer.anonymize_bytes`.
-        name: of the photo in messages and in the record.
         file_format: one of `SUFFIXES`.
-        check: called before the work and after each denoising step; what it raises ends the work.
-
-    Raises:
-        DeidError: see `Anonymizer.anonymize_bytes`.
+        check: called before the work and after each denoising step; an exception that it raises ends the work.
     """
     check()
 
