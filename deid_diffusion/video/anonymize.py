@@ -109,9 +109,11 @@ def anonymize_clip(
     rate = float(clip.rate)
     groups = follow(detections, total, max(1, round(GAP_S * rate)))
     tracks = make_tracks(detections, groups, total, rate, clip.upright)
-    identities = _identities(anonymizer, clip, work, options, tracks, total, on_frame)
+    frames = _reported(iter_frames(clip), "choosing faces", total, on_frame)
+    identities = _identities(anonymizer, options, tracks, frames, work.identities)
     unsearched = frozenset(frame for chunk in chunks for frame in chunk.unsearched.tolist())
-    _replace(anonymizer, clip, work, encoding, _Plan(tracks, identities, unsearched, options, total), on_frame)
+    frames = _reported(iter_frames(clip), "replacing faces", total, on_frame)
+    _replace(frames, clip, work, encoding, ClipGenerator(anonymizer, identities, options), tracks, unsearched)
     numbers = range(len(chunks))
     stats = ClipStats.load(map(work.stats, numbers))
     records = tuple(
@@ -156,57 +158,38 @@ def _detect(anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, on_frame: 
 
 
 def _identities(
-    anonymizer: Anonymizer,
-    clip: Clip,
-    work: ClipCheckpoint,
-    options: Options,
-    tracks: Sequence[Track],
-    total: int,
-    on_frame: OnFrame,
+    anonymizer: Anonymizer, options: Options, tracks: Sequence[Track], frames: Iterator[Frame], path: Path
 ) -> dict[int, TrackIdentity]:
     """Return the tracks' identities, drawn once and read again after a kill."""
     if options.method != "generate" or not tracks:
         return {}
-    if not work.identities.exists():
-        frames = _reported(iter_frames(clip), "choosing faces", total, on_frame)
-        save_identities(work.identities, assign_identities(anonymizer, options, tracks, frames))
-    return load_identities(work.identities)
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """Results of the first pass; ``unsearched`` are frames in which detection itself failed."""
-
-    tracks: Sequence[Track]
-    identities: Mapping[int, TrackIdentity]
-    unsearched: frozenset[int]
-    options: Options
-    total: int
-
-    def near(self, first: int, stop: int) -> dict[int, Track]:
-        """Return the tracks, by number, that have a box in a frame from `first` to before `stop`."""
-        ends = {number: (track.places.frames[0], track.places.frames[-1]) for number, track in enumerate(self.tracks)}
-        return {number: self.tracks[number] for number, (low, high) in ends.items() if low < stop and first <= high}
+    if not path.exists():
+        save_identities(path, assign_identities(anonymizer, options, tracks, frames))
+    return load_identities(path)
 
 
 def _replace(
-    anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, encoding: Encoding, plan: _Plan, on_frame: OnFrame
+    frames: Iterator[Frame],
+    clip: Clip,
+    work: ClipCheckpoint,
+    encoding: Encoding,
+    generator: ClipGenerator,
+    tracks: Sequence[Track],
+    unsearched: frozenset[int],
 ) -> None:
-    """Replace and encode every chunk that has no segment yet."""
-    generator = ClipGenerator(anonymizer, plan.identities, plan.options)
-    for number, frames in _by_chunk(_reported(iter_frames(clip), "replacing faces", plan.total, on_frame)):
+    """Replace and encode every chunk that has no segment yet; fill frames in which detection failed."""
+    for number, pictures in _by_chunk(frames):
         if work.segment(number).exists():
             continue
         stats = ClipStats()
-        near = plan.near(number * checkpoint.CHUNK_FRAMES, (number + 1) * checkpoint.CHUNK_FRAMES)
         with SegmentWriter(work.segment(number), clip, encoding) as segment:
-            for picture in frames:
+            for picture in pictures:
                 before = picture.rgb()
-                tracks = {number: track for number, track in near.items() if track.has(picture.index)}
-                if picture.index in plan.unsearched:
+                present = {index: track for index, track in enumerate(tracks) if track.has(picture.index)}
+                if picture.index in unsearched:
                     after = stats.fill(before, "search failed")
-                elif tracks:
-                    after = _frame(anonymizer, picture.index, before, tracks, generator, stats)
+                elif present:
+                    after = _frame(generator, picture.index, before, present, stats)
                 else:
                     after = before  # the first pass detected no face in it
                 segment.add(replace_changed(picture.stored, encoding.pixels, before, after, clip.turns))
@@ -214,14 +197,10 @@ def _replace(
 
 
 def _frame(
-    anonymizer: Anonymizer,
-    frame: int,
-    photo: np.ndarray,
-    tracks: Mapping[int, Track],
-    generator: ClipGenerator,
-    stats: ClipStats,
+    generator: ClipGenerator, frame: int, photo: np.ndarray, tracks: Mapping[int, Track], stats: ClipStats
 ) -> np.ndarray:
     """Return an anonymised frame, (H, W, 3) uint8, filled as a whole after an unexpected error."""
+    anonymizer = generator.anonymizer
     options = replace(generator.options, pseudonyms=None, seed=None)  # identities are the tracks'
     try:
         prepared = anonymizer.prepare(photo, options, detections=[track.at(frame) for track in tracks.values()])
