@@ -179,6 +179,7 @@ def main() -> None:
         message = getattr(error, "format_message", None)  # of click's errors, of which typer has its own copy
         if message is None:
             raise
-        typer.echo(f"error: {one_line(message())} (see deid-diffusion --help, or COMMAND --help)", err=True)
+        text = one_line(message()).replace("Value error, ", "")  # pydantic's prefix
+        typer.echo(f"error: {text} (see deid-diffusion --help, or COMMAND --help)", err=True)
         sys.exit(2)
     sys.exit(code)

@@ -59,18 +59,18 @@ def _server(extra: str, default_port: int) -> Callable[[Callable[[], tuple[OpenA
             timeout: Timeout = 300,
         ) -> None:
             with needed_for(import_app.__name__, f"deid-diffusion[{extra}]"):
-                from ..serving import server
+                from ..serving.server import Limits, address_of, check_reach, listen, read_api_key, run
 
                 open_app, announcement = import_app()
-            api_key = server.read_api_key(api_key_file)
-            server.check_reach(host, api_key)
+            api_key = read_api_key(api_key_file)
+            check_reach(host, api_key)
             pseudonyms = with_people(Options(), key_file, store, None).pseudonyms
-            limits = server.Limits(max_mb * 1_000_000, max_megapixels * 1_000_000, queue, timeout)
-            server_socket = server.listen(host, port)
+            limits = Limits(max_mb * 1_000_000, max_megapixels * 1_000_000, queue, timeout)
+            server_socket = listen(host, port)
             anonymizer = load_anonymizer(model, device)
             with open_app(anonymizer, limits, api_key=api_key, pseudonyms=pseudonyms) as app:
-                typer.echo(announcement.format(server.address_of(server_socket)))
-                server.run(app, server_socket)
+                typer.echo(announcement.format(address_of(server_socket)))
+                run(app, server_socket)
 
         command.__name__, command.__doc__ = import_app.__name__, import_app.__doc__
         return command

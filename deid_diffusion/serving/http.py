@@ -164,16 +164,9 @@ class AnonymizeParams(BaseModel):
         """Return the options, with the server's pseudonyms for generated faces. Raises UsageError."""
         if pseudonyms is not None and self.seed is not None:
             raise UsageError("seed: this server assigns pseudonyms by its key: leave out the seed")
-        return Options(
-            method=self.method,
-            num_inference_steps=self.num_inference_steps,
-            seed=self.seed,
-            num_candidates=self.num_candidates,
-            keep=parse_keep(self.keep),
-            change=parse_change(self.change),
-            map_blend=self.map_blend,
-            pseudonyms=pseudonyms if self.method == "generate" else None,
-        )
+        values = self.model_dump(exclude={"format", "require_face"})
+        values |= {"keep": parse_keep(self.keep), "change": parse_change(self.change)}
+        return Options(**values, pseudonyms=pseudonyms if self.method == "generate" else None)
 
 
 SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
