@@ -370,26 +370,21 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         place = ".".join(str(part) for part in first["loc"][1:])
         return respond(422, f"{place}: {first['msg']}: see /openapi.json for the parameters")
 
-    @app.exception_handler(ImageError)
-    @app.exception_handler(UsageError)
-    async def invalid_photo(request: Request, error: Exception) -> Response:
-        return respond(422, error)
+    def answer(code: int, text: str | None = None, headers: Mapping[str, str] | None = None) -> Callable[..., Any]:
+        async def handler(request: Request, error: Exception) -> Response:
+            return respond(code, text or error, headers)
 
-    @app.exception_handler(ClientDisconnect)
-    async def disconnected(request: Request, error: ClientDisconnect) -> Response:
-        return respond(400, "the connection was closed")
+        return handler
 
-    @app.exception_handler(QueueFull)
-    async def queue_full(request: Request, error: QueueFull) -> Response:
-        return respond(503, error, {"Retry-After": "5"})
-
-    @app.exception_handler(DeadlineExceeded)
-    async def too_slow(request: Request, error: DeadlineExceeded) -> Response:
-        return respond(504, error)
-
-    @app.exception_handler(asyncio.TimeoutError)
-    async def slow_upload(request: Request, error: asyncio.TimeoutError) -> Response:
-        return respond(408, "the photo took too long to arrive: use a faster connection")
+    for kind, handler in {
+        ImageError: answer(422),
+        UsageError: answer(422),
+        ClientDisconnect: answer(400, "the connection was closed"),
+        QueueFull: answer(503, headers={"Retry-After": "5"}),
+        DeadlineExceeded: answer(504),
+        asyncio.TimeoutError: answer(408, "the photo took too long to arrive: use a faster connection"),
+    }.items():
+        app.add_exception_handler(kind, handler)
 
     @app.middleware("http")
     async def internal_error(request: Request, call_next: Callable[[Request], Any]) -> Response:

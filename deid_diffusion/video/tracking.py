@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -165,7 +165,7 @@ def _without_doubles(track: Track, detections: ClipDetections) -> Track:
         box, others = track.places.boxes[row], detections.boxes[first:last]
         sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
         keep[row] = not (np.prod(sides.clip(0), axis=1) >= _MAX_CONTAINED * np.prod(box[2:] - box[:2])).any()
-    return Track(ClipDetections(*(column[keep] for column in track.places.columns())), track.observed[keep])
+    return Track(ClipDetections(*(column[keep] for column in track.places)), track.observed[keep])
 
 
 def _sorted(detections: ClipDetections, group: Sequence[int]) -> np.ndarray:
@@ -173,8 +173,7 @@ def _sorted(detections: ClipDetections, group: Sequence[int]) -> np.ndarray:
     return rows[np.argsort(detections.frames[rows], kind="stable")]
 
 
-@dataclass(frozen=True, eq=False)
-class ClipDetections:
+class ClipDetections(NamedTuple):
     """M detections, in the order of their frames.
 
     Attributes:
@@ -207,11 +206,7 @@ class ClipDetections:
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Concatenate the detections of one or more successive chunks."""
-        return cls(*(np.concatenate(columns) for columns in zip(*(part.columns() for part in parts), strict=True)))
-
-    def columns(self) -> tuple[np.ndarray, ...]:
-        """Return the arrays, in the order of the attributes."""
-        return self.frames, self.boxes, self.scores, self.points, self.names
+        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def face(self, row: int) -> Detection:
         """Return one detection."""
@@ -241,7 +236,7 @@ class Chunk:
     def save(self, path: Path) -> None:
         """Write the arrays atomically. Raises ImageError if the disk refuses."""
         buffer = io.BytesIO()
-        np.savez(buffer, *self.detections.columns(), self.times, self.unsearched)
+        np.savez(buffer, *self.detections, self.times, self.unsearched)
         write_atomic(path, buffer.getvalue(), overwrite=True)
 
     @classmethod
