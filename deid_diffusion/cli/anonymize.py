@@ -173,7 +173,7 @@ def dataset(
 ) -> None:
     """Replace every face in a data set; names, keys, labels and all other columns stay. See docs/scale.md.
 
-    Repeat the command to resume an interrupted run. What fails is left out and reported.
+    Repeat the command to resume an interrupted run. Failures are left out and reported.
     """
     from ..batch.dataset import DatasetRun
     from ..batch.executors import make_engine, share_of_this_process

@@ -96,11 +96,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def record_lines(results: Sequence[AnonymizedImage], *, model: str | None, gate: str, seconds: Sequence[float]) -> str:
     """Return JSON lines of `ImageRecord`, in the batch's order; a photo's name is its index.
 
-    Args:
-        results: of each photo.
-        model: the generator's name; None for faces from elsewhere.
-        gate: description of the verifier.
-        seconds: that each photo took.
+    The model is None for faces from elsewhere; the gate is the verifier's description.
     """
     package_versions = versions()
     lines = [

@@ -224,9 +224,8 @@ def _open(name: str | Path, data: bytes) -> Image.Image:
         try:
             return Image.open(io.BytesIO(data), formats=formats)
         except Image.UnidentifiedImageError as error:
-            raise ImageError(
-                f"{name}: is not a photo, or its header is damaged: use JPEG, PNG, WebP, TIFF or HEIC"
-            ) from error
+            problem = "is not a photo, or its header is damaged: use JPEG, PNG, WebP, TIFF or HEIC"
+            raise ImageError(f"{name}: {problem}") from error
         except Exception as error:  # see `decode`
             raise ImageError(f"{name}: is truncated or damaged ({one_line(error)}): get a complete copy") from error
         finally:

@@ -83,7 +83,8 @@ def assign_identities(
     for picture in frames:
         for number in waiting.pop(picture.index, ()):
             try:
-                identity = _identity_in(anonymizer, _options_of(options, number), tracks[number], picture)
+                seed = None if options.seed is None else (options.seed + number) % 2**63
+                identity = _identity_in(anonymizer, replace(options, seed=seed), tracks[number], picture)
             except DeidError:
                 raise
             except Exception:  # a track without an identity is covered in all frames
@@ -111,11 +112,6 @@ def _identity_in(anonymizer: Anonymizer, options: Options, track: Track, picture
         donors = choose_donors(anonymizer.pipeline, face.inputs, seed, steady=True)
     features = None if face.inputs.features is None else face.inputs.features.float().cpu()
     return TrackIdentity(seed, features, donors, pseudonym)
-
-
-def _options_of(options: Options, number: int) -> Options:
-    """Return the options of a track, whose seed follows from the user's."""
-    return options if options.seed is None else replace(options, seed=(options.seed + number) % 2**63)
 
 
 def save_identities(path: Path, identities: Mapping[int, TrackIdentity]) -> None:
@@ -255,15 +251,10 @@ def _steady(
     known = all(identity.features is not None for identity in identities)
     steady = []
     for part, identity, last in zip(inputs, identities, before, strict=True):
-        features = part.features
-        if features is not None and known and identity.features is not None:
-            features = identity.features.to(features)
-        steady.append(
-            replace(
-                part,
-                mesh=smooth_shape(part.mesh, None if last is None else last.mesh),
-                light=part.light if last is None else part.light.towards(last.light, _LIGHT_SMOOTHING),
-                features=features,
-            )
-        )
+        if known and part.features is not None and identity.features is not None:
+            part = replace(part, features=identity.features.to(part.features))
+        if last is not None:
+            light = part.light.towards(last.light, _LIGHT_SMOOTHING)
+            part = replace(part, mesh=smooth_shape(part.mesh, last.mesh), light=light)
+        steady.append(part)
     return steady

@@ -60,7 +60,7 @@ class Track:
         return self.places.face(self._row(frame))
 
     def observed_at(self, frame: int) -> bool:
-        """Return whether a detector saw it in one of its frames."""
+        """Return whether it was detected in one of its frames."""
         return bool(self.observed[self._row(frame)])
 
     def best(self) -> int:
