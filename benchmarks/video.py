@@ -33,7 +33,7 @@ from deid_diffusion.faces.boxes import Detection, FaceDetector
 from deid_diffusion.faces.detection import EnsembleDetector
 from deid_diffusion.faces.detectors import CenterFaceDetector
 from deid_diffusion.identity.recognition import DlibRecogniser
-from deid_diffusion.io.video_reader import open_clip
+from deid_diffusion.io.video import open_clip
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.video.clips import FACE, Actor, Scene, bare, number_of, packets, read, scene, write

@@ -90,7 +90,7 @@ class Anonymizer:
         """Load a model.
 
         Args:
-            model: "builtin" for the embedded model; a preset ("sd15", "sd15-lcm", "sd15-semantic=SOURCE"), see
+            model: "builtin" for the built-in model; a preset ("sd15", "sd15-lcm", "sd15-semantic=SOURCE"), see
                 `docs/models.md`; a folder written by ``FaceDeidPipeline.save_pretrained``, or a hub repository of that
                 layout.
             device: "auto" takes a GPU where there is one; else a torch device such as "cpu", "cuda:1" or "mps".
@@ -205,7 +205,7 @@ class Anonymizer:
             VideoError: the clip is damaged, it cannot be written, or no face was found although one is required.
             DeidError: as `__call__` does, or a package for clips is missing.
         """
-        from .io.video_reader import open_clip
+        from .io.video import open_clip
         from .video.anonymize import anonymize_clip
 
         more = {} if on_frame is None else {"on_frame": on_frame}

@@ -39,7 +39,7 @@ def picture() -> np.ndarray:
 
 def anonymize_frames(anonymizer: Anonymizer, folder: Path) -> np.ndarray:
     """De-identify a clip of one face that moves: (F, H / 8, W / 8, 3) float32, means of the result's pixels."""
-    from deid_diffusion.io.video_reader import open_clip
+    from deid_diffusion.io.video import open_clip
     from deid_diffusion.video.anonymize import anonymize_clip
     from tests.video.clips import read, write
 
@@ -115,7 +115,7 @@ def test_data_set_gives_what_a_call_gives(
 def test_service_gives_what_a_call_gives(anonymizer: Anonymizer, direct: np.ndarray) -> None:
     pytest.importorskip("fastapi", reason="the service needs deid-diffusion[service]")
     from deid_diffusion.serving.http import make_app
-    from deid_diffusion.serving.queue import Limits
+    from deid_diffusion.serving.server import Limits
     from tests.serving.servers import ask, serving
 
     with serving(make_app(anonymizer, Limits())) as port:

@@ -33,7 +33,7 @@ def embed_ids(text: CLIPTextModel | CLIPTextModelWithProjection, input_ids: torc
     """Embed (C, T) token ids as (C, D) unit vectors; padding common to all rows is skipped.
 
     The joint space is the projection of a ``CLIPTextModelWithProjection``, and the pooled output of a plain
-    ``CLIPTextModel``, as in the embedded model.
+    ``CLIPTextModel``, as in the built-in model.
     """
     end = int((input_ids == input_ids[:, -1:]).int().argmax(1).max()) + 1
     output = text(input_ids=input_ids[:, :end])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Attribute -> contrasting words. Any image-text encoder can be queried with them; the embedded one was trained on the
+#: Attribute -> contrasting words. Any image-text encoder can be queried with them; the built-in one was trained on the
 #: words of `training.captions`.
 VOCABULARY: Mapping[str, tuple[str, ...]] = {
     "expression": ("smiling", "serious", "neutral", "mouth open", "teeth showing", "mouth closed"),

@@ -18,7 +18,7 @@ from ..errors import DeidError, ImageError
 from ..io import images
 from ..io.annotations import Boxes, FaceOverrides
 from ..io.files import prepare_folder, write_atomic, write_error
-from ..io.video_reader import is_clip
+from ..io.video import is_clip
 from ..options import Options
 from ..results import ImageRecord, JobResult, VideoRecord, elapsed, failure, finished, unexpected
 from .planning import Job, Plan
@@ -249,7 +249,7 @@ class _ClipJob(_FileJob):
         self._on_frame = on_frame or (lambda name, done, total: None)
 
     def _open(self) -> None:
-        from ..io.video_reader import open_clip
+        from ..io.video import open_clip
 
         prepare_folder(self.job.target.parent)
         self._clip = open_clip(self.job.source)

@@ -10,7 +10,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from ..errors import UsageError, one_line
-from ..io import video_reader as clips
+from ..io import video as clips
 from ..io.images import READABLE, WRITABLE
 
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # output format -> suffix of its files

@@ -1,18 +1,17 @@
-"""Command `deid-diffusion anonymize`: de-identify photos and clips."""
+"""Commands `anonymize`, for photos and clips, and `dataset`, for resumable runs over data sets by several workers."""
 
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import DeidError, UsageError
-from .options import Device, Model, errors_as_exit_codes, parse_options, with_options
+from .options import Device, Model, parse_options, with_options
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -79,79 +78,151 @@ def anonymize(
     Results carry no metadata of the photo but its colour profile. Finished results are skipped, so rerun the same
     command to resume an interrupted run.
     """
-    with errors_as_exit_codes(context):
-        from ..batch.photos import Settings, run
-        from ..batch.planning import make_plan
-        from ..identity.pseudonyms import default_store
-        from ..io.coco import write_annotations
-        from ..results import ImageRecord, RunStats
-        from .console import Display, summary
+    from ..batch.photos import Settings, run
+    from ..batch.planning import make_plan
+    from ..identity.pseudonyms import default_store
+    from ..io.annotations import write_annotations
+    from ..io.files import image_errors
+    from ..results import ImageRecord, RunStats
+    from .console import Display, summary
 
-        plan = make_plan(
-            inputs, out, file_format=file_format, overwrite=overwrite, in_place=in_place, recursive=recursive
-        )
-        face_files = {"--annotations": annotations, "--boxes": boxes, "--only": only, "--wishes": wishes}
-        key_file, store = given["key_file"], given["store"]
-        sources = {**face_files, "--key-file": key_file, "--store": store}
-        if key_file is not None and store is None:
-            sources["--store"] = default_store(key_file)
-        _check_outputs({"--report": report, "--export-annotations": export_annotations}, sources, inputs)
-        if report is not None:
-            _check_report(report)
-        _check_clips(plan, {**face_files, "--export-annotations": export_annotations})
-        options = parse_options(given)
-        faces = _read_faces(face_files, options)
-        faces.check(plan)
-        options = with_people(options, key_file, store, given["keep_people"])
-        if export_annotations is not None:
-            write_annotations(export_annotations, (), overwrite=overwrite)  # fail before the work, not after it
-        settings = Settings(options, require_face, faces.boxes, faces.only, faces.overrides)
+    plan = make_plan(inputs, out, file_format=file_format, overwrite=overwrite, in_place=in_place, recursive=recursive)
+    face_files = {"--annotations": annotations, "--boxes": boxes, "--only": only, "--wishes": wishes}
+    key_file, store = given["key_file"], given["store"]
+    sources = {**face_files, "--key-file": key_file, "--store": store}
+    if key_file is not None and store is None:
+        sources["--store"] = default_store(key_file)
+    _check_outputs({"--report": report, "--export-annotations": export_annotations}, sources, inputs)
+    if report is not None:
+        with image_errors(report, DeidError), report.open("ab"):
+            pass  # fail before the work, not after it
+    _check_clips(plan, {**face_files, "--export-annotations": export_annotations})
+    options = parse_options(given)
+    faces = *_, overrides = _read_faces(face_files, options)
+    _check_faces(plan, *faces)
+    options = with_people(options, key_file, store, given["keep_people"])
+    if export_annotations is not None:
+        write_annotations(export_annotations, (), overwrite=overwrite)  # likewise
+    settings = Settings(options, require_face, *faces)
 
-        def load() -> Anonymizer:
-            anonymizer = load_anonymizer(model, device)
-            if options.method == "generate":
-                anonymizer.check(options, faces.overrides.all() if faces.overrides else ())
-            return anonymizer
+    def load() -> Anonymizer:
+        anonymizer = load_anonymizer(model, device)
+        if options.method == "generate":
+            anonymizer.check(options, overrides.all() if overrides else ())
+        return anonymizer
 
-        tally, records = RunStats(), list[ImageRecord]()
-        with Display(len(plan.jobs)) as display:
-            for line in warnings_of(options):
-                display.complain(f"warning: {line}")
-            for outcome in run(plan, load, settings, report, display.on_frame):
-                tally = tally.add(outcome)
-                if export_annotations is not None and isinstance(outcome.report, ImageRecord):
-                    records.append(outcome.report)
-                if outcome.message:
-                    display.complain(outcome.message)
-                if outcome.unexpected and context.obj:
-                    display.complain("".join(traceback.format_exception(outcome.unexpected)))
-                display.count(tally)
-        if export_annotations is not None:
-            write_annotations(export_annotations, records, overwrite=True)
-        typer.echo(summary(tally, plan))
-        if in_place and tally.failed:
-            typer.echo("the photos that failed are unchanged: they still show the original faces", err=True)
-    raise typer.Exit(tally.exit_code)
+    stats, records = RunStats(), list[ImageRecord]()
+    with Display(len(plan.jobs)) as display:
+        for line in warnings_of(options):
+            display.complain(f"warning: {line}")
+        for outcome in run(plan, load, settings, report, display.on_frame):
+            stats = stats.add(outcome)
+            if export_annotations is not None and isinstance(outcome.report, ImageRecord):
+                records.append(outcome.report)
+            display.report(outcome, debug=context.obj)
+            display.count(stats)
+    if export_annotations is not None:
+        write_annotations(export_annotations, records, overwrite=True)
+    typer.echo(summary(stats, plan))
+    if in_place and stats.failed:
+        typer.echo("the photos that failed are unchanged: they still show the original faces", err=True)
+    raise typer.Exit(stats.exit_code)
 
 
-@dataclass(frozen=True, eq=False)
-class _FaceFiles:
-    """Faces of a run's photos that its files describe; see `Settings`."""
+@with_options()
+def dataset(
+    context: typer.Context,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA...",
+            help="Folders (searched recursively) and files: photos, tar shards, Parquet, saved `datasets`.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FOLDER", help="For the results: new, empty, or of an earlier run.")
+    ],
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes, each with its own model.", show_default="1; with ray, one per GPU"),
+    ] = None,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Ray cluster.", show_default="a new one on this machine")
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="Records and SHA-256 hashes.", show_default="FOLDER.manifest.jsonl"),
+    ] = None,
+    file_format: Annotated[
+        Literal["png", "jpeg", "webp", "keep"],
+        typer.Option("--format", help="Of images. keep: each its own (a JPEG changes outside the faces, too)."),
+    ] = "png",
+    image_column: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Table column of images as bytes; may be repeated.")
+    ] = None,
+    copy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Column or suffix (.npy) without images, to be copied; may be repeated."),
+    ] = None,
+    require_face: Annotated[bool, typer.Option("--require-face", help="Leave out images without a face.")] = False,
+    model: Model = "builtin",
+    device: Device = "auto",
+    *,
+    given: Mapping[str, Any],
+) -> None:
+    """Replace every face in a data set; names, keys, labels and all other columns stay. See docs/scale.md.
 
-    boxes: Boxes | None = None
-    only: Boxes | None = None
-    overrides: FaceOverrides | None = None
+    Repeat the command to resume an interrupted run. Failures are left out and reported.
+    """
+    from ..batch.dataset import DatasetRun
+    from ..batch.executors import make_engine, share_of_this_process
+    from ..batch.journal import RunDirectory
+    from ..batch.tasks import JobConfig
+    from ..results import RunStats
+    from .console import Counter, dataset_summary
 
-    def check(self, plan: Plan) -> None:
-        """Raise UsageError if a photo of a file is ambiguous, or one with overrides is none of the run's."""
-        if self.overrides is not None:
-            self.overrides.check(plan.names)
-        for boxes in (self.boxes, self.only):
-            if boxes is not None:
-                boxes.missing(job.input_name for job in plan.jobs)
+    if ray_address is not None and engine != "ray":
+        raise UsageError("--ray-address: requires --engine ray")
+    share = share_of_this_process(workers, engine, device)
+    config = JobConfig(
+        load_anonymizer,
+        model,
+        with_people(parse_options(given), given["key_file"], given["store"], given["keep_people"]),
+        file_format,
+        require_face,
+        frozenset(name.lower() if name.startswith(".") else name for name in copy or ()),
+        tuple(image_column or ()),
+        share.device,
+    )
+    manifest = manifest or out.with_name(f"{out.name}.manifest.jsonl")
+    stats = RunStats()
+    with (
+        share.in_turn(lambda leads: RunDirectory.open(out, config, leads=leads)) as directory,
+        Counter() as counter,
+    ):
+        directory.check_manifest(manifest)
+        for line in warnings_of(config.options):
+            counter.complain(f"warning: {line}")
+        run_tasks = make_engine(engine, config, workers, ray_address)
+        run = DatasetRun(inputs, directory, config, run_tasks, share.has)
+        for outcome in run:
+            stats = stats.add(outcome)
+            counter.report(outcome, debug=context.obj)
+            counter.show(stats)
+        share.wait()
+        if share.leads:
+            if not stats.photos and not directory.picture_count():
+                raise UsageError(f"{', '.join(map(str, inputs))}: no photo, tar or table found: check the folder")
+            directory.write_manifest(manifest)
+    typer.echo(dataset_summary(stats, run))
+    raise typer.Exit(stats.exit_code)
 
 
-def _read_faces(files: Mapping[str, Path | None], options: Options) -> _FaceFiles:
+_Faces = tuple["Boxes | None", "Boxes | None", "FaceOverrides | None"]  # boxes, only and overrides of `Settings`
+
+
+def _read_faces(files: Mapping[str, Path | None], options: Options) -> _Faces:
     """Read `--annotations`, or the deprecated files that it replaces. Raises UsageError."""
     from ..io.annotations import read_annotations, read_boxes, read_overrides
 
@@ -159,7 +230,7 @@ def _read_faces(files: Mapping[str, Path | None], options: Options) -> _FaceFile
     if annotations is None:
         if wishes is not None and options.method != "generate":
             raise UsageError(f"--wishes: --method {options.method} keeps and changes no attribute")
-        return _FaceFiles(
+        return (
             read_boxes(boxes) if boxes else None,
             read_boxes(only) if only else None,
             read_overrides(wishes, options.keep, options.change) if wishes else None,
@@ -171,7 +242,16 @@ def _read_faces(files: Mapping[str, Path | None], options: Options) -> _FaceFile
         raise UsageError(
             f"{annotations}: --method {options.method} keeps and changes no attribute: remove keep and change"
         )
-    return _FaceFiles(content.boxes, content.regions, content.overrides)
+    return content.boxes, content.regions, content.overrides
+
+
+def _check_faces(plan: Plan, boxes: Boxes | None, only: Boxes | None, overrides: FaceOverrides | None) -> None:
+    """Raise UsageError if a photo of a file is ambiguous, or one with overrides is none of the run's."""
+    if overrides is not None:
+        overrides.check(plan.names)
+    for file in (boxes, only):
+        if file is not None:
+            file.missing(job.input_name for job in plan.jobs)
 
 
 def load_anonymizer(model: str, device: str) -> Anonymizer:
@@ -229,7 +309,7 @@ def warnings_of(options: Options) -> list[str]:
 def _check_outputs(outputs: dict[str, Path | None], sources: dict[str, Path | None], inputs: list[Path]) -> None:
     """Raise UsageError for a record that would overwrite a photo, a key or another file of the command line."""
     from ..io.images import READABLE
-    from ..io.video_reader import is_clip
+    from ..io.video import is_clip
 
     owners = {os.path.realpath(path): option for option, path in sources.items() if path is not None}
     owners |= {os.path.realpath(path): "input" for path in inputs}
@@ -245,20 +325,9 @@ def _check_outputs(outputs: dict[str, Path | None], sources: dict[str, Path | No
 
 def _check_clips(plan: Plan, photo_files: Mapping[str, Path | None]) -> None:
     """Raise UsageError for files of face boxes where there are clips: they do not refer to frames."""
-    from ..io.video_reader import is_clip
+    from ..io.video import is_clip
 
     clip = next((job.input_name for job in plan.jobs if is_clip(job.source)), None)
     for option, path in photo_files.items():
         if clip is not None and path is not None:
             raise UsageError(f"{option}: is for photos, and {clip} is a clip: process clips in a separate run")
-
-
-def _check_report(path: Path) -> None:
-    """Raise DeidError, before any photo is processed, for a report file that cannot be appended to."""
-    from ..io.files import write_error
-
-    try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise DeidError(write_error(path, error)) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..io.video_reader import is_clip
+from ..io.video import is_clip
 
 if TYPE_CHECKING:
+    from ..batch.dataset import DatasetRun
     from ..batch.planning import Plan
-    from ..results import RunStats
+    from ..results import JobResult, RunStats
     from ..training.prepare import Prepared
 
 
@@ -36,6 +39,13 @@ class _Lines(Progress):
         """Print a line without markup or wrapping."""
         self.console.print(line, markup=False, soft_wrap=True)
 
+    def report(self, outcome: JobResult, *, debug: bool) -> None:
+        """Print the message of a failed job and, with `debug`, the traceback of an unexpected exception."""
+        if outcome.message:
+            self.complain(outcome.message)
+        if outcome.unexpected and debug:
+            self.complain("".join(traceback.format_exception(outcome.unexpected)))
+
 
 class Bar(_Lines):
     """Progress over a known number of photos: a bar on a terminal, elsewhere a line per tenth."""
@@ -43,16 +53,16 @@ class Bar(_Lines):
     def __init__(self) -> None:
         remark = TextColumn("{task.fields[remark]}")
         super().__init__(TextColumn("photos"), BarColumn(), MofNCompleteColumn(), remark, TimeRemainingColumn())
-        self._begun = False
+        self._started = False
 
     def show(self, done: int, total: int, remark: str = "") -> None:
         """Show `done` of `total` photos. The first call says where the run begins; each later one counts one photo."""
-        if not self._begun:
+        if not self._started:
             self.reset(self._photos, total=total)
         elif not self.console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
             self.complain(f"{done}/{total} photos{remark and ', '}{remark}")
         self.update(self._photos, completed=done, remark=remark)
-        self._begun = True
+        self._started = True
 
 
 class Display(Bar):
@@ -67,9 +77,9 @@ class Display(Bar):
         """Show the position in a clip, on a terminal."""
         self.update(self._photos, remark=f"{name}, {done}/{total or '?'} frames")
 
-    def count(self, tally: RunStats) -> None:
+    def count(self, stats: RunStats) -> None:
         """Show the counts so far."""
-        self.show(tally.photos, self._total, f"{tally.faces} faces")
+        self.show(stats.photos, self._total, f"{stats.faces} faces")
 
 
 class Counter(_Lines):
@@ -78,26 +88,37 @@ class Counter(_Lines):
     def __init__(self) -> None:
         super().__init__(SpinnerColumn(), TextColumn("{task.fields[remark]}"))
 
-    def show(self, tally: RunStats) -> None:
+    def show(self, stats: RunStats) -> None:
         """Show the counts, after each image."""
-        counts = f"{tally.photos:,} pictures, {tally.faces:,} faces"
+        counts = f"{stats.photos:,} pictures, {stats.faces:,} faces"
         self.update(self._photos, remark=counts)
-        if not self.console.is_terminal and tally.photos % 1000 == 0:
+        if not self.console.is_terminal and stats.photos % 1000 == 0:
             self.complain(counts)
 
 
-def summary(tally: RunStats, plan: Plan) -> str:
+def summary(stats: RunStats, plan: Plan) -> str:
     """Return the counts of photos by status and of faces by action, as one line."""
     photos = [
-        (tally.done, "de-identified"),
-        (tally.no_face, "without a face"),
-        (tally.failed, "failed"),
+        (stats.done, "de-identified"),
+        (stats.no_face, "without a face"),
+        (stats.failed, "failed"),
         (plan.done, "already done"),
         (plan.skipped, "other files skipped"),
     ]
     noun = "file" if any(is_clip(Path(name)) for name in plan.names) else "photo"
-    counts = ", ".join(f"{count} {status}" for count, status in photos if count)
-    return f"{_number(tally.photos + plan.done, noun)}: {counts}; {faces(tally)}"
+    return f"{_number(stats.photos + plan.done, noun)}: {_listed(photos)}; {faces(stats)}"
+
+
+def dataset_summary(stats: RunStats, run: DatasetRun) -> str:
+    """Return the counts of images by status and of faces by action, as one line."""
+    images = [
+        (stats.done, "de-identified"),
+        (stats.no_face, "without a face"),
+        (stats.failed, "left out"),
+        (run.known, "already done"),
+        (run.skipped, "other files skipped"),
+    ]
+    return f"{_listed(images) or 'nothing left to do'}; {faces(stats)}"
 
 
 def prepared(result: Prepared, cache: Path) -> str:
@@ -107,21 +128,24 @@ def prepared(result: Prepared, cache: Path) -> str:
     skipped = result.broken + result.faceless
     if not skipped:
         return counts
-    reasons = [(result.broken, "broken"), (result.faceless, "without a face")]
-    listed = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
-    return f"{counts}; {skipped:,} skipped: {listed} ({cache / 'skipped.jsonl'})"
+    reasons = _listed([(result.broken, "broken"), (result.faceless, "without a face")])
+    return f"{counts}; {skipped:,} skipped: {reasons} ({cache / 'skipped.jsonl'})"
 
 
-def faces(tally: RunStats) -> str:
+def faces(stats: RunStats) -> str:
     """Return the counts of faces by action, in words."""
-    others = [
-        (tally.partly, "of these covered in some frames"),
-        (tally.covered, "covered"),
-        (tally.simple, "treated by the chosen method"),
-        (tally.kept, "kept"),
+    actions = [
+        (stats.partly, "of these covered in some frames"),
+        (stats.covered, "covered"),
+        (stats.simple, "treated by the chosen method"),
+        (stats.kept, "kept"),
     ]
-    listed = "".join(f", {count} {action}" for count, action in others if count)
-    return f"{_number(tally.faces, 'face')}: {tally.replaced} replaced{listed}"
+    listed = _listed(actions)
+    return f"{_number(stats.faces, 'face')}: {stats.replaced} replaced{listed and ', '}{listed}"
+
+
+def _listed(counts: Sequence[tuple[int, str]]) -> str:
+    return ", ".join(f"{count:,} {status}" for count, status in counts if count)
 
 
 def _number(count: int, noun: str) -> str:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
-from .options import Originals, People, Results, check_out, errors_as_exit_codes
 
 if TYPE_CHECKING:
-    from ..evaluation.evaluate import Evaluation
     from ..evaluation.measure import Evaluators
+
+Originals = Annotated[Path, typer.Argument(metavar="ORIGINALS", help="Folder of photos.")]
+Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of their results, of the same names.")]
+People = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        show_default="the name before the last _",
+        help="Person in a photo: the match of the expression's one group in the file name, without its suffix.",
+    ),
+]
 
 _WIDTH = 140  # of tables that are not printed to a terminal
 _ATTACKS_ONLY = "--attacks-only"
 
 
 def evaluate(
-    context: typer.Context,
     originals: Originals,
     results: Results,
     out: Annotated[
@@ -71,63 +76,59 @@ def evaluate(
     Coverage is of all faces, everything else of the largest face of every photo. Nothing is downloaded, and nothing
     leaves this machine.
     """
-    with errors_as_exit_codes(context):
-        if attacks_only and (attributes is not None or show_originals):
-            option = "--show-originals" if attributes is None else "--attributes"
-            raise UsageError(f"{option}: has no effect with {_ATTACKS_ONLY}: leave out one of the two")
-        page, figures = _targets(out, attacks_only)
-        from ..evaluation import pairing
-        from ..evaluation.evaluate import evaluate as run_evaluation
-        from ..evaluation.evaluate import read_records
-        from ..evaluation.report import load_template, render, tables
+    if attacks_only and (attributes is not None or show_originals):
+        option = "--show-originals" if attributes is None else "--attributes"
+        raise UsageError(f"{option}: has no effect with {_ATTACKS_ONLY}: leave out one of the two")
+    files = _report_files(out, attacks_only)
+    from pydantic_core import to_json
+    from rich.console import Console
 
-        if page is not None:
-            load_template()  # a missing package is reported before the work
-        matching = (
-            pairing.match_folders(originals, results)
-            if pairs is None
-            else pairing.match_table(pairs, originals, results)
+    from ..evaluation import pairing
+    from ..evaluation.evaluate import evaluate as run_evaluation
+    from ..evaluation.evaluate import read_records
+    from ..evaluation.report import load_template, render, tables
+    from ..io.files import write_atomic
+    from .console import Bar
+
+    if not attacks_only:
+        load_template()  # a missing package is reported before the work
+    matching = (
+        pairing.match_folders(originals, results) if pairs is None else pairing.match_table(pairs, originals, results)
+    )
+    names = [pair.name for pair in matching.pairs]
+    table = None if labels is None else pairing.read_labels(labels, names)
+    matching = pairing.with_people(matching, people, table)
+    records = None if reports is None else read_records(reports, names)
+    evaluators = _evaluators(recogniser, attributes, attacks_only)
+    with Bar() as bar:
+        evaluation = run_evaluation(
+            matching,
+            evaluators,
+            _names(evaluators),
+            labels=table,
+            records=records,
+            attacks_only=attacks_only,
+            keep_crops=show_originals,
+            notes=_warnings(evaluators),
+            progress=bar.show,
         )
-        names = [pair.name for pair in matching.pairs]
-        table = None if labels is None else pairing.read_labels(labels, names)
-        matching = pairing.with_people(matching, people, table)
-        records = None if reports is None else read_records(reports, names)
-        evaluators = _evaluators(recogniser, attributes, attacks_only)
-
-        from rich.console import Console
-
-        from ..io.files import write_atomic
-        from .console import Bar
-
-        with Bar() as bar:
-            evaluation = run_evaluation(
-                matching,
-                evaluators,
-                _names(evaluators),
-                labels=table,
-                records=records,
-                attacks_only=attacks_only,
-                keep_crops=show_originals,
-                notes=_warnings(evaluators),
-                progress=bar.show,
-            )
-        console = Console(highlight=False)
-        console = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
-        for section in tables(evaluation):
-            console.print(section)
-        for note in evaluation.notes:
-            typer.echo(f"note: {note}")
-        if figures is not None:
-            write_atomic(figures, _as_json(evaluation), overwrite=False)
-        if page is not None:
-            title = f"{results.name} against {originals.name}"
-            write_atomic(page, render(evaluation, title).encode(), overwrite=False)
-        if out is not None:
-            typer.echo(" and ".join(str(path) for path in (page, figures) if path is not None))
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
+    for section in tables(evaluation):
+        console.print(section)
+    for note in evaluation.notes:
+        typer.echo(f"note: {note}")
+    for path in files:
+        if path.suffix == ".html":
+            data = render(evaluation, f"{results.name} against {originals.name}").encode()
+        else:
+            data = to_json(evaluation, indent=1, exclude={"worst"}, inf_nan_mode="null") + b"\n"
+        write_atomic(path, data, overwrite=False)
+    if files:
+        typer.echo(" and ".join(map(str, files)))
 
 
 def attack(
-    context: typer.Context,
     originals: Originals,
     results: Results,
     people: People = None,
@@ -137,19 +138,23 @@ def attack(
 ) -> None:
     """Run `evaluate --attacks-only`, the new name. It always includes the parrot attack and the known place."""
     typer.echo(f"attack is now evaluate {_ATTACKS_ONLY}", err=True)
-    evaluate(context, originals, results, out=out, attacks_only=True, people=people)
+    evaluate(originals, results, out=out, attacks_only=True, people=people)
 
 
-def _targets(out: Path | None, attacks_only: bool) -> tuple[Path | None, Path | None]:
-    """Return the page and the JSON file to write, neither of which may exist. Raises UsageError."""
+def _report_files(out: Path | None, attacks_only: bool) -> list[Path]:
+    """Return the files to write, none of which may exist, in a folder that does. Raises UsageError."""
     if out is None:
         if attacks_only:
-            return None, None
+            return []
         raise UsageError(f"-o: missing: name the report, or pass {_ATTACKS_ONLY}")
     base = out.with_suffix("") if out.suffix.lower() in (".html", ".json") else out
-    page, figures = base.with_name(f"{base.name}.html"), base.with_name(f"{base.name}.json")
-    check_out(base, [figures] if attacks_only else [page, figures])
-    return None if attacks_only else page, figures
+    files = [base.with_name(f"{base.name}{suffix}") for suffix in ((".json",) if attacks_only else (".html", ".json"))]
+    for path in files:
+        if path.exists():
+            raise UsageError(f"{path}: exists already: choose another name with -o")
+    if not base.absolute().parent.is_dir():
+        raise UsageError(f"{base}: its folder does not exist: create it, or choose another one")
+    return files
 
 
 def _evaluators(recogniser: Path | None, attributes: Path | None, attacks_only: bool) -> Evaluators:
@@ -184,19 +189,3 @@ def _warnings(evaluators: Evaluators) -> list[str]:
         f"{builtin} also verifies this package's results, so its figures are optimistic for them{independent}",
         "faces are detected by this package's own detector: a face that it misses is in no figure",
     ]
-
-
-def _as_json(evaluation: Evaluation) -> bytes:
-    """Serialise all figures, without images."""
-    values: dict[str, Any] = asdict(replace(evaluation, worst=()))
-    del values["worst"]
-    return (json.dumps(_finite(values), indent=1, allow_nan=False) + "\n").encode()
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON lacks by None."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

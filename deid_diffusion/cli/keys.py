@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .options import errors_as_exit_codes
 
 keys_app = typer.Typer(
     help="Secret keys for pseudonyms: one pseudonym per person, linkable by holders of the key.", rich_markup_mode=None
@@ -20,18 +19,16 @@ _StoreKey = Annotated[Path, typer.Option("--key-file", metavar="KEYFILE", help="
 
 
 @keys_app.command()
-def new(context: typer.Context, key_file: _KeyFile) -> None:
+def new(key_file: _KeyFile) -> None:
     """Create a random key in the new file KEYFILE, readable by you alone."""
-    with errors_as_exit_codes(context):
-        from ..identity.keys import new_key
+    from ..identity.keys import new_key
 
-        key = new_key(key_file)
-        typer.echo(f"{key_file}: new key {key.fingerprint}; it links people to pseudonyms: keep it secret")
+    key = new_key(key_file)
+    typer.echo(f"{key_file}: new key {key.fingerprint}; it links people to pseudonyms: keep it secret")
 
 
 @keys_app.command()
 def rotate(
-    context: typer.Context,
     key_file: Annotated[Path, typer.Argument(metavar="KEYFILE", help="Key of the store.")],
     new_key_file: Annotated[Path, typer.Argument(metavar="NEWKEYFILE", help="New key, created by `keys new`.")],
     store: Annotated[
@@ -42,22 +39,18 @@ def rotate(
 
     Without a copy of the old store, old and new pseudonyms cannot be linked.
     """
-    with errors_as_exit_codes(context):
-        from ..identity.keys import read_key
-        from ..identity.pseudonyms import Pseudonyms, default_store
+    from ..identity.keys import read_key
+    from ..identity.pseudonyms import Pseudonyms, default_store
 
-        key, newer, path = read_key(key_file), read_key(new_key_file), store or default_store(key_file)
-        people = Pseudonyms.open(key, path).rotate(newer)
-        typer.echo(
-            f"{path}: {_people(people)} with new pseudonyms; its key is now {new_key_file} ({newer.fingerprint})"
-        )
-        if store is None:
-            typer.echo(f"rename it to {default_store(new_key_file)}, or pass it as --store with {new_key_file}")
+    key, newer, path = read_key(key_file), read_key(new_key_file), store or default_store(key_file)
+    people = Pseudonyms.open(key, path).rotate(newer)
+    typer.echo(f"{path}: {_people(people)} with new pseudonyms; its key is now {new_key_file} ({newer.fingerprint})")
+    if store is None:
+        typer.echo(f"rename it to {default_store(new_key_file)}, or pass it as --store with {new_key_file}")
 
 
 @keys_app.command()
 def forget(
-    context: typer.Context,
     store: _Store,
     key_file: _StoreKey,
     ids: Annotated[
@@ -69,26 +62,24 @@ def forget(
 
     If an ID is not in STORE, nothing is deleted. Copies and backups of STORE are not touched.
     """
-    with errors_as_exit_codes(context):
-        from ..identity.keys import read_key
-        from ..identity.pseudonyms import Pseudonyms
+    from ..identity.keys import read_key
+    from ..identity.pseudonyms import Pseudonyms
 
-        if bool(ids) == everybody:
-            raise UsageError("nobody to forget: give either pseudonyms or --all")
-        pseudonyms = Pseudonyms.open(read_key(key_file), store)
-        number = pseudonyms.forget_all() if everybody else pseudonyms.forget(*ids or ())
-        typer.echo(f"{store}: {_people(number)} forgotten, {len(pseudonyms.people())} left")
+    if bool(ids) == everybody:
+        raise UsageError("nobody to forget: give either pseudonyms or --all")
+    pseudonyms = Pseudonyms.open(read_key(key_file), store)
+    number = pseudonyms.forget_all() if everybody else pseudonyms.forget(*ids or ())
+    typer.echo(f"{store}: {_people(number)} forgotten, {len(pseudonyms.people())} left")
 
 
 @keys_app.command(name="list")
-def list_people(context: typer.Context, store: _Store, key_file: _StoreKey) -> None:
+def list_people(store: _Store, key_file: _StoreKey) -> None:
     """Print the pseudonyms in STORE, one per line, with their numbers of faces."""
-    with errors_as_exit_codes(context):
-        from ..identity.keys import read_key
-        from ..identity.pseudonyms import Pseudonyms
+    from ..identity.keys import read_key
+    from ..identity.pseudonyms import Pseudonyms
 
-        for pseudonym, faces in Pseudonyms.open(read_key(key_file), store).people():
-            typer.echo(f"{pseudonym} {faces}")
+    for pseudonym, faces in Pseudonyms.open(read_key(key_file), store).people():
+        typer.echo(f"{pseudonym} {faces}")
 
 
 def _people(number: int) -> str:

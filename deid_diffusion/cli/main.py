@@ -3,24 +3,93 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .._version import __version__
 from ..errors import DeidError, UsageError, one_line
-from .anonymize import anonymize, load_anonymizer
-from .dataset import dataset
+from .anonymize import anonymize, dataset
 from .evaluate import attack, evaluate
-from .inspect import attributes
+from .inspect import attributes, demo, inspect
 from .keys import keys_app
-from .options import DeprecatedFlags, errors_as_exit_codes
+from .options import DeprecatedFlags
 from .serve import serve, web
 
 
+class ErrorGroup(TyperGroup):
+    """Group of commands that turns exceptions into one line and an exit code.
+
+    With --debug, an unexpected exception also shows its traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was parsed."""
+        try:
+            return super().invoke(ctx)
+        except DeidError as error:
+            code, line = 2, f"error: {one_line(error)}"
+        except KeyboardInterrupt:
+            code, line = 130, "interrupted: no file is half-written, and finished results are complete"
+        except Exception as error:
+            if isinstance(error, (typer.Exit, typer.Abort)) or hasattr(error, "format_message"):  # the parser's own
+                raise
+            if ctx.obj:
+                traceback.print_exc()
+            kind = f"internal error: {type(error).__name__}"
+            code, line = 1, f"{kind}: {one_line(error)} (please report; DEID_DEBUG=1 shows more)"
+        typer.echo(line, err=True)
+        raise typer.Exit(code)
+
+
+def prepare(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Image folders, tar files or WebDataset shards, folders saved by `datasets`, or names of data sets "
+            "(NAME, or NAME:SPLIT).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="CACHE", help="Folder of the crops and meshes.")],
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Table of further columns, with the photos' names in `file`."),
+    ] = None,
+    caption_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of captions.", show_default="text, or the .txt sidecar"),
+    ] = None,
+    resolution: Annotated[int, typer.Option(min=32, help="Side of the crops, in pixels.")] = 128,
+    variants: Annotated[int, typer.Option(min=1, help="Crops per photo: one plain, the others augmented.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the augmentation.")] = 0,
+) -> None:
+    """Detect, align and mesh the largest face of each photo in DATA, and cache them for the training scripts.
+
+    Rerun the same command to resume an interrupted run. Broken photos and photos without a face are listed in
+    CACHE/skipped.jsonl.
+    """
+    from ..training.prepare import prepare as build_cache
+    from .console import Bar, prepared
+
+    with Bar() as bar:
+        result = build_cache(
+            data,
+            out,
+            size=resolution,
+            variants=variants,
+            manifest=manifest,
+            caption_column=caption_column,
+            seed=seed,
+            progress=bar.show,
+        )
+    typer.echo(prepared(result, out))
+
+
 def publish(
-    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder written by save_pretrained, or builtin.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="New folder to write.")],
     license: Annotated[
@@ -35,22 +104,21 @@ def publish(
 
     Pickled weights are left out. Review and complete the model card before you publish.
     """
-    with errors_as_exit_codes(context):
-        from ..pipelines.loading import BUILTIN
-        from ..pipelines.publishing import reason, upload, write_publication
+    from ..pipelines.loading import BUILTIN
+    from ..pipelines.publishing import reason, upload, write_publication
 
-        if repo_id is not None:
-            _check_name(repo_id)
-        folder = BUILTIN if model == "builtin" else Path(model)
-        write_publication(folder, out, license=license, name=repo_id)
-        typer.echo(str(out))
-        if repo_id is not None:
-            try:
-                typer.echo(f"uploaded to {upload(out, repo_id, 'A deid-diffusion pipeline')}")
-            except Exception as error:  # the client passes on errors of the network
-                raise DeidError(
-                    f"{out} is complete, but was not uploaded ({reason(error)}): hf upload {repo_id} {out}"
-                ) from error
+    if repo_id is not None:
+        _check_name(repo_id)
+    folder = BUILTIN if model == "builtin" else Path(model)
+    write_publication(folder, out, license=license, name=repo_id)
+    typer.echo(str(out))
+    if repo_id is not None:
+        try:
+            typer.echo(f"uploaded to {upload(out, repo_id, 'A deid-diffusion pipeline')}")
+        except Exception as error:  # the client passes on errors of the network
+            raise DeidError(
+                f"{out} is complete, but was not uploaded ({reason(error)}): hf upload {repo_id} {out}"
+            ) from error
 
 
 def _check_name(repo_id: str) -> None:
@@ -65,6 +133,7 @@ def _check_name(repo_id: str) -> None:
 
 
 app = typer.Typer(
+    cls=ErrorGroup,
     help="Replace every face in photos and clips by a different, realistic face.",
     epilog="Exit codes: 0 every face replaced, 3 some faces covered instead, 2 bad usage or an "
     "unreadable photo, 1 internal error, 130 interrupted.",
@@ -94,98 +163,8 @@ def _options(
 app.command(cls=DeprecatedFlags)(anonymize)
 app.command(cls=DeprecatedFlags)(dataset)
 app.command(hidden=True)(attack)  # until the next release
-app.command()(evaluate)
-app.command()(attributes)
-app.command()(publish)
-app.command()(serve)
-app.command()(web)
-
-
-@app.command()
-def demo(
-    context: typer.Context,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Output folder.")] = Path("demo_output"),
-) -> None:
-    """De-identify a sample photo, and write a side-by-side picture, the result and its record. Needs no network."""
-    with errors_as_exit_codes(context):
-        from ..results import JobResult, RunStats
-        from .console import faces
-        from .demo import NAMES, run_demo
-
-        record = run_demo(load_anonymizer("builtin", "auto"), out)
-        tally = RunStats().add(JobResult(record))
-        typer.echo(f"{faces(tally)} in {record.seconds:.1f} s")
-        for name in NAMES:
-            typer.echo(str(out / name))
-    raise typer.Exit(tally.exit_code)
-
-
-@app.command()
-def inspect(
-    context: typer.Context,
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.png")] = Path("inspect.png"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.png if it exists.")] = False,
-) -> None:
-    """Draw boxes, meshes, semantic maps and masks of the faces in PHOTO. The picture shows the original faces."""
-    with errors_as_exit_codes(context):
-        from ..evaluation.inspection import draw_inspection
-        from ..io import images
-
-        images.output_format(out)
-        if out.exists() and (not overwrite or (photo.exists() and out.samefile(photo))):
-            raise UsageError(f"{out}: exists already: choose another name with -o, or pass --overwrite")
-        pixels = images.read(photo).pixels
-        faces = load_anonymizer("builtin", "auto").analyse(pixels)
-        images.write(out, draw_inspection(pixels, faces), overwrite=overwrite, ai_edited=False)
-        typer.echo(f"{len(faces)} face{'' if len(faces) == 1 else 's'} drawn: {out}")
-
-
-@app.command()
-def prepare(
-    context: typer.Context,
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATA...",
-            help="Image folders, tar files or WebDataset shards, folders saved by `datasets`, or names of data sets "
-            "(NAME, or NAME:SPLIT).",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="CACHE", help="Folder of the crops and meshes.")],
-    manifest: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.csv", help="Table of further columns, with the photos' names in `file`."),
-    ] = None,
-    caption_column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Column of captions.", show_default="text, or the .txt sidecar"),
-    ] = None,
-    resolution: Annotated[int, typer.Option(min=32, help="Side of the crops, in pixels.")] = 128,
-    variants: Annotated[int, typer.Option(min=1, help="Crops per photo: one plain, the others augmented.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the augmentation.")] = 0,
-) -> None:
-    """Detect, align and mesh the largest face of each photo in DATA, and cache them for the training scripts.
-
-    Rerun the same command to resume an interrupted run. Broken photos and photos without a face are listed in
-    CACHE/skipped.jsonl.
-    """
-    with errors_as_exit_codes(context):
-        from ..training.prepare import prepare as build_cache
-        from .console import Bar, prepared
-
-        with Bar() as bar:
-            result = build_cache(
-                data,
-                out,
-                size=resolution,
-                variants=variants,
-                manifest=manifest,
-                caption_column=caption_column,
-                seed=seed,
-                progress=bar.show,
-            )
-        typer.echo(prepared(result, out))
+for command in (evaluate, attributes, inspect, demo, prepare, publish, serve, web):
+    app.command()(command)
 
 
 def main() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from enum import Enum
 from functools import wraps
@@ -15,36 +13,13 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand
 
-from ..errors import DeidError, UsageError, one_line
 from ..options import Options, Region, option_schema, option_type
-
-
-@contextmanager
-def errors_as_exit_codes(context: typer.Context) -> Iterator[None]:
-    """Turn any exception into one line and an exit code; with --debug, unexpected ones show their traceback."""
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except DeidError as error:
-        typer.echo(f"error: {one_line(error)}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted: no file is half-written, and finished results are complete", err=True)
-        raise typer.Exit(130) from None
-    except Exception as error:
-        if context.obj:
-            traceback.print_exc()
-        line = f"internal error: {type(error).__name__}: {one_line(error)} (please report; DEID_DEBUG=1 shows more)"
-        typer.echo(line, err=True)
-        raise typer.Exit(1) from None
-
 
 Model = Annotated[
     str,
     typer.Option(
         metavar="NAME|PATH|HUB-ID",
-        help="builtin, the embedded model; sd15, sd15-lcm or sd15-semantic=SOURCE; a folder; or a hub id. See "
+        help="builtin, the built-in model; sd15, sd15-lcm or sd15-semantic=SOURCE; a folder; or a hub id. See "
         "docs/models.md.",
     ),
 ]
@@ -64,19 +39,6 @@ Store = Annotated[Path | None, typer.Option(metavar="FILE", help="Store of pseud
 
 KeepPeople = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Photos of people whose faces are left untouched.")
-]
-
-Originals = Annotated[Path, typer.Argument(metavar="ORIGINALS", help="Folder of photos.")]
-
-Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of their results, of the same names.")]
-
-People = Annotated[
-    str | None,
-    typer.Option(
-        metavar="REGEX",
-        show_default="the name before the last _",
-        help="Person in a photo: the match of the expression's one group in the file name, without its suffix.",
-    ),
 ]
 
 #: Option of the schema -> arguments of its flag beyond description and range.
@@ -194,17 +156,3 @@ class DeprecatedFlags(TyperCommand):
             replacements = ", ".join(f"{old} (use {new})" for old, new in names.items())
             typer.echo(f"warning: deprecated, to be removed in the next release: {replacements}", err=True)
         return super().parse_args(ctx, [*flags, *args[end:]])
-
-
-def check_out(named: Path, files: Sequence[Path]) -> None:
-    """Raise UsageError, before any work, for an output that exists or whose folder does not.
-
-    Args:
-        named: the output as the user named it.
-        files: the files to be written, all in one folder.
-    """
-    for path in files:
-        if path.exists():
-            raise UsageError(f"{path}: exists already: choose another name with -o")
-    if not named.absolute().parent.is_dir():
-        raise UsageError(f"{named}: its folder does not exist: create it, or choose another one")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .anonymize import load_anonymizer
-from .options import Device, KeyFile, Model, Store, errors_as_exit_codes
+from ..errors import needed_for
+from ..options import Options
+from .anonymize import load_anonymizer, with_people
+from .options import Device, KeyFile, Model, Store
 
 if TYPE_CHECKING:
-    from ..identity.pseudonyms import Pseudonyms
-    from ..serving.queue import Limits
+    from starlette.types import ASGIApp
 
+    OpenApp = Callable[..., AbstractContextManager[ASGIApp]]
 
 Host = Annotated[
     str,
@@ -34,85 +38,64 @@ Queue = Annotated[int, typer.Option(min=1, help="Photos accepted and not yet ans
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds per photo, including the wait.")]
 
 
-def serve(
-    context: typer.Context,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    api_key_file: ApiKeyFile = None,
-    model: Model = "builtin",
-    device: Device = "auto",
-    key_file: KeyFile = None,
-    store: Store = None,
-    max_mb: MaxMb = 30,
-    max_megapixels: MaxMegapixels = 50,
-    queue: Queue = 16,
-    timeout: Timeout = 300,
-) -> None:
+def _server(extra: str, default_port: int) -> Callable[[Callable[[], tuple[OpenApp, str]]], Callable[..., None]]:
+    """Return a decorator that makes a command of a function that imports an application, which needs an extra.
+
+    The function returns the application's context manager and the line to print, with a place for the address.
+    """
+
+    def decorate(import_app: Callable[[], tuple[OpenApp, str]]) -> Callable[..., None]:
+        def command(
+            host: Host = "127.0.0.1",
+            port: Port = default_port,
+            api_key_file: ApiKeyFile = None,
+            model: Model = "builtin",
+            device: Device = "auto",
+            key_file: KeyFile = None,
+            store: Store = None,
+            max_mb: MaxMb = 30,
+            max_megapixels: MaxMegapixels = 50,
+            queue: Queue = 16,
+            timeout: Timeout = 300,
+        ) -> None:
+            with needed_for(import_app.__name__, f"deid-diffusion[{extra}]"):
+                from ..serving.server import Limits, address_of, check_reach, listen, read_api_key, run
+
+                open_app, announcement = import_app()
+            api_key = read_api_key(api_key_file)
+            check_reach(host, api_key)
+            pseudonyms = with_people(Options(), key_file, store, None).pseudonyms
+            limits = Limits(max_mb * 1_000_000, max_megapixels * 1_000_000, queue, timeout)
+            server_socket = listen(host, port)
+            anonymizer = load_anonymizer(model, device)
+            with open_app(anonymizer, limits, api_key=api_key, pseudonyms=pseudonyms) as app:
+                typer.echo(announcement.format(address_of(server_socket)))
+                run(app, server_socket)
+
+        command.__name__, command.__doc__ = import_app.__name__, import_app.__doc__
+        return command
+
+    return decorate
+
+
+@_server(extra="service", default_port=8000)
+def serve() -> tuple[OpenApp, str]:
     """Run an HTTP service that replaces the faces of photos. It stores no photo on disk.
 
     curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/anonymize -o anonymous.png
     """
-    with errors_as_exit_codes(context):
-        from ..errors import needed_for
+    from ..serving.http import make_app
 
-        with needed_for("serve", "deid-diffusion[service]"):
-            from ..serving.access import address_of, check_reach, listen, read_api_key, run
-            from ..serving.http import make_app
-        api_key = read_api_key(api_key_file)
-        check_reach(host, api_key)
-        limits = make_limits(max_mb, max_megapixels, queue, timeout)
-        pseudonyms = open_pseudonyms(key_file, store)
-        server_socket = listen(host, port)
-        app = make_app(load_anonymizer(model, device), limits, api_key=api_key, pseudonyms=pseudonyms)
-        typer.echo(f"listening on {address_of(server_socket)} (POST /v1/anonymize; /health, /metrics, /openapi.json)")
-        run(app, server_socket)
+    announcement = "listening on {} (POST /v1/anonymize; /health, /metrics, /openapi.json)"
+    return lambda *args, **secrets: nullcontext(make_app(*args, **secrets)), announcement
 
 
-def make_limits(max_mb: int, max_megapixels: int, queue: int, timeout: float) -> Limits:
-    """Return the limits given by the options."""
-    from ..serving.queue import Limits
-
-    return Limits(max_bytes=max_mb * 1_000_000, max_pixels=max_megapixels * 1_000_000, queue=queue, seconds=timeout)
-
-
-def open_pseudonyms(key_file: Path | None, store: Path | None) -> Pseudonyms | None:
-    """Open the store of pseudonyms if a key is given. Raises DeidError, as `anonymize` does."""
-    from ..options import Options
-    from .anonymize import with_people
-
-    return with_people(Options(), key_file, store, None).pseudonyms
-
-
-def web(
-    context: typer.Context,
-    host: Host = "127.0.0.1",
-    port: Port = 7860,
-    api_key_file: ApiKeyFile = None,
-    model: Model = "builtin",
-    device: Device = "auto",
-    key_file: KeyFile = None,
-    store: Store = None,
-    max_mb: MaxMb = 30,
-    max_megapixels: MaxMegapixels = 50,
-    queue: Queue = 16,
-    timeout: Timeout = 300,
-) -> None:
+@_server(extra="web", default_port=7860)
+def web() -> tuple[OpenApp, str]:
     """Run a web page on which photos are uploaded, compared with their results, and downloaded.
 
     Photos stay in memory until their tab is closed. The page loads nothing from other servers.
     """
-    with errors_as_exit_codes(context):
-        from ..errors import needed_for
+    from ..serving.gradio_app import open_app
 
-        with needed_for("web", "deid-diffusion[web]"):
-            from ..serving.access import address_of, check_reach, listen, read_api_key, run
-            from ..serving.gradio_app import make_app, upload_dir
-        api_key = read_api_key(api_key_file)
-        check_reach(host, api_key)
-        pseudonyms = open_pseudonyms(key_file, store)
-        server_socket = listen(host, port)
-        limits = make_limits(max_mb, max_megapixels, queue, timeout)
-        with upload_dir() as folder:
-            app = make_app(load_anonymizer(model, device), limits, folder, api_key=api_key, pseudonyms=pseudonyms)
-            typer.echo(f"open {address_of(server_socket)} in a browser; stop with Ctrl+C")
-            run(app, server_socket)
+    return open_app, "open {} in a browser; stop with Ctrl+C"

@@ -24,12 +24,12 @@ from .faces import FaceCrops
 
 
 class LoadedAdapter:
-    """An attribute adapter with its image and text encoders: the part of a model that needs no generator.
+    """Attribute adapter of a model, with its image and text encoders.
 
     Attributes:
         name: of the model's folder.
         attribute_adapter: maps features to tokens.
-        image_encoder: the small face network; None where the features come from a CLIP vision model.
+        image_encoder: the face network; None where the features come from a CLIP vision model.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -47,8 +47,8 @@ class LoadedAdapter:
         """Return the subspaces of the built-in attributes and of more phrases; loads the text encoder.
 
         Raises:
-            DeidError: when the folder has no text side of the image encoder.
-            ValueError: for a phrase that the text encoder does not tell from "a person".
+            DeidError: the folder lacks the text side of the image encoder.
+            ValueError: the text encoder does not distinguish a phrase from "a person".
         """
         key = tuple(phrases)
         if key not in self._subspaces:
@@ -73,11 +73,7 @@ class LoadedAdapter:
 
 @torch.no_grad()
 def encoder_features(adapter: LoadedAdapter, crops: FaceCrops) -> torch.Tensor:
-    """Return (N, R + 1, D) features of the original crops by the adapter's own image encoder.
-
-    Raises:
-        UsageError: when it has none.
-    """
+    """Return (N, R + 1, D) features of the original crops by the adapter's image encoder. Raises UsageError."""
     if adapter.image_encoder is None:
         raise UsageError(
             f"clip_vision_output: {adapter.name} has no small image encoder of its own: connect CLIP Vision Encode of "
@@ -91,17 +87,17 @@ def encoder_features(adapter: LoadedAdapter, crops: FaceCrops) -> torch.Tensor:
 def clip_features(adapter: LoadedAdapter, crops: FaceCrops, output: Any, vision: Any) -> torch.Tensor:
     """Return (N, R + 1, D) features of the original crops from a CLIP_VISION_OUTPUT.
 
-    It holds the face's embedding in the joint space, but its patches before CLIP's last norm and projection. With the
-    model that made it, these are averaged per region; without, the regions get the mean features.
+    Its patches precede CLIP's last norm and projection: with the CLIP model they are averaged per region; without it,
+    the regions get the mean features.
 
     Args:
-        adapter: that the features are for.
-        crops: that were encoded, in order.
+        adapter: for which the features are.
+        crops: in the order in which they were encoded.
         output: its ``image_embeds`` are (N, D), its ``last_hidden_state`` (N, 1 + P, H).
-        vision: the network that made it, with ``vision_model.post_layernorm`` and ``visual_projection``; or None.
+        vision: the CLIP model, with ``vision_model.post_layernorm`` and ``visual_projection``; or None.
 
     Raises:
-        UsageError: when the output is of other crops or another CLIP.
+        UsageError: the output is of other crops or another CLIP.
     """
     tokens = adapter.attribute_adapter
     assert tokens is not None
@@ -125,16 +121,11 @@ def clip_features(adapter: LoadedAdapter, crops: FaceCrops, output: Any, vision:
 def make_tokens(
     adapter: LoadedAdapter, features: torch.Tensor, selection: AttributeSelection
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (N, T, W) tokens of the selected part of N faces' features, and as many null tokens.
-
-    Args:
-        adapter: makes them.
-        features: (N, R + 1, D).
-        selection: attributes of all of them to keep and to change.
+    """Return (N, T, W) tokens of the selected part of N faces' features, (N, R + 1, D), and as many null tokens.
 
     Raises:
-        UsageError: for words that the model's text encoder does not understand.
-        DeidError: when the model has none.
+        UsageError: the model's text encoder does not understand a word.
+        DeidError: the model has no text encoder.
     """
     validate_selection(adapter, selection)
     network = adapter.attribute_adapter
@@ -152,7 +143,7 @@ def append_tokens(conditioning: list[list[Any]], tokens: torch.Tensor, name: str
         name: of the input, for errors.
 
     Raises:
-        UsageError: when the widths or the numbers of rows do not fit.
+        UsageError: the widths or the numbers of rows differ.
     """
     result = []
     for embedding, extras in conditioning:

@@ -36,16 +36,8 @@ Proportions = Literal["another person's", "the photo's"]
 _MAP_SIZE = 512  # side of the crops that maps of whole photos are drawn in, in pixels
 
 
-@cache
-def shared_detector() -> EnsembleDetector:
-    """Return the default detector, loaded once."""
-    return EnsembleDetector()
-
-
-@cache
-def shared_landmarker() -> FaceMesh:
-    """Return the default landmarker, loaded once."""
-    return FaceMesh()
+# each is loaded once
+shared_detector, shared_landmarker, shared_verifier = cache(EnsembleDetector), cache(FaceMesh), cache(FaceVerifier)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +53,7 @@ class DetectedFaces:
     shape: tuple[int, int]
 
     def of(self, photos: Sequence[np.ndarray]) -> tuple[tuple[FaceAnalysis, ...], ...]:
-        """Return the faces, if these can be the photos that they were detected in.
-
-        Raises:
-            UsageError: for another number or size of photos.
-        """
+        """Return the faces. Raises UsageError for another number or size of photos than they were detected in."""
         if len(photos) != len(self.faces) or photos[0].shape[:2] != self.shape:
             height, width = photos[0].shape[:2]
             raise UsageError(
@@ -87,12 +75,9 @@ def find_faces(photos: Sequence[np.ndarray]) -> DetectedFaces:
 
 
 def drawn_mesh(face: FaceAnalysis, proportions: Proportions, seed: int | None) -> np.ndarray:
-    """Return the mesh, (478, 2) crop pixels, that a face's map is drawn from.
+    """Return the mesh of a face's map, (478, 2) crop pixels.
 
-    Args:
-        face: the face.
-        proportions: whose.
-        seed: draws another person's; None is fresh randomness.
+    Another person's proportions are drawn by the seed; None is fresh randomness.
     """
     if proportions == "the photo's":
         return face.map_mesh
@@ -103,19 +88,16 @@ def drawn_mesh(face: FaceAnalysis, proportions: Proportions, seed: int | None) -
 
 @cache
 def _people() -> IdentityModel:
-    """Return the embedded identity model."""
+    """Return the built-in identity model."""
     return IdentityModel.from_pretrained(BUILTIN / "identity_model")
 
 
 def photo_map(
     faces: Sequence[FaceAnalysis], shape: tuple[int, int], proportions: Proportions, seed: int | None
 ) -> np.ndarray:
-    """Return (height, width) uint8 labels of all faces of a photo, in their places; 0 where there is none.
+    """Return the labels of all faces of a photo, `shape` uint8; 0 where there is none.
 
-    Args:
-        faces: of the photo.
-        shape: (height, width).
-        proportions, seed: as in `drawn_mesh`; the k-th face takes the seed k places on.
+    Proportions and seed are those of `drawn_mesh`; the k-th face takes seed + k.
     """
     labels = np.zeros(shape, np.uint8)
     for k, face in enumerate(faces):
@@ -127,10 +109,10 @@ def photo_map(
 
 @dataclass(frozen=True, eq=False)
 class FaceCrops:
-    """The aligned face crops of a batch of photos, and what is needed to put others in their place.
+    """Aligned face crops of a batch of photos, and the photos that they are stitched back into.
 
     Attributes:
-        photos: B of them, (H, W, 3) uint8.
+        photos: B photos, (H, W, 3) uint8.
         faces: N pairs of a photo's index and a face of it, in order; their maps are S pixels wide.
         size: S.
     """
@@ -141,7 +123,7 @@ class FaceCrops:
 
     @cached_property
     def _images(self) -> list[PreparedImage]:
-        """Of each photo what a generator may see."""
+        """The photos with opaque faces, which a generator may see."""
         return [self.prepare(index) for index in range(len(self.photos))]
 
     def prepare(self, index: int) -> PreparedImage:
@@ -154,16 +136,12 @@ class FaceCrops:
         image.mask_faces()
         return image
 
-    def of(self, photo: int) -> list[FaceAnalysis]:
-        """Return the faces of one photo."""
-        return [face for owner, face in self.faces if owner == photo]
-
     def originals(self) -> list[np.ndarray]:
         """Return N crops, (S, S, 3) uint8, with the original faces."""
         return [extract(self.photos[k], face.matrix, self.size) for k, face in self.faces]
 
     def erased(self) -> list[np.ndarray]:
-        """Return N crops, (S, S, 3) uint8, every masked pixel of every face grey: all that a generator may see."""
+        """Return N crops, (S, S, 3) uint8, in which every masked pixel of every face is grey."""
         return [extract(self._images[owner].erased, face.matrix, self.size) for owner, face in self.faces]
 
     def masks(self) -> list[np.ndarray]:
@@ -171,19 +149,10 @@ class FaceCrops:
         return [extract(self._images[owner].erase_weights, face.matrix, self.size) > 1e-3 for owner, face in self.faces]
 
     def control_images(self, kind: str, proportions: Proportions, seed: int | None) -> list[np.ndarray]:
-        """Return N control images, (S, S, 3) uint8.
-
-        Args:
-            kind: of `faces.semantic_map.CONTROLS`.
-            proportions: whose eyes, brows, nose and mouth they show.
-            seed: draws another person's; the k-th face takes the seed k places on.
-                None is fresh randomness.
-        """
-        drawn = []
-        for k, (_, face) in enumerate(self.faces):
-            own = secrets.randbits(63) if seed is None else seed + k
-            drawn.append(draw_control(drawn_mesh(face, proportions, own), self.size, kind))
-        return drawn
+        """Return N control images of a kind of `CONTROLS`, (S, S, 3) uint8; see `photo_map`."""
+        seeds = [None if seed is None else seed + k for k in range(len(self.faces))]
+        meshes = [drawn_mesh(face, proportions, own) for (_, face), own in zip(self.faces, seeds, strict=True)]
+        return [draw_control(mesh, self.size, kind) for mesh in meshes]
 
     def blank(self) -> np.ndarray:
         """Return (S, S, 3) uint8, grey, for photos without faces: ComfyUI has no empty batches."""
@@ -191,7 +160,7 @@ class FaceCrops:
 
 
 def crop_faces(photos: Sequence[np.ndarray], detected: DetectedFaces, size: int) -> FaceCrops:
-    """Crop the detected faces, S x S pixels each. Raises UsageError when they are of other photos."""
+    """Crop the detected faces, S x S pixels each. Raises UsageError if they are of other photos."""
     landmarker = shared_landmarker()
     faces = [
         (k, analyse_face(photos[k], detection, landmarker, size))
@@ -201,28 +170,22 @@ def crop_faces(photos: Sequence[np.ndarray], detected: DetectedFaces, size: int)
     return FaceCrops(tuple(photos), tuple(faces), size)
 
 
-@cache
-def shared_verifier() -> FaceVerifier:
-    """Return the default verifier, loaded once."""
-    return FaceVerifier()
-
-
 def stitch(
     crops: FaceCrops, generated: torch.Tensor, verifier: Verifier, detector: FaceDetector
 ) -> list[AnonymizedImage]:
-    """Put new faces in the places of the old ones.
+    """Paste generated faces over the original ones.
 
-    A face that fails verification, that cannot be verified or that is no picture stays covered, and the finished
-    images are searched once more. No path leaves an original face.
+    A face that fails verification, cannot be verified or is not finite stays covered, and the finished images are
+    scanned for residual faces. No path leaves an original face.
 
     Args:
-        crops: where the N faces were cropped from.
-        generated: (N, S', S', 3) in 0..1, in the crops' order; of any size. Not read where there are no faces.
-        verifier: compares each face with the original, in the finished image.
-        detector: searches the finished images.
+        crops: of the N original faces.
+        generated: (N, S', S', 3) in 0..1, in the crops' order, of any size. Not read if there are no faces.
+        verifier: compares each face with the original.
+        detector: scans the finished images.
 
     Raises:
-        UsageError: when there are not as many new faces, or they are not square.
+        UsageError: the number of generated faces differs, or they are not square.
     """
     square = generated.ndim == 4 and generated.shape[1] == generated.shape[2] and generated.shape[3] == 3
     if crops.faces and (len(generated) != len(crops.faces) or not square):
@@ -237,7 +200,7 @@ def stitch(
         for face in image.faces:
             try:
                 _replace(face, next(pictures), verifier)
-            except Exception as error:  # whatever it was, the face is covered and the record says why
+            except Exception as error:  # the face is covered, and the record has the reason
                 face.fail(error, "stitching")
         results.append(finalize(image, Options(), detector=detector, landmarker=shared_landmarker()))
     return results

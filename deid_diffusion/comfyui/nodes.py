@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import comfy.model_management
@@ -11,10 +12,10 @@ import comfy.utils
 import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
-from PIL import Image
 
 from ..attributes.selection import AttributeSelection, make_selection, parse_change, parse_keep
 from ..evaluation.inspection import draw_faces
+from ..faces.finalization import AnonymizedImage
 from ..faces.semantic_map import CONTROLS, control_image
 from ..options import Method, Options, option_schema
 from . import runtime
@@ -71,7 +72,7 @@ class LoadAttributeAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "adapter_name",
                     options=runtime.list_models("attribute_adapters"),
-                    tooltip="A folder as FaceDeidPipeline.save_pretrained and training write it. The embedded model's "
+                    tooltip="A folder as FaceDeidPipeline.save_pretrained and training write it. The built-in model's "
                     "adapter fits no checkpoint that ComfyUI loads; it serves tests.",
                 )
             ],
@@ -148,8 +149,6 @@ def _network(clip_vision: Any) -> Any:
     """Return ComfyUI's CLIP vision model, on its device."""
     if clip_vision is None:
         return None
-    import comfy.model_management
-
     comfy.model_management.load_models_gpu([clip_vision.patcher])
     return clip_vision.model
 
@@ -312,10 +311,15 @@ def _result_outputs() -> list[Any]:
     return [
         io.Image.Output("photos", display_name="image", tooltip="The photos with new or covered faces."),
         io.Mask.Output("mask", display_name="mask", tooltip="1 where a pixel differs from the photo."),
-        io.String.Output(
-            "record", display_name="record", tooltip="What was done to each face: one JSON line per photo."
-        ),
+        io.String.Output("record", display_name="record", tooltip="The action on each face: one JSON line per photo."),
     ]
+
+
+def _result(photos: Sequence[np.ndarray], results: Sequence[AnonymizedImage], **details: Any) -> Any:
+    """Return the values of `_result_outputs`; the details are those of `record_lines`."""
+    pictures = [np.asarray(result.image) for result in results]
+    masks = [changed(photo, picture) for photo, picture in zip(photos, pictures, strict=True)]
+    return io.NodeOutput(to_image(pictures), to_mask(masks), record_lines(results, **details))
 
 
 class StitchFaces(io.ComfyNode):
@@ -340,11 +344,8 @@ class StitchFaces(io.ComfyNode):
     def execute(cls, crops: FaceCrops, image: torch.Tensor) -> Any:
         start, verifier = time.perf_counter(), shared_verifier()
         results = stitch(crops, image, verifier, shared_detector())
-        pictures = [np.asarray(result.image) for result in results]
         seconds = [(time.perf_counter() - start) / len(results)] * len(results)
-        record = record_lines(results, model=None, gate=verifier.description, seconds=seconds)
-        masks = [changed(photo, picture) for photo, picture in zip(crops.photos, pictures, strict=True)]
-        return io.NodeOutput(to_image(pictures), to_mask(masks), record)
+        return _result(crops.photos, results, model=None, gate=verifier.description, seconds=seconds)
 
 
 _SYNTH = "synth"  # earlier name of "generate", which saved workflows hold
@@ -353,7 +354,7 @@ _PREVIEW = 512  # longest side of the previews, in pixels
 
 
 class DeidentifyFaces(io.ComfyNode):
-    """Node that does everything."""
+    """Node that detects, replaces and verifies all faces."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -419,18 +420,9 @@ class DeidentifyFaces(io.ComfyNode):
             start = time.perf_counter()
             results.append(anonymizer(photo, options, detections=detections, callback_on_step_end=on_step_end))
             seconds.append(time.perf_counter() - start)
-            bar.update_absolute(_PARTS * (k + 1), preview=_preview(results[-1].image))
-        pictures = [np.asarray(result.image) for result in results]
-        record = record_lines(
-            results, model=anonymizer.model_name, gate=anonymizer.verifier.description, seconds=seconds
-        )
-        masks = [changed(photo, picture) for photo, picture in zip(photos, pictures, strict=True)]
-        return io.NodeOutput(to_image(pictures), to_mask(masks), record)
-
-
-def _preview(finished: Image.Image) -> tuple[str, Image.Image, int]:
-    """Return a finished photo as ComfyUI's progress bar takes it."""
-    return "JPEG", finished, _PREVIEW
+            bar.update_absolute(_PARTS * (k + 1), preview=("JPEG", results[-1].image, _PREVIEW))
+        gate = anonymizer.verifier.description
+        return _result(photos, results, model=anonymizer.model_name, gate=gate, seconds=seconds)
 
 
 class DeidExtension(ComfyExtension):

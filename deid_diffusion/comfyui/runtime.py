@@ -23,7 +23,7 @@ from ..results import ImageRecord, versions
 Kind = Literal["deid_diffusion", "attribute_adapters"]
 
 EMBEDDED = "embedded"
-"""Name of the built-in model."""
+"""Name of the built-in model, which saved workflows hold."""
 
 
 def register() -> None:
@@ -40,11 +40,7 @@ def list_models(kind: Kind) -> list[str]:
 
 
 def model_folder(kind: Kind, name: str) -> Path:
-    """Return the folder of a name of `list_models`.
-
-    Raises:
-        FileNotFoundError: when it no longer exists.
-    """
+    """Return the folder of a name of `list_models`. Raises FileNotFoundError if it no longer exists."""
     if name == EMBEDDED:
         return BUILTIN
     folders = _folders(kind)
@@ -54,7 +50,7 @@ def model_folder(kind: Kind, name: str) -> Path:
 
 
 def _folders(kind: Kind) -> dict[str, Path]:
-    """Return name -> folder; adapters are listed from both folders, since complete models have them, too."""
+    """Return name -> folder; adapters are in both folders, since complete models have them, too."""
     kinds = (kind, "deid_diffusion") if kind == "attribute_adapters" else (kind,)
     part = "attribute_adapter/config.json" if kind == "attribute_adapters" else "model_index.json"
     folders: dict[str, Path] = {}
@@ -100,11 +96,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def record_lines(results: Sequence[AnonymizedImage], *, model: str | None, gate: str, seconds: Sequence[float]) -> str:
     """Return JSON lines of `ImageRecord`, in the batch's order; a photo's name is its index.
 
-    Args:
-        results: of each photo.
-        model: the generator's name; None for faces from elsewhere.
-        gate: description of the verifier.
-        seconds: that each photo took.
+    The model is None for faces from elsewhere; the gate is the verifier's description.
     """
     package_versions = versions()
     lines = [
@@ -131,10 +123,6 @@ _WORKING_MEMORY = 2**28  # bytes per face of 512 x 512 pixels during generation,
 class FaceDeidModel(nn.ModuleDict):
     """A pipeline's networks as one module; ComfyUI's log shows its name."""
 
-    def empty(self) -> None:
-        """Release all weights."""
-        self.to("meta")
-
     @property
     def is_empty(self) -> bool:
         """Whether the weights were released."""
@@ -154,15 +142,14 @@ _held: dict[str, _Held] = {}
 def ready(name: str, batch_size: int) -> Anonymizer:
     """Return an anonymizer whose networks are on ComfyUI's device.
 
-    It is kept for the next run until ComfyUI unloads it; then its weights are released, and the next run reads them
-    again.
+    It is kept until ComfyUI unloads it, and is then loaded again by the next run.
 
     Args:
         name: of `list_models("deid_diffusion")`.
-        batch_size: faces that are generated together, for which ComfyUI frees memory.
+        batch_size: faces per batch, for which ComfyUI frees memory.
 
     Raises:
-        DeidError: when the folder holds no model that can be loaded.
+        DeidError: the folder holds no model that can be loaded.
     """
     if name not in _held or _held[name].model.is_empty:
         _held[name] = _load(name)
@@ -188,6 +175,6 @@ def _load(name: str) -> _Held:
 
 
 def _release(patcher: Any, unpatch_all: bool) -> None:
-    """Empty a model that ComfyUI unloads. The object must stay: ComfyUI is still counting its models."""
+    """Release the weights of a model that ComfyUI unloads. The object stays, as ComfyUI still counts its models."""
     if unpatch_all:  # else it is only re-registered
-        patcher.model.empty()
+        patcher.model.to("meta")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import ImageError, one_line
+from ..errors import DeidError, ImageError, one_line
 
 _NOT_ALLOWED = "writing there is not allowed: choose another folder, or change its permissions"
 _NO_FOLDER = "its folder does not exist: create it, or choose another one"
@@ -56,12 +56,37 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def image_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError of the block, which writes `path`, to a one-line ImageError."""
+def image_errors(path: Path, kind: type[DeidError] = ImageError) -> Iterator[None]:
+    """Convert an OSError of the block, which writes `path`, to a one-line error of a kind."""
     try:
         yield
     except OSError as error:
-        raise ImageError(write_error(path, error)) from error
+        raise kind(write_error(path, error)) from error
+
+
+@contextmanager
+def read_errors(path: Path, noun: str, kind: type[DeidError] = ImageError) -> Iterator[None]:
+    """Refuse a path that is no regular file, and convert errors of the block, which reads it, to one line.
+
+    Args:
+        path: the file.
+        noun: its content, with an article.
+        kind: class of the errors.
+    """
+    try:
+        if path.is_dir():
+            raise kind(f"{path}: is a folder, not {noun}: name {noun} in it")
+        if path.exists() and not path.is_file():
+            raise kind(f"{path}: is not a regular file: name {noun}")
+        yield
+    except kind:
+        raise
+    except FileNotFoundError as error:
+        raise kind(f"{path}: no such file: check the name") from error
+    except PermissionError as error:
+        raise kind(f"{path}: reading it is not allowed: change its permissions") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise kind(f"{path}: cannot be read ({one_line(error)}): check the name and the disk") from error
 
 
 @contextmanager

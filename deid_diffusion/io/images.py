@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from ..errors import ImageError, one_line
-from .files import write_atomic
+from .files import read_errors, write_atomic
 
 MAX_PIXELS = 200_000_000
 """Default limit of width x height: larger than any phone camera (16,320 x 12,240), smaller than decompression bombs."""
@@ -205,18 +205,8 @@ def _save_options(kind: str, xmp: bytes | None) -> dict[str, Any]:
 
 def file_bytes(path: Path) -> bytes:
     """Read a regular file. Raises ImageError."""
-    try:
-        if path.is_dir():
-            raise ImageError(f"{path}: is a folder, not an image: name an image in it")
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: is not a regular file: name an image")
+    with read_errors(path, "an image"):
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file: check the name") from error
-    except PermissionError as error:
-        raise ImageError(f"{path}: reading it is not allowed: change its permissions") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise ImageError(f"{path}: cannot be read ({one_line(error)}): check the name and the disk") from error
 
 
 def _open(name: str | Path, data: bytes) -> Image.Image:
@@ -234,9 +224,8 @@ def _open(name: str | Path, data: bytes) -> Image.Image:
         try:
             return Image.open(io.BytesIO(data), formats=formats)
         except Image.UnidentifiedImageError as error:
-            raise ImageError(
-                f"{name}: is not a photo, or its header is damaged: use JPEG, PNG, WebP, TIFF or HEIC"
-            ) from error
+            problem = "is not a photo, or its header is damaged: use JPEG, PNG, WebP, TIFF or HEIC"
+            raise ImageError(f"{name}: {problem}") from error
         except Exception as error:  # see `decode`
             raise ImageError(f"{name}: is truncated or damaged ({one_line(error)}): get a complete copy") from error
         finally:

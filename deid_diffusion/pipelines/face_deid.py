@@ -114,7 +114,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Load a pipeline as diffusers does; "builtin" is the embedded model.
+        """Load a pipeline as diffusers does; "builtin" is the built-in model.
 
         A local folder is checked first, and no code in it is run.
 
@@ -164,7 +164,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         Args:
             crops: (B, 3, H, W) in 0..1.
             semantic_maps: B label maps, (H, W) uint8 each.
-            meshes: B meshes, (478, 2) crop pixels each; the embedded model's encoder needs them.
+            meshes: B meshes, (478, 2) crop pixels each; the built-in model's encoder needs them.
 
         Returns:
             (B, N, D) unit features, or None where ``reads_attributes`` is false.

@@ -1,4 +1,4 @@
-"""Pipelines by name: the embedded model, a preset, a folder or a hub repository; and the device they run on."""
+"""Pipelines by name: the built-in model, a preset, a folder or a hub repository; and the device they run on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .publishing import OWN_MODELS, use_installed_classes
 from .repositories import Repository, dtype_argument, fetch, variant
 
 BUILTIN = Path(__file__).parent.parent / "builtin"
-"""The embedded model's folder."""
+"""The built-in model's folder."""
 
 _SAVED = ("model_index.json", "*.json", "*.txt", "*.safetensors")  # all that save_pretrained writes, and no code
 _LIBRARIES = {

@@ -146,7 +146,7 @@ def find_preset(model: str) -> Preset | None:
 
 
 BUILTIN_IDENTITY = Path(__file__).parent.parent / "builtin" / "identity_model"
-"""The embedded identity model, from which the faces of every checkpoint start."""
+"""The built-in identity model, from which the faces of every checkpoint start."""
 
 
 def build_preset(preset: Preset, dtype: torch.dtype) -> FaceDeidPipeline:

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import anyio
@@ -26,9 +26,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from ..identity.pseudonyms import Pseudonyms
-from .access import ApiKey
 from .gradio_page import MAX_PHOTOS, Page, Result, Session, make_page
-from .queue import Limits, RequestQueue
+from .server import ApiKey, Limits, RequestQueue
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,11 +63,6 @@ class SecurityMiddleware:
     With a key it asks for HTTP Basic credentials (RFC 7617, any user name) on every address; Gradio's
     `auth_dependency` leaves some unguarded. Addresses that serve uploads, or that make the server fetch from others,
     are closed: the page uses none of them.
-
-    Args:
-        app: the application.
-        api_key: the password; None admits everybody.
-        max_bytes: limit of one photo.
     """
 
     def __init__(self, app: ASGIApp, api_key: ApiKey | None, max_bytes: int) -> None:
@@ -112,12 +106,12 @@ def make_app(
     api_key: ApiKey | None = None,
     pseudonyms: Pseudonyms | None = None,
 ) -> ASGIApp:
-    """Return the page as an ASGI application, to be used inside `upload_dir`.
+    """Return the page as an ASGI application, to be used inside `upload_dir`, which yields its folder.
 
     Args:
         anonymizer: with its model loaded; used by one thread at a time.
         limits: of all sessions together.
-        folder: as `upload_dir` yields it.
+        folder: of uploads and of the sessions' stores.
         api_key: the password; None admits everybody.
         pseudonyms: shared by all sessions; None gives each session its own.
     """
@@ -226,10 +220,17 @@ def upload_parent() -> Path:
 
 
 @contextmanager
-def upload_dir(parent: Path | None = None) -> Iterator[Path]:
-    """Create a folder for the owner alone, in which Gradio and `tempfile` put uploads inside the block.
+def open_app(anonymizer: Anonymizer, limits: Limits, **secrets: Any) -> Iterator[ASGIApp]:
+    """Yield the page as `make_app` returns it, with an upload folder that exists inside the block only."""
+    with upload_dir() as folder:
+        yield make_app(anonymizer, limits, folder, **secrets)
 
-    It is deleted at the end; folders that killed processes left behind are deleted first.
+
+@contextmanager
+def upload_dir(parent: Path | None = None) -> Iterator[Path]:
+    """Create a private folder in which Gradio and `tempfile` put uploads inside the block; delete it at the end.
+
+    Folders that killed processes left behind are deleted first.
     """
     parent = parent or upload_parent()
     for lock in parent.glob(f"{_PREFIX}*/{_LOCK}"):
@@ -258,10 +259,7 @@ async def _delete_stale_uploads(folder: Path) -> None:
 
 
 def delete_stale_uploads(folder: Path) -> None:
-    """Delete uploads that no session has read: interrupted, too large, or of a tab that was closed meanwhile.
-
-    Gradio's `delete_cache` knows nothing of interrupted uploads.
-    """
+    """Delete old uploads that no session has read; Gradio's `delete_cache` ignores interrupted ones."""
     for path in (folder / _UPLOADS).rglob("*"):
         with suppress(OSError):
             if path.is_file() and time.time() - path.stat().st_mtime > _MAX_AGE:

@@ -32,7 +32,7 @@ from ..io import images
 from ..io.images import READABLE
 from ..options import Options
 from .http import anonymize_request
-from .queue import Check, RequestQueue, deadline_error
+from .server import Check, RequestQueue, deadline_error
 
 if TYPE_CHECKING:
     from ..anonymizer import Anonymizer
@@ -45,42 +45,24 @@ MAX_PHOTOS = 20
 MAX_SESSIONS = 32
 """Sessions kept at once; beyond that, the least recently used session is dropped."""
 
+FRESH, SEED, PERSON = "fresh", "seed", "person"
+
+# labels and values of the controls
 METHODS: tuple[tuple[str, Method], ...] = (
     ("a new face", "generate"),
     ("one colour", "fill"),
     ("blur (reversible)", "blur"),
     ("pixelation (reversible)", "pixelate"),
 )
-"""Labels of the methods."""
-
-FRESH, SEED, PERSON = "fresh", "seed", "person"
-NEW_FACES: tuple[tuple[str, str], ...] = (
-    ("random", FRESH),
-    ("repeatable, by a seed", SEED),
-    ("the same for each person, by a key", PERSON),
-)
-"""Labels of the sources of new identities."""
-
-FORMATS: tuple[tuple[str, str], ...] = (
-    ("PNG (lossless)", "png"),
-    ("WebP (lossless)", "webp"),
-    ("JPEG (smaller)", "jpeg"),
-)
-"""Labels of the output formats."""
+NEW_FACES = (("random", FRESH), ("repeatable, by a seed", SEED), ("the same for each person, by a key", PERSON))
+FORMATS = (("PNG (lossless)", "png"), ("WebP (lossless)", "webp"), ("JPEG (smaller)", "jpeg"))
 
 _MAX_PHRASE_LETTERS = 500
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A finished photo.
-
-    Attributes:
-        name: file name of the result.
-        data: the encoded file.
-        record: its `ImageRecord` as one line of JSON.
-        before, after, overlay: previews of the photo, the result, and the maps and masks, as data URIs.
-    """
+    """A finished photo: file name, encoded file, `ImageRecord` as a line of JSON, and previews as data URIs."""
 
     name: str
     data: bytes
@@ -173,16 +155,9 @@ def _unique_name(name: str, taken: set[str]) -> str:
 
 @dataclass(frozen=True)
 class Choices:
-    """Values of the controls.
+    """Values of the controls, in their order.
 
-    Attributes:
-        keep: selected names of `VOCABULARY`.
-        phrases: further attributes in free text, comma-separated.
-        method: one of `METHODS`.
-        new_faces: one of `NEW_FACES`.
-        seed: an integer, 0 or more; used only with `SEED`.
-        num_candidates: maximum number of candidates per face.
-        file_format: one of `FORMATS`.
+    `keep` has names of `VOCABULARY`, `phrases` further attributes, separated by commas; `seed` is used with `SEED`.
     """
 
     keep: list[str]
@@ -272,15 +247,10 @@ logger = logging.getLogger(__name__)
 
 
 def process(
-    anonymizer: Anonymizer, desk: RequestQueue, name: str, data: bytes, options: Options, file_format: str
+    anonymizer: Anonymizer, queue: RequestQueue, name: str, data: bytes, options: Options, file_format: str
 ) -> Result:
-    """Wait for the photo's turn, and de-identify it.
-
-    Raises:
-        DeidError: it is no photo, too large, or it took too long; or something inside failed, of which the log says
-            more. One line.
-    """
-    limits = desk.limits
+    """Wait for the photo's turn, and de-identify it. Raises DeidError for every failure; the log has its details."""
+    limits = queue.limits
 
     def work(check: Check) -> Result:
         encoded, record = anonymize_request(
@@ -297,8 +267,8 @@ def process(
         )
 
     try:
-        with desk.place():
-            waiting = desk.submit(work)
+        with queue.place():
+            waiting = queue.submit(work)
             try:
                 return waiting.result(limits.seconds)
             except FutureTimeout:
@@ -321,17 +291,10 @@ _OVERLAY = f'<figure class="deid-figure"><img src="{{}}" alt=""><figcaption>{_CA
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """Event handlers, and the objects that they share.
-
-    Attributes:
-        anonymizer: with its model loaded.
-        desk: the queue of all sessions.
-        pseudonyms: of the server's key; None gives each session its own.
-        folder: where the stores of sessions are.
-    """
+    """Event handlers, and the objects that they share; see `gradio_app.make_app`."""
 
     anonymizer: Anonymizer
-    desk: RequestQueue
+    queue: RequestQueue
     pseudonyms: Pseudonyms | None
     folder: Path
 
@@ -366,7 +329,7 @@ class Page:
         for number, (name, data) in enumerate(photos, 1):
             yield (status_html([f"{name}: {number} of {len(photos)}", *errors]), *self.show_first(session))
             try:
-                session.results[name] = process(self.anonymizer, self.desk, name, data, options, choices.file_format)
+                session.results[name] = process(self.anonymizer, self.queue, name, data, options, choices.file_format)
             except DeidError as error:
                 errors.append(one_line(error))
         lines = [_summary(session), *errors] if session.results else errors or ["choose a photo first"]
@@ -395,7 +358,7 @@ class Page:
 
 def make_page(page: Page) -> gr.Blocks:
     """Lay out the controls and connect the handlers."""
-    limits = page.desk.limits
+    limits = page.queue.limits
     with gr.Blocks(title="deid-diffusion", analytics_enabled=False, fill_width=True) as blocks:
         session = gr.State(delete_callback=_close)
         gr.HTML(_HEAD)

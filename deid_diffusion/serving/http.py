@@ -9,9 +9,11 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
+import prometheus_client
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -26,13 +28,15 @@ from ..errors import ImageError, UsageError, one_line
 from ..identity.pseudonyms import Pseudonyms
 from ..options import Method, Options, option_schema
 from ..results import ImageRecord
-from .access import ApiKey
-from .queue import Check, DeadlineExceeded, Limits, Metrics, QueueFull, RequestQueue, deadline_error
+from .server import ApiKey, Check, DeadlineExceeded, Limits, QueueFull, RequestQueue, deadline_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ..anonymizer import Anonymizer
+
+_MediaType = Literal["image/png", "image/webp", "image/jpeg"]
+_MEDIA_TYPES = get_args(_MediaType)
 
 
 class ErrorMessage(BaseModel):
@@ -44,12 +48,11 @@ class ErrorMessage(BaseModel):
 class AnonymizedPhoto(BaseModel):
     """Body of a result with its record."""
 
-    media_type: Literal["image/png", "image/webp", "image/jpeg"]
+    media_type: _MediaType
     image: str = Field(description="The encoded image in Base64.")
     record: dict[str, Any] = Field(description="The image record, as in the command line's --report.")
 
 
-_MEDIA_TYPES = ("image/png", "image/webp", "image/jpeg")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {
     "requestBody": {
@@ -89,15 +92,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def read_photo(request: Request, limits: Limits) -> bytes:
-    """Read the body of a request.
+async def _read_photo(request: Request, limits: Limits) -> bytes:
+    """Read the body of a request. Raises HTTPException for more bytes than the limit, as soon as that is known.
 
     Starlette's body limit would answer in plain text, without a remedy.
-
-    Raises:
-        HTTPException: 413 for more bytes than the limit, as soon as that is known; 415 for a form.
     """
-    check_headers(request, limits)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -106,8 +105,8 @@ async def read_photo(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def check_headers(request: Request, limits: Limits) -> None:
-    """Check type and declared size before the body is read. Raises HTTPException, as `read_photo` does."""
+def _check_headers(request: Request, limits: Limits) -> None:
+    """Raise HTTPException for a form, or a declared size over the limit, before the body is read."""
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise HTTPException(
             415, "the body is a form: send the photo itself, as curl --data-binary @photo.jpg does, not curl -F"
@@ -165,16 +164,9 @@ class AnonymizeParams(BaseModel):
         """Return the options, with the server's pseudonyms for generated faces. Raises UsageError."""
         if pseudonyms is not None and self.seed is not None:
             raise UsageError("seed: this server assigns pseudonyms by its key: leave out the seed")
-        return Options(
-            method=self.method,
-            num_inference_steps=self.num_inference_steps,
-            seed=self.seed,
-            num_candidates=self.num_candidates,
-            keep=parse_keep(self.keep),
-            change=parse_change(self.change),
-            map_blend=self.map_blend,
-            pseudonyms=pseudonyms if self.method == "generate" else None,
-        )
+        values = self.model_dump(exclude={"format", "require_face"})
+        values |= {"keep": parse_keep(self.keep), "change": parse_change(self.change)}
+        return Options(**values, pseudonyms=pseudonyms if self.method == "generate" else None)
 
 
 SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
@@ -192,17 +184,11 @@ def anonymize_request(
     check: Check,
     require_face: bool = False,
 ) -> tuple[bytes, ImageRecord]:
-    """Anonymise one uploaded photo, as the command line does.
+    """Anonymise one uploaded photo by `Anonymizer.anonymize_bytes`, whose arguments and errors these are.
 
     Args:
-        anonymizer: with its model loaded.
-        data, options, max_pixels, require_face: see `Anonymizer.anonymize_bytes`.
-        name: of the photo in messages and in the record.
         file_format: one of `SUFFIXES`.
-        check: called before the work and after each denoising step; what it raises ends the work.
-
-    Raises:
-        DeidError: see `Anonymizer.anonymize_bytes`.
+        check: called before the work and after each denoising step; an exception that it raises ends the work.
     """
     check()
 
@@ -218,6 +204,47 @@ def anonymize_request(
         require_face=require_face,
         callback_on_step_end=on_step_end,
     )
+
+
+_BUCKETS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300)  # seconds
+
+
+class Metrics:
+    """Prometheus metrics of one service.
+
+    Attributes:
+        queue: gauge of the photos accepted and not yet answered.
+    """
+
+    def __init__(self) -> None:
+        self._registry = registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
+        self._photos = prometheus_client.Counter(
+            "deid_photos", "Finished photos, by status.", ["status"], registry=registry
+        )
+        self._faces = prometheus_client.Counter("deid_faces", "Faces, by action.", ["action"], registry=registry)
+        self._refused = prometheus_client.Counter(
+            "deid_refused", "Refused requests, by HTTP status.", ["code"], registry=registry
+        )
+        self._seconds = prometheus_client.Histogram(
+            "deid_photo_seconds", "Processing time of a photo, without waiting.", buckets=_BUCKETS, registry=registry
+        )
+        self.queue = prometheus_client.Gauge("deid_queue", "Photos accepted and not yet answered.", registry=registry)
+
+    def count_photo(self, record: ImageRecord) -> None:
+        """Count a finished photo and its faces."""
+        self._photos.labels(record.status).inc()
+        self._seconds.observe(record.seconds)
+        for face in record.faces:
+            self._faces.labels(face.action).inc()
+
+    def count_refusal(self, code: int) -> None:
+        """Count a request that was answered by an error."""
+        self._refused.labels(str(code)).inc()
+
+    def text(self) -> bytes:
+        """Return all metrics in the text format 0.0.4 of Prometheus."""
+        return prometheus_client.generate_latest(self._registry)
 
 
 logger = logging.getLogger(__name__)
@@ -236,13 +263,13 @@ def make_app(
         api_key: required for photos and metrics; None admits everybody.
         pseudonyms: shared by all requests.
     """
-    desk = RequestQueue(limits)
+    queue = RequestQueue(limits)
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        desk.close()
+        queue.close()
 
     app = FastAPI(
         title="deid-diffusion",
@@ -276,24 +303,23 @@ def make_app(
         Base64 together with its record.
         """
         options = params.options(pseudonyms)
-        check_headers(request, limits)
-        with desk.place(), metrics.queue.track_inprogress():
-            data = await asyncio.wait_for(read_photo(request, limits), limits.seconds)
+        _check_headers(request, limits)
+        with queue.place(), metrics.queue.track_inprogress():
+            data = await asyncio.wait_for(_read_photo(request, limits), limits.seconds)
 
-            def work(check: Check) -> tuple[bytes, ImageRecord]:
-                return anonymize_request(
-                    anonymizer,
-                    data,
-                    _NAME,
-                    options,
-                    file_format=params.format,
-                    max_pixels=limits.max_pixels,
-                    check=check,
-                    require_face=params.require_face,
-                )
-
+            work = partial(
+                anonymize_request,
+                anonymizer,
+                data,
+                _NAME,
+                options,
+                file_format=params.format,
+                max_pixels=limits.max_pixels,
+                require_face=params.require_face,
+            )
+            future = queue.submit(lambda check: work(check=check))
             try:
-                encoded, record = await asyncio.wait_for(asyncio.wrap_future(desk.submit(work)), limits.seconds)
+                encoded, record = await asyncio.wait_for(asyncio.wrap_future(future), limits.seconds)
             except asyncio.TimeoutError as error:
                 raise deadline_error(limits) from error
         metrics.count_photo(record)
@@ -344,26 +370,21 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         place = ".".join(str(part) for part in first["loc"][1:])
         return respond(422, f"{place}: {first['msg']}: see /openapi.json for the parameters")
 
-    @app.exception_handler(ImageError)
-    @app.exception_handler(UsageError)
-    async def invalid_photo(request: Request, error: Exception) -> Response:
-        return respond(422, error)
+    def answer(code: int, text: str | None = None, headers: Mapping[str, str] | None = None) -> Callable[..., Any]:
+        async def handler(request: Request, error: Exception) -> Response:
+            return respond(code, text or error, headers)
 
-    @app.exception_handler(ClientDisconnect)
-    async def disconnected(request: Request, error: ClientDisconnect) -> Response:
-        return respond(400, "the connection was closed")
+        return handler
 
-    @app.exception_handler(QueueFull)
-    async def queue_full(request: Request, error: QueueFull) -> Response:
-        return respond(503, error, {"Retry-After": "5"})
-
-    @app.exception_handler(DeadlineExceeded)
-    async def too_slow(request: Request, error: DeadlineExceeded) -> Response:
-        return respond(504, error)
-
-    @app.exception_handler(asyncio.TimeoutError)
-    async def slow_upload(request: Request, error: asyncio.TimeoutError) -> Response:
-        return respond(408, "the photo took too long to arrive: use a faster connection")
+    for kind, handler in {
+        ImageError: answer(422),
+        UsageError: answer(422),
+        ClientDisconnect: answer(400, "the connection was closed"),
+        QueueFull: answer(503, headers={"Retry-After": "5"}),
+        DeadlineExceeded: answer(504),
+        asyncio.TimeoutError: answer(408, "the photo took too long to arrive: use a faster connection"),
+    }.items():
+        app.add_exception_handler(kind, handler)
 
     @app.middleware("http")
     async def internal_error(request: Request, call_next: Callable[[Request], Any]) -> Response:

@@ -12,9 +12,18 @@ import numpy as np
 
 from ..errors import DeidError, VideoError
 from ..faces.boxes import Detection
-from ..io.files import publish, sha256_of, write_error
-from ..io.video_reader import Clip, Encoding, Frame, encoding_for, iter_frames, replace_changed
-from ..io.video_writer import SegmentWriter, join, steady_times
+from ..io.files import image_errors, publish, sha256_of
+from ..io.video import (
+    Clip,
+    Encoding,
+    Frame,
+    SegmentWriter,
+    encoding_for,
+    iter_frames,
+    join,
+    replace_changed,
+    steady_times,
+)
 from ..results import TrackRecord
 from . import checkpoint
 from .checkpoint import ClipCheckpoint, ClipStats, track_record
@@ -31,7 +40,7 @@ OnFrame = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class AnonymizedVideo:
-    """What was done to a clip.
+    """Result of `anonymize_clip`.
 
     Attributes:
         tracks: one record per tracked face.
@@ -60,16 +69,16 @@ def anonymize_clip(
     require_face: bool = False,
     on_frame: OnFrame = lambda name, done, total: None,
 ) -> AnonymizedVideo:
-    """Replace every face in every frame of a clip, and write the result with the clip's sound.
+    """Replace every face in every frame of a clip, and write the result with the clip's audio.
 
-    The frames are read twice, and a few of them once more to choose the new faces; one frame at a time is in memory.
-    Finished parts lie in a hidden folder beside the target: after a kill the same call resumes there. The target
-    appears when it is complete. A face that fails is covered in that frame; a frame that fails is filled.
+    The frames are decoded two to three times, one at a time in memory. Finished chunks are kept in a hidden folder
+    beside the target, from which the same call resumes after a kill. A face that fails is covered in that frame; a
+    frame that fails is filled.
 
     Args:
         anonymizer: with its model loaded.
         clip: of `open_clip`.
-        target: the result; its suffix is one of `io.video_reader.READABLE` that can be written.
+        target: the result; its suffix is one of `io.video.WRITABLE`.
         options: how faces are treated. A seed is that of the first face; each later one has the next.
         overwrite: replace an existing file.
         require_face: raise VideoError for a clip in which no face is found.
@@ -77,7 +86,7 @@ def anonymize_clip(
 
     Raises:
         VideoError: the clip is damaged, or the result cannot be written.
-        DeidError: the store of pseudonyms cannot be used; the model does not know the attributes that are to be kept.
+        DeidError: the store of pseudonyms cannot be used, or the model does not know the attributes to keep.
     """
     encoding = encoding_for(target.suffix, clip.pixels, (clip.width, clip.height))
     work = ClipCheckpoint.open(
@@ -100,11 +109,13 @@ def anonymize_clip(
     rate = float(clip.rate)
     groups = follow(detections, total, max(1, round(GAP_S * rate)))
     tracks = make_tracks(detections, groups, total, rate, clip.upright)
-    identities = _identities(anonymizer, clip, work, options, tracks, total, on_frame)
+    frames = _reported(iter_frames(clip), "choosing faces", total, on_frame)
+    identities = _identities(anonymizer, options, tracks, frames, work.identities)
     unsearched = frozenset(frame for chunk in chunks for frame in chunk.unsearched.tolist())
-    _replace(anonymizer, clip, work, encoding, _Plan(tracks, identities, unsearched, options, total), on_frame)
+    frames = _reported(iter_frames(clip), "replacing faces", total, on_frame)
+    _replace(frames, clip, work, encoding, ClipGenerator(anonymizer, identities, options), tracks, unsearched)
     numbers = range(len(chunks))
-    stats = ClipStats.load(work.stats(number) for number in numbers)
+    stats = ClipStats.load(map(work.stats, numbers))
     records = tuple(
         track_record(track, stats.of(number), identities.get(number), keyed=options.pseudonyms is not None)
         for number, track in enumerate(tracks)
@@ -113,12 +124,10 @@ def anonymize_clip(
     times = steady_times([None if np.isnan(time) else int(time) for time in stored.tolist()], clip)
     result = work.result(target.suffix)
     generated = any(record.action == "replaced" for record in records)
-    join(clip, [work.segment(number) for number in numbers], *times, result, target.suffix, ai_edited=generated)
+    join(clip, list(map(work.segment, numbers)), *times, result, target.suffix, ai_edited=generated)
     digest = sha256_of(result)
-    try:
+    with image_errors(target, VideoError):
         publish(result, target, overwrite=overwrite)
-    except OSError as error:
-        raise VideoError(write_error(target, error)) from error
     checkpoint.clear(target)
     return AnonymizedVideo(records, total, stats.missed, stats.filled, tuple(sorted(stats.errors)), digest)
 
@@ -131,12 +140,11 @@ def _detect(anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, on_frame: 
         if path.exists():
             chunks.append(Chunk.load(path))
             continue
-        numbers, faces, unsearched = list[int](), list[Detection](), list[int]()
-        times = list[float]()
+        numbers, faces, unsearched, times = list[int](), list[Detection](), list[int](), list[float]()
         for picture in frames:
             try:
                 detections = anonymizer.detector(picture.rgb())
-            except Exception:  # its content is unknown: it will be filled
+            except Exception:  # the frame will be filled
                 detections = []
                 unsearched.append(picture.index)
             numbers += [picture.index] * len(detections)
@@ -150,73 +158,50 @@ def _detect(anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, on_frame: 
 
 
 def _identities(
-    anonymizer: Anonymizer,
-    clip: Clip,
-    work: ClipCheckpoint,
-    options: Options,
-    tracks: Sequence[Track],
-    total: int,
-    on_frame: OnFrame,
+    anonymizer: Anonymizer, options: Options, tracks: Sequence[Track], frames: Iterator[Frame], path: Path
 ) -> dict[int, TrackIdentity]:
-    """Return each track's identity; drawn once, and the same after a kill."""
+    """Return the tracks' identities, drawn once and read again after a kill."""
     if options.method != "generate" or not tracks:
         return {}
-    if not work.identities.exists():
-        frames = _reported(iter_frames(clip), "choosing faces", total, on_frame)
-        save_identities(work.identities, assign_identities(anonymizer, options, tracks, frames))
-    return load_identities(work.identities)
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """Results of the first pass; ``unsearched`` are frames in which detection itself failed."""
-
-    tracks: Sequence[Track]
-    identities: Mapping[int, TrackIdentity]
-    unsearched: frozenset[int]
-    options: Options
-    total: int
-
-    def near(self, first: int, stop: int) -> dict[int, Track]:
-        """Return the tracks, by their numbers, that have a place in some of the frames from first to before stop."""
-        ends = {number: (track.places.frames[0], track.places.frames[-1]) for number, track in enumerate(self.tracks)}
-        return {number: self.tracks[number] for number, (low, high) in ends.items() if low < stop and first <= high}
+    if not path.exists():
+        save_identities(path, assign_identities(anonymizer, options, tracks, frames))
+    return load_identities(path)
 
 
 def _replace(
-    anonymizer: Anonymizer, clip: Clip, work: ClipCheckpoint, encoding: Encoding, plan: _Plan, on_frame: OnFrame
+    frames: Iterator[Frame],
+    clip: Clip,
+    work: ClipCheckpoint,
+    encoding: Encoding,
+    generator: ClipGenerator,
+    tracks: Sequence[Track],
+    unsearched: frozenset[int],
 ) -> None:
-    """Replace and encode every chunk that has no segment yet."""
-    generator = ClipGenerator(anonymizer, plan.identities, plan.options)
-    for number, frames in _by_chunk(_reported(iter_frames(clip), "replacing faces", plan.total, on_frame)):
+    """Replace and encode every chunk that has no segment yet; fill frames in which detection failed."""
+    for number, pictures in _by_chunk(frames):
         if work.segment(number).exists():
             continue
         stats = ClipStats()
-        near = plan.near(number * checkpoint.CHUNK_FRAMES, (number + 1) * checkpoint.CHUNK_FRAMES)
         with SegmentWriter(work.segment(number), clip, encoding) as segment:
-            for picture in frames:
+            for picture in pictures:
                 before = picture.rgb()
-                tracks = {number: track for number, track in near.items() if track.has(picture.index)}
-                if picture.index in plan.unsearched:
+                present = {index: track for index, track in enumerate(tracks) if track.has(picture.index)}
+                if picture.index in unsearched:
                     after = stats.fill(before, "search failed")
-                elif tracks:
-                    after = _frame(anonymizer, picture.index, before, tracks, generator, stats)
+                elif present:
+                    after = _frame(generator, picture.index, before, present, stats)
                 else:
-                    after = before  # the first pass has just searched this very picture
+                    after = before  # the first pass detected no face in it
                 segment.add(replace_changed(picture.stored, encoding.pixels, before, after, clip.turns))
             stats.save(work.stats(number))
 
 
 def _frame(
-    anonymizer: Anonymizer,
-    frame: int,
-    photo: np.ndarray,
-    tracks: Mapping[int, Track],
-    generator: ClipGenerator,
-    stats: ClipStats,
+    generator: ClipGenerator, frame: int, photo: np.ndarray, tracks: Mapping[int, Track], stats: ClipStats
 ) -> np.ndarray:
-    """Return (H, W, 3) uint8, a frame as it may be shown. Whatever happens, no original face is left on it."""
-    options = replace(generator.options, pseudonyms=None, seed=None)  # tracks, not frames, say who is who
+    """Return an anonymised frame, (H, W, 3) uint8, filled as a whole after an unexpected error."""
+    anonymizer = generator.anonymizer
+    options = replace(generator.options, pseudonyms=None, seed=None)  # identities are the tracks'
     try:
         prepared = anonymizer.prepare(photo, options, detections=[track.at(frame) for track in tracks.values()])
         generator(prepared.pending, list(tracks), [track.observed_at(frame) for track in tracks.values()])
@@ -233,12 +218,12 @@ def _frame(
 
 
 def _by_chunk(frames: Iterator[Frame]) -> Iterator[tuple[int, Iterator[Frame]]]:
-    """Group frames by chunk, with the chunks' numbers; frames of a group that is not read are decoded and dropped."""
+    """Group frames by chunk; those of a group that is not read are decoded and dropped."""
     return groupby(frames, lambda picture: picture.index // checkpoint.CHUNK_FRAMES)
 
 
 def _reported(frames: Iterator[Frame], name: str, total: int, on_frame: OnFrame) -> Iterator[Frame]:
-    """Yield frames and report each after it was used."""
+    """Yield frames, and report each of them after its use."""
     for picture in frames:
         yield picture
         on_frame(name, picture.index + 1, total)

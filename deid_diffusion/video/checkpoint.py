@@ -1,7 +1,8 @@
-"""Checkpoints of a clip: the files of each finished chunk of frames, and the counts of what was done in it."""
+"""Checkpoints of a clip: the files of each finished chunk of frames, and counts of its faces by action."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from .._version import __version__
 from ..errors import VideoError
 from ..faces.compositing import FILL
-from ..io.files import write_atomic, write_error
-from ..io.video_reader import Encoding
+from ..io.files import image_errors, write_atomic
+from ..io.video import Encoding
 from ..options import options_digest
 from ..results import SIMPLE, Action, FaceRecord, TrackRecord
 
@@ -31,53 +33,46 @@ if TYPE_CHECKING:
 
 
 CHUNK_FRAMES = 120
-"""Frames per chunk: what a kill costs at most."""
+"""Frames per chunk, the most that a kill costs."""
 
-_VERSION = 2  # of the folder's files
+_VERSION = 3  # of the folder's files
 _MODE = 0o700  # boxes, seeds and attribute features are private
 
 
 @dataclass(frozen=True)
 class ClipCheckpoint:
-    """The folder of a clip in progress; a file under its final name is complete.
+    """Folder of a clip in progress, named by its target and a digest of all that shapes the result.
 
-    Attributes:
-        folder: made by `open`; its name holds the target's name and a digest of everything that shapes the result.
+    A file under its final name is complete.
     """
 
     folder: Path
 
     @classmethod
     def open(cls, target: Path, **shaping: str) -> ClipCheckpoint:
-        """Open the folder of a result; files of an earlier run with the same values are still there.
-
-        Raises VideoError if it cannot be made.
-        """
-        text = json.dumps(
-            {"version": _VERSION, "program": __version__, "stretch": CHUNK_FRAMES, **shaping}, sort_keys=True
-        )
+        """Open the folder of a result, with the files of an earlier run with the same values. Raises VideoError."""
+        versions = {"version": _VERSION, "program": __version__, "chunk_frames": CHUNK_FRAMES}
+        text = json.dumps({**versions, **shaping}, sort_keys=True)
         folder = target.with_name(f"{_prefix(target)}{hashlib.sha256(text.encode()).hexdigest()[:16]}")
-        try:
+        with image_errors(folder, VideoError):
             folder.mkdir(mode=_MODE, exist_ok=True)
-        except OSError as error:
-            raise VideoError(write_error(folder, error)) from error
         return cls(folder)
 
     def detections(self, number: int) -> Path:
         """Return the path of a chunk's detections."""
-        return self.folder / f"found-{number:05}.npz"
+        return self.folder / f"detections-{number:05}.npz"
 
     @property
     def identities(self) -> Path:
         """Path of the tracks' identities."""
-        return self.folder / "roles.npz"
+        return self.folder / "identities.pt"
 
     def stats(self, number: int) -> Path:
         """Return the path of a chunk's counts; written before its segment."""
-        return self.folder / f"tally-{number:05}.json"
+        return self.folder / f"stats-{number:05}.json"
 
     def segment(self, number: int) -> Path:
-        """Return the path of a chunk's finished pictures."""
+        """Return the path of a chunk's encoded frames."""
         return self.folder / f"segment-{number:05}.mkv"
 
     def result(self, suffix: str) -> Path:
@@ -91,7 +86,7 @@ class ClipCheckpoint:
 
 def clear(target: Path) -> None:
     """Delete the folders that runs with other options or another input left for a finished result."""
-    for folder in target.parent.glob(f"{_escaped(_prefix(target))}*"):
+    for folder in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -102,11 +97,6 @@ def fingerprint(options: Options, encoding: Encoding) -> str:
 
 def _prefix(target: Path) -> str:
     return f".{target.name}.deid-"
-
-
-def _escaped(name: str) -> str:
-    """Escape glob's special characters."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 @dataclass
@@ -144,14 +134,7 @@ class TrackStats:
 
 @dataclass
 class ClipStats:
-    """Counts of a chunk of frames.
-
-    Attributes:
-        tracks: by the tracks' numbers.
-        missed: faces that only the residual scan found.
-        filled: frames that were filled as a whole.
-        errors: types of the exceptions because of which they were.
-    """
+    """Counts of a chunk of frames, of each track and as in `AnonymizedVideo`."""
 
     tracks: dict[int, TrackStats] = field(default_factory=dict)
     missed: int = 0
@@ -169,30 +152,20 @@ class ClipStats:
         return np.full_like(frame, FILL)
 
     def save(self, path: Path) -> None:
-        """Write it atomically. Raises ImageError if the disk refuses."""
-        rows = {str(number): vars(stats) for number, stats in self.tracks.items()}
-        values = {"tracks": rows, "missed": self.missed, "filled": self.filled, "errors": self.errors}
-        write_atomic(path, json.dumps(values).encode(), overwrite=True)
+        """Write the counts atomically. Raises ImageError if the disk refuses."""
+        write_atomic(path, TypeAdapter(ClipStats).dump_json(self), overwrite=True)
 
     @classmethod
     def load(cls, paths: Iterable[Path]) -> Self:
         """Read and add the counts of several chunks."""
-        total = cls()
+        total, schema = cls(), TypeAdapter(cls)
         for path in paths:
-            values = json.loads(path.read_bytes())
-            total.missed += values["missed"]
-            total.filled += values["filled"]
-            total.errors += Counter(values["errors"])
-            for number, row in values["tracks"].items():
-                stats = TrackStats(
-                    Counter(row["actions"]),
-                    row["around"],
-                    Counter(row["reasons"]),
-                    row["similarity"],
-                    tuple(row["kept_attributes"]),
-                    row["changed_attributes"],
-                )
-                total.of(int(number)).merge(stats)
+            part = schema.validate_json(path.read_bytes())
+            total.missed += part.missed
+            total.filled += part.filled
+            total.errors += part.errors
+            for number, stats in part.tracks.items():
+                total.of(number).merge(stats)
         return total
 
 

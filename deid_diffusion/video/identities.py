@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from ..generation import (
     prepare_inputs,
 )
 from ..io.files import write_atomic
-from ..io.video_reader import Frame
+from ..io.video import Frame
 from ..models.identity_model import Donors
 from ..options import Options
 from .tracking import Track
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 NO_IDENTITY = "no new face could be made for it"
 GUESSED = "not seen by a detector in this frame, and no mesh fits"
-_SHAPE_SMOOTHING = 0.35  # share of the previous shape: a mesh trembles by a pixel, and a mouth must not come late
+_SHAPE_SMOOTHING = 0.35  # share of the previous shape: less jitters by a pixel, more delays the mouth
 _COLOUR_SMOOTHING = 0.6  # share of the previous mean colour
 _MAX_COLOUR_SHIFT = 6.0  # of 255: a larger difference is a change of light, and passes
 _LIGHT_SMOOTHING = 0.7  # share of the previous light
-_MAX_HELD = 5  # frames for which a face that passed may stand in for others that do not
+_MAX_HELD = 5  # frames for which a verified face may replace candidates that fail
 
 
 @dataclass(frozen=True, eq=False)
 class TrackIdentity:
-    """What stays the same of a new face from frame to frame.
+    """Constant part of a new face from frame to frame.
 
     Attributes:
         first_seed: of noise and donors.
@@ -70,14 +70,8 @@ def assign_identities(
 ) -> dict[int, TrackIdentity]:
     """Choose an identity for each track whose face can be replaced in its best frame, by the track's number.
 
-    With a key, the face in that frame says who it is. The first seed whose face passes verification there is taken; if
-    none does, the first of all, and each frame's verification has to say whether it may be shown.
-
-    Args:
-        anonymizer: replaces the face in that frame, on trial.
-        options: with the key, if any.
-        tracks: of the clip.
-        frames: all of the clip's.
+    With a key, the face in that frame determines the pseudonym. The first seed whose face passes verification there is
+    taken, or the first of all if none does; every frame is verified later in any case.
 
     Raises:
         DeidError: the store of pseudonyms cannot be used.
@@ -89,10 +83,11 @@ def assign_identities(
     for picture in frames:
         for number in waiting.pop(picture.index, ()):
             try:
-                identity = _identity_in(anonymizer, _options_of(options, number), tracks[number], picture)
+                seed = None if options.seed is None else (options.seed + number) % 2**63
+                identity = _identity_in(anonymizer, replace(options, seed=seed), tracks[number], picture)
             except DeidError:
                 raise
-            except Exception:  # without an identity the face is covered wherever it is
+            except Exception:  # a track without an identity is covered in all frames
                 continue
             if identity is not None:
                 identities[number] = identity
@@ -102,7 +97,7 @@ def assign_identities(
 
 
 def _identity_in(anonymizer: Anonymizer, options: Options, track: Track, picture: Frame) -> TrackIdentity | None:
-    """Replace a track's face in one frame, which is never shown, and return what its generation drew."""
+    """Replace a track's face in a frame that is never shown, and return its seed, features and donors."""
     prepared = anonymizer.prepare(picture.rgb(), options, detections=[track.at(picture.index)])
     (face,) = prepared.faces
     if face.action is not None or face.identity is None:
@@ -119,64 +114,42 @@ def _identity_in(anonymizer: Anonymizer, options: Options, track: Track, picture
     return TrackIdentity(seed, features, donors, pseudonym)
 
 
-def _options_of(options: Options, number: int) -> Options:
-    """Return the options of one track: where the user gives a seed, each track gets one that follows from it."""
-    return options if options.seed is None else replace(options, seed=(options.seed + number) % 2**63)
-
-
 def save_identities(path: Path, identities: Mapping[int, TrackIdentity]) -> None:
     """Write identities atomically. Raises ImageError if the disk refuses."""
-    buffer = io.BytesIO()
-    features = {
-        f"features{number}": identity.features.numpy()
+    values = {
+        number: (identity.first_seed, identity.features, tuple(map(int, astuple(identity.donors))), identity.pseudonym)
         for number, identity in identities.items()
-        if identity.features is not None
     }
-    donors = [astuple(identity.donors) for identity in identities.values()]
-    np.savez(
-        buffer,
-        numbers=np.array(list(identities), np.int64),
-        seeds=np.array([identity.first_seed for identity in identities.values()], np.uint64),
-        donors=np.array(donors, np.int64).reshape(-1, len(fields(Donors))),
-        pseudonyms=np.array([identity.pseudonym or "" for identity in identities.values()], np.str_),
-        **features,
-    )
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
     write_atomic(path, buffer.getvalue(), overwrite=True)
 
 
 def load_identities(path: Path) -> dict[int, TrackIdentity]:
-    """Read what `save_identities` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        columns = (file[name].tolist() for name in ("numbers", "seeds", "donors", "pseudonyms"))
-        features = {name: torch.from_numpy(file[name]) for name in file.files if name.startswith("features")}
-        return {
-            number: TrackIdentity(seed, features.get(f"features{number}"), Donors(*donors), name or None)
-            for number, seed, donors, name in zip(*columns, strict=True)
-        }
+    """Read identities that `save_identities` wrote."""
+    return {
+        number: TrackIdentity(seed, features, Donors(*donors), pseudonym)
+        for number, (seed, features, donors, pseudonym) in torch.load(path, weights_only=True).items()
+    }
 
 
 def smooth_shape(mesh: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-    """Draw a mesh towards that of the frame before.
-
-    Args:
-        mesh: (478, 2) in pixels of the crop, in which the face is upright and of one size in all frames.
-        before: the same of the frame before, as this returned it; None at the beginning.
-    """
+    """Average a mesh, (478, 2) crop pixels, with the smoothed mesh of the frame before, if any."""
     if before is None:
         return mesh
     return ((1 - _SHAPE_SMOOTHING) * mesh + _SHAPE_SMOOTHING * before).astype(mesh.dtype)
 
 
 def smooth_colour(crop: np.ndarray, mask: np.ndarray, before: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the mean colour of a face's crop towards that of the frames before.
+    """Shift the mean colour of a face's crop towards that of the frames before.
 
     Args:
         crop: (S, S, 3) uint8 RGB, generated.
-        mask: (S, S) bool, True where it is.
+        mask: (S, S) bool, True where it is generated.
         before: (3,) mean colour so far, or None at the beginning.
 
     Returns:
-        The crop, every value shifted by 6 at most, and the (3,) mean colour to hand on.
+        The crop, shifted by 6 of 255 at most, and the (3,) mean colour for the next frame.
     """
     if not mask.any():
         return crop, np.full(3, 128.0) if before is None else before
@@ -189,7 +162,7 @@ def smooth_colour(crop: np.ndarray, mask: np.ndarray, before: np.ndarray | None)
 
 @dataclass
 class _Shown:
-    """What a track showed last: crop (S, S, 3), mesh, mean colour (3,), light, and for how many frames it was held."""
+    """Last face of a track: crop (S, S, 3), mesh, mean colour (3,), light, and number of frames it was held."""
 
     crop: np.ndarray
     mesh: np.ndarray
@@ -200,12 +173,9 @@ class _Shown:
 
 @dataclass
 class ClipGenerator:
-    """Generates a clip's faces frame by frame, and carries from frame to frame what must not tremble.
+    """Generator of a clip's faces, frame by frame, with identities by the tracks' numbers.
 
-    Attributes:
-        anonymizer: whose pipeline and verifier are used.
-        identities: by the tracks' numbers.
-        options: the user's.
+    Shape, colour and light are smoothed over time.
     """
 
     anonymizer: Anonymizer
@@ -214,15 +184,14 @@ class ClipGenerator:
     _shown: dict[int, _Shown] = field(default_factory=dict)
 
     def __call__(self, faces: Sequence[Face], tracks: Sequence[int], observed: Sequence[bool]) -> None:
-        """Put a verified face in each pending face's place.
+        """Paste a verified face over each pending face, or cover it.
 
-        There is one candidate per face. One that fails verification gives way to the face that the track showed in the
-        frame before, put where the face is now, if that passes. A face that no detector saw is replaced only where a
-        mesh fits.
+        There is one candidate per face. If it fails verification, the track's last face is tried, at the face's present
+        place. A face without a detection is replaced only if a mesh fits.
 
         Args:
-            faces: pending ones of a prepared frame.
-            tracks: number of the track of each of the frame's faces, by their index.
+            faces: pending faces of a prepared frame.
+            tracks: the track's number of each of the frame's faces, by their index.
             observed: whether a detector saw that face in this frame, likewise.
         """
         self._shown = {number: shown for number, shown in self._shown.items() if number in tracks}
@@ -239,7 +208,7 @@ class ClipGenerator:
         for batch in chunks(waiting, self.options.batch_size):
             try:
                 self._replace(batch, [tracks[face.index] for face in batch])
-            except Exception as error:  # whatever it was, the faces are covered and the record says why
+            except Exception as error:  # the faces are covered, and the record has the reason
                 for face in batch:
                     face.fail(error, "generation")
 
@@ -266,7 +235,7 @@ class ClipGenerator:
 
 
 def _candidates(crop: np.ndarray | None, inputs: GeneratorInput, before: _Shown | None) -> Iterator[_Shown]:
-    """Yield what a track may show in a frame, the better first; nothing where generation gave no picture."""
+    """Yield a track's candidates in a frame: the generated face, then its last one; none without a picture."""
     if crop is None:
         return
     picture, colour = smooth_colour(crop, inputs.mask, None if before is None else before.colour)
@@ -278,19 +247,14 @@ def _candidates(crop: np.ndarray | None, inputs: GeneratorInput, before: _Shown 
 def _steady(
     inputs: Sequence[GeneratorInput], identities: Sequence[TrackIdentity], before: Sequence[_Shown | None]
 ) -> list[GeneratorInput]:
-    """Return a frame's inputs with the tracks' features, and with shapes and light that do not tremble."""
+    """Return a frame's inputs with the tracks' features, and with smoothed shapes and light."""
     known = all(identity.features is not None for identity in identities)
     steady = []
     for part, identity, last in zip(inputs, identities, before, strict=True):
-        features = part.features
-        if features is not None and known and identity.features is not None:
-            features = identity.features.to(features)
-        steady.append(
-            replace(
-                part,
-                mesh=smooth_shape(part.mesh, None if last is None else last.mesh),
-                light=part.light if last is None else part.light.towards(last.light, _LIGHT_SMOOTHING),
-                features=features,
-            )
-        )
+        if known and part.features is not None and identity.features is not None:
+            part = replace(part, features=identity.features.to(part.features))
+        if last is not None:
+            light = part.light.towards(last.light, _LIGHT_SMOOTHING)
+            part = replace(part, mesh=smooth_shape(part.mesh, last.mesh), light=light)
+        steady.append(part)
     return steady

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ GAP_S = 1.0
 """Longest time between two detections of a track, in seconds."""
 
 MARGIN_S, MARGIN = 0.1, 3
-"""How long before its first and after its last detection a face is still replaced: in seconds, and frames at least."""
+"""Extension of a track before its first and after its last detection: in seconds, and the least number of frames."""
 
 GUESS = "track"
 """Detector's name of an interpolated or extrapolated box."""
@@ -37,8 +37,8 @@ class Track:
     """One face through n frames.
 
     Attributes:
-        places: where it is in each of them, one row a frame.
-        observed: (n,) bool, whether a detector saw it there; elsewhere its place is a guess.
+        places: its box in each of them, one row per frame.
+        observed: (n,) bool, whether a detector saw it there; other boxes are interpolated or extrapolated.
     """
 
     places: ClipDetections
@@ -60,11 +60,11 @@ class Track:
         return self.places.face(self._row(frame))
 
     def observed_at(self, frame: int) -> bool:
-        """Return whether a detector saw it in one of its frames."""
+        """Return whether it was detected in one of its frames."""
         return bool(self.observed[self._row(frame)])
 
     def best(self) -> int:
-        """Return the number of the frame that shows it best: large, and with a high score."""
+        """Return the number of the frame in which it is large and has a high score."""
         sides = self.places.boxes[:, 2:] - self.places.boxes[:, :2]
         return int(self.places.frames[(np.sqrt(sides.prod(1)) * self.places.scores * self.observed).argmax()])
 
@@ -79,9 +79,9 @@ def make_tracks(
 
     Args:
         detections: of the clip.
-        groups: rows of ``detections`` that a tracker holds for one face each; every row is in one of them.
+        groups: rows of ``detections`` by face, as `follow` returns them.
         frames: number of frames of the clip.
-        rate: frames a second.
+        rate: frames per second.
         shape: (height, width) of the upright frames.
     """
     limit, margin = max(1, round(GAP_S * rate)), max(MARGIN, round(MARGIN_S * rate))
@@ -93,11 +93,10 @@ def make_tracks(
 
 
 def join(detections: ClipDetections, groups: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
-    """Join groups of rows that continue each other.
+    """Join groups of rows that continue each other, which a tracker left separate.
 
-    A group continues another that ends at most ``limit`` frames before it, if the other's last box, unmoved or
-    extrapolated at its speed, overlaps this one's first. Of several the one that ended last is taken. A tracker that
-    needs a second detection before it starts a track, or loses one, leaves such pieces.
+    A group continues another that ends at most ``limit`` frames before it if the other's last box, unmoved or
+    extrapolated at its speed, overlaps its first box. Of several groups, the one that ended last is taken.
     """
     joined: list[list[np.ndarray]] = []
     recent: list[list[np.ndarray]] = []
@@ -133,7 +132,7 @@ def _speed(detections: ClipDetections, rows: np.ndarray) -> np.ndarray:
 def _interpolated(
     detections: ClipDetections, rows: np.ndarray, frames: int, margin: int, shape: tuple[int, int]
 ) -> Track:
-    """Return the track of some rows: its box is interpolated between them and grows along its way around them."""
+    """Return the track of some rows, its box interpolated between them, and extrapolated and enlarged around them."""
     known = detections.frames[rows]
     first, last = int(known[0]), int(known[-1])
     at = np.arange(max(0, first - margin), min(frames, last + margin + 1))
@@ -149,10 +148,8 @@ def _interpolated(
     flat = detections.points[rows].reshape(len(rows), 10)
     points = np.stack([np.interp(at, known, flat[:, k], np.nan, np.nan) for k in range(10)], 1)
     observed = np.isin(at, known)
-    scores, names = (
-        np.zeros(len(at), np.float32),
-        np.full(len(at), GUESS, np.promote_types(detections.names.dtype, f"<U{len(GUESS)}")),
-    )
+    scores = np.zeros(len(at), np.float32)
+    names = np.full(len(at), GUESS, np.promote_types(detections.names.dtype, f"<U{len(GUESS)}"))
     scores[observed], names[observed] = detections.scores[rows], detections.names[rows]
     return Track(
         ClipDetections(at, boxes.astype(np.float32), scores, points.reshape(-1, 5, 2).astype(np.float32), names),
@@ -161,14 +158,14 @@ def _interpolated(
 
 
 def _without_doubles(track: Track, detections: ClipDetections) -> Track:
-    """Drop interpolated boxes at places where another face was detected: that one is replaced there."""
+    """Drop interpolated boxes inside detected ones, which other tracks replace."""
     keep = track.observed.copy()
     for row in np.flatnonzero(~keep):
         first, last = np.searchsorted(detections.frames, [track.places.frames[row], track.places.frames[row] + 1])
         box, others = track.places.boxes[row], detections.boxes[first:last]
         sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
         keep[row] = not (np.prod(sides.clip(0), axis=1) >= _MAX_CONTAINED * np.prod(box[2:] - box[:2])).any()
-    return Track(ClipDetections(*(column[keep] for column in track.places.columns())), track.observed[keep])
+    return Track(ClipDetections(*(column[keep] for column in track.places)), track.observed[keep])
 
 
 def _sorted(detections: ClipDetections, group: Sequence[int]) -> np.ndarray:
@@ -176,8 +173,7 @@ def _sorted(detections: ClipDetections, group: Sequence[int]) -> np.ndarray:
     return rows[np.argsort(detections.frames[rows], kind="stable")]
 
 
-@dataclass(frozen=True, eq=False)
-class ClipDetections:
+class ClipDetections(NamedTuple):
     """M detections, in the order of their frames.
 
     Attributes:
@@ -209,12 +205,8 @@ class ClipDetections:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Concatenate the detections of successive chunks, of which there is at least one."""
-        return cls(*(np.concatenate(columns) for columns in zip(*(part.columns() for part in parts), strict=True)))
-
-    def columns(self) -> tuple[np.ndarray, ...]:
-        """Return the arrays, in the order of the attributes."""
-        return self.frames, self.boxes, self.scores, self.points, self.names
+        """Concatenate the detections of one or more successive chunks."""
+        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def face(self, row: int) -> Detection:
         """Return one detection."""
@@ -233,8 +225,8 @@ class Chunk:
 
     Attributes:
         detections: of the frames.
-        times: (N,) float64, when each frame is shown, in units of the clip's time base; NaN if the file does not say.
-        unsearched: (K,) int64, numbers of the frames in which the search itself failed.
+        times: (N,) float64 presentation times, in units of the clip's time base; NaN if unspecified.
+        unsearched: (K,) int64, numbers of the frames in which detection failed.
     """
 
     detections: ClipDetections
@@ -242,29 +234,28 @@ class Chunk:
     unsearched: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Write it atomically. Raises ImageError if the disk refuses."""
+        """Write the arrays atomically. Raises ImageError if the disk refuses."""
         buffer = io.BytesIO()
-        np.savez(buffer, *self.detections.columns(), self.times, self.unsearched)
+        np.savez(buffer, *self.detections, self.times, self.unsearched)
         write_atomic(path, buffer.getvalue(), overwrite=True)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read a file of `save`."""
         with np.load(path, allow_pickle=False) as file:
             columns = [file[f"arr_{k}"] for k in range(7)]
         return cls(ClipDetections(*columns[:5]), *columns[5:])
 
 
 def follow(detections: ClipDetections, frames: int, limit: int) -> list[list[int]]:
-    """Group the rows of ``detections`` by face; every row is in one group.
+    """Group the rows of ``detections`` by face; every row is in one group, of its own if the tracker leaves it out.
 
-    Scores play no part: whatever a detector took for a face is tracked. A row that the tracker leaves out is a group of
-    its own.
+    All detections are tracked, with equal scores.
 
     Args:
         detections: of the clip.
         frames: number of frames of the clip.
-        limit: frames for which a lost face is waited for.
+        limit: frames after which a lost face's track ends.
     """
     if not len(detections.frames):
         return []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion.cli import anonymize, main
+from deid_diffusion.cli import anonymize, inspect
 from tests.fake_anonymizer import FakeAnonymizer
 
 
@@ -44,6 +44,6 @@ def photos(workdir: Path, pixels: np.ndarray) -> Callable[..., None]:
 def fake(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> FakeAnonymizer:
     """The anonymizer that commands load."""
     fake = FakeAnonymizer()
-    for module in (main, anonymize):
+    for module in (anonymize, inspect):
         monkeypatch.setattr(module, "load_anonymizer", lambda model, device: fake)
     return fake

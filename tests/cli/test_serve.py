@@ -13,9 +13,9 @@ pytest.importorskip("fastapi", reason="the service needs deid-diffusion[service]
 pytest.importorskip("gradio", reason="the page needs deid-diffusion[web]")
 
 from deid_diffusion.cli import serve
-from deid_diffusion.serving import access
-from deid_diffusion.serving.access import listen
+from deid_diffusion.serving import server
 from deid_diffusion.serving.gradio_app import upload_parent
+from deid_diffusion.serving.server import listen
 from tests.fake_anonymizer import FakeAnonymizer
 from tests.serving.servers import start_python
 
@@ -35,7 +35,7 @@ def served(monkeypatch):
     apps = []
     monkeypatch.delenv("DEID_API_KEY", raising=False)
     monkeypatch.setattr(serve, "load_anonymizer", lambda model, device: FakeAnonymizer())
-    monkeypatch.setattr(access, "run", lambda app, server_socket: apps.append(app) or server_socket.close())
+    monkeypatch.setattr(server, "run", lambda app, server_socket: apps.append(app) or server_socket.close())
     return apps
 
 
@@ -79,7 +79,7 @@ def test_usage_errors(call, served, options, words):
 @pytest.mark.parametrize(("command", "extra"), [("serve", "service"), ("web", "web")])
 def test_missing_packages(call, served, monkeypatch, command, extra):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "deid_diffusion.serving.access")
+    monkeypatch.delitem(sys.modules, "deid_diffusion.serving.server")
     code, out, err = call(command)
     assert (code, out, len(err), served) == (2, [], 1, [])
     assert f"pip install 'deid-diffusion[{extra}]'" in err[0]

@@ -15,6 +15,7 @@ from deid_diffusion.errors import DeidError, ImageError, UsageError
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.selection import select_faces
 from deid_diffusion.io.annotations import (
+    DETECTOR,
     Annotations,
     Boxes,
     FaceOverride,
@@ -22,8 +23,8 @@ from deid_diffusion.io.annotations import (
     read_annotations,
     read_boxes,
     read_overrides,
+    write_annotations,
 )
-from deid_diffusion.io.coco import DETECTOR, write_annotations
 from deid_diffusion.results import FaceRecord, ImageRecord
 
 IMAGES = [

@@ -12,7 +12,7 @@ import pytest
 
 from deid_diffusion import errors
 from deid_diffusion.errors import DeidError, VideoError
-from deid_diffusion.io.video_reader import (
+from deid_diffusion.io.video import (
     encoding_for,
     is_clip,
     iter_frames,

@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 
 from deid_diffusion.errors import VideoError
-from deid_diffusion.io.video_reader import Clip, encoding_for, iter_frames, open_clip, replace_changed
-from deid_diffusion.io.video_writer import SegmentWriter, join, steady_times
+from deid_diffusion.io.video import (
+    Clip,
+    SegmentWriter,
+    encoding_for,
+    iter_frames,
+    join,
+    open_clip,
+    replace_changed,
+    steady_times,
+)
 from tests.video.clips import packets, read, scene, write
 
 FRAMES = scene(12, (96, 64), ()).frames

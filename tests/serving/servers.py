@@ -20,7 +20,7 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from deid_diffusion.serving.access import listen
+from deid_diffusion.serving.server import listen
 
 KEY = "an-api-key-of-the-test"
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)

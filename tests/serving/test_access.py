@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deid_diffusion.errors import DeidError, UsageError
-from deid_diffusion.serving.access import API_KEY_VARIABLE, ApiKey, address_of, check_reach, listen, read_api_key
+from deid_diffusion.serving.server import API_KEY_VARIABLE, ApiKey, address_of, check_reach, listen, read_api_key
 
 SECRET = "0123456789abcdef"
 

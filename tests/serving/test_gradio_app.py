@@ -26,9 +26,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from deid_diffusion.serving import gradio_page
-from deid_diffusion.serving.access import ApiKey
 from deid_diffusion.serving.gradio_app import SecurityMiddleware, delete_stale_uploads, make_app, upload_dir
-from deid_diffusion.serving.queue import Limits
+from deid_diffusion.serving.server import ApiKey, Limits
 from tests.fake_anonymizer import FakeAnonymizer, expected
 from tests.serving.servers import KEY, PHOTO, Answer, ask, encoded, serving, stored_files
 

@@ -14,7 +14,7 @@ from deid_diffusion.faces.compositing import WARNINGS
 from deid_diffusion.io import images
 from deid_diffusion.results import ImageRecord
 from deid_diffusion.serving.gradio_app import make_app, upload_dir
-from deid_diffusion.serving.queue import Limits
+from deid_diffusion.serving.server import Limits
 from tests.fake_anonymizer import FakeAnonymizer, expected
 from tests.serving.servers import encoded, serving, stored_files
 

@@ -20,9 +20,8 @@ from deid_diffusion.errors import DeidError, ImageError, UsageError
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 from deid_diffusion.results import ImageRecord
-from deid_diffusion.serving.access import ApiKey
 from deid_diffusion.serving.http import anonymize_request, make_app
-from deid_diffusion.serving.queue import DeadlineExceeded, Limits
+from deid_diffusion.serving.server import ApiKey, DeadlineExceeded, Limits
 from tests.fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
 from tests.serving.servers import KEY, PHOTO, Answer, ask, encoded, plain, serving
 

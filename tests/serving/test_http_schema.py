@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
 
 from deid_diffusion.io import images
-from deid_diffusion.serving.access import ApiKey
 from deid_diffusion.serving.http import make_app
-from deid_diffusion.serving.queue import Limits
+from deid_diffusion.serving.server import ApiKey, Limits
 from tests.fake_anonymizer import FakeAnonymizer, expected
 from tests.serving.servers import KEY, PHOTO, encoded, serving
 

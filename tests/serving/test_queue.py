@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from deid_diffusion.serving.queue import DeadlineExceeded, Limits, QueueFull, RequestQueue
+from deid_diffusion.serving.server import DeadlineExceeded, Limits, QueueFull, RequestQueue
 
 
 def test_one_at_a_time_in_order():

@@ -19,7 +19,7 @@ from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import VideoError
 from deid_diffusion.faces.compositing import FILL
 from deid_diffusion.identity.verification import VerificationResult
-from deid_diffusion.io.video_reader import open_clip
+from deid_diffusion.io.video import open_clip
 from deid_diffusion.options import Options
 from deid_diffusion.video.anonymize import AnonymizedVideo, anonymize_clip
 from tests.fake_verifier import FAIL, PASS, FakeVerifier

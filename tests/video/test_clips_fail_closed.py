@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deid_diffusion.io.video_reader import open_clip
+from deid_diffusion.io.video import open_clip
 from deid_diffusion.options import Options
 from deid_diffusion.video.anonymize import anonymize_clip
 from tests.test_fail_closed import ERRORS, REACHED, breaking, resolve
@@ -42,15 +42,15 @@ OFTEN = (
     "deid_diffusion.faces.compositing.Canvas.paste",
     "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.encode_attributes",
     "deid_diffusion.video.anonymize.replace_changed",
-    "deid_diffusion.io.video_reader._samples",
-    "deid_diffusion.io.video_reader.to_rgb",
+    "deid_diffusion.io.video._samples",
+    "deid_diffusion.io.video.to_rgb",
     "deid_diffusion.video.identities.ClipGenerator.__call__",
     "deid_diffusion.video.identities.generate",
     "deid_diffusion.video.identities.prepare_inputs",
     "deid_diffusion.video.identities.choose_donors",
     "deid_diffusion.video.identities.smooth_colour",
     "deid_diffusion.video.tracking.Track.at",
-    "deid_diffusion.io.video_writer.SegmentWriter.add",
+    "deid_diffusion.io.video.SegmentWriter.add",
 )
 PARTS = ("detector", "landmarker", "verifier.reference", "verifier.verify")  # of the anonymizer, likewise
 

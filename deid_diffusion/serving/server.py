@@ -1,4 +1,4 @@
-"""API key, listening socket and main loop of a server."""
+"""Server of photos: limits, a bounded queue with one worker thread, the API key, the socket and the main loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import os
 import re
 import signal
 import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
 
@@ -20,6 +25,85 @@ from ..identity.keys import check_private
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a server.
+
+    Attributes:
+        max_bytes: size of an uploaded file.
+        max_pixels: width x height of a photo, checked from its header before decoding.
+        queue: photos accepted and not yet answered, the one in progress included; further photos are refused.
+        seconds: time for a photo to arrive, and again from its arrival to its result.
+    """
+
+    max_bytes: int = 30_000_000
+    max_pixels: int = 50_000_000
+    queue: int = 16
+    seconds: float = 300.0
+
+
+Check = Callable[[], None]
+"""Called by work between its steps; raises `DeadlineExceeded` when the time is up."""
+
+_T = TypeVar("_T")
+
+
+class QueueFull(DeidError):
+    """All places of the queue are taken."""
+
+
+class DeadlineExceeded(DeidError):
+    """Work took too long and was abandoned."""
+
+
+class RequestQueue:
+    """Bounded queue of work for one thread, in order of arrival.
+
+    One photo occupies all cores or the GPU, so parallel work would gain no time and double the memory. A thread pool
+    rather than `anyio.CapacityLimiter`: the web page's handlers wait for it outside the event loop.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._places = threading.BoundedSemaphore(limits.queue)
+        self._worker = ThreadPoolExecutor(1, "deid-worker")
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place of the queue inside the block. Raises QueueFull if there is none."""
+        if not self._places.acquire(blocking=False):
+            raise QueueFull(f"all {self.limits.queue} places are taken: try again later")
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def submit(self, work: Callable[[Check], _T]) -> Future[_T]:
+        """Queue work, and pass it a `Check`. After the deadline it is not started, or ends at its next check."""
+        end = time.monotonic() + self.limits.seconds
+
+        def check() -> None:
+            if time.monotonic() > end:
+                raise deadline_error(self.limits)
+
+        def run() -> _T:
+            check()
+            return work(check)
+
+        return self._worker.submit(run)
+
+    def close(self) -> None:
+        """Drop waiting work, and wait for work in progress."""
+        self._worker.shutdown(cancel_futures=True)
+
+
+def deadline_error(limits: Limits) -> DeadlineExceeded:
+    """Return the error for work that took too long."""
+    return DeadlineExceeded(
+        f"took longer than {limits.seconds:g} seconds, including the wait: try again later, or downscale the photo"
+    )
 
 
 API_KEY_VARIABLE = "DEID_API_KEY"
