@@ -1,6 +1,5 @@
 """Minimal training for the tests of the loop: a straight line fitted to noisy points."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,17 +52,8 @@ class Line(Objective):
 
 
 def line_config(folder: Path, steps: int | None, **options: object) -> TrainConfig:
-    config = TrainConfig(
-        folder,
-        folder,
-        train_batch_size=4,
-        max_train_steps=steps,
-        learning_rate=0.05,
-        lr_warmup_steps=2,
-        checkpointing_steps=3,
-        ema_decay=0.9,
-    )
-    return replace(config, **options)
+    defaults = {"train_batch_size": 4, "learning_rate": 0.05, "lr_warmup_steps": 2, "checkpointing_steps": 3}
+    return TrainConfig(folder, folder, **{**defaults, "max_train_steps": steps, "ema_decay": 0.9, **options})
 
 
 def run(folder: Path, steps: int | None, objective: Objective | None = None, **options: object) -> list[float]:

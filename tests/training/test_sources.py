@@ -4,6 +4,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import piexif
 import pytest
@@ -14,10 +15,8 @@ from deid_diffusion.training.sources import Photographs
 
 
 def picture(red: int = 0) -> bytes:
-    """A PNG of one colour, 6 x 4 pixels."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (6, 4), (red, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
+    """Return a PNG of one colour, 6 x 4 pixels."""
+    return cv2.imencode(".png", np.full((4, 6, 3), (0, 0, red), np.uint8))[1].tobytes()
 
 
 def write(folder: Path, **files: bytes) -> Path:
@@ -60,9 +59,8 @@ def test_exif_orientation(tmp_path: Path) -> None:
 
 
 def test_damaged_photographs(tmp_path: Path, astronaut: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(astronaut).save(buffer, "JPEG")
-    files = {"cut.jpg": buffer.getvalue()[:9000], "empty.png": b"", "text.jpg": b"this is a text"}
+    jpeg = cv2.imencode(".jpg", astronaut)[1].tobytes()
+    files = {"cut.jpg": jpeg[:9000], "empty.png": b"", "text.jpg": b"this is a text"}
     for source in (write(tmp_path / "in", **files), pack(tmp_path / "in.tar", **files)):
         reasons = ("truncated", "is empty", "is not a photo")
         for photograph, reason in zip(Photographs([source]), reasons, strict=True):
@@ -102,14 +100,8 @@ def test_damaged_metadata(tmp_path: Path, name: str, content: bytes, words: str)
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_tar_without_sidecars(tmp_path: Path, mode: str) -> None:
-    files = {
-        "a/1.png": picture(1),
-        "b/1.png": picture(2),
-        "./c.v2.png": picture(3),
-        "a/._1.png": b"",
-        "all.json": b"[{",
-    }
-    photographs = Photographs([pack(tmp_path / "x.tar", mode, **files)])
+    files = {"a/1.png": picture(1), "b/1.png": picture(2), "./c.v2.png": picture(3)}
+    photographs = Photographs([pack(tmp_path / "x.tar", mode, **files, **{"a/._1.png": b"", "all.json": b"[{"})])
     for _ in range(2):
         assert columns(photographs) == {"a/1.png": {}, "b/1.png": {}, "c.v2.png": {}}
         assert reds(photographs) == [1, 2, 3]
@@ -160,12 +152,13 @@ def test_manifest_and_caption_column(tmp_path: Path) -> None:
 
 def test_other_manifest_or_caption_column(tmp_path: Path) -> None:
     write(tmp_path, **{"in/a.png": picture(), "list.csv": b"file,text\n/elsewhere/b.png,x\n"})
-    with pytest.raises(UsageError, match=r"manifest: .* names none of the photographs, such as a\.png"):
-        list(Photographs([tmp_path / "in"], manifest=tmp_path / "list.csv"))
-    with pytest.raises(UsageError, match=r"no photograph has a column prompt \(.*a\.png has none\)"):
-        list(Photographs([tmp_path / "in"], caption_column="prompt"))
-    with pytest.raises(UsageError, match=r"none\.csv: cannot be read"):
-        Photographs([tmp_path / "in"], manifest=tmp_path / "none.csv")
+    for options, message in (
+        ({"manifest": tmp_path / "list.csv"}, r"manifest: .* names none of the photographs, such as a\.png"),
+        ({"manifest": tmp_path / "none.csv"}, r"none\.csv: cannot be read"),
+        ({"caption_column": "prompt"}, r"no photograph has a column prompt \(.*a\.png has none\)"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            list(Photographs([tmp_path / "in"], **options))
 
 
 @pytest.mark.parametrize("name", ["/none", "./none", "a/b/c", "none.tar", "photo.jpg", "none.tar:train"])
