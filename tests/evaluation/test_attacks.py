@@ -77,7 +77,7 @@ def test_identical_results():
     assert rank1[PARROT].value == pytest.approx(1 / PEOPLE)
 
 
-def test_missing_faces_count_as_not_matched():
+def test_missing_faces():
     measurements = photos(ORIGINAL, absent=range(10, 14))
     measurements[0] = photo("p0_0", "p0", None, faces=0)
     tpr, rank1, identity = attack(measurements)
@@ -88,7 +88,7 @@ def test_missing_faces_count_as_not_matched():
     assert tpr[LINKABILITY].value == pytest.approx(77 / 79)
 
 
-def test_unchanged_faces_count_as_recognised():
+def test_unchanged_faces():
     tpr, rank1, identity = attack(photos(INDEPENDENT, unchanged=range(16)))
     assert all(0.1 <= tpr[name].value <= 0.13 for name in (NAIVE, SAME, LINKABILITY))
     assert all(0.1 <= rank1[name].value <= 0.15 for name in (SAME, NAIVE, REVERSE, PARROT))
@@ -98,7 +98,7 @@ def test_unchanged_faces_count_as_recognised():
     assert identity.margins[20] < 0
 
 
-def test_own_threshold_with_few_impostor_pairs():
+def test_own_threshold():
     few = photos(ORIGINAL[:12:2].repeat(2, axis=0))
     own = reidentify(few, 0, network(0.5))
     assert own.headline.note == "planted, TPR at FMR 1e-3 (its own threshold)"
@@ -108,7 +108,7 @@ def test_own_threshold_with_few_impostor_pairs():
         reidentify(few[:2], 0, network())
 
 
-def test_single_photos_are_compared_with_themselves():
+def test_single_photo_per_person():
     identity = reidentify([photo(f"q{k}", f"q{k}", face(row, row)) for k, row in enumerate(INDEPENDENT)], 0, network())
     assert (identity.headline.name, identity.headline.value) == ("re-identified (naive, same photo)", 1)
     assert identity.ceiling is None

@@ -53,7 +53,7 @@ def test_unusable_records(tmp_path, text, message):
         read_records(path, ["a"])
 
 
-def test_worst_cases_by_similarity_then_by_attributes():
+def test_order_of_worst_cases():
     photos = [
         photo("far", "a", face()),
         photo("blind", "b", face(mesh=errors(yaw=90.0))),
@@ -121,7 +121,7 @@ def test_attacks_only(folders):
     assert attacks.scatters == ()
 
 
-def test_unchanged_photos_are_re_identified(folders):
+def test_unchanged_photos(folders):
     evaluation = evaluate(matched(folders, "in"), EVALUATORS, {}, keep_crops=True)
     values = headline(evaluation)
     assert values["share of unchanged faces"] == values["re-identified (naive)"] == values["attributes kept"] == 1

@@ -34,6 +34,9 @@ def test_scores_of_all_words(tiny: Anonymizer, astronaut: np.ndarray) -> None:
         assert {name: tuple(scores) for name, scores in reading.scores.items()} == words
         assert all(sum(scores.values()) == pytest.approx(1) for n, scores in reading.scores.items() if n != "freckles")
     assert read_faces(tiny.pipeline, astronaut, ()) == []
+    pipeline = type(tiny.pipeline)(**{**tiny.pipeline.components, "image_encoder": None})
+    with pytest.raises(UsageError, match="cannot read attributes"):
+        read_faces(pipeline, astronaut, tiny.analyse(astronaut))
 
 
 def test_compare(tiny: Anonymizer, astronaut: np.ndarray) -> None:
@@ -43,12 +46,6 @@ def test_compare(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     assert not np.array_equal(*readings[0].crops)
     tiny.verifier = FakeVerifier(lambda n: FAIL)
     assert [face.after for face in compare(tiny, astronaut, Options(num_candidates=1))] == [None, None]
-
-
-def test_model_without_encoder(tiny: Anonymizer, astronaut: np.ndarray) -> None:
-    pipeline = type(tiny.pipeline)(**{**tiny.pipeline.components, "image_encoder": None})
-    with pytest.raises(UsageError, match="cannot read attributes"):
-        read_faces(pipeline, astronaut, tiny.analyse(astronaut))
 
 
 def test_table() -> None:

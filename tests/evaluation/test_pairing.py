@@ -50,7 +50,7 @@ def test_table_matches_other_names():
     assert people(matching, "^(.)") == ["a", "b"]
 
 
-def test_people_from_name_expression_or_label():
+def test_people():
     matching = match_folders(IN, OUT)
     assert people(matching) == ["ada", "ada", "bob"]
     assert people(matching, r"_(\d)") == ["0", "1", "0"]
@@ -58,16 +58,13 @@ def test_people_from_name_expression_or_label():
     labels = read_labels(TABLE, ["ada_0", "ada_1", "bob_0"])
     assert read_labels(TABLE, ["ada_0", "ada_1"]).columns == labels.columns == ("age",)
     assert people(matching, labels=labels) == ["x", "y", "x"]
-
-
-def test_names_of_single_person_are_ignored():
     (IN / "bob_0.jpg").unlink()
     matching = match_folders(IN, OUT)
-    assert people(matching) == ["ada_0", "ada_1"]
+    assert people(matching) == ["ada_0", "ada_1"]  # a single person's names are ignored
     assert not with_people(matching, None, None).people_known
 
 
-def test_labels_group_by_columns_that_repeat():
+def test_label_columns():
     rows = [f"p/ada_{k}.jpg,{'fm'[k % 2]},{k},x\n" for k in range(30)]
     TABLE.write_text("\ufefffile,sex,file id,same\n" + "".join(rows))
     labels = read_labels(TABLE, [f"ada_{k}" for k in range(30)])

@@ -106,7 +106,7 @@ def test_missing_package_is_named(example, monkeypatch, package):
         render(example, "x")
 
 
-def test_originals_are_shown_on_demand_only(example, page):
+def test_originals_on_demand(example, page):
     assert example.worst[0].reason == "unchanged"
     assert "Worst cases" in page
     without = render(replace(example, worst=()), "x")
@@ -127,7 +127,7 @@ def test_terminal_tables(example):
 
 
 @needs_browser
-def test_browser_shows_page_without_errors_or_requests(page, tmp_path):
+def test_page_in_browser(page, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(page)
     opened = open_page(path, tmp_path)
@@ -139,7 +139,7 @@ def test_browser_shows_page_without_errors_or_requests(page, tmp_path):
 
 
 @needs_browser
-def test_browser_detects_errors_and_requests(tmp_path):
+def test_errors_and_requests_in_browser(tmp_path):
     path = tmp_path / "bad.html"
     path.write_text('<img src="http://127.0.0.1:9/x.png"><script>console.error("broken")</script>')
     opened = open_page(path, tmp_path, height=200)

@@ -5,14 +5,11 @@ from deid_diffusion.evaluation import statistics as stats
 from deid_diffusion.evaluation.statistics import SHARE, Figure, number, rank_hits, true_positive_rate
 
 
-def test_mean_skips_unknown_values():
+def test_mean_of():
     figure = stats.mean_of("age error", [1.0, None, 3.0], ["a", "b", "c"], "years", "lower")
     assert (figure.value, figure.trials, figure.unit, figure.interval) == (2, 2, "years", (1, 3))
     empty = stats.mean_of("age error", [None], ["a"], "years")
     assert (empty.value, empty.note) == (None, "no face to measure it on")
-
-
-def test_interval_of_constant_values():
     assert stats.mean_of("x", [0.0] * 9, list("abcdefghi"), "levels").interval == (0, 0)
     assert stats.mean_of("x", [0.0] * 9, list("abcdefghi")).interval == (0, pytest.approx(0.336, abs=1e-3))
 
@@ -38,7 +35,7 @@ def exact(mean: list[float], deviations: list[float]) -> np.ndarray:
     return points @ root * deviations + mean
 
 
-def test_frechet_distance_of_known_gaussians():
+def test_frechet_distance():
     first, second = exact([0, 0, 0], [1, 2, 3]), exact([3, 4, 0], [1, 4, 1])
     assert stats.frechet_distance(first, second) == pytest.approx(25 + 0 + 4 + 4)
     assert stats.frechet_distance(first, first) == pytest.approx(0, abs=1e-8)
@@ -68,7 +65,7 @@ def test_kernel_distance_is_unbiased():
     assert stats.kernel_distance(normal(40, 6, 0), normal(40, 6, 1) + 2) > max(within)
 
 
-def test_jackknife_of_mean():
+def test_jackknife():
     def difference(first: np.ndarray, second: np.ndarray) -> float:
         return float(first.mean() - second.mean())
 
@@ -79,23 +76,17 @@ def test_jackknife_of_mean():
     paired = np.repeat(values[:200], 10, axis=0)
     low, high = stats.jackknife_interval(difference, paired, 0 * paired, np.repeat(np.arange(200), 10))
     assert high - low == pytest.approx(2 * 1.96 / 200**0.5, rel=0.4)
-
-
-def test_jackknife_needs_three_people():
     faces = normal(30, 4, 0), normal(30, 4, 1)
     assert stats.jackknife_interval(stats.frechet_distance, *faces, ["ada"] * 29 + ["bob"]) is None
     assert stats.jackknife_interval(stats.frechet_distance, *faces, ["ada"] * 28 + ["bob", "eve"]) is not None
 
 
-def test_threshold_keeps_false_match_rate():
+def test_threshold_at():
     scores = np.random.default_rng(0).permutation(np.arange(1000.0))
     threshold = stats.threshold_at(scores, 0.01)
     assert (threshold, true_positive_rate(scores, threshold)) == (989, 0.01)
     ties = np.repeat([0.0, 1.0], 500)
     assert true_positive_rate(ties, stats.threshold_at(ties, 0.1)) == 0
-
-
-def test_threshold_needs_false_matches():
     assert [stats.enough(count, 1e-3) for count in (10_000, 9_999)] == [True, False]
     with pytest.raises(ValueError, match="needs 10,000 impostor pairs, got 50"):
         stats.threshold_at(np.zeros(50), 1e-3)
@@ -149,7 +140,7 @@ def test_exact_interval_of_extremes(value: float, interval: tuple[float, float])
         stats.rate(np.zeros(0), [], 0)
 
 
-def test_rank_hits_of_ties_and_known_matches():
+def test_rank_hits():
     people = np.array(["a", "b", "c", "d"])
     scores = np.array([[0.1, 0.9, 0.8, 0.7], [0.5, 0.5, 0.5, 0.1], [np.inf, 0.9, np.inf, 0], [-np.inf] * 4])
     for rank, expected in ((1, [0, 1 / 3, 0.5, 0]), (2, [0, 2 / 3, 1, 0]), (4, [1, 1, 1, 0])):

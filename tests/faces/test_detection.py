@@ -45,9 +45,12 @@ def test_ensemble_merges_detectors(ensemble, astronaut):
     assert np.abs(face.points - POINTS).max() < 8
 
 
-def test_neighbouring_faces(ensemble, astronaut):
+def test_neighbouring_and_cut_faces(ensemble, astronaut):
     faces = ensemble(np.hstack([astronaut[:260, 120:340], astronaut[:260, 120:340][:, ::-1]]))
     assert sorted(face.box[0] > 220 for face in faces) == [False, True]
+    (cut,) = ensemble(astronaut[:, 224:])
+    assert cut.box[0] == 0
+    assert 20 < cut.box[2] < 70
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
@@ -104,11 +107,6 @@ def test_invalid_image(kind, image):
         kind()(image)
 
 
-def test_no_detectors():
-    with pytest.raises(ValueError, match=r"^detectors: expected at least one"):
-        detection.EnsembleDetector([])
-
-
 def test_custom_detector():
     shapes = []
 
@@ -125,6 +123,8 @@ def test_custom_detector():
     result = detection.EnsembleDetector([detect]).search(photo, upright_only=True)
     assert shapes == [(150, 600), (234, 534)]
     assert (len(result.faces), result.weak) == (1, [])  # faces at any score
+    with pytest.raises(ValueError, match=r"^detectors: expected at least one"):
+        detection.EnsembleDetector([])
 
 
 @pytest.mark.parametrize(("score", "expected"), [(0.65, (0.6, (0, 0, 100, 100), 0)), (0.9, (0.9, (0, 0, 120, 100), 1))])
@@ -135,26 +135,12 @@ def test_add_rotated_same_face(score, expected):
     assert (face.score, face.box, face.points.mean()) == expected
 
 
-def test_add_rotated_other_face():
-    upright, low, high = (
-        Detection((x, 0, x + 100, 100), score, "centerface") for x, score in ((0, 0.6), (200, 0.4), (400, 0.55))
-    )
-    assert detection.add_rotated([upright], [low, high]) == [upright, high]
-
-
-def test_cut_face_at_the_edge(ensemble, astronaut):
-    (face,) = ensemble(astronaut[:, 224:])
-    assert face.box[0] == 0
-    assert 20 < face.box[2] < 70
-
-
-def test_add_cut():
-    known = Detection((0, 0, 100, 100), 0.9, "custom")
-    repeated = Detection((0, 10, 40, 60), 0.8, "custom")
-    weak = Detection((0, 300, 40, 400), 0.4, "custom")
-    new = Detection((0, 200, 40, 280), 0.6, "custom")
+def test_add_other_faces():
+    boxes = {(0, 0, 100, 100): 0.9, (0, 10, 40, 60): 0.8, (0, 300, 40, 400): 0.4, (0, 200, 40, 280): 0.6}
+    known, repeated, weak, new = (Detection(box, score, "custom") for box, score in boxes.items())
     assert detection.add_cut([known], [repeated, new, weak]) == [known, new]
     assert detection.add_cut([], [new]) == [new]
+    assert detection.add_rotated([known], [weak, new]) == [known, new]
 
 
 def hint(*box: float) -> Detection:
@@ -218,15 +204,10 @@ def test_tiles_cover_photo_and_overlap(size):
     assert (views[-1].x0, views[-1].y0, views[-1].x1, views[-1].y1) == (0, 0, width, height)
 
 
-@pytest.mark.parametrize(
-    "view",
-    [
-        *detection.rotated_views(30, 50),
-        detection.padded_view(30, 50),
-        detection.mirrored_view(30, 50),
-        detection.View(10, 5, 40, 25, 60, 40),
-    ],
-)
+VIEWS = *detection.rotated_views(30, 50), detection.padded_view(30, 50), detection.mirrored_view(30, 50)
+
+
+@pytest.mark.parametrize("view", [*VIEWS, detection.View(10, 5, 40, 25, 60, 40)])
 def test_view_to_photo(view):
     photo = np.zeros((30, 50, 3), np.uint8)
     photo[12:18, 20:30] = 255
@@ -239,17 +220,13 @@ def test_view_to_photo(view):
     assert sorted(face.points[0] + face.points[1]) == pytest.approx([30, 50], abs=0.9)
 
 
-def test_view_clips_boxes():
+def test_padded_and_mirrored_view():
     face = detection.padded_view(100, 100).to_photo(Detection((0.0, 0.0, 160.0, 160.0), 0.5, "custom"))
-    assert face.box == (0, 0, 100, 100)
-    assert face.points is None
-
-
-def test_mirrored_view():
+    assert (face.box, face.points) == ((0, 0, 100, 100), None)
     view = detection.mirrored_view(60, 30)
     photo = np.arange(60 * 30 * 3, dtype=np.uint32).astype(np.uint8).reshape(60, 30, 3)
     picture = view.render(photo)
     assert (picture[10:70, 10:40] == photo).all()
     assert (picture[10:70, :10] == photo[:, 9::-1]).all()
-    assert view.visible_share(Detection((0.0, 20.0, 20.0, 40.0), 0.5, "custom")) == 0.5
-    assert view.visible_share(Detection((0.0, 20.0, 8.0, 40.0), 0.5, "custom")) == 0
+    for right, share in ((20.0, 0.5), (8.0, 0)):
+        assert view.visible_share(Detection((0.0, 20.0, right, 40.0), 0.5, "custom")) == share

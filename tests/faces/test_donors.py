@@ -53,9 +53,7 @@ def test_phrase_costs(people: IdentityModel, subspace: AttributeSubspace) -> Non
 
 
 @pytest.mark.parametrize(("name", "column", "low", "high"), [("gender", 0, 0.0, 1.0), ("age", 1, 25.0, 95.0)])
-def test_sex_and_age_costs(
-    people: IdentityModel, subspace: AttributeSubspace, name: str, column: int, low: float, high: float
-) -> None:
+def test_sex_and_age_costs(people, subspace, name: str, column: int, low: float, high: float) -> None:
     """Features that encode the attribute in its subspace make people of that sex or age cheapest."""
     basis, values = subspace.bases[name][:1], people.measures[:, column].clone()
     values = torch.log(values + 8) if name == "age" else values

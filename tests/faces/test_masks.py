@@ -123,17 +123,13 @@ def test_canvas_shows_the_kept_region_only(rng):
     assert (canvas.pixels[kept.full() > 0] == FILL).all()
 
 
-def test_several_kept_regions():
-    mask, matrix = scene(300)
-    eyes, mouth = keep(mask, matrix, "eyes").alpha, keep(mask, matrix, "mouth").alpha
-    assert np.allclose(keep(mask, matrix, "eyes", "mouth").alpha, np.minimum(eyes, mouth))
-
-
-def test_kept_region_at_the_photo_edge():
-    mask, matrix = scene(200, (0, 150))
-    kept = keep(mask, matrix, "eyes")
-    assert (kept.full()[pixels_of(matrix, "eyes")] == 0).all()
-    assert (kept.alpha == 1).any()
+@pytest.mark.parametrize("x", [0, 160], ids=["photo edge", "inside"])
+def test_several_kept_regions(x: int):
+    mask, matrix = scene(200, (x, 150))
+    eyes, mouth = keep(mask, matrix, "eyes"), keep(mask, matrix, "mouth")
+    assert np.allclose(keep(mask, matrix, "eyes", "mouth").alpha, np.minimum(eyes.alpha, mouth.alpha))
+    assert (eyes.full()[pixels_of(matrix, "eyes")] == 0).all()
+    assert (eyes.alpha == 1).any()
 
 
 @pytest.mark.parametrize(

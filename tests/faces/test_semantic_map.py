@@ -85,7 +85,4 @@ def test_draw_control() -> None:
     assert np.array_equal(module.draw_control(mesh, 64), control_image(draw_semantic_map(mesh, 64)))
     with pytest.raises(ValueError, match="expected one of semantic_map, mediapipe_face, got 'canny'"):
         module.draw_control(mesh, 64, "canny")
-
-
-def test_mediapipe_face_outside() -> None:
     assert not module.draw_mediapipe_face(mean_mesh(64) + 1000, 64).any()

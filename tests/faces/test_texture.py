@@ -46,7 +46,10 @@ def test_unwrap_and_render() -> None:
     assert 0 <= visibility.min() <= visibility.max() <= 1
 
 
-def test_face_coordinates() -> None:
+def test_coordinates_and_mirrored_points() -> None:
+    points = module.mirrored_points()
+    assert (points[points] == np.arange(478)).mean() > 0.95
+    assert points[33] == 263
     uv = module.face_coordinates(module.texture_mesh(64), 64)
     inside = uv[..., 0] >= 0
     assert inside.mean() > 0.6
@@ -71,12 +74,6 @@ def test_rendering_follows_the_gaze() -> None:
         mesh[list(iris), 0] += 4
     straight, averted = (module.render_texture(texture, target, 256)[0][..., 0] for target in (mean_mesh(256), mesh))
     assert 2 < (averted * columns).sum() / averted.sum() - (straight * columns).sum() / straight.sum() < 5
-
-
-def test_mirrored_points() -> None:
-    points = module.mirrored_points()
-    assert (points[points] == np.arange(478)).mean() > 0.95
-    assert points[33] == 263
 
 
 @pytest.mark.parametrize(("turn", "low", "high"), [(-6, 0.03, 1.0), (0, 0.0, 0.01)], ids=["profile", "frontal"])

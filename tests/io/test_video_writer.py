@@ -1,7 +1,3 @@
-"""Tests of video encoding: times, colours, rotation and audio are kept, metadata is not."""
-
-from __future__ import annotations
-
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -99,7 +95,7 @@ def test_unsupported_audio(clip: Clip, tmp_path: Path) -> None:
         copy(clip, tmp_path / "b.webm")
 
 
-def test_interrupted_segment_leaves_nothing(clip: Clip, tmp_path: Path) -> None:
+def test_interrupted_segment(clip: Clip, tmp_path: Path) -> None:
     encoding = encoding_for(".mp4", clip.pixels, (clip.width, clip.height))
 
     def interrupt() -> None:

@@ -1,7 +1,3 @@
-"""The network equals dlib's own, and reads no file but dlib's."""
-
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,19 +46,12 @@ def test_known_embedding(network: DlibFaceNetwork) -> None:
     np.testing.assert_allclose(embedding[:4], (-0.048827, 0.126099, 0.046338, -0.002038), atol=1e-5)
 
 
-def test_batch_equals_single(network: DlibFaceNetwork, chips: np.ndarray) -> None:
+def test_network(network: DlibFaceNetwork, chips: np.ndarray) -> None:
     alone = np.concatenate([embed(network, chip[None]) for chip in chips])
     np.testing.assert_allclose(embed(network, chips), alone, atol=1e-5)
-
-
-def test_other_size_refused(network: DlibFaceNetwork) -> None:
     with pytest.raises(ValueError, match=r"expected \(N, 3, 150, 150\), got \(1, 3, 160, 160\)"):
         network(torch.zeros(1, 3, 160, 160))
-
-
-def test_weights_frozen(network: DlibFaceNetwork) -> None:
-    assert not network.training
-    assert not any(weights.requires_grad for weights in network.parameters())
+    assert not any([network.training, *(weights.requires_grad for weights in network.parameters())])
 
 
 @pytest.mark.parametrize(

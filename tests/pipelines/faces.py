@@ -1,7 +1,5 @@
 """Inputs of the tiny pipeline: three noisy crops with a square mask."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -25,6 +25,9 @@ def test_parse() -> None:
     flags = ["--fast", "--learning_rate", "1e-3", "--depths", "3", "--max_train_steps", "9"]
     config = parse(ModelConfig, "", [*REQUIRED, *flags])
     assert config == ModelConfig(Path("a"), Path("b"), fast=True, learning_rate=1e-3, depths=3, max_train_steps=9)
+    config = TrainConfig(Path("a"), Path("b"), hub_token="hf_secret")
+    assert "hf_secret" not in f"{config} {config.public_options()}"
+    assert config.public_options()["learning_rate"] == 2e-4
 
 
 BAD = """--train_batch_size 0, --mixed_precision int8, --max_train_steps 0, --checkpoints_total_limit 0, --ema_decay 1,
@@ -48,12 +51,6 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--widths WIDTHS widths, 100% made up (default: 1,2)" in text
     assert "--depths DEPTHS depths of the model --fast" in text
     assert all(option.metadata["help"] for option in fields(ModelConfig))
-
-
-def test_token_not_shown() -> None:
-    config = TrainConfig(Path("a"), Path("b"), hub_token="hf_secret")
-    assert "hf_secret" not in f"{config} {config.public_options()}"
-    assert config.public_options()["learning_rate"] == 2e-4
 
 
 def test_8bit_adam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

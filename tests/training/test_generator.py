@@ -100,16 +100,13 @@ def test_repulsion_in_loss(models, subspace, dataset: LatentFaces, repulsion: mo
     assert repulsed > plain
 
 
-def test_mask_rim() -> None:
+def test_mask_rim_and_weighted_mean() -> None:
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:12, 4:12] = 1
     rim = module.mask_rim(mask)[0, 0]
     assert rim[8, 8] == rim[0, 0] == 0
     assert rim[8, 4] == rim[8, 3] == rim[4, 8] == 1
     assert not module.mask_rim(torch.ones(1, 1, 8, 8)).any()
-
-
-def test_weighted_mean() -> None:
     values, weights = torch.full((2, 4, 8, 8), 3.0), torch.ones(2, 1, 8, 8)
     values[..., 4:], weights[..., 4:] = 100, 0
     assert torch.allclose(module.weighted_mean(values, weights), torch.full((2,), 3.0))

@@ -38,10 +38,7 @@ def test_card(tmp_path: Path) -> None:
         assert text in card
     assert "hf_secret" not in card
     assert str(tmp_path) not in card
-
-
-def test_card_without_data(tmp_path: Path) -> None:
-    card = model_card(Line(), line_config(tmp_path, 9))
+    card = model_card(Line(), line_config(tmp_path / "empty", 9))
     for text in ("## Training data\n\nNot recorded.", "No step was logged.", "## Measured figures\n\nNone yet."):
         assert text in card
 

@@ -66,14 +66,15 @@ def no_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "face_crops", noisy)
 
 
-def kill_at(count: int) -> Callable[[int, int], None]:
-    """A progress callback that interrupts the run after `count` photographs."""
+def prepare_until(count: int, source: Path, cache: Path, size: int = 32) -> None:
+    """Interrupt a run after `count` photographs."""
 
     def progress(done: int, total: int) -> None:
         if done == count:
             raise KeyboardInterrupt
 
-    return progress
+    with pytest.raises(KeyboardInterrupt):
+        prepare([source], cache, size=size, progress=progress)
 
 
 def content(cache: Path) -> dict[str, bytes]:
@@ -103,8 +104,7 @@ def test_cache(finished: Path, photos: Path) -> None:
 
 @pytest.mark.usefixtures("small_commits")
 def test_resume_after_kill(finished: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        prepare([photos], tmp_path, size=48, progress=kill_at(5))
+    prepare_until(5, photos, tmp_path, 48)
     with pytest.raises(FileNotFoundError):
         FaceCache(tmp_path)
     counts: list[tuple[int, int]] = []
@@ -178,8 +178,7 @@ def test_other_arguments_refused(finished: Path, photos: Path, change: dict, wor
 @pytest.mark.usefixtures("no_mesh")
 @pytest.mark.parametrize("change", ["photograph", "caption"])
 def test_changed_photographs_refused(copied: Path, tmp_path: Path, change: str) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        prepare([copied], tmp_path / "out", size=32, progress=kill_at(9))
+    prepare_until(9, copied, tmp_path / "out")
     if change == "photograph":
         shutil.copy(copied / "1.jpg", copied / "0.jpg")
     else:
@@ -206,8 +205,7 @@ def test_photographs_changed_while_read(copied: Path, tmp_path: Path, change: st
 
 @pytest.mark.usefixtures("no_mesh", "small_commits")
 def test_lost_files(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        prepare([photos], tmp_path, size=32, progress=kill_at(5))
+    prepare_until(5, photos, tmp_path)
     (crops,) = tmp_path.glob("*/crops.npy")
     os.truncate(crops, 1000)
     with pytest.raises(DeidError, match=r"crops\.npy: is shorter than prepared\.json says: delete the cache"):
@@ -221,13 +219,10 @@ def test_lost_files(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "crops.npy").exists()
 
 
-@pytest.mark.parametrize("numbers", [{"size": 0}, {"variants": 0}, {"seed": -1}])
-def test_numbers_out_of_range(photos: Path, tmp_path: Path, numbers: dict) -> None:
-    with pytest.raises(UsageError, match=r"^\w+: -?\d, expected \d or more"):
-        prepare(**{"data": [photos], "cache": tmp_path, "size": 48, **numbers})
-
-
-def test_unusable_cache_folder(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_arguments(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in ({"size": 0}, {"variants": 0}, {"seed": -1}):
+        with pytest.raises(UsageError, match=r"^\w+: -?\d, expected \d or more"):
+            prepare(**{"data": [photos], "cache": tmp_path, "size": 48, **number})
     (tmp_path / "rows.jsonl").touch()
     with pytest.raises(UsageError, match=r"holds a cache without prepared\.json: choose another folder"):
         prepare([photos], tmp_path, size=48)

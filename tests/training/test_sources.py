@@ -50,11 +50,7 @@ def test_folder_order(tmp_path: Path) -> None:
     for _ in range(2):
         assert columns(photographs) == {"b.png": {}, "a/b.png": {}, "a/c.JPG": {}}
         assert reds(photographs) == [2, 4, 3]
-
-
-def test_exif_orientation(tmp_path: Path) -> None:
-    exif = piexif.dump({"0th": {piexif.ImageIFD.Orientation: 6}})
-    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=piexif.dump({"0th": {piexif.ImageIFD.Orientation: 6}}))
     assert next(iter(Photographs([tmp_path]))).read().shape == (6, 4, 3)
 
 
@@ -99,16 +95,12 @@ def test_damaged_metadata(tmp_path: Path, name: str, content: bytes, words: str)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_tar_without_sidecars(tmp_path: Path, mode: str) -> None:
+def test_tars_with_and_without_sidecars(tmp_path: Path, mode: str) -> None:
     files = {"a/1.png": picture(1), "b/1.png": picture(2), "./c.v2.png": picture(3)}
     photographs = Photographs([pack(tmp_path / "x.tar", mode, **files, **{"a/._1.png": b"", "all.json": b"[{"})])
     for _ in range(2):
         assert columns(photographs) == {"a/1.png": {}, "b/1.png": {}, "c.v2.png": {}}
         assert reds(photographs) == [1, 2, 3]
-
-
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_webdataset_shards(tmp_path: Path, mode: str) -> None:
     row = json.dumps({"text": "not this", "age": 4, "nested": {"x": 1}}).encode()
     first = {"01.png": picture(1), "01.txt": b"a man\n", "01.json": row, "02.json": row, "02.png": picture(2)}
     second = {"x.txt": b"for both", "x.1.png": picture(3), "x.2.png": picture(4), "x.2.txt": b"for the second"}
@@ -169,11 +161,10 @@ def test_missing_files(name: str) -> None:
 
 def test_datasets_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    message = "data sets need one more package: pip"
-    with pytest.raises(UsageError, match=f"owner/name: no such file or folder, and {message}"):
-        Photographs(["owner/name"])
-    with pytest.raises(UsageError, match=f"saved: {message}"):
-        Photographs([write(tmp_path / "saved", **{"state.json": b"{}"})])
+    saved = write(tmp_path / "saved", **{"state.json": b"{}"})
+    for source, words in (("owner/name", "owner/name: no such file or folder, and "), (saved, "saved: ")):
+        with pytest.raises(UsageError, match=f"{words}data sets need one more package: pip"):
+            Photographs([source])
 
 
 @pytest.fixture
@@ -187,9 +178,8 @@ def test_data_sets(datasets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     write(tmp_path, **{"on_disk.png": picture(3)})
     faces = [{"bytes": picture(1), "path": None}, None, {"bytes": None, "path": str(tmp_path / "on_disk.png")}]
     features = {"face": datasets.Image(), "age": datasets.Value("int32"), "title": datasets.Value("string")}
-    rows = datasets.Dataset.from_dict(
-        {"face": faces, "age": [1, 2, 3], "title": ["x", "y", None]}, features=datasets.Features(features)
-    )
+    values = {"face": faces, "age": [1, 2, 3], "title": ["x", "y", None]}
+    rows = datasets.Dataset.from_dict(values, features=datasets.Features(features))
     rows.with_format("numpy").save_to_disk(tmp_path / "saved")
     datasets.DatasetDict({"test": rows, "train": rows.select([2])}).save_to_disk(tmp_path / "splits")
     requests = []
@@ -197,11 +187,8 @@ def test_data_sets(datasets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     for source in (tmp_path / "saved", tmp_path / "splits" / "test", "owner/name", "name:test[:3]"):
         photographs = Photographs([source], caption_column="title")
-        assert columns(photographs) == {
-            "00000000": {"age": "1", "text": "x"},
-            "00000001": {"age": "2", "text": "y"},
-            "00000002": {"age": "3"},
-        }
+        expected = [{"age": "1", "text": "x"}, {"age": "2", "text": "y"}, {"age": "3"}]
+        assert columns(photographs) == {f"{k:08}": row for k, row in enumerate(expected)}
         first, second, third = photographs
         assert (first.read()[0, 0, 0], third.read()[0, 0, 0]) == (1, 3)
         with pytest.raises(ImageError, match="has no image"):

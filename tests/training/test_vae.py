@@ -45,8 +45,5 @@ def test_frozen_encoder_keeps_latents(dataset: CropDataset, tmp_path: Path) -> N
     assert torch.equal(after.encode(crops).latent_dist.mode(), latents)
     assert after.config.scaling_factor == 0.7
     assert not torch.allclose(after.decode(ones).sample, colours)
-
-
-def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DeidError, match=r"none: no such folder: give the output folder of train_vae\.py"):
         module.load_with_frozen_encoder(tmp_path / "none")

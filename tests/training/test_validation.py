@@ -6,14 +6,11 @@ from deid_diffusion.training.validation import generation_sheet, reconstruction_
 from tests.training.line import Points
 
 
-def test_tile() -> None:
+def test_tile_and_sample_items() -> None:
     sheet = tile([-torch.ones(3, 3, 8, 8), torch.ones(3, 3, 8, 8)])
     assert (sheet.shape, sheet.dtype) == ((3 * 10 + 2, 2 * 10 + 2, 3), np.uint8)
     assert (sheet[2:10, 2:10] == 0).all()
     assert (sheet[22:30, 12:20] == 255).all()
-
-
-def test_sample_items() -> None:
     assert sample_items(Points(), 4)["x"].flatten().tolist() == pytest.approx([-1, -9 / 19, 1 / 19, 11 / 19])
     assert len(sample_items(Points(), 99)["x"]) == 20
 
