@@ -19,7 +19,7 @@ NO_METER = SimpleNamespace(
 
 
 def network(threshold: float = 0.9) -> SimpleNamespace:
-    """A recogniser or reader of which only name and threshold are used."""
+    """Return a recogniser or reader of which only name and threshold are used."""
     return SimpleNamespace(name="planted", threshold=threshold)
 
 

@@ -210,7 +210,7 @@ def worker(store: Path, barrier, faces: list[np.ndarray], answers) -> None:
 
 
 def test_processes(store: Path):
-    """Two create the store at once, and meet ten people in the same order and five more of their own."""
+    """Two processes create the store at once, and meet ten people in the same order and five more of their own."""
     people = strangers(20)
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(2), context.Queue()

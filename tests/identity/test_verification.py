@@ -64,7 +64,7 @@ def test_ambiguous_below_threshold() -> None:
 
 
 def test_thresholds_rise_with_strangers(verify) -> None:
-    """As for small children: 0.95 to the original says nothing where strangers have 0.96."""
+    """Small children: 0.95 to the original says nothing where strangers have 0.96."""
     assert verify(0.95, strangers=0.7).reason is not None
     assert verify(0.95, strangers=0.96) == VerificationResult(pytest.approx(0.95), None, True)
     assert not verify(0.92, strangers=0.96).ambiguous
@@ -98,7 +98,7 @@ def test_refused_results(verify, cosine: float, boxes: dict[str, list[Box]], wor
     [(0.96, [], True), (0.94, [], False), (0.99, [], False), (0.96, [HERE], False), (NAN, [], False)],
 )
 def test_similarity_without_face_excuses(verify, without: float, empty: list[Box], passes: bool) -> None:
-    """But not where that still shows a face, or the original itself: then the mask missed it."""
+    """Not where the picture without the face still shows a face, or the original: then the mask missed it."""
     assert (verify(0.95, without, empty=empty).reason is None) == passes
 
 

@@ -112,7 +112,7 @@ def test_read_palette_and_colour_key(tmp_path):
 
 
 def cmyk_profile() -> bytes:
-    """A CMYK profile in which black ink gives black, and all other inks a middle grey."""
+    """Return a CMYK profile in which black ink gives black, and all other inks a middle grey."""
     inks = bytes([128, 128, 128, 0, 128, 128])  # Lab 50, 0, 0 without black ink, 0, 0, 0 with it
     identity = bytes(range(256))
     matrix = struct.pack(">9i", *(65_536 if i % 4 == 0 else 0 for i in range(9)))

@@ -26,7 +26,7 @@ def chips(astronaut: np.ndarray) -> np.ndarray:
 
 
 def embed(network: DlibFaceNetwork, chips: np.ndarray) -> np.ndarray:
-    """(N, 128) of chips (N, 150, 150, 3)."""
+    """Return the (N, 128) embeddings of chips (N, 150, 150, 3)."""
     with torch.inference_mode():
         return network(torch.from_numpy(chips.astype(np.float32)).permute(0, 3, 1, 2)).numpy()
 
@@ -40,7 +40,7 @@ def test_equals_dlib(network: DlibFaceNetwork, chips: np.ndarray) -> None:
 
 
 def test_known_embedding(network: DlibFaceNetwork) -> None:
-    """The embedding by dlib itself of a chip of one colour, for machines without dlib."""
+    """Compare with dlib's own embedding of a chip of one colour, for machines without dlib."""
     embedding = embed(network, np.full((1, SIDE, SIDE, 3), (200, 150, 100), np.uint8))[0]
     assert embedding.shape == (EMBEDDING_DIM,)
     np.testing.assert_allclose(embedding[:4], (-0.048827, 0.126099, 0.046338, -0.002038), atol=1e-5)

@@ -170,7 +170,7 @@ def work(hub: dict[str, Path], hub_cache: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def result(changes: dict[str, str], adapter: AttributeAdapter | None = None) -> tuple[object, np.ndarray]:
-    """The pipeline that a changed script leaves, and its (2, 32, 32, 3) pictures."""
+    """Return the pipeline that a changed script leaves, and its (2, 32, 32, 3) pictures."""
     script = SCRIPT
     for old, new in changes.items():
         assert old in script

@@ -44,7 +44,7 @@ class Line(Objective):
         return (predicted - batch["y"]).square().mean(), figures
 
     def validate(self) -> np.ndarray:
-        """Draws from the global random state, as a careless objective would."""
+        """Draw from the global random state, as a careless objective would."""
         return torch.randint(0, 256, (4, 6, 3)).numpy().astype(np.uint8)
 
     def save(self, folder: Path) -> None:

@@ -20,7 +20,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """The log without times; one of its figures is missing in some batches."""
+    """Return the log without times; a figure is missing in some batches."""
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder)]
 
 
