@@ -36,6 +36,7 @@ def test_write_portable(tmp_path: Path) -> None:
     configs = tmp_path / "model_index.json", tmp_path / "unet" / "config.json"
     for config in configs:
         config.write_text(json.dumps({"_name_or_path": "/home/me", "_class_name": "FaceDeidPipeline"}))
+    write_portable(tmp_path)  # no tokenizer.json
     weights = tmp_path / "text_encoder" / "model.safetensors"
     save_file({"embeddings.weight": torch.ones(2)}, weights, {"format": "pt"})
     vocabulary = {"a": 0, "é</w>": 1}
