@@ -1,7 +1,5 @@
 """Headless Chromium that opens a page and records console messages and requests."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,52 +1,39 @@
 """Measurements made by hand, for tests of their summaries."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
+from deid_diffusion.evaluation import measure
 from deid_diffusion.evaluation.attacks import reidentify
 from deid_diffusion.evaluation.evaluate import Evaluation, summarize
-from deid_diffusion.evaluation.measure import (
-    Evaluators,
-    FaceMeasurement,
-    FaceState,
-    HeadPose,
-    MeshErrors,
-    Outside,
-    PairMeasurement,
-)
 from deid_diffusion.evaluation.onnx import Reading
 from deid_diffusion.evaluation.pairing import Labels, Matching, Pair
 from deid_diffusion.faces.landmarks import FaceMeasures
 
 NO_METER = SimpleNamespace(
-    missing=dict.fromkeys(("FID", "KID", "LPIPS"), "not here"),
-    fid=lambda: None,
-    kid=lambda: None,
-    add=lambda original, result: None,
+    missing=dict.fromkeys(("FID", "KID", "LPIPS"), "not here"), fid=lambda: None, kid=lambda: None, add=lambda *_: None
 )
 
 
 def network(threshold: float = 0.9) -> SimpleNamespace:
-    """A recogniser or reader of which only name and threshold are used."""
+    """Return a recogniser or reader of which only name and threshold are used."""
     return SimpleNamespace(name="planted", threshold=threshold)
 
 
-def evaluators(*, reader: bool = False) -> Evaluators:
-    return Evaluators(None, None, (network(),), network() if reader else None, NO_METER)
+def evaluators(*, reader: bool = False) -> measure.Evaluators:
+    return measure.Evaluators(None, None, (network(),), network() if reader else None, NO_METER)
 
 
-def errors(**values: float | None) -> MeshErrors:
+def errors(**values: float | None) -> measure.MeshErrors:
     names = ("yaw", "pitch", "roll", "gaze", "smile", "mouth_open", "eyes_open", "landmarks")
-    return MeshErrors(**{**dict.fromkeys(names, 0.0), **values})
+    return measure.MeshErrors(**{**dict.fromkeys(names, 0.0), **values})
 
 
-def state(yaw: float = 0.0) -> FaceState:
-    return FaceState(HeadPose(yaw, 0.0, 0.0), (0.0, 0.0), FaceMeasures(0.0, 0.0, 0.3, 0.0, 0.6))
+def state(yaw: float = 0.0) -> measure.FaceState:
+    return measure.FaceState(measure.HeadPose(yaw, 0.0, 0.0), (0.0, 0.0), FaceMeasures(0.0, 0.0, 0.3, 0.0, 0.6))
 
 
 def face(
@@ -55,12 +42,12 @@ def face(
     *,
     unchanged: bool = False,
     detected: bool = True,
-    mesh: MeshErrors | None = None,
+    mesh: measure.MeshErrors | None = None,
     readings: tuple[Reading, Reading] | None = None,
-) -> FaceMeasurement:
+) -> measure.FaceMeasurement:
     mesh = mesh or errors()
     crop = np.full((8, 8, 3), 90, np.uint8)
-    return FaceMeasurement(
+    return measure.FaceMeasurement(
         unchanged=unchanged,
         detected=detected,
         embeddings=((before, after),),
@@ -77,15 +64,15 @@ def face(
 
 
 def photo(
-    name: str, person: str, face: FaceMeasurement | None, *, faces: int = 1, outside: float = 0.0
-) -> PairMeasurement:
+    name: str, person: str, face: measure.FaceMeasurement | None, *, faces: int = 1, outside: float = 0.0
+) -> measure.PairMeasurement:
     unchanged = int(face is not None and face.unchanged)
     pair = Pair(name, person, Path(f"in/{name}.jpg"), Path(f"out/{name}.png"))
-    return PairMeasurement(pair, faces, unchanged, False, Outside(outside, outside / 10), 0.5, face)
+    return measure.PairMeasurement(pair, faces, unchanged, False, measure.Outside(outside, outside / 10), 0.5, face)
 
 
 def evaluation(
-    photos: Sequence[PairMeasurement],
+    photos: Sequence[measure.PairMeasurement],
     *,
     labels: Labels | None = None,
     without_original: Sequence[str] = (),

@@ -1,7 +1,3 @@
-"""Evaluation of folders, with the records of their runs."""
-
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -33,10 +29,9 @@ def test_record_section(tmp_path):
     selected = read_records(path, ["a", "b", "c"])
     assert sorted(selected) == ["a", "b", "c"]
     section = record_section(selected, {name: name for name in "abc"})
-    assert {figure.name: figure.value for figure in section.figures} == {
-        "photos in the record": 3, "failed": 1, "faces replaced": 2, "faces covered": 1,
-        "time per photo": 2, "time per face": 1.25,
-    }  # fmt: skip
+    counts = {"photos in the record": 3, "failed": 1, "faces replaced": 2, "faces covered": 1}
+    times = {"time per photo": 2, "time per face": 1.25}
+    assert {figure.name: figure.value for figure in section.figures} == counts | times
     assert section.summary == "From the run's report. Verified by: dlib."
     assert not has_pseudonyms(selected)
     assert has_pseudonyms({"a": record("a", "replaced", pseudonym="x")})
@@ -58,7 +53,7 @@ def test_unusable_records(tmp_path, text, message):
         read_records(path, ["a"])
 
 
-def test_worst_cases_by_similarity_then_by_attributes():
+def test_order_of_worst_cases():
     photos = [
         photo("far", "a", face()),
         photo("blind", "b", face(mesh=errors(yaw=90.0))),
@@ -78,7 +73,7 @@ def test_worst_cases_by_similarity_then_by_attributes():
 @pytest.fixture
 def folders(tmp_path):
     write_photos(tmp_path / "in", TWO_EACH)
-    others = dict(zip(PEOPLE, [PEOPLE["bob"], PEOPLE["eve"], (0, 0, 0)], strict=True))
+    others = {"ada": PEOPLE["bob"], "bob": PEOPLE["eve"], "eve": (0, 0, 0)}
     write_photos(tmp_path / "out", {name: others[name[:3]] for name in TWO_EACH})
     return tmp_path
 
@@ -91,27 +86,24 @@ def headline(evaluation) -> dict[str, float]:
     return {figure.name: figure.value for figure in evaluation.headline}
 
 
+NAMES = [name.removesuffix(".png") for name in TWO_EACH]
+LABELS = Labels(("size",), {name: {"size": name[-1]} for name in NAMES})
+
+
 def test_replaced_and_covered_faces(folders):
     steps = []
-    names = [name.removesuffix(".png") for name in TWO_EACH]
-    records = {name: record(name, "replaced", seconds=2.0, pseudonym="p") for name in names}
-    labels = Labels(("size",), {name: {"size": name[-1]} for name in names})
-    evaluation = evaluate(
-        matched(folders), EVALUATORS, {}, labels=labels, records=records, notes=["first"],
-        progress=lambda done, total: steps.append((done, total)),
-    )  # fmt: skip
+    records = {name: record(name, "replaced", seconds=2.0, pseudonym="p") for name in NAMES}
+    options = {"labels": LABELS, "records": records, "notes": ["first"], "progress": lambda *step: steps.append(step)}
+    evaluation = evaluate(matched(folders), EVALUATORS, {}, **options)
     assert steps == [(k, 6) for k in range(7)]
     assert (evaluation.photos, evaluation.people, evaluation.worst) == (6, 3, ())
     assert evaluation.notes[0] == "first"
     assert "generated with a key: pseudonymised, so parrot and linkability are high on purpose" in evaluation.notes
-    assert headline(evaluation) == {
-        "share of unchanged faces": 0, "re-identified (naive)": 0, "attributes kept": pytest.approx(2 / 3),
-        "face detected in the result": pytest.approx(2 / 3), "time per face": 2,
-    }  # fmt: skip
-    assert [(group.column, group.value, group.photos) for group in evaluation.groups] == [
-        ("size", "0", 3),
-        ("size", "1", 3),
-    ]
+    privacy, two_thirds = {"share of unchanged faces": 0, "re-identified (naive)": 0}, pytest.approx(2 / 3)
+    utility = {"attributes kept": two_thirds, "face detected in the result": two_thirds, "time per face": 2}
+    assert headline(evaluation) == privacy | utility
+    groups = [(group.column, group.value, group.photos) for group in evaluation.groups]
+    assert groups == [("size", "0", 3), ("size", "1", 3)]
     assert [attribute.name for attribute in evaluation.scatters] == ["yaw", "pitch"]
     assert evaluation.ceiling == 1
     titles = [section.title for section in evaluation.sections]
@@ -119,17 +111,17 @@ def test_replaced_and_covered_faces(folders):
 
 
 def test_attacks_only(folders):
-    labels = Labels(("size",), {name.removesuffix(".png"): {"size": name[4]} for name in TWO_EACH})
-    evaluators = replace(EVALUATORS, meter=None)
-    complete = evaluate(matched(folders), evaluators, {}, labels=labels)
-    attacks = evaluate(matched(folders), evaluators, {}, labels=labels, attacks_only=True)
+    complete, attacks = (
+        evaluate(matched(folders), replace(EVALUATORS, meter=None), {}, labels=LABELS, attacks_only=attacks_only)
+        for attacks_only in (False, True)
+    )
     assert attacks.sections == complete.sections[:2]
     assert attacks.headline == complete.headline[:2]
     assert [group.figures for group in attacks.groups] == [group.figures[:1] for group in complete.groups]
     assert attacks.scatters == ()
 
 
-def test_unchanged_photos_are_re_identified(folders):
+def test_unchanged_photos(folders):
     evaluation = evaluate(matched(folders, "in"), EVALUATORS, {}, keep_crops=True)
     values = headline(evaluation)
     assert values["share of unchanged faces"] == values["re-identified (naive)"] == values["attributes kept"] == 1

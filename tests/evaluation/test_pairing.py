@@ -1,5 +1,3 @@
-"""Matching of files, people, labels and faces."""
-
 import re
 from pathlib import Path
 
@@ -10,74 +8,66 @@ from deid_diffusion.errors import UsageError
 from deid_diffusion.evaluation.pairing import match_folders, match_table, nearest, read_labels, with_people
 from deid_diffusion.faces.boxes import Detection
 
+IN, OUT, TABLE = Path("in"), Path("out"), Path("table.csv")
+
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    touch("in", "ada_0.jpg", "ada_1.jpg", "bob_0.jpg", "notes.txt", ".hidden.jpg")
-    touch("out", "ada_0.png", "ada_1.png", "bob_0.png", "more.png")
+    touch(IN, "ada_0.jpg", "ada_1.jpg", "bob_0.jpg", "notes.txt", ".hidden.jpg")
+    touch(OUT, "ada_0.png", "ada_1.png", "bob_0.png", "more.png")
 
 
-def touch(folder: str, *names: str) -> None:
-    Path(folder).mkdir(exist_ok=True)
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
     for name in names:
-        (Path(folder) / name).touch()
-
-
-def table(text: str, name: str = "table.csv") -> Path:
-    Path(name).write_text(text)
-    return Path(name)
-
-
-def matched():
-    return match_folders(Path("in"), Path("out"))
+        (folder / name).touch()
 
 
 def summary(matching) -> list[tuple[str, str, str]]:
     return [(pair.name, pair.person, pair.result.name) for pair in matching.pairs]
 
 
-def people(matching) -> list[str]:
-    return [pair.person for pair in matching.pairs]
+def people(matching, expression: str | None = None, labels=None) -> list[str]:
+    return [pair.person for pair in with_people(matching, expression, labels).pairs]
 
 
 def test_folders_are_matched_by_name():
-    touch("in", "lost.jpg")
-    matching = matched()
+    touch(IN, "lost.jpg")
+    matching = match_folders(IN, OUT)
     assert summary(matching) == [(name, name, f"{name}.png") for name in ("ada_0", "ada_1", "bob_0")]
     assert (matching.without_result, matching.without_original) == (("lost",), ("more",))
     assert not matching.people_known
 
 
 def test_table_matches_other_names():
-    rows = "original,result,person\nada_0.jpg,more.png,ada\nbob_0.jpg,bob_0.png,bob\n"
-    matching = match_table(table(rows), Path("in"), Path("out"))
+    TABLE.write_text("original,result,person\nada_0.jpg,more.png,ada\nbob_0.jpg,bob_0.png,bob\n")
+    matching = match_table(TABLE, IN, OUT)
     assert summary(matching) == [("ada_0", "ada", "more.png"), ("bob_0", "bob", "bob_0.png")]
     assert matching.people_known
     assert (matching.without_result, matching.without_original) == (("ada_1",), ("ada_0", "ada_1"))
     assert with_people(matching, None, None) == matching
-    assert people(with_people(matching, "^(.)", None)) == ["a", "b"]
+    assert people(matching, "^(.)") == ["a", "b"]
 
 
-def test_people_from_name_expression_or_label():
-    assert people(with_people(matched(), None, None)) == ["ada", "ada", "bob"]
-    assert people(with_people(matched(), r"_(\d)", None)) == ["0", "1", "0"]
-    path = table("photo,person,age\nada_0.jpg,x,1\nada_1.jpg,y,2\nbob_0.jpg,x,2\n")
-    labels = read_labels(path, ["ada_0", "ada_1", "bob_0"])
-    assert read_labels(path, ["ada_0", "ada_1"]).columns == labels.columns == ("age",)
-    assert people(with_people(matched(), None, labels)) == ["x", "y", "x"]
+def test_people():
+    matching = match_folders(IN, OUT)
+    assert people(matching) == ["ada", "ada", "bob"]
+    assert people(matching, r"_(\d)") == ["0", "1", "0"]
+    TABLE.write_text("photo,person,age\nada_0.jpg,x,1\nada_1.jpg,y,2\nbob_0.jpg,x,2\n")
+    labels = read_labels(TABLE, ["ada_0", "ada_1", "bob_0"])
+    assert read_labels(TABLE, ["ada_0", "ada_1"]).columns == labels.columns == ("age",)
+    assert people(matching, labels=labels) == ["x", "y", "x"]
+    (IN / "bob_0.jpg").unlink()
+    matching = match_folders(IN, OUT)
+    assert people(matching) == ["ada_0", "ada_1"]  # a single person's names are ignored
+    assert not with_people(matching, None, None).people_known
 
 
-def test_names_of_single_person_are_ignored():
-    (Path("in") / "bob_0.jpg").unlink()
-    matching = with_people(matched(), None, None)
-    assert people(matching) == ["ada_0", "ada_1"]
-    assert not matching.people_known
-
-
-def test_labels_group_by_columns_that_repeat():
-    rows = "\ufefffile,sex,file id,same\n" + "".join(f"p/ada_{k}.jpg,{'fm'[k % 2]},{k},x\n" for k in range(30))
-    labels = read_labels(table(rows), [f"ada_{k}" for k in range(30)])
+def test_label_columns():
+    rows = [f"p/ada_{k}.jpg,{'fm'[k % 2]},{k},x\n" for k in range(30)]
+    TABLE.write_text("\ufefffile,sex,file id,same\n" + "".join(rows))
+    labels = read_labels(TABLE, [f"ada_{k}" for k in range(30)])
     assert labels.columns == ("sex",)
     assert labels.rows["ada_3"]["sex"] == "m"
 
@@ -96,9 +86,9 @@ def test_labels_group_by_columns_that_repeat():
 )
 def test_unusable_labels(text, message):
     if text is not None:
-        Path("table.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        TABLE.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match=re.escape(f"table.csv: {message}")):
-        read_labels(Path("table.csv"), ["ada_0", "ada_1"])
+        read_labels(TABLE, ["ada_0", "ada_1"])
 
 
 @pytest.mark.parametrize(
@@ -112,8 +102,9 @@ def test_unusable_labels(text, message):
     ],
 )
 def test_unusable_pairs(text, message):
+    TABLE.write_text(text)
     with pytest.raises(UsageError, match=re.escape(message)):
-        match_table(table(text), Path("in"), Path("out"))
+        match_table(TABLE, IN, OUT)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +119,9 @@ def test_unusable_pairs(text, message):
 )
 def test_unusable_folders(names, message):
     if names is not None:
-        touch("results", *names)
+        touch(Path("results"), *names)
     with pytest.raises(UsageError, match=re.escape(message)):
-        match_folders(Path("in"), Path("results"))
+        match_folders(IN, Path("results"))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +130,7 @@ def test_unusable_folders(names, message):
 )
 def test_unusable_expressions(expression, message):
     with pytest.raises(UsageError, match=re.escape(f"--people {expression}: {message}")):
-        with_people(matched(), expression, None)
+        people(match_folders(IN, OUT), expression)
 
 
 def test_nearest_face():

@@ -1,23 +1,11 @@
-"""Kept attributes, head pose, and the sections of the report."""
-
-from __future__ import annotations
-
+import cv2
 import numpy as np
 import pytest
 
+from deid_diffusion.evaluation import utility
 from deid_diffusion.evaluation.measure import CANONICAL_POINTS, face_state, head_pose, mesh_errors
 from deid_diffusion.evaluation.onnx import Reading
 from deid_diffusion.evaluation.pairing import Labels
-from deid_diffusion.evaluation.utility import (
-    attribute_section,
-    coverage_section,
-    group_figures,
-    group_values,
-    kept,
-    mesh_section,
-    quality_section,
-    share_kept,
-)
 from deid_diffusion.faces.landmarks import MESH_IRISES
 from deid_diffusion.faces.semantic_map import mean_mesh
 from tests.evaluation.measurements import errors, evaluators, face, photo, unit_vectors
@@ -38,35 +26,28 @@ ALL = MESH | {"sex", "age"}
     ],
 )
 def test_kept(measured, shown, lost):
-    verdicts = kept(measured, with_reader="age" in shown)
+    verdicts = utility.kept(measured, with_reader="age" in shown)
     assert verdicts == {name: name not in lost for name in shown}
-    assert share_kept(measured, with_reader="age" in shown) == pytest.approx(1 - len(lost) / len(shown))
+    assert utility.share_kept(measured, with_reader="age" in shown) == pytest.approx(1 - len(lost) / len(shown))
 
 
 def turned(yaw: float, pitch: float, roll: float) -> np.ndarray:
     """Return a (478, 2) mesh of the canonical points, turned by angles in degrees."""
     a, b, c = np.radians((yaw, pitch, roll))
-    across = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
-    up = np.array([[1, 0, 0], [0, np.cos(b), np.sin(b)], [0, -np.sin(b), np.cos(b)]])
-    lean = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    rotations = [cv2.Rodrigues(angle * axis)[0] for angle, axis in zip((c, -a, -b), np.eye(3)[[2, 1, 0]], strict=True)]
     model = np.array(list(CANONICAL_POINTS.values())) * (1, -1, -1)
     mesh = np.zeros((478, 2))
-    mesh[list(CANONICAL_POINTS)] = 7 * (model @ (lean @ across @ up).T)[:, :2] + (200, 90)
+    mesh[list(CANONICAL_POINTS)] = 7 * (model @ np.linalg.multi_dot(rotations).T)[:, :2] + (200, 90)
     return mesh
 
 
-@pytest.mark.parametrize("angles", [(0, 0, 0), (30, 0, 0), (-50, 0, 0), (0, 20, 0), (0, -25, 0), (0, 0, 15)])
-def test_head_pose_of_single_rotation(angles):
+SINGLE = [(0, 0, 0), (30, 0, 0), (-50, 0, 0), (0, 20, 0), (0, -25, 0), (0, 0, 15)]
+
+
+@pytest.mark.parametrize(("angles", "tolerance"), [*((angles, 1e-4) for angles in SINGLE), ((25, 10, -12), 6)])
+def test_head_pose(angles, tolerance):
     pose = head_pose(turned(*angles))
-    np.testing.assert_allclose((pose.yaw, pose.pitch, pose.roll), angles, atol=1e-4)
-
-
-def test_head_pose_of_combined_rotations():
-    pose = head_pose(turned(25, 10, -12))
-    np.testing.assert_allclose((pose.yaw, pose.pitch, pose.roll), (25, 10, -12), atol=6)
-    difference = mesh_errors(turned(10, 0, 0), turned(-10, 5, 0))
-    assert difference.yaw == pytest.approx(20, abs=0.5)
-    assert difference.pitch == pytest.approx(5, abs=0.5)
+    np.testing.assert_allclose((pose.yaw, pose.pitch, pose.roll), angles, atol=tolerance)
 
 
 def test_gaze_in_eye_widths():
@@ -77,12 +58,7 @@ def test_gaze_in_eye_widths():
         aside[list(iris), 0] += 0.1 * width
     assert mesh_errors(mesh, aside).gaze == pytest.approx(0.1, abs=0.005)
     assert mesh_errors(mesh, mesh).gaze == 0
-    x, y = np.subtract(face_state(aside).gaze, face_state(mesh).gaze)
-    assert (x, y) == pytest.approx((0.1, 0), abs=0.01)
-
-
-def test_closed_eyes_have_no_gaze():
-    mesh = mean_mesh(256, None)
+    assert np.subtract(face_state(aside).gaze, face_state(mesh).gaze) == pytest.approx((0.1, 0), abs=0.01)
     closed = mesh.copy()
     for upper, lower in ((159, 145), (386, 374)):
         closed[upper] = closed[lower]
@@ -91,16 +67,17 @@ def test_closed_eyes_have_no_gaze():
     assert mesh_errors(mesh, closed).eyes_open > 0.1
 
 
-def test_landmark_error_in_eye_spans():
+def test_mesh_errors():
     mesh = mean_mesh(256, None)
     span = np.linalg.norm(mesh[263] - mesh[33])
     difference = mesh_errors(mesh, mesh + np.array([0.03, 0.04]) * span)
     assert difference.landmarks == pytest.approx(0.05, rel=1e-4)
     assert max(difference.yaw, difference.smile, difference.mouth_open) < 1e-3
     open_mouth = mesh.copy()
-    width = np.linalg.norm(mesh[291] - mesh[61])
-    open_mouth[14, 1] += 0.2 * width
+    open_mouth[14, 1] += 0.2 * np.linalg.norm(mesh[291] - mesh[61])
     assert mesh_errors(mesh, open_mouth).mouth_open == pytest.approx(0.2, abs=0.01)
+    turn = mesh_errors(turned(10, 0, 0), turned(-10, 5, 0))
+    assert (turn.yaw, turn.pitch) == pytest.approx((20, 5), abs=0.5)
 
 
 NAMES = [f"p{k}" for k in range(10)]
@@ -112,7 +89,7 @@ def figures_of(section):
 
 def test_coverage_section():
     photos = [photo(name, name, face(unchanged=k < 2), faces=3) for k, name in enumerate(NAMES)]
-    figures = figures_of(coverage_section([*photos, photo("none", "none", None, faces=0)]))
+    figures = figures_of(utility.coverage_section([*photos, photo("none", "none", None, faces=0)]))
     assert {name: figure.value for name, figure in figures.items()} == {
         "faces in originals": 30,
         "unchanged faces": 2,
@@ -127,17 +104,14 @@ def test_attribute_section():
     readings = [(Reading(10.0 + 10 * k, 0.9), Reading(15.0 + 10 * k, 0.9 if k < 6 else 0.1)) for k in range(9)]
     faces = [face(readings=pair) for pair in readings] + [face(detected=False)]
     labels = Labels(("gender",), {name: {"gender": "Female" if k < 8 else "Male"} for k, name in enumerate(NAMES)})
-    figures = figures_of(attribute_section(faces, NAMES, NAMES, labels, "reader"))
+    figures = figures_of(utility.attribute_section(faces, NAMES, NAMES, labels, "reader"))
     assert figures["sex agrees, all"].value == pytest.approx(6 / 9)
     assert figures["sex agrees, adults"].value == pytest.approx(5 / 8)
     assert (figures["age error"].value, figures["age drift"].value) == (5, 5)
     assert figures["reader's accuracy on originals, sex"].value == pytest.approx(8 / 9)
     assert figures["face detected in the result"].value == pytest.approx(0.9)
     assert "age 10 years" in figures["attributes kept"].note
-
-
-def test_attribute_section_without_reader():
-    figures = figures_of(attribute_section([face()], ["a"], ["a"], None, None))
+    figures = figures_of(utility.attribute_section([face()], ["a"], ["a"], None, None))
     assert figures["age error"].value is None
     assert "--attributes" in figures["sex agrees"].note
     assert figures["attributes kept"].value == 1
@@ -145,7 +119,7 @@ def test_attribute_section_without_reader():
 
 def test_mesh_section():
     faces = [face(mesh=errors(yaw=2.0 * k, landmarks=0.05, gaze=None)) for k in range(3)] + [face(detected=False)]
-    figures = figures_of(mesh_section(faces, list("abcd")))
+    figures = figures_of(utility.mesh_section(faces, list("abcd")))
     yaw = figures["yaw error"]
     assert (yaw.value, yaw.trials, yaw.unit) == (2, 3, "degrees")
     assert figures["landmark error"].value == pytest.approx(5)
@@ -155,10 +129,8 @@ def test_mesh_section():
 def test_quality_section():
     faces = [face(*row) for row in unit_vectors(40, 2, 8)]
     people = [str(k) for k in range(40)]
-    photos = [
-        photo(name, name, measured, outside=5.0 * (name == "3")) for name, measured in zip(people, faces, strict=True)
-    ]
-    figures = figures_of(quality_section(photos, faces, people, evaluators()))
+    photos = [photo(name, name, faces[k], outside=5.0 * (k == 3)) for k, name in enumerate(people)]
+    figures = figures_of(utility.quality_section(photos, faces, people, evaluators()))
     expected = {
         "sharpness ratio": 2,
         "detector score ratio": 0.5,
@@ -175,20 +147,17 @@ def test_quality_section():
     assert "substitute for FID" in distance.note
     low, high = figures["kernel distance, planted"].interval
     assert low < 0 < high
-    few = figures_of(quality_section(photos[:5], faces[:5], people[:5], evaluators()))
+    few = figures_of(utility.quality_section(photos[:5], faces[:5], people[:5], evaluators()))
     assert few["kernel distance, planted"].note == "needs 30 faces, there are 5"
 
 
 def test_groups_in_natural_order():
     ages = ["10-19", "3-9", "", "70+", "3-9"]
     labels = Labels(("age",), {name: {"age": age} for name, age in zip(NAMES, ages, strict=False)})
-    groups = group_values(NAMES[:5], labels)
-    assert [(column, value, mask.tolist().count(True)) for column, value, mask in groups] == [
-        ("age", "3-9", 2),
-        ("age", "10-19", 1),
-        ("age", "70+", 1),
-    ]
-    figures = group_figures([face(), face(detected=False)], ["a", "b"], with_reader=True)
+    groups = utility.group_values(NAMES[:5], labels)
+    counts = [(column, value, mask.tolist().count(True)) for column, value, mask in groups]
+    assert counts == [("age", "3-9", 2), ("age", "10-19", 1), ("age", "70+", 1)]
+    figures = utility.group_figures([face(), face(detected=False)], ["a", "b"], with_reader=True)
     names = ["attributes kept", "face detected in the result", "yaw error", "sex agrees", "age error"]
     assert [figure.name for figure in figures] == names
     assert figures[1].value == 0.5

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_mean_colour(path: Path, size: int | str) -> None:
-    """A network from (1, 3, size, size) to the mean of each channel, (1, 3)."""
+    """Write a network from (1, 3, size, size) to the mean of each channel, (1, 3)."""
     axes = _bytes(1, b"axes") + _integer(8, 2) + _integer(8, 3) + _integer(20, 7)
     flat = _bytes(1, b"keepdims") + _integer(3, 0) + _integer(20, 2)
     node = _bytes(1, b"x") + _bytes(2, b"y") + _bytes(4, b"ReduceMean") + _bytes(5, axes) + _bytes(5, flat)

@@ -1,7 +1,5 @@
 """Fixtures of the face tests: the astronaut's face, the default detector and face mesh, and masks of the mean face."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

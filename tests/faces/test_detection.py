@@ -1,7 +1,4 @@
-"""Recall at every size and roll, merging of views, and confirmation of weak detections."""
-
-from __future__ import annotations
-
+import re
 from itertools import pairwise
 
 import cv2
@@ -9,22 +6,8 @@ import numpy as np
 import pytest
 from skimage.data import brick
 
+from deid_diffusion.faces import detection
 from deid_diffusion.faces.boxes import Detection
-from deid_diffusion.faces.detection import (
-    FACE_SCORE,
-    HINT_SCORE,
-    TILE_OVERLAP,
-    TILE_SIDE,
-    EnsembleDetector,
-    View,
-    add_cut,
-    add_rotated,
-    confirm_by_mesh,
-    mirrored_view,
-    padded_view,
-    rotated_views,
-    tiled_views,
-)
 from deid_diffusion.faces.detectors import CenterFaceDetector, MediapipeDetector
 from deid_diffusion.faces.landmarks import FaceMesh
 
@@ -44,8 +27,7 @@ def has_centre_in(face: Detection, box: Box) -> bool:
 def test_single_detector(kind, astronaut):
     (face,) = kind()(astronaut)
     assert has_centre_in(face, FACE_BOX)
-    assert face.points.shape == (5, 2)
-    assert face.points.dtype == np.float32
+    assert (face.points.shape, face.points.dtype) == ((5, 2), np.float32)
     assert np.abs(face.points - POINTS).max() < 12
     assert len(kind(face.score - 0.01)(astronaut)) == 1
     assert kind(face.score + 0.01)(astronaut) == []
@@ -55,17 +37,20 @@ def test_ensemble_merges_detectors(ensemble, astronaut):
     result = ensemble.search(astronaut)
     assert [face.box for face in ensemble(astronaut)] == [face.box for face in result.faces]
     assert result.weak
-    assert all(HINT_SCORE < weak.score <= FACE_SCORE for weak in result.weak)
+    assert all(detection.HINT_SCORE < weak.score <= detection.FACE_SCORE for weak in result.weak)
     (face,) = result.faces
     assert face.detector == "centerface+mediapipe"
-    assert max(0.7, FACE_SCORE) < face.score <= 1
+    assert max(0.7, detection.FACE_SCORE) < face.score <= 1
     assert all(abs(a - b) < 30 for a, b in zip(face.box, FACE_BOX, strict=True))
     assert np.abs(face.points - POINTS).max() < 8
 
 
-def test_neighbouring_faces(ensemble, astronaut):
+def test_neighbouring_and_cut_faces(ensemble, astronaut):
     faces = ensemble(np.hstack([astronaut[:260, 120:340], astronaut[:260, 120:340][:, ::-1]]))
     assert sorted(face.box[0] > 220 for face in faces) == [False, True]
+    (cut,) = ensemble(astronaut[:, 224:])
+    assert cut.box[0] == 0
+    assert 20 < cut.box[2] < 70
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
@@ -95,14 +80,8 @@ def test_faces_of_24_pixels(ensemble, astronaut):
 def test_face_larger_than_photo(ensemble, astronaut, size):
     (face,) = ensemble(cv2.resize(astronaut[90:160, 192:262], (size, size)))
     x0, y0, x1, y1 = face.box
-    assert min(x0, y0) >= 0
-    assert max(x1, y1) <= size
+    assert 0 <= min(face.box) < max(face.box) <= size
     assert (x1 - x0) * (y1 - y0) > 0.5 * size * size
-
-
-def test_grey_photo(ensemble, astronaut):
-    grey = cv2.cvtColor(astronaut, cv2.COLOR_RGB2GRAY)
-    assert len(ensemble(np.stack([grey] * 3, axis=2))) == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (7, 7), (8, 8), (64, 64), (9, 2000)])
@@ -110,32 +89,25 @@ def test_no_face_in_blank_photo(ensemble, shape):
     assert not any(ensemble(np.full((*shape, 3), level, np.uint8)) for level in (0, 128, 255))
 
 
-def test_no_face_in_texture(ensemble):
+def test_texture_and_grey_photo(ensemble, astronaut):
     assert ensemble(BRICKS) == []
+    grey = cv2.cvtColor(astronaut, cv2.COLOR_RGB2GRAY)
+    assert len(ensemble(np.stack([grey] * 3, axis=2))) == 1
 
 
-@pytest.mark.parametrize(
-    ("image", "description"),
-    [
-        (np.zeros((8, 8), np.uint8), r"\(8, 8\) of uint8"),
-        (np.zeros((8, 8, 4), np.uint8), r"\(8, 8, 4\) of uint8"),
-        (np.zeros((8, 8, 3), np.float32), r"\(8, 8, 3\) of float32"),
-        (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\) of uint8"),
-        ([[0, 0, 0]], "list"),
-    ],
-)
-@pytest.mark.parametrize("kind", [CenterFaceDetector, MediapipeDetector, EnsembleDetector])
-def test_invalid_image(kind, image, description):
-    with pytest.raises(ValueError, match=rf"^image: expected .*\(H, W, 3\) of uint8, RGB, got {description}$"):
+INVALID = [np.zeros(shape, np.uint8) for shape in ((8, 8), (8, 8, 4), (0, 8, 3))] + [np.zeros((8, 8, 3), np.float32)]
+
+
+@pytest.mark.parametrize("image", [*INVALID, [[0, 0, 0]]])
+@pytest.mark.parametrize("kind", [CenterFaceDetector, MediapipeDetector, detection.EnsembleDetector])
+def test_invalid_image(kind, image):
+    description = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else "list"
+    message = re.escape(f"(H, W, 3) of uint8, RGB, got {description}")
+    with pytest.raises(ValueError, match=f"^image: expected .*{message}$"):
         kind()(image)
 
 
-def test_no_detectors():
-    with pytest.raises(ValueError, match=r"^detectors: expected at least one"):
-        EnsembleDetector([])
-
-
-def test_custom_detector_runs_on_every_view():
+def test_custom_detector():
     shapes = []
 
     def detect(image: np.ndarray) -> list[Detection]:
@@ -143,44 +115,32 @@ def test_custom_detector_runs_on_every_view():
         return [Detection((0.0, 0.0, 20.0, 20.0), 0.05, "custom")] if image.shape[1] == 600 else []
 
     photo = np.zeros((100, 400, 3), np.uint8)
-    (face,) = EnsembleDetector([detect])(photo)
+    (face,) = detection.EnsembleDetector([detect])(photo)
     assert face.detector == "custom"
     assert face.box == pytest.approx((0, 0, 13.33, 13.33), abs=0.01)
     assert shapes == [(150, 600), (400, 100), (100, 400), (400, 100), (234, 534)]
     shapes.clear()
-    result = EnsembleDetector([detect]).search(photo, upright_only=True)
+    result = detection.EnsembleDetector([detect]).search(photo, upright_only=True)
     assert shapes == [(150, 600), (234, 534)]
     assert (len(result.faces), result.weak) == (1, [])  # faces at any score
+    with pytest.raises(ValueError, match=r"^detectors: expected at least one"):
+        detection.EnsembleDetector([])
 
 
 @pytest.mark.parametrize(("score", "expected"), [(0.65, (0.6, (0, 0, 100, 100), 0)), (0.9, (0.9, (0, 0, 120, 100), 1))])
 def test_add_rotated_same_face(score, expected):
     upright = Detection((0, 0, 100, 100), 0.6, "centerface", np.zeros((5, 2), np.float32))
     rotated = Detection((20, 0, 120, 100), score, "centerface", np.ones((5, 2), np.float32))
-    (face,) = add_rotated([upright], [rotated])
+    (face,) = detection.add_rotated([upright], [rotated])
     assert (face.score, face.box, face.points.mean()) == expected
 
 
-def test_add_rotated_other_face():
-    upright, low, high = (
-        Detection((x, 0, x + 100, 100), score, "centerface") for x, score in ((0, 0.6), (200, 0.4), (400, 0.55))
-    )
-    assert add_rotated([upright], [low, high]) == [upright, high]
-
-
-def test_cut_face_at_the_edge(ensemble, astronaut):
-    (face,) = ensemble(astronaut[:, 224:])
-    assert face.box[0] == 0
-    assert 20 < face.box[2] < 70
-
-
-def test_add_cut():
-    known = Detection((0, 0, 100, 100), 0.9, "custom")
-    repeated = Detection((0, 10, 40, 60), 0.8, "custom")
-    weak = Detection((0, 300, 40, 400), 0.4, "custom")
-    new = Detection((0, 200, 40, 280), 0.6, "custom")
-    assert add_cut([known], [repeated, new, weak]) == [known, new]
-    assert add_cut([], [new]) == [new]
+def test_add_other_faces():
+    boxes = {(0, 0, 100, 100): 0.9, (0, 10, 40, 60): 0.8, (0, 300, 40, 400): 0.4, (0, 200, 40, 280): 0.6}
+    known, repeated, weak, new = (Detection(box, score, "custom") for box, score in boxes.items())
+    assert detection.add_cut([known], [repeated, new, weak]) == [known, new]
+    assert detection.add_cut([], [new]) == [new]
+    assert detection.add_rotated([known], [weak, new]) == [known, new]
 
 
 def hint(*box: float) -> Detection:
@@ -192,7 +152,7 @@ def unknown(box: Box) -> bool:
 
 
 def test_mesh_confirms_a_face(astronaut: np.ndarray, landmarker: FaceMesh) -> None:
-    face = confirm_by_mesh(astronaut, hint(205, 90, 255, 150), landmarker, unknown)
+    face = detection.confirm_by_mesh(astronaut, hint(205, 90, 255, 150), landmarker, unknown)
     assert face is not None
     assert face.detector == "centerface+mesh"
     assert np.abs(np.array(face.box) - FACE_BOX).max() < 25
@@ -201,7 +161,7 @@ def test_mesh_confirms_a_face(astronaut: np.ndarray, landmarker: FaceMesh) -> No
 @pytest.mark.parametrize("cut", [225, 240])
 def test_mesh_confirms_a_cut_face(astronaut: np.ndarray, landmarker: FaceMesh, cut: int) -> None:
     photo = np.ascontiguousarray(astronaut[:, cut:])
-    face = confirm_by_mesh(photo, hint(0, 75, 268 - cut, 175), landmarker, unknown)
+    face = detection.confirm_by_mesh(photo, hint(0, 75, 268 - cut, 175), landmarker, unknown)
     assert face is not None
     x0, y0, x1, y1 = face.box
     assert 0 <= x0 < x1 <= photo.shape[1]
@@ -214,7 +174,7 @@ def test_mesh_confirms_a_cut_face(astronaut: np.ndarray, landmarker: FaceMesh, c
     ids=["background", "known face", "next to a face"],
 )
 def test_mesh_does_not_confirm(astronaut: np.ndarray, landmarker: FaceMesh, box: Box, known: bool) -> None:
-    assert confirm_by_mesh(astronaut, hint(*box), landmarker, lambda mesh_box: known) is None
+    assert detection.confirm_by_mesh(astronaut, hint(*box), landmarker, lambda mesh_box: known) is None
 
 
 @pytest.mark.parametrize(
@@ -222,32 +182,33 @@ def test_mesh_does_not_confirm(astronaut: np.ndarray, landmarker: FaceMesh, box:
 )
 def test_confirmation_stops_early(astronaut: np.ndarray, box: Box, count: int) -> None:
     crops: list[np.ndarray] = []
-    assert confirm_by_mesh(astronaut, hint(*box), crops.append, unknown) is None
+    assert detection.confirm_by_mesh(astronaut, hint(*box), crops.append, unknown) is None
     assert len(crops) == count
 
 
 @pytest.mark.parametrize("size", [(448, 448), (3000, 4000), (700, 12000), (8, 9), (1025, 683)])
 def test_tiles_cover_photo_and_overlap(size):
     height, width = size
-    views = list(tiled_views(height, width))
+    views = list(detection.tiled_views(height, width))
     for scale in {round(view.width / (view.x1 - view.x0), 2) for view in views}:
         level = [view for view in views if round(view.width / (view.x1 - view.x0), 2) == scale]
         covered = np.zeros(size, bool)
         for view in level:
-            assert max(view.width, view.height) <= TILE_SIDE
+            assert max(view.width, view.height) <= detection.TILE_SIDE
             assert 0 <= view.x0 < view.x1 <= width
             assert 0 <= view.y0 < view.y1 <= height
             covered[view.y0 : view.y1, view.x0 : view.x1] = True
         assert covered.all()
         columns = sorted({(view.x0, view.x1) for view in level})
-        assert all(a[1] - b[0] >= TILE_OVERLAP / scale - 2 for a, b in pairwise(columns))
+        assert all(a[1] - b[0] >= detection.TILE_OVERLAP / scale - 2 for a, b in pairwise(columns))
     assert (views[-1].x0, views[-1].y0, views[-1].x1, views[-1].y1) == (0, 0, width, height)
 
 
-@pytest.mark.parametrize(
-    "view", [*rotated_views(30, 50), padded_view(30, 50), mirrored_view(30, 50), View(10, 5, 40, 25, 60, 40)]
-)
-def test_view_maps_detections_to_the_photo(view):
+VIEWS = *detection.rotated_views(30, 50), detection.padded_view(30, 50), detection.mirrored_view(30, 50)
+
+
+@pytest.mark.parametrize("view", [*VIEWS, detection.View(10, 5, 40, 25, 60, 40)])
+def test_view_to_photo(view):
     photo = np.zeros((30, 50, 3), np.uint8)
     photo[12:18, 20:30] = 255
     rows, columns = np.nonzero(view.render(photo)[..., 0] > 127)  # the mirrored padding does not reach the square
@@ -259,17 +220,13 @@ def test_view_maps_detections_to_the_photo(view):
     assert sorted(face.points[0] + face.points[1]) == pytest.approx([30, 50], abs=0.9)
 
 
-def test_view_clips_boxes():
-    face = padded_view(100, 100).to_photo(Detection((0.0, 0.0, 160.0, 160.0), 0.5, "custom"))
-    assert face.box == (0, 0, 100, 100)
-    assert face.points is None
-
-
-def test_mirrored_view():
-    view = mirrored_view(60, 30)
+def test_padded_and_mirrored_view():
+    face = detection.padded_view(100, 100).to_photo(Detection((0.0, 0.0, 160.0, 160.0), 0.5, "custom"))
+    assert (face.box, face.points) == ((0, 0, 100, 100), None)
+    view = detection.mirrored_view(60, 30)
     photo = np.arange(60 * 30 * 3, dtype=np.uint32).astype(np.uint8).reshape(60, 30, 3)
     picture = view.render(photo)
     assert (picture[10:70, 10:40] == photo).all()
     assert (picture[10:70, :10] == photo[:, 9::-1]).all()
-    assert view.visible_share(Detection((0.0, 20.0, 20.0, 40.0), 0.5, "custom")) == 0.5
-    assert view.visible_share(Detection((0.0, 20.0, 8.0, 40.0), 0.5, "custom")) == 0
+    for right, share in ((20.0, 0.5), (8.0, 0)):
+        assert view.visible_share(Detection((0.0, 20.0, right, 40.0), 0.5, "custom")) == share

@@ -1,14 +1,10 @@
-"""Finalisation: covers, the residual scan, and records."""
-
-from __future__ import annotations
-
 import gc
 import weakref
 
 import numpy as np
 import pytest
 
-from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.anonymizer import AnonymizedImage, Anonymizer
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.compositing import FILL
 from deid_diffusion.faces.detection import DetectionResult, EnsembleDetector
@@ -19,68 +15,70 @@ from tests.fake_verifier import FakeVerifier
 
 FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 MISSED = Detection((300.0, 300.0, 360.0, 380.0), 0.8, "given")
-BESIDE = Detection((285.0, 150.0, 313.0, 185.0), 0.8, "given")  # the mask of the first one reaches into it
+BESIDE = Detection((285.0, 150.0, 313.0, 185.0), 0.8, "given")  # the mask of FACE reaches into it
+GREY = Options(fill_colour="grey")
 
 
 class Later:
-    """A detector that sees other faces each time it looks."""
+    """A detector that returns other faces on every call."""
 
-    def __init__(self, *looks: list[Detection]) -> None:
-        self.looks, self.count = looks, 0
+    def __init__(self, *results: list[Detection]) -> None:
+        self.results, self.count = results, 0
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
         self.count += 1
-        return list(self.looks[min(self.count, len(self.looks)) - 1])
+        return list(self.results[min(self.count, len(self.results)) - 1])
 
 
-def run(tiny_pipeline, picture: np.ndarray, detector: Later, options: Options | None = None, **given):
-    model = Anonymizer(tiny_pipeline, detector=detector, landmarker=lambda crop: None, verifier=FakeVerifier())
-    return model(picture, options or Options(fill_colour="grey"), **given)
+@pytest.fixture
+def make(tiny_pipeline):
+    """Make an anonymizer with a detector, by default without a mesh of any face."""
+    return lambda detector, landmarker=lambda crop: None: Anonymizer(
+        tiny_pipeline, detector=detector, landmarker=landmarker, verifier=FakeVerifier()
+    )
 
 
-def test_missed_face_is_covered(tiny_pipeline, astronaut: np.ndarray) -> None:
-    for missed in (MISSED, BESIDE):
-        result = run(tiny_pipeline, astronaut, Later([FACE], [FACE, missed]))
-        assert [face.action for face in result.faces] == ["replaced", "covered"]
-        assert "residual scan" in result.faces[1].reason
-        x0, y0, x1, y1 = map(int, missed.box)
-        assert (np.asarray(result.image)[y0:y1, x0:x1] == FILL).all()
+def actions(result: AnonymizedImage) -> list[str]:
+    return [face.action for face in result.faces]
 
 
-def test_faces_revealed_by_covers(tiny_pipeline, astronaut: np.ndarray) -> None:
+def pixels(image: object, face: Detection) -> np.ndarray:
+    x0, y0, x1, y1 = map(int, face.box)
+    return np.asarray(image)[y0:y1, x0:x1]
+
+
+@pytest.mark.parametrize("missed", [MISSED, BESIDE])
+def test_missed_face_is_covered(make, astronaut: np.ndarray, missed: Detection) -> None:
+    result = make(Later([FACE], [FACE, missed]))(astronaut, GREY)
+    assert actions(result) == ["replaced", "covered"]
+    assert "residual scan" in result.faces[1].reason
+    assert (pixels(result.image, missed) == FILL).all()
+
+
+def test_faces_revealed_by_covers(make, astronaut: np.ndarray) -> None:
     detector = Later([FACE], [MISSED], [Detection((400.0, 400.0, 450.0, 460.0), 0.7, "given")], [])
-    assert len(run(tiny_pipeline, astronaut, detector).faces) == 3
+    assert len(make(detector)(astronaut, GREY).faces) == 3
     assert detector.count == 4
 
 
-def test_kept_faces_are_not_covered(tiny_pipeline, astronaut: np.ndarray) -> None:
-    result = run(tiny_pipeline, astronaut, Later([FACE, MISSED]), Options(min_face=70))
-    assert [face.action for face in result.faces] == ["replaced", "kept"]
-    only = run(tiny_pipeline, astronaut, Later([FACE], [FACE, MISSED]), only=[FACE])
-    assert [face.action for face in only.faces] == ["replaced"]
-    x0, y0, x1, y1 = map(int, MISSED.box)
-    for one in (result, only):
-        assert np.array_equal(np.asarray(one.image)[y0:y1, x0:x1], astronaut[y0:y1, x0:x1])
+def test_kept_faces_are_not_covered(make, astronaut: np.ndarray) -> None:
+    small = make(Later([FACE, MISSED]))(astronaut, Options(min_face=70))
+    excluded = make(Later([FACE], [FACE, MISSED]))(astronaut, only=[FACE])
+    assert (actions(small), actions(excluded)) == (["replaced", "kept"], ["replaced"])
+    for result in (small, excluded):
+        assert np.array_equal(pixels(result.image, MISSED), pixels(astronaut, MISSED))
+    region = make(Later([FACE]), FaceMesh())(astronaut, Options(keep_regions=frozenset({"skin", "nose"})))
+    assert actions(region) == ["replaced"]
 
 
-def test_scan_runs_with_given_detections(tiny_pipeline, astronaut: np.ndarray) -> None:
-    detector = Later([FACE, MISSED])
-    result = run(tiny_pipeline, astronaut, detector, detections=[FACE])
-    assert [face.action for face in result.faces] == ["replaced", "covered"]
-    nobody = run(tiny_pipeline, astronaut, Later([MISSED]), detections=[])
-    assert [face.action for face in nobody.faces] == ["covered"]
+def test_scan_runs_with_given_detections(make, astronaut: np.ndarray) -> None:
+    assert actions(make(Later([FACE, MISSED]))(astronaut, detections=[FACE])) == ["replaced", "covered"]
+    assert actions(make(Later([MISSED]))(astronaut, detections=[])) == ["covered"]
 
 
-def test_small_kept_box_inside_face(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_small_kept_box_inside_face(make, astronaut: np.ndarray) -> None:
     speck = Detection((214.0, 118.0, 226.0, 132.0), 0.9, "given")
-    result = run(tiny_pipeline, astronaut, Later([speck], [FACE]), Options(min_face=20))
-    assert [face.action for face in result.faces] == ["kept", "covered"]
-
-
-def test_kept_region_is_not_missed(tiny_pipeline, astronaut: np.ndarray) -> None:
-    model = Anonymizer(tiny_pipeline, detector=Later([FACE]), landmarker=FaceMesh(), verifier=FakeVerifier())
-    result = model(astronaut, Options(keep_regions=frozenset({"skin", "nose"})))
-    assert [face.action for face in result.faces] == ["replaced"]
+    assert actions(make(Later([speck], [FACE]))(astronaut, Options(min_face=20))) == ["kept", "covered"]
 
 
 @pytest.mark.parametrize("ground", [0, 255])
@@ -90,15 +88,17 @@ def test_face_visible_through_alpha(astronaut: np.ndarray, ground: int) -> None:
     def detector(image: np.ndarray) -> list[Detection]:
         return [FACE] if image.std() > 5 else []
 
-    wishes = {"min_face": 0, "only": None}
-    assert shows_face_through_alpha(detector, flat, alpha, [], **wishes)
-    assert not shows_face_through_alpha(detector, flat, alpha, [FACE.box], **wishes)
-    assert not shows_face_through_alpha(detector, flat, alpha, [], min_face=101, only=None)
-    assert not shows_face_through_alpha(detector, flat, np.full_like(alpha, 7), [], **wishes)
+    def shows(alpha: np.ndarray, known: list, min_face: int = 0) -> bool:
+        return shows_face_through_alpha(detector, flat, alpha, known, min_face=min_face, only=None)
+
+    assert shows(alpha, [])
+    assert not shows(alpha, [FACE.box])
+    assert not shows(alpha, [], min_face=101)
+    assert not shows(np.full_like(alpha, 7), [])
 
 
-def test_heads_that_lie_are_sought_once(tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the photo; where somebody else found its faces, in the finished picture."""
+def test_rotated_heads_are_searched_once(make, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the photo; with given detections, in the finished picture."""
     searches = []
 
     def search(self, image: np.ndarray, *, upright_only: bool = False) -> DetectionResult:
@@ -106,9 +106,7 @@ def test_heads_that_lie_are_sought_once(tiny_pipeline, astronaut: np.ndarray, mo
         return DetectionResult([FACE] if len(searches) == 1 else [], [])
 
     monkeypatch.setattr(EnsembleDetector, "search", search)
-    model = Anonymizer(
-        tiny_pipeline, detector=EnsembleDetector(), landmarker=lambda crop: None, verifier=FakeVerifier()
-    )
+    model = make(EnsembleDetector())
     model(astronaut)
     assert searches == [False, True]
     model(astronaut, detections=[FACE])
@@ -116,30 +114,25 @@ def test_heads_that_lie_are_sought_once(tiny_pipeline, astronaut: np.ndarray, mo
 
 
 @pytest.mark.parametrize("faces", [[], [FACE]])
-def test_confirmed_weak_detection_is_covered(
-    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: list[Detection]
-) -> None:
+def test_weak_detection_is_covered(make, astronaut: np.ndarray, monkeypatch, faces: list[Detection]) -> None:
     faint = Detection((400.0, 20.0, 470.0, 100.0), 0.2, "centerface")
-    asked = []
+    known_faces = []
 
-    def confirmed(photo, one, landmarker, known):
-        asked.append(known(FACE.box))
-        return MISSED if one is faint and not known(MISSED.box) else None
+    def confirm(photo, detection, landmarker, known):
+        known_faces.append(known(FACE.box))
+        return MISSED if detection is faint and not known(MISSED.box) else None
 
     monkeypatch.setattr(EnsembleDetector, "search", lambda self, image, **_: DetectionResult(faces, [faint]))
-    monkeypatch.setattr("deid_diffusion.faces.finalization.confirm_by_mesh", confirmed)
-    result = run(tiny_pipeline, astronaut, EnsembleDetector())
-    assert [face.action for face in result.faces] == ["replaced"] * len(faces) + ["covered"]
-    assert asked[0] is bool(faces)
-    x0, y0, x1, y1 = map(int, MISSED.box)
-    assert (np.asarray(result.image)[y0:y1, x0:x1] == FILL).all()
+    monkeypatch.setattr("deid_diffusion.faces.finalization.confirm_by_mesh", confirm)
+    result = make(EnsembleDetector())(astronaut, GREY)
+    assert actions(result) == ["replaced"] * len(faces) + ["covered"]
+    assert known_faces[0] is bool(faces)
+    assert (pixels(result.image, MISSED) == FILL).all()
 
 
-def test_finished_image_is_freed_at_once(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_finished_image_is_freed_at_once(make, astronaut: np.ndarray) -> None:
     """Without the garbage collector, which may run late: images are large."""
-    model = Anonymizer(
-        tiny_pipeline, detector=lambda image: [FACE], landmarker=lambda crop: None, verifier=FakeVerifier()
-    )
+    model = make(lambda image: [FACE])
     image = model.prepare(astronaut)
     model.generate([image])
     gc.collect()

@@ -1,7 +1,3 @@
-"""Masks cover the face, and kept regions stay original to the pixel."""
-
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -33,7 +29,7 @@ def test_mask_is_opaque_on_the_mesh(side: float) -> None:
     assert 0 < ((alpha > 0) & (alpha < 1)).sum() < (alpha == 1).sum()
 
 
-def test_mask_at_and_beyond_the_photo_edge() -> None:
+def test_mask_at_the_photo_edge() -> None:
     assert mean_face_mask(similarity((0, 100), 160, 0.0, 128), SHAPE).full()[100, 0] == 1
     outside = mean_face_mask(similarity((-900, 100), 160, 0.0, 128), SHAPE)
     assert not outside.alpha.size
@@ -48,32 +44,27 @@ def test_box_outline_covers_the_box() -> None:
 
 
 def test_box_mask_covers_more_than_the_box() -> None:
-    alpha = box_mask((170.0, 60.0, 270.0, 190.0), (300, 300)).full()
+    masks = [box_mask((170.0, 60.0, 270.0, 190.0), SHAPE), box_mask((40.0, 30.0, 50.0, 44.0), SHAPE)]
+    alpha = masks[0].full()
     assert alpha[60:190, 170:270].all()
-    assert alpha[45, 200] == 1
-    assert alpha[280, 20] == 0
+    assert (alpha[45, 200], alpha[280, 20]) == (1, 0)
     assert not box_mask((400.0, 400.0, 420.0, 420.0), (50, 50)).full().any()
+    assert np.array_equal(union_mask(SHAPE, masks), np.any([mask.full() > 0 for mask in masks], axis=0))
 
 
-def test_union_mask() -> None:
-    masks = [box_mask((10.0, 10.0, 20.0, 20.0), (60, 80)), box_mask((40.0, 30.0, 50.0, 44.0), (60, 80))]
-    assert np.array_equal(union_mask((60, 80), masks), np.any([mask.full() > 0 for mask in masks], axis=0))
-
-
-def test_limit_mask_stays_near_the_box() -> None:
-    matrix = similarity((100, 100), 200, 0.0, 128)
-    mask = mean_face_mask(matrix, SHAPE)
-    limited = limit_mask(mask, (70.0, 40.0, 130.0, 160.0), matrix, 128).full()
-    assert (limited[45:155, 75:125] == mask.full()[45:155, 75:125]).all()
-    assert mask.full()[100, 145] == 1
-    assert not limited[:, 145:].any()
-
-
-def test_limit_mask_completes_a_cut_box() -> None:
-    matrix = similarity((0, 100), 200, 0.0, 128)
-    mask = mean_face_mask(matrix, SHAPE)
-    limited = limit_mask(mask, (0.0, 30.0, 70.0, 170.0), matrix, 128).full()
-    assert (limited[:, :55] == mask.full()[:, :55]).all()
+@pytest.mark.parametrize(
+    ("x", "box", "inside"),
+    [(100, (70.0, 40.0, 130.0, 160.0), np.s_[45:155, 75:125]), (0, (0.0, 30.0, 70.0, 170.0), np.s_[:, :55])],
+    ids=["near the box", "cut box"],
+)
+def test_limit_mask(x: int, box: tuple[float, float, float, float], inside: tuple[slice, slice]) -> None:
+    matrix = similarity((x, 100), 200, 0.0, 128)
+    alpha = mean_face_mask(matrix, SHAPE).full()
+    limited = limit_mask(mean_face_mask(matrix, SHAPE), box, matrix, 128).full()
+    assert (limited[inside] == alpha[inside]).all()
+    if x:
+        assert alpha[100, 145] == 1
+        assert not limited[:, 145:].any()
 
 
 def scene(side: float, centre: tuple[float, float] = (160, 150)) -> tuple[PasteMask, np.ndarray]:
@@ -132,17 +123,13 @@ def test_canvas_shows_the_kept_region_only(rng):
     assert (canvas.pixels[kept.full() > 0] == FILL).all()
 
 
-def test_several_kept_regions():
-    mask, matrix = scene(300)
-    eyes, mouth = keep(mask, matrix, "eyes").alpha, keep(mask, matrix, "mouth").alpha
-    assert np.allclose(keep(mask, matrix, "eyes", "mouth").alpha, np.minimum(eyes, mouth))
-
-
-def test_kept_region_at_and_beyond_the_photo_edge():
-    mask, matrix = scene(200, (0, 150))
-    kept = keep(mask, matrix, "eyes")
-    assert (kept.full()[pixels_of(matrix, "eyes")] == 0).all()
-    assert (kept.alpha == 1).any()
+@pytest.mark.parametrize("x", [0, 160], ids=["photo edge", "inside"])
+def test_several_kept_regions(x: int):
+    mask, matrix = scene(200, (x, 150))
+    eyes, mouth = keep(mask, matrix, "eyes"), keep(mask, matrix, "mouth")
+    assert np.allclose(keep(mask, matrix, "eyes", "mouth").alpha, np.minimum(eyes.alpha, mouth.alpha))
+    assert (eyes.full()[pixels_of(matrix, "eyes")] == 0).all()
+    assert (eyes.alpha == 1).any()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +137,7 @@ def test_kept_region_at_and_beyond_the_photo_edge():
     [(-900, ("eyes",), LABELS), (160, (), LABELS), (160, ("eyes",), np.zeros_like(LABELS))],
     ids=["outside the photo", "no regions", "empty map"],
 )
-def test_mask_is_unchanged_without_kept_pixels(x, regions, labels):
+def test_mask_without_kept_pixels(x, regions, labels):
     mask, matrix = scene(200, (x, 150))
     assert keep(mask, matrix, *regions, labels=labels) is mask
 
@@ -168,11 +155,7 @@ def test_kept_region_ends_at_the_crop_edge():
 @pytest.mark.parametrize(
     ("regions", "labels", "message"),
     [
-        (
-            ("hair", "ears", "eyes"),
-            LABELS,
-            "regions ears, hair: unknown; choose from skin, brows, eyes, nose, mouth",
-        ),
+        (("hair", "ears", "eyes"), LABELS, "regions ears, hair: unknown; choose from skin, brows, eyes, nose, mouth"),
         (tuple(REGIONS), LABELS, "keeping all of them leaves the face unchanged"),
         (("eyes",), LABELS[:64], "semantic_map: expected shape"),
     ],

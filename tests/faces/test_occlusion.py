@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from deid_diffusion.faces.alignment import similarity
 from deid_diffusion.faces.masks import empty_mask
@@ -31,10 +32,6 @@ def alpha_of(picture: np.ndarray) -> np.ndarray:
     return spare_occluders(MASK, occluders, MATRIX, SIZE).full()
 
 
-def test_plain_skin() -> None:
-    assert find(photo()) is None
-
-
 def test_object_across_the_chin() -> None:
     chin = (slice(196, 235), slice(40, 260))
     picture = photo(chin)
@@ -43,8 +40,9 @@ def test_object_across_the_chin() -> None:
     assert (picture[visible] == RIBBON).all()
 
 
-def test_object_inside_the_face() -> None:
-    assert find(photo((slice(165, 175), slice(110, 125)))) is None
+@pytest.mark.parametrize("ribbons", [[], [(slice(165, 175), slice(110, 125))]], ids=["plain skin", "inside the face"])
+def test_no_occluder(ribbons: list[tuple[slice, slice]]) -> None:
+    assert find(photo(*ribbons)) is None
 
 
 def test_beard() -> None:

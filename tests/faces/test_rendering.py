@@ -2,18 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
+from deid_diffusion.faces import rendering
 from deid_diffusion.faces.landmarks import MESH_MOUTH
 from deid_diffusion.faces.lighting import FaceLight
-from deid_diffusion.faces.rendering import (
-    Camera,
-    darken_mouth,
-    keep_tint,
-    light_texture,
-    match_camera,
-    read_camera,
-    read_light,
-    render_person,
-)
 from deid_diffusion.faces.semantic_map import mean_mesh
 from deid_diffusion.faces.texture import silhouette
 
@@ -27,12 +18,7 @@ ERASED[16:116, 16:112] = True
 @pytest.fixture(scope="module")
 def texture() -> np.ndarray:
     """A lit texture of a single colour."""
-    return light_texture(np.zeros((64, 64, 3), np.float32), LIGHT)
-
-
-def test_texture_is_lit(texture: np.ndarray) -> None:
-    assert np.abs(texture - texture[32, 32]).max() < 0.02
-    assert texture[32, 32, 0] > texture[32, 32, 1] > texture[32, 32, 2]
+    return rendering.light_texture(np.zeros((64, 64, 3), np.float32), LIGHT)
 
 
 def uniform(colour: tuple[float, ...], dtype: type = np.float32) -> np.ndarray:
@@ -40,9 +26,11 @@ def uniform(colour: tuple[float, ...], dtype: type = np.float32) -> np.ndarray:
 
 
 def test_render_on_a_different_background(texture: np.ndarray) -> None:
+    assert np.abs(texture - texture[32, 32]).max() < 0.02
+    assert texture[32, 32, 0] > texture[32, 32, 1] > texture[32, 32, 2]
     colour = (0.1, 0.6, 0.2)
     ground = uniform(colour)
-    picture = render_person(texture, MESH, ground, ERASED)
+    picture = rendering.render_person(texture, MESH, ground, ERASED)
     inside = silhouette(MESH, SIZE)
     beside = ERASED & ~(cv2.dilate(inside.astype(np.uint8), np.ones((9, 9))) > 0)
     assert np.abs(picture[beside] - colour).max() < 0.02
@@ -57,14 +45,14 @@ def test_forehead_continues_to_near_hair(texture: np.ndarray, height: int | None
     erased = ERASED.copy()
     erased[: SIZE // 2] = False
     erased[top - (height or top) : SIZE // 2, 16:112] = True
-    pixel = render_person(texture, MESH, uniform(hair), erased)[top - row, column]
+    pixel = rendering.render_person(texture, MESH, uniform(hair), erased)[top - row, column]
     expected, tolerance = (texture[32, 32], 0.05) if continued else (hair, 0.02)
     assert np.abs(pixel - expected).max() < tolerance
 
 
 def test_render_matches_surrounding_skin(texture: np.ndarray) -> None:
     skin = texture[32, 32] + np.float32(0.06)
-    picture = render_person(texture, MESH, uniform(skin), ERASED)
+    picture = rendering.render_person(texture, MESH, uniform(skin), ERASED)
     inside = silhouette(MESH, SIZE)
     edge = inside & ~silhouette((MESH - 64) * 0.93 + 64, SIZE)
     assert np.abs(picture[edge] - skin).mean() < 0.03
@@ -73,51 +61,48 @@ def test_render_matches_surrounding_skin(texture: np.ndarray) -> None:
 
 def test_read_light() -> None:
     crop = uniform((180, 140, 120), np.uint8)
-    light = read_light(crop, MESH)
+    light = rendering.read_light(crop, MESH)
     assert light is not None
     assert light.contrast < 0.02
-    assert read_light(crop, MESH + 1000) is None
+    assert rendering.read_light(crop, MESH + 1000) is None
 
 
 def test_match_camera_blurs(rng: np.random.Generator) -> None:
     noise = rng.random((SIZE, SIZE, 3)).astype(np.float32) * 0.3 + 0.4
-    assert read_camera(uniform((120, 120, 120), np.uint8), MESH).detail < 0.01
-    blurred = match_camera(noise, MESH, np.ones((SIZE, SIZE), bool), Camera(0.02))
-    detail = read_camera((blurred * 255).astype(np.uint8), MESH).detail
-    assert detail < 0.03 < read_camera((noise * 255).astype(np.uint8), MESH).detail
+    assert rendering.read_camera(uniform((120, 120, 120), np.uint8), MESH).detail < 0.01
+    blurred = rendering.match_camera(noise, MESH, np.ones((SIZE, SIZE), bool), rendering.Camera(0.02))
+    detail = rendering.read_camera((blurred * 255).astype(np.uint8), MESH).detail
+    assert detail < 0.03 < rendering.read_camera((noise * 255).astype(np.uint8), MESH).detail
 
 
 @pytest.mark.parametrize("tone", [(1.0, 1.0, 1.0), (1.15, 0.98, 0.7), (0.95, 1.0, 1.12)])
 def test_monochrome_photo_tints_the_face(rng: np.random.Generator, tone: tuple[float, float, float]) -> None:
     photo = (rng.uniform(20, 200, (SIZE, SIZE, 1)) * np.array(tone)).clip(0, 255).round().astype(np.uint8)
     crop = uniform((150, 110, 90), np.uint8)
-    tinted = keep_tint(crop, photo, ERASED)
+    tinted = rendering.keep_tint(crop, photo, ERASED)
     expected = np.array(tone) / (np.array(tone) @ (0.299, 0.587, 0.114)) * (crop[0, 0] @ (0.299, 0.587, 0.114))
     assert np.abs(tinted[ERASED] - expected).max() < 3
     assert np.array_equal(tinted[~ERASED], crop[~ERASED])
 
 
-def test_coloured_photo_does_not_tint_the_face(rng: np.random.Generator) -> None:
+def test_coloured_photo_has_no_tint(rng: np.random.Generator) -> None:
     photo = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     crop = uniform((180, 140, 120), np.uint8)
-    assert np.array_equal(keep_tint(crop, photo, ERASED), crop)
-    assert np.array_equal(keep_tint(crop, photo, np.ones_like(ERASED)), crop)
+    assert np.array_equal(rendering.keep_tint(crop, photo, ERASED), crop)
+    assert np.array_equal(rendering.keep_tint(crop, photo, np.ones_like(ERASED)), crop)
 
 
-def test_open_mouth_is_dark_below_the_teeth() -> None:
+def test_darken_mouth() -> None:
     mesh = MESH.copy()
     mesh[list(MESH_MOUTH[11:]), 1] += 20
     face = uniform((0.6,))
-    darken_mouth(face, mesh)
+    rendering.darken_mouth(face, mesh)
     x, top, bottom = int(mesh[13, 0]), int(np.ceil(mesh[13, 1])), int(mesh[14, 1])
     assert face[bottom - 2, x, 0] < 0.35
     assert face[top + 1, x, 0] > 0.5
     outside = np.ones((SIZE, SIZE), bool)
     outside[top - 6 : bottom + 6] = False
     assert (face[outside] == np.float32(0.6)).all()
-
-
-def test_closed_mouth_is_unchanged() -> None:
-    face = uniform((0.6,))
-    darken_mouth(face, MESH)
-    assert (face == np.float32(0.6)).all()
+    closed = uniform((0.6,))
+    rendering.darken_mouth(closed, MESH)
+    assert (closed == np.float32(0.6)).all()

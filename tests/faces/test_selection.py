@@ -1,7 +1,3 @@
-"""Selection of the faces to process: all of them by default."""
-
-from __future__ import annotations
-
 import pytest
 
 from deid_diffusion.errors import UsageError
@@ -10,9 +6,10 @@ from deid_diffusion.faces.selection import Selection, select_faces
 
 
 def face(*box: float) -> Detection:
-    return Detection((box[0], box[1], box[2], box[3]), 0.9, "fake")
+    return Detection(box, 0.9, "fake")
 
 
+EXCLUDED, TOO_SMALL = "excluded by --annotations or --only", "smaller than --min-face 20"
 SMALL, WIDE, LARGE = face(0, 0, 20, 24), face(30, 0, 90, 19), face(100, 100, 200, 220)
 FACES = (SMALL, WIDE, LARGE)
 
@@ -22,8 +19,8 @@ def test_all_faces_by_default():
     assert select_faces(()) == Selection((), {})
 
 
-def test_min_face_compares_the_shorter_side():
-    assert select_faces(FACES, min_face=20) == Selection((0, 2), {1: "smaller than --min-face 20"})
+def test_min_face():
+    assert select_faces(FACES, min_face=20) == Selection((0, 2), {1: TOO_SMALL})
     assert select_faces(FACES, min_face=500).process == ()
 
 
@@ -39,16 +36,12 @@ def test_min_face_compares_the_shorter_side():
 )
 def test_only_selects_by_overlap(place: Detection, selected: bool):
     selection = select_faces((LARGE,), only=(face(900, 900, 910, 910), place))
-    assert selection == (Selection((0,), {}) if selected else Selection((), {0: "excluded by --annotations or --only"}))
-
-
-def test_only_without_places_selects_no_face():
-    assert select_faces(FACES, only=()).kept == dict.fromkeys(range(3), "excluded by --annotations or --only")
+    assert selection == (Selection((0,), {}) if selected else Selection((), {0: EXCLUDED}))
+    assert select_faces((LARGE,), only=()).kept == {0: EXCLUDED}
 
 
 def test_options_are_combined():
-    selection = select_faces(FACES, min_face=20, only=(WIDE, LARGE))
-    assert selection == Selection((2,), {0: "excluded by --annotations or --only", 1: "smaller than --min-face 20"})
+    assert select_faces(FACES, min_face=20, only=(WIDE, LARGE)) == Selection((2,), {0: EXCLUDED, 1: TOO_SMALL})
 
 
 @pytest.mark.parametrize("size", [-1, float("nan"), float("inf")])

@@ -1,7 +1,3 @@
-"""Tests of the consent list: enrolment, matching and refused photos."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +6,8 @@ import pytest
 from deid_diffusion.errors import DeidError
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.detectors import CenterFaceDetector
-from deid_diffusion.identity.known_people import (
-    CALIBRATED,
-    CONSENT_WARNING,
-    MEASURED,
-    MIN_THRESHOLD,
-    ConsentList,
-    threshold_for,
-)
+from deid_diffusion.identity import known_people
+from deid_diffusion.identity.known_people import CALIBRATED, MEASURED, ConsentList, threshold_for
 from deid_diffusion.identity.recognition import SAME_PERSON, DlibRecogniser
 from deid_diffusion.io import images
 
@@ -28,7 +18,7 @@ NO_POINTS, TURNED = 98, 99
 
 def write_photo(path: Path, person: int, faces: int = 1) -> Path:
     """Write a photo whose first pixel gives person and number of faces to the fakes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[0, 0, :2] = person, faces
     images.write(path, pixels)
@@ -44,8 +34,7 @@ def detect(image: np.ndarray) -> list[Detection]:
 class FakeRecogniser:
     """All people are orthogonal; person 0 has no embedding, and person 1 is refused."""
 
-    name = CALIBRATED
-    threshold = 0.5
+    name, threshold = CALIBRATED, 0.5
 
     def __call__(self, photo: np.ndarray, points: np.ndarray) -> np.ndarray:
         person = int(photo[0, 0, 0])
@@ -55,9 +44,7 @@ class FakeRecogniser:
 
 
 def embedding(person: int) -> np.ndarray:
-    vector = np.zeros(16, np.float32)
-    vector[person] = bool(person)
-    return vector
+    return np.eye(16, dtype=np.float32)[person] * bool(person)
 
 
 def enrol(folder: Path, **options: float) -> ConsentList:
@@ -72,10 +59,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_enrolment_of_sub_folders(folder: Path):
-    write_photo(folder / "bela" / "1.png", 3)
-    write_photo(folder / "bela" / "2.PNG", 4)
-    write_photo(folder / ".trash" / "cleo.png", 5)
-    write_photo(folder / ".dora.png", 6)
+    for person, name in enumerate(("bela/1.png", "bela/2.PNG", ".trash/cleo.png", ".dora.png"), 3):
+        write_photo(folder / name, person)
     (folder / "notes.txt").write_text("names")
     consent = enrol(folder)
     assert [consent.matches(embedding(person)) for person in range(2, 8)] == [True, True, True, False, False, False]
@@ -93,9 +78,6 @@ def test_threshold_applies_to_cosine(folder: Path):
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 def test_invalid_embedding_matches_nobody(folder: Path, value: float):
     assert not enrol(folder, threshold=-1.0).matches(np.full(16, value, np.float32))
-
-
-def test_embedding_of_other_dimension(folder: Path):
     with pytest.raises(ValueError, match=r"embedding: \(8,\), expected \(16,\)"):
         enrol(folder).matches(np.ones(8, np.float32))
 
@@ -113,48 +95,44 @@ def test_embedding_of_other_dimension(folder: Path):
     ],
 )
 def test_unusable_photo_is_named(folder: Path, person: int | None, faces: int, message: str):
-    path = folder / "x" / "bad.png"
+    path = write_photo(folder / "x" / "bad.png", person or 0, faces)
     if person is None:
-        path.parent.mkdir()
         path.write_bytes(b"\xff\xd8\xff\xe0 cut off")
-    else:
-        write_photo(path, person, faces)
     with pytest.raises(DeidError, match=message) as caught:
         enrol(folder)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
 
-def test_folder_without_photos(tmp_path: Path):
-    with pytest.raises(DeidError, match="contains no photo"):
-        enrol(tmp_path)
-    for path in (tmp_path / "none", write_photo(tmp_path / "anna.png", 2)):
-        with pytest.raises(DeidError, match=rf"{path.name}: is not a folder"):
-            enrol(path)
+def test_folder_without_photos(folder: Path):
+    (folder / "empty").mkdir()
+    for name, message in (("empty", "contains no photo"), ("none", "is not a folder"), ("anna.png", "is not a folder")):
+        with pytest.raises(DeidError, match=f"{name}: {message}"):
+            enrol(folder / name)
 
 
-def test_threshold_rises_with_number_of_photos():
+def test_threshold_by_number_of_photos():
     assert MEASURED[0][1] == SAME_PERSON
     thresholds = [threshold_for(number) for number in (1, 2, 10, 100, 10**9)]
-    assert thresholds[0] == MIN_THRESHOLD > MEASURED[1][1] > SAME_PERSON
-    assert thresholds[2] == pytest.approx(0.9563)  # 1e-5 for each of ten
+    assert thresholds[0] == known_people.MIN_THRESHOLD > MEASURED[1][1] > SAME_PERSON
+    assert thresholds[2] == pytest.approx(0.9563)  # 1e-5 for every photo of ten
     assert thresholds == sorted(thresholds)
     assert thresholds[-1] <= 1
-    assert "\n" not in CONSENT_WARNING
+    assert "\n" not in known_people.CONSENT_WARNING
 
 
-def test_uncalibrated_recogniser_needs_threshold(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_uncalibrated_recogniser(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert DlibRecogniser.name == CALIBRATED
     monkeypatch.setattr(FakeRecogniser, "name", "other")
     with pytest.raises(ValueError, match="required for the recogniser other"):
         enrol(folder)
     assert enrol(folder, threshold=0.8).threshold == 0.8
-    for wrong in (1.5, float("nan")):
+    for threshold in (1.5, float("nan")):
         with pytest.raises(ValueError, match="expected a cosine"):
-            enrol(folder, threshold=wrong)
+            enrol(folder, threshold=threshold)
 
 
-def test_real_face_matches_another_picture(tmp_path: Path, astronaut: np.ndarray):
+def test_real_face(tmp_path: Path, astronaut: np.ndarray):
     detector, recogniser = CenterFaceDetector(), DlibRecogniser()
     images.write(tmp_path / "eileen.png", astronaut[:300, 60:400])
     consent = ConsentList.from_folder(tmp_path, detector, recogniser)

@@ -1,7 +1,3 @@
-"""Tests of video decoding: suffixes, pixel formats, replacement of changed pixels, and bad files."""
-
-from __future__ import annotations
-
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -12,15 +8,7 @@ import pytest
 
 from deid_diffusion import errors
 from deid_diffusion.errors import DeidError, VideoError
-from deid_diffusion.io.video import (
-    encoding_for,
-    is_clip,
-    iter_frames,
-    open_clip,
-    replace_changed,
-    result_suffix,
-    to_rgb,
-)
+from deid_diffusion.io import video
 from tests.video.clips import scene, write
 
 FRAMES = scene(3, (96, 64), ()).frames
@@ -33,9 +21,11 @@ def clip_path(tmp_path: Path) -> Path:
 
 
 def test_suffixes() -> None:
-    assert [is_clip(Path(name)) for name in ("a.MP4", "a.avi", "a.gif")] == [True, True, False]
+    assert [video.is_clip(Path(name)) for name in ("a.MP4", "a.avi", "a.gif")] == [True, True, False]
     suffixes = {"a.mp4": ".mp4", "a.MOV": ".MOV", "a.webm": ".webm", "a.avi": ".mkv"}
-    assert {name: result_suffix(Path(name)) for name in suffixes} == suffixes
+    assert {name: video.result_suffix(Path(name)) for name in suffixes} == suffixes
+    with pytest.raises(VideoError, match=r"cannot be written as \.avi"):
+        video.encoding_for(".avi", "yuv420p", (320, 240))
 
 
 @pytest.mark.parametrize(
@@ -55,13 +45,8 @@ def test_suffixes() -> None:
     ],
 )
 def test_encoding(suffix: str, pixels: str, size: tuple[int, int], codec: str, kept: str) -> None:
-    encoding = encoding_for(suffix, pixels, size)
+    encoding = video.encoding_for(suffix, pixels, size)
     assert (encoding.codec, encoding.pixels) == (codec, kept)
-
-
-def test_encoding_of_read_only_container() -> None:
-    with pytest.raises(VideoError, match=r"cannot be written as \.avi"):
-        encoding_for(".avi", "yuv420p", (320, 240))
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -87,19 +72,19 @@ def samples(frame: av.VideoFrame, index: int) -> np.ndarray:
     ("pixels", "size"),
     [("yuv420p", (130, 98)), ("yuv420p", (131, 99)), ("yuv422p10le", (130, 98)), ("yuv444p", (131, 99))],
 )
-def test_unchanged_pixels_keep_their_samples(pixels: str, size: tuple[int, int], turns: int) -> None:
+def test_unchanged_pixels(pixels: str, size: tuple[int, int], turns: int) -> None:
     frame = decoded(pixels, size, 1, 1)
-    before = to_rgb(frame, turns)
+    before = video.to_rgb(frame, turns)
     after = before.copy()
     after[40:60, 50:70] = (200, 100, 30)
-    output = replace_changed(frame, pixels, before, after, turns)
+    output = video.replace_changed(frame, pixels, before, after, turns)
     assert (output.colorspace, output.color_range, output.format.name) == (1, 1, pixels)
-    rgb = to_rgb(output, turns)
+    rgb = video.to_rgb(output, turns)
     assert np.abs(rgb[44:56, 54:66].astype(int) - (200, 100, 30)).max() <= 4
     outside = np.ones(before.shape[:2], bool)
     outside[36:64, 46:74] = False
     assert (rgb == before)[outside].all()
-    same = replace_changed(frame, pixels, before, before, turns)
+    same = video.replace_changed(frame, pixels, before, before, turns)
     assert all((samples(same, k) == samples(frame, k)).all() for k in range(3))
 
 
@@ -107,25 +92,25 @@ def test_unchanged_pixels_keep_their_samples(pixels: str, size: tuple[int, int],
 @pytest.mark.parametrize("span", [0, 1, 2])
 def test_colour_round_trip(matrix: int, span: int) -> None:
     frame = decoded("yuv444p", (64, 64), matrix, span)
-    before = to_rgb(frame, 0)
-    output = replace_changed(frame, "yuv444p", before, np.full_like(before, (180, 120, 90)), 0)
-    assert np.abs(to_rgb(output, 0).astype(int) - (180, 120, 90)).max() <= 3
+    before = video.to_rgb(frame, 0)
+    output = video.replace_changed(frame, "yuv444p", before, np.full_like(before, (180, 120, 90)), 0)
+    assert np.abs(video.to_rgb(output, 0).astype(int) - (180, 120, 90)).max() <= 3
 
 
 @pytest.mark.parametrize("pixels", ["nv12", "rgb24", "gray", "yuva420p", "p010le"])
 def test_other_formats_become_planar(pixels: str) -> None:
     frame = av.VideoFrame.from_ndarray(picture(64, 48).copy(), "rgb24").reformat(format=pixels)
-    before = to_rgb(frame, 0)
-    output = replace_changed(frame, "yuv420p", before, before, 0)
-    assert np.abs(to_rgb(output, 0).astype(int) - before).mean() < 8
+    before = video.to_rgb(frame, 0)
+    output = video.replace_changed(frame, "yuv420p", before, before, 0)
+    assert np.abs(video.to_rgb(output, 0).astype(int) - before).mean() < 8
 
 
 def test_open_clip(clip_path: Path) -> None:
-    clip = open_clip(clip_path)
+    clip = video.open_clip(clip_path)
     assert (clip.width, clip.height, clip.upright, clip.turns, clip.expected) == (96, 64, (64, 96), 0, 3)
     assert (clip.pixels, clip.colour, clip.rate) == ("yuv420p", (1, 1, 1, 1), Fraction(25))
     assert len(clip.sha256) == 64
-    frames = list(iter_frames(clip))
+    frames = list(video.iter_frames(clip))
     assert [frame.index for frame in frames] == [0, 1, 2]
     assert [frame.time * clip.time_base for frame in frames] == [0, Fraction(1, 25), Fraction(2, 25)]
     assert np.abs(frames[1].rgb().astype(int) - FRAMES[1]).mean() < 3
@@ -133,18 +118,20 @@ def test_open_clip(clip_path: Path) -> None:
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (-90, 3)])
 def test_rotated_clip_is_read_upright(degrees: int, turns: int, tmp_path: Path) -> None:
-    clip = open_clip(write(tmp_path / "a.mp4", [np.rot90(frame, -turns) for frame in FRAMES], rotation=degrees))
+    clip = video.open_clip(
+        write(tmp_path / "a.mp4", [np.rot90(frame, -turns) for frame in FRAMES], rotation=degrees)
+    )
     assert clip.turns == turns
     assert clip.upright == (64, 96)
-    assert np.abs(next(iter_frames(clip)).rgb().astype(int) - FRAMES[0]).mean() < 3
+    assert np.abs(next(video.iter_frames(clip)).rgb().astype(int) - FRAMES[0]).mean() < 3
 
 
 @pytest.mark.parametrize("colour", [1, 5, 9])
 def test_colour_matrix_of_clip(colour: int, tmp_path: Path) -> None:
     patches = np.zeros((64, 96, 3), np.uint8)
     patches[:, :32], patches[:, 32:64], patches[:, 64:] = (200, 40, 40), (40, 160, 40), (60, 60, 220)
-    clip = open_clip(write(tmp_path / "a.mp4", [patches] * 2, colour=colour))
-    rgb = next(iter_frames(clip)).rgb()
+    clip = video.open_clip(write(tmp_path / "a.mp4", [patches] * 2, colour=colour))
+    rgb = next(video.iter_frames(clip)).rgb()
     for x in (16, 48, 80):
         assert np.abs(rgb[32, x].astype(int) - patches[32, x]).max() <= 4
 
@@ -163,14 +150,14 @@ def test_bad_files(content: bytes | str | None, words: str, clip_path: Path) -> 
     if content is not None:
         path.write_bytes(clip_path.read_bytes()[:1500] if isinstance(content, str) else content)
     with pytest.raises(VideoError, match=words) as caught:
-        open_clip(path)
+        video.open_clip(path)
     assert "\n" not in str(caught.value)
     assert "bad.mp4" in str(caught.value)
 
 
 def test_folder_and_audio_file(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="is a folder"):
-        open_clip(tmp_path)
+        video.open_clip(tmp_path)
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
@@ -179,7 +166,7 @@ def test_folder_and_audio_file(tmp_path: Path) -> None:
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with pytest.raises(VideoError, match="no video stream"):
-        open_clip(path)
+        video.open_clip(path)
 
 
 def test_damage_in_the_middle(tmp_path: Path) -> None:
@@ -188,9 +175,9 @@ def test_damage_in_the_middle(tmp_path: Path) -> None:
     middle = len(data) // 2
     data[middle : middle + 400] = bytes(400)
     path.write_bytes(data)
-    clip = open_clip(path)
+    clip = video.open_clip(path)
     with suppress(VideoError):  # a decoder may recover
-        assert len(list(iter_frames(clip))) <= 30
+        assert len(list(video.iter_frames(clip))) <= 30
 
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch, clip_path: Path) -> None:
@@ -198,6 +185,6 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch, clip_path: Path) -> N
         raise ImportError(name)
 
     monkeypatch.setattr(errors, "import_module", missing)
-    for call in (errors.pyav, errors.supervision, lambda: open_clip(clip_path)):
+    for call in (errors.pyav, errors.supervision, lambda: video.open_clip(clip_path)):
         with pytest.raises(DeidError, match=r"pip install 'deid-diffusion\[video\]'"):
             call()

@@ -1,7 +1,3 @@
-"""The network equals dlib's own, and reads no file but dlib's."""
-
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +26,7 @@ def chips(astronaut: np.ndarray) -> np.ndarray:
 
 
 def embed(network: DlibFaceNetwork, chips: np.ndarray) -> np.ndarray:
-    """(N, 128) of chips (N, 150, 150, 3)."""
+    """Return the (N, 128) embeddings of chips (N, 150, 150, 3)."""
     with torch.inference_mode():
         return network(torch.from_numpy(chips.astype(np.float32)).permute(0, 3, 1, 2)).numpy()
 
@@ -44,25 +40,18 @@ def test_equals_dlib(network: DlibFaceNetwork, chips: np.ndarray) -> None:
 
 
 def test_known_embedding(network: DlibFaceNetwork) -> None:
-    """The embedding by dlib itself of a chip of one colour, for machines without dlib."""
+    """Compare with dlib's own embedding of a chip of one colour, for machines without dlib."""
     embedding = embed(network, np.full((1, SIDE, SIDE, 3), (200, 150, 100), np.uint8))[0]
     assert embedding.shape == (EMBEDDING_DIM,)
     np.testing.assert_allclose(embedding[:4], (-0.048827, 0.126099, 0.046338, -0.002038), atol=1e-5)
 
 
-def test_batch_equals_single(network: DlibFaceNetwork, chips: np.ndarray) -> None:
+def test_network(network: DlibFaceNetwork, chips: np.ndarray) -> None:
     alone = np.concatenate([embed(network, chip[None]) for chip in chips])
     np.testing.assert_allclose(embed(network, chips), alone, atol=1e-5)
-
-
-def test_other_size_refused(network: DlibFaceNetwork) -> None:
     with pytest.raises(ValueError, match=r"expected \(N, 3, 150, 150\), got \(1, 3, 160, 160\)"):
         network(torch.zeros(1, 3, 160, 160))
-
-
-def test_weights_frozen(network: DlibFaceNetwork) -> None:
-    assert not network.training
-    assert not any(weights.requires_grad for weights in network.parameters())
+    assert not any([network.training, *(weights.requires_grad for weights in network.parameters())])
 
 
 @pytest.mark.parametrize(

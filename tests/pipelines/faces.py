@@ -1,7 +1,5 @@
 """Inputs of the tiny pipeline: three noisy crops with a square mask."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,7 +9,7 @@ from deid_diffusion.attributes.subspace import FEATURE_NAMES
 
 
 def inputs(batch: int = 3) -> dict[str, torch.Tensor]:
-    """All conditions of `batch` crops."""
+    """Return all conditions of `batch` crops."""
     generator = torch.Generator().manual_seed(1)
     mask = torch.zeros(batch, 1, 32, 32)
     mask[..., 8:24, 8:24] = 1
@@ -25,11 +23,11 @@ def inputs(batch: int = 3) -> dict[str, torch.Tensor]:
 
 
 def generators(seeds: Iterable[int] = range(3)) -> list[torch.Generator]:
-    """One generator per result."""
+    """Return a generator per result."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def run(pipeline, given: dict[str, object], **options: object) -> np.ndarray:
-    """(N, 32, 32, 3) float32 results in 0..1."""
+    """Return (N, 32, 32, 3) float32 results in 0..1."""
     options = {"generator": generators(range(len(given["image"]))), "output_type": "np", **options}
     return pipeline(**given, **options).images

@@ -1,5 +1,3 @@
-"""Custom pipelines in diffusers, from folders and from a hub."""
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,25 +37,27 @@ def check(loaded: DiffusionPipeline, plain: np.ndarray) -> None:
     assert loaded.embed_phrases(["a man"]).shape == (1, 16)
 
 
-@pytest.mark.parametrize("form", [str(SHIM), str(SHIM / "pipeline.py")])
-def test_saved_folder(form: str, saved: Path, plain: np.ndarray) -> None:
-    """A folder with pipeline.py, or the file; the model's own folder needs no code."""
-    assert not list(saved.rglob("*.py"))
-    check(DiffusionPipeline.from_pretrained(saved, custom_pipeline=form, trust_remote_code=True), plain)
-
-
-@pytest.mark.parametrize("form", [str(SHIM), "pipeline", None])
-def test_published_folder(form: str | None, published: Path, plain: np.ndarray) -> None:
-    """A folder with pipeline.py; a file's name in the model's folder; the class in model_index.json."""
-    check(DiffusionPipeline.from_pretrained(published, custom_pipeline=form, trust_remote_code=True), plain)
+@pytest.mark.parametrize(
+    ("source", "form"),
+    [
+        ("saved", str(SHIM)),
+        ("saved", str(SHIM / "pipeline.py")),
+        ("published", str(SHIM)),
+        ("published", "pipeline"),  # a file's name in the model's folder
+        ("published", None),  # the class in model_index.json
+    ],
+)
+def test_folder(source: str, form: str | None, request: pytest.FixtureRequest, plain: np.ndarray) -> None:
+    folder = request.getfixturevalue(source)
+    assert bool(list(folder.rglob("*.py"))) == (source == "published")
+    check(DiffusionPipeline.from_pretrained(folder, custom_pipeline=form, trust_remote_code=True), plain)
 
 
 @pytest.mark.parametrize("form", ["me/face-deid", "pipeline", None])
 def test_hub(form: str | None, downloads: list[str], plain: np.ndarray) -> None:
     """A repository with pipeline.py; a file's name in the model's repository; the class in model_index.json."""
     check(DiffusionPipeline.from_pretrained("me/model", custom_pipeline=form, trust_remote_code=True), plain)
-    assert "attribute_adapter/attribute_adapter.py" in downloads
-    assert "pipeline.py" in downloads
+    assert {"attribute_adapter/attribute_adapter.py", "pipeline.py"} <= set(downloads)
 
 
 @pytest.mark.parametrize("source", ["saved", "published", "hub"])
@@ -73,11 +73,9 @@ def test_hub_cache_offline(published: Path, tmp_path: Path, plain: np.ndarray) -
 
 
 @pytest.mark.parametrize("source", ["saved", "published"])
-def test_loader_downloads_no_code(
-    source: str, saved: Path, published: Path, hub_cache: Path, plain: np.ndarray
-) -> None:
+def test_loader_downloads_no_code(source: str, request, hub_cache: Path, plain: np.ndarray) -> None:
     """The second time without a network: diffusers 0.42 requests the commit of a repository's code even so."""
-    folder = {"saved": saved, "published": published}[source]
+    folder = request.getfixturevalue(source)
     with pytest.MonkeyPatch.context() as patch, loopback_hub(patch, hub_cache, {"me/model": folder}) as downloads:
         load_pipeline("me/model", torch.float32)
     assert {"unet/config.json", "attribute_adapter/config.json"} <= set(downloads)
@@ -86,14 +84,11 @@ def test_loader_downloads_no_code(
 
 
 @pytest.mark.parametrize("form", [str(SHIM), "me/face-deid"])
-def test_plain_checkpoint(
-    form: str, hub: dict[str, Path], downloads: list[str], tiny_pipeline: FaceDeidPipeline
-) -> None:
+def test_plain_checkpoint(form: str, hub: dict[str, Path], downloads, tiny_pipeline: FaceDeidPipeline) -> None:
     names = ("controlnet", "image_encoder", "attribute_adapter", "phrase_encoder")
     ours = {name: getattr(tiny_pipeline, name) for name in names}
-    loaded = DiffusionPipeline.from_pretrained(
-        hub[INPAINTING.name], custom_pipeline=form, trust_remote_code=True, variant="fp16", **ours
-    )
+    options = {"custom_pipeline": form, "trust_remote_code": True, "variant": "fp16", **ours}
+    loaded = DiffusionPipeline.from_pretrained(hub[INPAINTING.name], **options)
     assert type(loaded) is FaceDeidPipeline
     assert all(getattr(loaded, name) is part for name, part in ours.items())
 

@@ -1,7 +1,3 @@
-"""Devices, and pipelines from folders."""
-
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -22,29 +18,24 @@ from tests.pipelines.faces import inputs, run
 def test_pick_device() -> None:
     torch.empty(1, device=pick_device("auto"))
     assert pick_device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.parametrize("name", ["cuda:99", "tpu9"])
-def test_missing_device(name: str) -> None:
-    with pytest.raises(DeidError, match=f"--device {name}: not available here"):
-        pick_device(name)
+    for name in ("cuda:99", "tpu9"):
+        with pytest.raises(DeidError, match=f"--device {name}: not available here"):
+            pick_device(name)
 
 
 @pytest.mark.parametrize(
     ("instructions", "device", "expected"),
     [
-        (("avx512_bf16",), "cpu", torch.bfloat16),
-        (("amx_tile",), "cpu", torch.bfloat16),
-        ((), "cpu", torch.float32),
-        (("avx512_bf16",), "cuda", torch.float16),
-        (("avx512_bf16",), "mps", torch.float32),
+        ("avx512_bf16", "cpu", torch.bfloat16),
+        ("amx_tile", "cpu", torch.bfloat16),
+        (None, "cpu", torch.float32),
+        ("avx512_bf16", "cuda", torch.float16),
+        ("avx512_bf16", "mps", torch.float32),
     ],
 )
-def test_fastest_dtype(
-    monkeypatch: pytest.MonkeyPatch, instructions: tuple[str, ...], device: str, expected: torch.dtype
-) -> None:
+def test_fastest_dtype(monkeypatch, instructions: str | None, device: str, expected: torch.dtype) -> None:
     for name in ("avx512_bf16", "amx_tile"):
-        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in instructions, raising=False)
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name == instructions, raising=False)
     assert fastest_dtype(torch.device(device)) == expected
 
 
@@ -61,16 +52,18 @@ def rewrite(folder: Path, **entries: object) -> None:
 
 def test_load_saved(saved: Path, tiny_pipeline: FaceDeidPipeline) -> None:
     loaded = load_saved(saved, torch.float32)
-    assert {name: type(part) for name, part in loaded.components.items()} == {
-        name: type(part) for name, part in tiny_pipeline.components.items()
-    }
+    types = {name: type(part) for name, part in loaded.components.items()}
+    assert types == {name: type(part) for name, part in tiny_pipeline.components.items()}
     assert not any(model.training for model in loaded.components.values() if isinstance(model, torch.nn.Module))
     assert (loaded.config.default_steps, loaded.config.control) == (2, "semantic_map")
     loaded.set_progress_bar_config(disable=True)
     assert np.abs(run(loaded, inputs()) - run(tiny_pipeline, inputs())).max() < 1e-5
 
 
-@pytest.mark.parametrize("load", [lambda folder: load_saved(folder, torch.float32), FaceDeidPipeline.from_pretrained])
+LOADERS = [lambda folder: load_saved(folder, torch.float32), FaceDeidPipeline.from_pretrained]
+
+
+@pytest.mark.parametrize("load", LOADERS)
 def test_published_code_ignored(published: Path, tmp_path: Path, load: Callable[[Path], FaceDeidPipeline]) -> None:
     folder = shutil.copytree(published, tmp_path / "copy")
     for name in ("pipeline.py", "attribute_adapter/attribute_adapter.py", "unet/unet.py"):
@@ -79,48 +72,32 @@ def test_published_code_ignored(published: Path, tmp_path: Path, load: Callable[
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        "None.py",
-        "unet/diffusers.py",
-        "text_encoder/transformers.py",
-        "attribute_adapter/deid_diffusion.models.attribute_adapter.py",
-    ],
-)
-@pytest.mark.parametrize("load", [lambda folder: load_saved(folder, torch.float32), FaceDeidPipeline.from_pretrained])
-def test_code_that_diffusers_runs(
-    folder: Path, tmp_path: Path, load: Callable[[Path], FaceDeidPipeline], file: str
-) -> None:
+OWN_CODE = "attribute_adapter/deid_diffusion.models.attribute_adapter.py"
+
+
+@pytest.mark.parametrize("file", ["None.py", "unet/diffusers.py", "text_encoder/transformers.py", OWN_CODE])
+@pytest.mark.parametrize("load", LOADERS)
+def test_code_that_diffusers_runs(folder: Path, tmp_path: Path, load: Callable[[Path], object], file: str) -> None:
     (folder / file).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(DeidError, match="which diffusers would run"):
         load(folder)
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        ["diffusers", "DiffusionPipeline"],
-        ["diffusers", "nothing"],
-        ["os", "system"],
-        ["transformers", "AutoModel"],
-        ["unet", "UNet2DConditionModel"],
-        ["deid_diffusion.anonymizer", "Anonymizer"],
-    ],
-)
-def test_class_not_allowed(folder: Path, entry: list[str]) -> None:
-    rewrite(folder, vae=entry)
-    with pytest.raises(DeidError, match=rf"its vae is a {entry[0]}\.{entry[1]}, which no installed library has"):
+CLASSES = """diffusers DiffusionPipeline, diffusers nothing, os system, transformers AutoModel,
+    unet UNet2DConditionModel, deid_diffusion.anonymizer Anonymizer"""
+
+
+@pytest.mark.parametrize(("library", "name"), [entry.split() for entry in CLASSES.split(",")])
+def test_class_not_allowed(folder: Path, library: str, name: str) -> None:
+    rewrite(folder, vae=[library, name])
+    with pytest.raises(DeidError, match=rf"its vae is a {library}\.{name}, which no installed library has"):
         load_saved(folder, torch.float32)
 
 
-def test_half_precision_only(tiny_pipeline: FaceDeidPipeline, tmp_path: Path) -> None:
+def test_other_saved_pipelines(tiny_pipeline: FaceDeidPipeline, tmp_path: Path) -> None:
     tiny_pipeline.save_pretrained(tmp_path / "half", variant="fp16")
     assert load_saved(tmp_path / "half", torch.float16).unet.dtype == torch.float16
-
-
-def test_plain_controlnet_pipeline(tiny_pipeline: FaceDeidPipeline, tmp_path: Path) -> None:
     plain = diffusers.StableDiffusionControlNetInpaintPipeline.from_pipe(tiny_pipeline)
     plain.save_pretrained(tmp_path / "plain")
     loaded = load_saved(tmp_path / "plain", torch.float32)
@@ -157,14 +134,8 @@ def test_broken_folder(folder: Path, damage: Callable[[Path], None], words: str)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [("sd15-semantic=/home/me/trained", "sd15-semantic=trained"), ("/home/me/model", "model"), ("builtin", "builtin")],
-)
-def test_short_name(model: str, name: str) -> None:
-    assert short_name(model) == name
-
-
-def test_channels_last() -> None:
+def test_builtin_and_short_names() -> None:
+    names = {"sd15-semantic=/home/me/trained": "sd15-semantic=trained", "/home/me/model": "model", "builtin": "builtin"}
+    assert {model: short_name(model) for model in names} == names
     weight = load_pipeline("builtin", torch.float32).unet.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,3 @@
-"""Presets, assembled from small random models in the layouts of their repositories."""
-
-from __future__ import annotations
-
 import doctest
 import logging
 import sys
@@ -33,36 +29,29 @@ def test_examples() -> None:
     assert doctest.testmod(presets).failed == 0
 
 
-@pytest.mark.parametrize("name", ["builtin", "me/sd15", "sd15/x", "", "./sd15", "other=sd15"])
-def test_other_name(name: str) -> None:
-    assert find_preset(name) is None
-
-
 def test_repositories_pinned() -> None:
     repositories = [repository for preset in PRESETS.values() for repository in preset.repositories if repository.name]
     assert all(len(repository.revision or "") == 40 and repository.licence for repository in repositories)
     assert all(name.endswith(".safetensors") for repository in repositories for name in repository.weights)
 
 
-def test_other_base() -> None:
+def test_find_preset() -> None:
+    assert {find_preset(name) for name in ("builtin", "me/sd15", "sd15/x", "", "./sd15", "other=sd15")} == {None}
     preset = find_preset("sd15=me/inpainting")
     assert preset is not None
     assert (preset.base.name, preset.base.revision) == ("me/inpainting", None)
     assert preset.base.weights == INPAINTING.weights
     assert preset.controlnet is presets.FACE_LINES
+    messages = {"sd15-semantic": "needs a source: --model sd15-semantic=FOLDER", "sd15-semantic=": "needs a source"}
+    for model, words in (messages | {"sd15=": "nothing after ="}).items():
+        with pytest.raises(DeidError, match=words):
+            find_preset(model)
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ("sd15-semantic", "needs a source: --model sd15-semantic=FOLDER"),
-        ("sd15-semantic=", "needs a source"),
-        ("sd15=", "nothing after ="),
-    ],
-)
-def test_missing_source(model: str, words: str) -> None:
-    with pytest.raises(DeidError, match=words):
-        find_preset(model)
+@pytest.fixture
+def full_cache(hub: dict[str, Path], hub_cache: Path) -> Path:
+    fill_cache(hub_cache, hub)
+    return hub_cache
 
 
 @pytest.fixture
@@ -94,21 +83,19 @@ def paint(pipeline: FaceDeidPipeline) -> np.ndarray:
 
 
 def test_sd15(sd15: FaceDeidPipeline, hub: dict[str, Path]) -> None:
-    pipeline = sd15
-    assert (pipeline.crop_size, pipeline.config.control, pipeline.config.default_steps) == (32, "mediapipe_face", 25)
-    assert isinstance(pipeline.scheduler, DDIMScheduler)
-    assert pipeline.safety_checker is None
-    assert pipeline.attribute_adapter is None
-    assert pipeline.reads_attributes
-    assert pipeline.embed_phrases(["a man"]).shape == (1, 16)
-    assert pipeline.unet.dtype == pipeline.image_encoder.dtype == torch.float32
+    assert (sd15.crop_size, sd15.config.control, sd15.config.default_steps) == (32, "mediapipe_face", 25)
+    assert isinstance(sd15.scheduler, DDIMScheduler)
+    assert sd15.safety_checker is sd15.attribute_adapter is None
+    assert sd15.reads_attributes
+    assert sd15.embed_phrases(["a man"]).shape == (1, 16)
+    assert sd15.unet.dtype == sd15.image_encoder.dtype == torch.float32
     half = load_file(hub[INPAINTING.name] / "unet" / "diffusion_pytorch_model.fp16.safetensors")
-    assert torch.equal(pipeline.unet.conv_in.weight, half["conv_in.weight"].float())
+    assert torch.equal(sd15.unet.conv_in.weight, half["conv_in.weight"].float())
     half = load_file(hub[INPAINTING.name] / "text_encoder" / "model.fp16.safetensors")
     name = "embeddings.token_embedding.weight"  # with or without a prefix, as transformers will
-    (loaded,) = (value for key, value in pipeline.text_encoder.state_dict().items() if key.endswith(name))
+    (loaded,) = (value for key, value in sd15.text_encoder.state_dict().items() if key.endswith(name))
     assert torch.equal(loaded, half[f"text_model.{name}"].float())
-    assert paint(pipeline).shape == (1, 32, 32, 3)
+    assert paint(sd15).shape == (1, 32, 32, 3)
 
 
 def test_saved_preset(sd15: FaceDeidPipeline, tmp_path: Path) -> None:
@@ -118,8 +105,8 @@ def test_saved_preset(sd15: FaceDeidPipeline, tmp_path: Path) -> None:
     assert np.abs(paint(again) - paint(sd15)).max() < 1e-5
 
 
-def test_sd15_lcm(sd15: FaceDeidPipeline, hub: dict[str, Path], hub_cache: Path) -> None:
-    fill_cache(hub_cache, hub)
+@pytest.mark.usefixtures("full_cache")
+def test_sd15_lcm(sd15: FaceDeidPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = load_pipeline("sd15-lcm", torch.float32)
     assert isinstance(fast.scheduler, LCMScheduler)
     assert fast.config.default_steps == 8
@@ -127,30 +114,20 @@ def test_sd15_lcm(sd15: FaceDeidPipeline, hub: dict[str, Path], hub_cache: Path)
     assert before.keys() == after.keys()
     changed = {name.split(".")[-2] for name, value in after.items() if not torch.equal(before[name], value)}
     assert changed == {"to_q", "to_v", "conv1"}
-
-
-def test_lora_without_peft(hub: dict[str, Path], hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill_cache(hub_cache, hub)
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(DeidError, match=r"a LoRA needs a package that is missing here: pip install 'peft'$"):
         load_pipeline("sd15-lcm", torch.float32)
 
 
-def test_sd15_semantic(hub: dict[str, Path], hub_cache: Path, trained: Path) -> None:
-    fill_cache(hub_cache, hub)
+def test_sd15_semantic(full_cache: Path, trained: Path) -> None:
     pipeline = load_pipeline(f"sd15-semantic={trained}", torch.float32)
     assert pipeline.config.control == "semantic_map"
     assert paint(pipeline).shape == (1, 32, 32, 3)
-    add_to_cache(hub_cache, "me/trained", trained)
+    add_to_cache(full_cache, "me/trained", trained)
     again = load_pipeline("sd15-semantic=me/trained", torch.float32)
     assert np.abs(paint(again) - paint(pipeline)).max() < 1e-5
-
-
-def test_distilled_sampler(hub: dict[str, Path], hub_cache: Path, trained: Path) -> None:
-    fill_cache(hub_cache, hub)
-    LCMScheduler().save_pretrained(trained / "scheduler")
-    pipeline = load_pipeline(f"sd15-semantic={trained}", torch.float32)
-    assert isinstance(pipeline.scheduler, LCMScheduler)
+    LCMScheduler().save_pretrained(trained / "scheduler")  # of a distilled model
+    assert isinstance(load_pipeline(f"sd15-semantic={trained}", torch.float32).scheduler, LCMScheduler)
 
 
 def test_base_folder(hub: dict[str, Path], hub_cache: Path) -> None:
@@ -162,31 +139,26 @@ def test_base_folder(hub: dict[str, Path], hub_cache: Path) -> None:
         load_pipeline(str(hub[INPAINTING.name]), torch.float32)
 
 
-def test_not_downloaded(hub: dict[str, Path], hub_cache: Path) -> None:
+def test_not_downloaded(hub: dict[str, Path], hub_cache: Path, tmp_path: Path) -> None:
     add_to_cache(hub_cache, INPAINTING.name, hub[INPAINTING.name], INPAINTING.revision or "")
     with pytest.raises(DeidError, match=f"hf download {CLIP.name} .* --revision {CLIP.revision}"):
         load_pipeline("sd15", torch.float32)
     with pytest.raises(DeidError, match=r"run: hf download me/nothing .*; or use builtin, sd15, sd15-lcm"):
         load_pipeline("me/nothing", torch.float32)
-
-
-def test_user_folder_checked_first(tmp_path: Path, hub_cache: Path) -> None:
-    with pytest.raises(DeidError, match=rf"^{tmp_path}: lacks controlnet/config\.json"):
+    with pytest.raises(DeidError, match=rf"^{tmp_path}: lacks controlnet/config\.json"):  # checked first
         load_pipeline(f"sd15-semantic={tmp_path}", torch.float32)
     with pytest.raises(DeidError, match=r"^model no/such/model: no such folder, and not a valid hub id; or"):
         load_pipeline("no/such/model", torch.float32)
 
 
-def test_other_family(hub: dict[str, Path], hub_cache: Path, trained: Path) -> None:
-    fill_cache(hub_cache, hub)
+@pytest.mark.usefixtures("full_cache")
+def test_other_family(trained: Path) -> None:
     AttributeAdapter(16, 6, 4, 24).save_pretrained(trained / "attribute_adapter")
     with pytest.raises(DeidError, match="AttributeAdapter has text embeddings of width 24, this checkpoint 16"):
         load_pipeline(f"sd15-semantic={trained}", torch.float32)
 
 
-def test_licences_logged_once(
-    sd15: FaceDeidPipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_licences_logged_once(sd15: FaceDeidPipeline, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setattr(presets, "build_preset", lambda preset, dtype: sd15)
     loading._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, "deid_diffusion"):
@@ -195,13 +167,8 @@ def test_licences_logged_once(
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("deid_diffusion")]
     for repository in (INPAINTING, FACE_LINES, CLIP, LCM_LORA):
         assert f"{repository.name} ({repository.licence})" in line
-
-
-def test_anonymizer_preset(sd15: FaceDeidPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets, "build_preset", lambda preset, dtype: sd15)
     anonymizer = Anonymizer.from_pretrained("sd15", device="cpu")
-    assert anonymizer.pipeline is sd15
-    assert anonymizer.model_name == "sd15"
+    assert (anonymizer.pipeline, anonymizer.model_name) == (sd15, "sd15")
 
 
 def test_controlnet_sees_lines(sd15: FaceDeidPipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +189,8 @@ def test_controlnet_sees_lines(sd15: FaceDeidPipeline, astronaut: np.ndarray, mo
     assert {(0, 0, 0), (10, 200, 10)} < colours <= {tuple(colour) for colour in known.tolist()}
 
 
-def test_cli_names_download(call, tmp_path: Path, hub_cache: Path, astronaut: np.ndarray) -> None:
+@pytest.mark.usefixtures("hub_cache")
+def test_cli_names_download(call, tmp_path: Path, astronaut: np.ndarray) -> None:
     Image.fromarray(astronaut).save(tmp_path / "photo.png")
     arguments = ("anonymize", str(tmp_path / "photo.png"), "-o", str(tmp_path / "out"), "--device", "cpu", "--model")
     for model, words in (("sd15", f"run: hf download {INPAINTING.name}"), ("sd15-semantic", "needs a source")):
@@ -230,4 +198,4 @@ def test_cli_names_download(call, tmp_path: Path, hub_cache: Path, astronaut: np
         assert code == 2
         (line,) = [line for line in errors if line.startswith("error: ")]
         assert words in line
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").glob("*"))

@@ -1,7 +1,3 @@
-"""Downloads of repositories, and parts loaded from them."""
-
-from __future__ import annotations
-
 import json
 import shlex
 from contextlib import suppress
@@ -19,7 +15,7 @@ from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.pipelines.repositories import Repository, fetch, load_part
 from tests.loopback_hub import COMMIT as HUB_COMMIT
 from tests.loopback_hub import loopback_hub
-from tests.tiny_hub import add_to_cache
+from tests.tiny_hub import UNET, add_to_cache
 
 COMMIT = "a" * 40
 REPOSITORY = Repository("me/model", "MIT", ("unet/w.safetensors",), ("unet/config.json", "tokenizer/*"), COMMIT)
@@ -34,17 +30,14 @@ def make_folder(path: Path, *files: str) -> Path:
 
 @pytest.mark.parametrize("weights", ["unet/w.safetensors", "unet/w.fp16.safetensors"])
 def test_fetch_folder(tmp_path: Path, weights: str) -> None:
-    folder = make_folder(tmp_path, "unet/config.json", weights)
-    assert fetch(REPOSITORY.at(str(folder))) == folder
-
-
-@pytest.mark.parametrize(
-    ("files", "missing"),
-    [((), "unet/config.json, unet/w.safetensors"), (("unet/config.json", "unet/w.bin"), "unet/w.safetensors")],
-)
-def test_fetch_incomplete_folder(tmp_path: Path, files: tuple[str, ...], missing: str) -> None:
-    with pytest.raises(DeidError, match=f"lacks {missing}$"):
-        fetch(REPOSITORY.at(str(make_folder(tmp_path, *files))))
+    repository = REPOSITORY.at(str(tmp_path))
+    with pytest.raises(DeidError, match=r"lacks unet/config.json, unet/w.safetensors$"):
+        fetch(repository)
+    make_folder(tmp_path, "unet/config.json", "unet/w.bin")
+    with pytest.raises(DeidError, match=r"lacks unet/w.safetensors$"):
+        fetch(repository)
+    make_folder(tmp_path, weights)
+    assert fetch(repository) == tmp_path
 
 
 def test_fetch_cached_commit(tmp_path: Path, hub_cache: Path) -> None:
@@ -53,50 +46,38 @@ def test_fetch_cached_commit(tmp_path: Path, hub_cache: Path) -> None:
     assert fetch(REPOSITORY) == fetch(replace(REPOSITORY, revision=None)) == snapshot
     with pytest.raises(DeidError, match=f"--revision {'b' * 40}"):
         fetch(replace(REPOSITORY, revision="b" * 40))
+    add_to_cache(hub_cache, "me/other", make_folder(tmp_path / "other", "unet/config.json"), COMMIT)
+    with pytest.raises(DeidError, match="incomplete on this machine"):
+        fetch(replace(REPOSITORY, name="me/other"))
 
 
 def test_fetch_offline(hub_cache: Path) -> None:
     with pytest.raises(DeidError) as caught:
         fetch(REPOSITORY)
-    message = str(caught.value)
+    message, files = str(caught.value), "'unet/config.json' 'tokenizer/*' 'unet/w*safetensors'"
     assert "\n" not in message
     assert message.startswith("me/model: no such folder, and not available from the hub (Cannot find")
-    assert message.endswith(
-        f"while online, run: hf download me/model 'unet/config.json' 'tokenizer/*' "
-        f"'unet/w*safetensors' --revision {COMMIT}"
-    )
+    assert message.endswith(f"while online, run: hf download me/model {files} --revision {COMMIT}")
 
 
 @pytest.mark.parametrize("repository", [REPOSITORY, Repository("me/model", "MIT", ("unet/w.safetensors",))])
-def test_fetch_printed_command(
-    repository: Repository, tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetch_printed_command(repository: Repository, tmp_path: Path, hub_cache: Path, monkeypatch) -> None:
     """The command in the error message, run by the installed client, downloads all that is needed."""
     from huggingface_hub.cli.hf import main
 
     repository = replace(repository, revision=repository.revision and HUB_COMMIT)
-    needed = {"unet/w.fp16.safetensors", *(("unet/config.json", "tokenizer/vocab.json") if repository.others else ())}
-    source = make_folder(
-        tmp_path / "repo", "unet/config.json", "unet/w.fp16.safetensors", "tokenizer/vocab.json", "unet/w.bin"
-    )
+    others = ("unet/config.json", "tokenizer/vocab.json")
+    needed = {"unet/w.fp16.safetensors", *(others if repository.others else ())}
+    source = make_folder(tmp_path / "repo", "unet/w.fp16.safetensors", "unet/w.bin", *others)
     with pytest.raises(DeidError) as caught:
         fetch(repository)
     monkeypatch.setattr("sys.argv", shlex.split(str(caught.value).partition("run: ")[2]))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_UPDATE_CHECK", True, raising=False)
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        loopback_hub(patch, hub_cache, {"me/model": source}),
-        suppress(SystemExit),
-    ):
-        main()
+    with pytest.MonkeyPatch.context() as patch, loopback_hub(patch, hub_cache, {"me/model": source}):  # noqa: SIM117
+        with suppress(SystemExit):
+            main()
     snapshot = fetch(repository)
     assert {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.*")} == needed
-
-
-def test_fetch_incomplete_cache(tmp_path: Path, hub_cache: Path) -> None:
-    add_to_cache(hub_cache, "me/model", make_folder(tmp_path / "repo", "unet/config.json"), COMMIT)
-    with pytest.raises(DeidError, match="incomplete on this machine"):
-        fetch(REPOSITORY)
 
 
 def test_fetch_pinned_without_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,17 +93,11 @@ def test_fetch_pinned_without_request(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     patterns = ["unet/config.json", "tokenizer/*", "unet/w.fp16.safetensors"]
     assert fetch(REPOSITORY) == folder
-    assert calls == [
-        (COMMIT, patterns, True),
-        (COMMIT, patterns, False),
-        (COMMIT, ["unet/w.safetensors"], False),
-    ]
+    downloads = [(COMMIT, patterns, False), (COMMIT, ["unet/w.safetensors"], False)]
+    assert calls == [(COMMIT, patterns, True), *downloads]
     del calls[1:]
     fetch(REPOSITORY)
     assert all(local_files_only for _, _, local_files_only in calls[1:])
-
-
-def test_other_repository_not_pinned() -> None:
     assert REPOSITORY.at("me/model") is REPOSITORY
     other = REPOSITORY.at("you/model")
     assert (other.name, other.revision, other.licence) == ("you/model", None, "see its model card")
@@ -130,26 +105,16 @@ def test_other_repository_not_pinned() -> None:
 
 
 def test_load_part_precisions(tmp_path: Path) -> None:
-    unet = UNet2DConditionModel(
-        sample_size=4,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        mid_block_type=None,
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-    )
+    unet = UNet2DConditionModel(**UNET)
     for variant, dtype in (("fp16", torch.float16), (None, torch.float32)):
         unet.save_pretrained(tmp_path / str(variant), variant=variant)
         assert load_part(UNet2DConditionModel, tmp_path / str(variant), dtype).dtype == dtype
     unet.save_pretrained(tmp_path / "pickled", safe_serialization=False)
     with pytest.raises(DeidError, match="pickled: no UNet2DConditionModel can be loaded from it"):
         load_part(UNet2DConditionModel, tmp_path / "pickled", torch.float32)
-
-
-def test_load_part_float32(tmp_path: Path) -> None:
     adapter = AttributeAdapter(24, 3, 4, 32).half().eval()
-    adapter.save_pretrained(tmp_path)
-    loaded, features = load_part(AttributeAdapter, tmp_path, torch.float32), torch.randn(2, 3, 24)
+    adapter.save_pretrained(tmp_path / "adapter")
+    loaded, features = load_part(AttributeAdapter, tmp_path / "adapter", torch.float32), torch.randn(2, 3, 24)
     assert not loaded.training
     assert torch.equal(loaded(features), adapter.float()(features))
 

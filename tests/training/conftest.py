@@ -55,3 +55,8 @@ def models(tiny_pipeline):
         return unet, make_controlnet(unet, 2), adapter, make_scheduler(), tiny_pipeline.text_encoder, empty
 
     return make
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,6 +1,5 @@
 """Minimal training for the tests of the loop: a straight line fitted to noisy points."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,7 @@ class Line(Objective):
         return (predicted - batch["y"]).square().mean(), figures
 
     def validate(self) -> np.ndarray:
-        """Draws from the global random state, as a careless objective would."""
+        """Draw from the global random state, as a careless objective would."""
         return torch.randint(0, 256, (4, 6, 3)).numpy().astype(np.uint8)
 
     def save(self, folder: Path) -> None:
@@ -53,17 +52,8 @@ class Line(Objective):
 
 
 def line_config(folder: Path, steps: int | None, **options: object) -> TrainConfig:
-    config = TrainConfig(
-        folder,
-        folder,
-        train_batch_size=4,
-        max_train_steps=steps,
-        learning_rate=0.05,
-        lr_warmup_steps=2,
-        checkpointing_steps=3,
-        ema_decay=0.9,
-    )
-    return replace(config, **options)
+    defaults = {"train_batch_size": 4, "learning_rate": 0.05, "lr_warmup_steps": 2, "checkpointing_steps": 3}
+    return TrainConfig(folder, folder, **{**defaults, "max_train_steps": steps, "ema_decay": 0.9, **options})
 
 
 def run(folder: Path, steps: int | None, objective: Objective | None = None, **options: object) -> list[float]:

@@ -12,21 +12,15 @@ from tests.training.line import Line, rows, run, weights
 def trainings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of ``processes.py``."""
     folder = tmp_path_factory.mktemp("processes")
-    script, quiet = Path(__file__).with_name("processes.py"), {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", script, folder],
-        env=os.environ | quiet,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    command = [sys.executable, "-W", "ignore", Path(__file__).with_name("processes.py"), folder]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert result.returncode == 0, result.stderr
     return folder
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """The log without times; one of its figures is missing in some batches."""
+    """Return the log without times; a figure is missing in some batches."""
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder)]
 
 
@@ -38,15 +32,11 @@ def assert_same(folder: Path, expected: Path) -> None:
         assert value.item() == pytest.approx(weights(expected)[name].item(), abs=1e-5)
 
 
-def test_ddp_equals_accumulation(trainings: Path, tmp_path: Path) -> None:
-    run(tmp_path, 8, Line(noise=0), train_batch_size=2, gradient_accumulation_steps=2, lr_scheduler="cosine")
-    assert_same(trainings / "ddp", tmp_path)
-
-
-def test_resumed_fsdp_equals_accumulation(trainings: Path, tmp_path: Path) -> None:
-    run(tmp_path, 8, Line(noise=0), train_batch_size=2, gradient_accumulation_steps=2, ema_decay=0.0)
-    assert_same(trainings / "fsdp", tmp_path)
-    assert (trainings / "fsdp" / "validation" / "step-000007.png").is_file()
+@pytest.mark.parametrize(("kind", "options"), [("ddp", {"lr_scheduler": "cosine"}), ("fsdp", {"ema_decay": 0.0})])
+def test_equals_accumulation(trainings: Path, tmp_path: Path, kind: str, options: dict) -> None:
+    run(tmp_path, 8, Line(noise=0), train_batch_size=2, gradient_accumulation_steps=2, **options)
+    assert_same(trainings / kind, tmp_path)
+    assert (trainings / kind / "validation" / "step-000007.png").is_file() == (kind == "fsdp")
 
 
 @pytest.mark.parametrize("kind", ["ddp", "bf16"])

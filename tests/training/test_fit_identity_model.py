@@ -7,15 +7,7 @@ from PIL import Image
 from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.faces.texture import texture_mesh
 from deid_diffusion.models.face_encoder import FaceEncoder
-from deid_diffusion.training.identity_model import (
-    PortraitReader,
-    align_solids,
-    calm_skin,
-    even_light,
-    fit_identity_model,
-    read_manifest,
-    read_portraits,
-)
+from deid_diffusion.training import identity_model as module
 
 TEXELS = 64
 
@@ -24,30 +16,28 @@ TEXELS = 64
 def portraits(astronaut: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list:
     """The astronaut at ten brightnesses; a damaged file is left out."""
     folder = tmp_path_factory.mktemp("people")
-    lines = ["file,age,male,text"]
     for k in range(10):
         Image.fromarray((astronaut[:300, 80:380] * (1 - 0.05 * k)).astype(np.uint8)).save(folder / f"{k}.png")
-        lines.append(f"{k}.png,{30 + k},0.1,")
     (folder / "broken.png").write_text("no picture")
-    (folder / "manifest.csv").write_text("\n".join([*lines, "broken.png,30,0.5,"]))
+    rows = [f"{k}.png,{30 + k},0.1," for k in range(10)]
+    (folder / "manifest.csv").write_text("\n".join(["file,age,male,text", *rows, "broken.png,30,0.5,"]))
     counts: list[int] = []
-    reader = PortraitReader(TEXELS, FaceEncoder(16, 8))
-    portraits = read_portraits(folder, reader, lambda done, total: counts.append(done))
+    reader = module.PortraitReader(TEXELS, FaceEncoder(16, 8))
+    portraits = module.read_portraits(folder, reader, lambda done, total: counts.append(done))
     assert counts == list(range(1, 12))
+    assert len(portraits) == 10
     return portraits
 
 
 def test_texture_without_light(portraits: list) -> None:
-    assert len(portraits) == 10
     first, last = (portraits[k].texture.astype(np.float32) for k in (0, 5))
     assert np.abs(first - last).mean() < 0.12  # a quarter darker would be 0.29
 
 
 def test_model_reconstructs_people(portraits: list) -> None:
-    clean = list(portraits)
-    for portrait in clean:
+    for portrait in portraits:
         portrait.faults.update({"hair": 0, "asymmetry": 0, "outliers": 0, "tint": 0, "contrast": 0.3, "lurid": 0})
-    model, share = fit_identity_model(clean, TEXELS, 6)
+    model, share = module.fit_identity_model(portraits, TEXELS, 6)
     assert len(model) == 10
     assert share > 0.8
     assert model.measures[3, 1] == 33
@@ -57,46 +47,46 @@ def test_model_reconstructs_people(portraits: list) -> None:
 
 def test_too_few_clean_pictures(portraits: list) -> None:
     with pytest.raises(DeidError, match="2 of 2 pictures are clean frontal faces: expected 8 or more"):
-        fit_identity_model(portraits[:2], TEXELS, 6)
+        module.fit_identity_model(portraits[:2], TEXELS, 6)
 
 
 def test_calm_skin() -> None:
     texture = np.zeros((128, 128, 3), np.float32)
-    frame = texture_mesh(128).round().astype(int)
-    forehead, chin, brow = frame[9], frame[200], frame[105]
-    for x, y in (forehead, chin, brow):
+    forehead, chin, brow = places = texture_mesh(128).round().astype(int)[[9, 200, 105]]
+    for x, y in places:
         texture[y - 2 : y + 3, x - 2 : x + 3] = -1
-    shaved, bearded = (calm_skin(texture, bearded=answer) for answer in (False, True))
-    assert shaved[forehead[1], forehead[0], 0] > -0.3
-    assert shaved[brow[1], brow[0], 0] == -1
-    assert bearded[chin[1], chin[0], 0] < shaved[chin[1], chin[0], 0] - 0.1
+    shaved, bearded = (module.calm_skin(texture, bearded=answer)[..., 0].T for answer in (False, True))
+    assert shaved[tuple(forehead)] > -0.3
+    assert shaved[tuple(brow)] == -1
+    assert bearded[tuple(chin)] < shaved[tuple(chin)] - 0.1
 
 
 def test_even_light() -> None:
-    rows, columns = np.mgrid[:64, :64] / 64.0
-    shade = 0.4 * np.tanh(12 * (columns - 0.5)) * np.exp(-(((rows - 0.5) / 0.15) ** 2))
-    gleam = 0.8 * np.exp(-((columns - 0.5) ** 2 + (rows - 0.5) ** 2) / 0.02**2)
+    rows, columns = np.mgrid[:64, :64] / 64.0 - 0.5
+    shade = 0.4 * np.tanh(12 * columns) * np.exp(-((rows / 0.15) ** 2))
+    gleam = 0.8 * np.exp(-(columns**2 + rows**2) / 0.02**2)
     texture = np.repeat((shade + gleam)[..., None], 3, 2).astype(np.float32)
-    even = even_light(texture)
-    assert (
-        np.abs(even - even[:, ::-1])[28:36, 28:36].max() < 0.1 * np.abs(texture - texture[:, ::-1])[28:36, 28:36].max()
-    )
+    even = module.even_light(texture)
+    left, before = (np.abs(values - values[:, ::-1])[28:36, 28:36].max() for values in (even, texture))
+    assert left < 0.1 * before
     assert even.max() < 0.5 * texture.max()
-    assert np.abs(even_light(np.zeros((64, 64, 3), np.float32))).max() == 0
+    assert not module.even_light(np.zeros((64, 64, 3), np.float32)).any()
 
 
 def test_align_solids() -> None:
     rng = np.random.default_rng(0)
     base = np.column_stack([rng.random((478, 2)), rng.random(478) * 0.3])
     turn = np.array([(0.9, 0, 0.436), (0, 1, 0), (-0.436, 0, 0.9)])
-    aligned = align_solids([base * 100, (base @ turn.T) * 70 + 5])
+    aligned = module.align_solids([base * 100, (base @ turn.T) * 70 + 5])
     assert np.abs(aligned[0] - aligned[1]).max() < 0.02
 
 
-@pytest.mark.parametrize("text", ["", "file,age\na.png,3\n"])
-def test_invalid_manifest(tmp_path: Path, text: str) -> None:
-    (tmp_path / "manifest.csv").write_text(text)
-    with pytest.raises(UsageError, match="lacks the column"):
-        read_manifest(tmp_path)
-    with pytest.raises(UsageError, match="give a folder of pictures"):
-        read_manifest(tmp_path / "none")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "lacks the column"), ("file,age\na.png,3\n", "lacks the column"), (None, "give a folder")],
+)
+def test_invalid_manifest(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        module.read_manifest(tmp_path if text is not None else tmp_path / "none")

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -8,45 +6,29 @@ import torch
 
 from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.models.attribute_adapter import AttributeAdapter
+from deid_diffusion.training import generator as module
 from deid_diffusion.training.data import LatentFaces
-from deid_diffusion.training.generator import (
-    FaceDeidObjective,
-    IdentityRepulsion,
-    crop_pairs,
-    fit_erasure,
-    initialize_adapter,
-    mask_rim,
-    phrase_scale,
-    weighted_mean,
-)
 from deid_diffusion.training.loop import train
 from tests.training.line import line_config
 
 
-def people(count: int = 4000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Features of two pictures of each person: identity on axis 0, a known attribute on axis 1, noise elsewhere."""
-    generator = torch.Generator().manual_seed(0)
-    person, known = (torch.randn(count, 1, generator=generator) for _ in range(2))
-    pictures = [
-        torch.cat([2 * person, known, torch.zeros(count, 3)], 1) + 0.3 * torch.randn(count, 5, generator=generator)
-        for _ in range(2)
-    ]
-    return pictures[0], pictures[1], known
-
-
 def test_fit_erasure() -> None:
-    first, second, known = people()
-    erasure = fit_erasure(first, second, known, rank=1)
-    left = (first - first.mean(0)) @ erasure.T
-    assert float(left[:, 0].std()) < 0.1 * float(first[:, 0].std())
-    assert float(left[:, 1].std()) > 0.9 * float(first[:, 1].std())
+    """Two pictures of each person: identity on axis 0, a known attribute on axis 1, noise elsewhere."""
+    torch.manual_seed(0)
+    person, known = torch.randn(2, 4000, 1)
+    axes = torch.cat([2 * person, known, torch.zeros(4000, 3)], 1)
+    first, second = axes + 0.3 * torch.randn(2, 4000, 5)
+    erasure = module.fit_erasure(first, second, known, rank=1)
+    remaining = ((first - first.mean(0)) @ erasure.T).std(0) / first.std(0)
+    assert remaining[0] < 0.1
+    assert remaining[1] > 0.9
     assert torch.allclose(erasure @ erasure, erasure, atol=1e-4)  # idempotent
-    assert torch.allclose(fit_erasure(first, second, known, rank=0), torch.eye(5), atol=1e-4)
+    assert torch.allclose(module.fit_erasure(first, second, known, rank=0), torch.eye(5), atol=1e-4)
 
 
 def test_crop_pairs() -> None:
     files = ["a", "b", "a", "c", "a", "b"]
-    pairs = crop_pairs(files, np.random.default_rng(0))
+    pairs = module.crop_pairs(files, np.random.default_rng(0))
     assert len(pairs) == 2
     assert all(files[i] == files[k] and i != k for i, k in pairs)
 
@@ -57,27 +39,28 @@ def gender_subspace() -> AttributeSubspace:
 
 
 def test_phrase_scale(gender_subspace: AttributeSubspace) -> None:
-    facts = [{"person": "man" if k % 2 else "woman"} for k in range(80)]
-    direction = gender_subspace.directions["gender"]
-    features = torch.stack([0.25 * direction[k % 2] for k in range(80)])
-    assert phrase_scale(features, gender_subspace, facts) == pytest.approx(0.25)
-    assert phrase_scale(features, gender_subspace, [{}] * 80) == 1.0
+    facts = [{"person": "woman"}, {"person": "man"}] * 40
+    features = 0.25 * gender_subspace.directions["gender"].repeat(40, 1)
+    assert module.phrase_scale(features, gender_subspace, facts) == pytest.approx(0.25)
+    assert module.phrase_scale(features, gender_subspace, [{}] * 80) == 1.0
 
 
 def test_initialize_adapter(gender_subspace: AttributeSubspace) -> None:
     torch.manual_seed(0)
     adapter, features = AttributeAdapter(4, 6, 2, 8), torch.randn(40, 6, 4) + 1
-    facts = [{"person": "man"} for _ in range(40)]
-    files = [f"{k // 2}.jpg" for k in range(40)]
-    initialize_adapter(adapter, features, facts, files, gender_subspace, rank=1, seed=0)
+    facts, files = [{"person": "man"}] * 40, [f"{k // 2}.jpg" for k in range(40)]
+    module.initialize_adapter(adapter, features, facts, files, gender_subspace, rank=1, seed=0)
     assert torch.allclose(adapter.centre, features.mean(0))
     assert not torch.equal(adapter.erasure, torch.eye(4))
 
 
-def test_identity_repulsion(tiny_pipeline) -> None:
+@pytest.fixture
+def repulsion(tiny_pipeline) -> module.IdentityRepulsion:
+    return module.IdentityRepulsion(tiny_pipeline.vae, lambda face: face.mean((2, 3)) + 0.01, weight=1.0, side=8)
+
+
+def test_identity_repulsion(repulsion: module.IdentityRepulsion) -> None:
     torch.manual_seed(0)
-    vae = tiny_pipeline.vae
-    repulsion = IdentityRepulsion(vae, lambda face: face.mean((2, 3)) + 0.01, weight=1.0, side=8)
     original = torch.randn(2, 4, 16, 16)
     predicted = original.clone().requires_grad_()
     same = repulsion(predicted, original, torch.ones(2))
@@ -87,8 +70,8 @@ def test_identity_repulsion(tiny_pipeline) -> None:
     assert repulsion(original, original, torch.zeros(2)) == 0  # pure noise shows no face
 
 
-def fixed_loss(objective: FaceDeidObjective, dataset: LatentFaces) -> float:
-    """Loss over all faces with fixed noise and steps."""
+def fixed_loss(objective: module.FaceDeidObjective, dataset: LatentFaces) -> float:
+    """Return the loss over all faces with fixed noise and steps."""
     items = [dataset[k] for k in range(len(dataset))] * 8
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     torch.manual_seed(1)
@@ -98,39 +81,33 @@ def fixed_loss(objective: FaceDeidObjective, dataset: LatentFaces) -> float:
 
 @pytest.mark.parametrize("train_unet", [True, False])
 def test_loss_decreases(models, subspace, dataset: LatentFaces, tmp_path: Path, train_unet: bool) -> None:
-    objective = FaceDeidObjective(*models(), subspace=subspace, train_unet=train_unet)
+    objective = module.FaceDeidObjective(*models(), subspace=subspace, train_unet=train_unet)
     unet = objective.unet if train_unet else objective.unet.module
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     first = fixed_loss(objective, dataset)
-    config = line_config(tmp_path, 30, learning_rate=1e-3, ema_decay=0.5, checkpointing_steps=100)
-    train(objective, dataset, config)
+    train(objective, dataset, line_config(tmp_path, 30, learning_rate=1e-3, ema_decay=0.5, checkpointing_steps=100))
     assert fixed_loss(objective, dataset) < first
     changed = any(not torch.equal(before[name], value) for name, value in unet.state_dict().items())
-    assert changed == train_unet
-    assert (tmp_path / "unet").is_dir() == train_unet
-    assert {p.name for p in tmp_path.iterdir()} >= {"controlnet", "attribute_adapter"}
+    assert changed == (tmp_path / "unet").is_dir() == train_unet
+    assert {path.name for path in tmp_path.iterdir()} >= {"controlnet", "attribute_adapter"}
 
 
-def test_repulsion_in_loss(models, tiny_pipeline, subspace, dataset: LatentFaces) -> None:
-    plain = FaceDeidObjective(*models(), subspace=subspace, train_unet=False)
-    repulsion = IdentityRepulsion(tiny_pipeline.vae, lambda face: face.mean((2, 3)) + 0.01, weight=1.0, side=8)
-    pushed = FaceDeidObjective(*models(), subspace=subspace, train_unet=False, repulsion=repulsion)
-    assert fixed_loss(pushed, dataset) > fixed_loss(plain, dataset)
+def test_repulsion_in_loss(models, subspace, dataset: LatentFaces, repulsion: module.IdentityRepulsion) -> None:
+    plain, repulsed = (
+        fixed_loss(module.FaceDeidObjective(*models(), subspace=subspace, train_unet=False, repulsion=term), dataset)
+        for term in (None, repulsion)
+    )
+    assert repulsed > plain
 
 
-def test_mask_rim() -> None:
+def test_mask_rim_and_weighted_mean() -> None:
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:12, 4:12] = 1
-    rim = mask_rim(mask)[0, 0]
+    rim = module.mask_rim(mask)[0, 0]
     assert rim[8, 8] == rim[0, 0] == 0
     assert rim[8, 4] == rim[8, 3] == rim[4, 8] == 1
-    assert not mask_rim(torch.ones(1, 1, 8, 8)).any()
-
-
-def test_weighted_mean() -> None:
-    values = torch.full((2, 4, 8, 8), 3.0)
-    values[..., 4:] = 100
-    weights = torch.ones(2, 1, 8, 8)
-    weights[..., 4:] = 0
-    assert torch.allclose(weighted_mean(values, weights), torch.full((2,), 3.0))
-    assert not weighted_mean(values, weights * 0).any()
+    assert not module.mask_rim(torch.ones(1, 1, 8, 8)).any()
+    values, weights = torch.full((2, 4, 8, 8), 3.0), torch.ones(2, 1, 8, 8)
+    values[..., 4:], weights[..., 4:] = 100, 0
+    assert torch.allclose(module.weighted_mean(values, weights), torch.full((2,), 3.0))
+    assert not module.weighted_mean(values, weights * 0).any()

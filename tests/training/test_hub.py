@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path
@@ -14,26 +12,16 @@ from deid_diffusion.training.loop import model_card
 from tests.training.line import Line, line_config, run
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    rows = [
-        {"file": "a.jpg", "source": "faker", "kind": "synthetic"},
-        {"file": "a.jpg", "source": "faker", "kind": "synthetic"},
-        {"file": "b.jpg", "source": "attic", "kind": "photograph", "license": "CC BY 4.0"},
-        {"file": "c.jpg"},
-    ]
+def test_card(tmp_path: Path) -> None:
+    rows = [{"file": "a.jpg", "source": "faker", "kind": "synthetic"}] * 2 + [{"file": "c.jpg"}]
+    rows += [{"file": "b.jpg", "source": "attic", "kind": "photograph", "license": "CC BY 4.0"}]
     log = [{"step": k, "loss": 100.0 if k <= 50 else 0.25, "lr": 0.1, "seconds": k} for k in range(1, 151)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    for name, values in (("rows", rows), ("log", log)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
     (tmp_path / "figures.json").write_text(json.dumps({"photos": 180, "cosine_median": 0.12468, "judge": None}))
-    return tmp_path
-
-
-def test_card(folder: Path) -> None:
-    card = model_card(Line(), line_config(folder, 9, hub_model_id="me/line", hub_token="hf_secret"))
+    card = model_card(Line(), line_config(tmp_path, 9, hub_model_id="me/line", hub_token="hf_secret"))
     data = ModelCard(card).data.to_dict()
-    assert data["license"] == "apache-2.0"
-    assert data["library_name"] == "diffusers"
+    assert (data["license"], data["library_name"]) == ("apache-2.0", "diffusers")
     assert "face-de-identification" in data["tags"]
     for text in (
         "# me/line",
@@ -49,14 +37,10 @@ def test_card(folder: Path) -> None:
     ):
         assert text in card
     assert "hf_secret" not in card
-    assert str(folder) not in card
-
-
-def test_card_without_data(tmp_path: Path) -> None:
-    card = model_card(Line(), line_config(tmp_path, 9))
-    assert "## Training data\n\nNot recorded." in card
-    assert "No step was logged." in card
-    assert "## Measured figures\n\nNone yet." in card
+    assert str(tmp_path) not in card
+    card = model_card(Line(), line_config(tmp_path / "empty", 9))
+    for text in ("## Training data\n\nNot recorded.", "No step was logged.", "## Measured figures\n\nNone yet."):
+        assert text in card
 
 
 def test_push_without_training_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +66,7 @@ def test_push_without_training_faces(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert calls["files"] == ["README.md", "log.jsonl", "slope.pt"]
 
 
-def test_push_failure_is_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_push_failure_is_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     def create_repo(*args: object, **options: object) -> None:
         raise ConnectionError("Cannot reach https://huggingface.co\nand more about it")
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -51,6 +49,12 @@ def small_commits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def copied(photos: Path, tmp_path: Path) -> Path:
+    """A copy of the photographs that a test may change."""
+    return shutil.copytree(photos, tmp_path / "in")
+
+
+@pytest.fixture
 def no_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Crops of the photograph with noise in place of faces; none of a flat one."""
 
@@ -62,14 +66,15 @@ def no_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "face_crops", noisy)
 
 
-def kill_at(count: int) -> Callable[[int, int], None]:
-    """A progress callback that interrupts the run after `count` photographs."""
+def prepare_until(count: int, source: Path, cache: Path, size: int = 32) -> None:
+    """Interrupt a run after `count` photographs."""
 
     def progress(done: int, total: int) -> None:
         if done == count:
             raise KeyboardInterrupt
 
-    return progress
+    with pytest.raises(KeyboardInterrupt):
+        prepare([source], cache, size=size, progress=progress)
 
 
 def content(cache: Path) -> dict[str, bytes]:
@@ -78,32 +83,28 @@ def content(cache: Path) -> dict[str, bytes]:
 
 def test_cache(finished: Path, photos: Path) -> None:
     cache = FaceCache(finished)
-    assert cache.crops.shape == (16, 48, 48, 3)
     assert isinstance(cache.crops, np.memmap)
-    assert (cache.crops.dtype, cache.meshes.dtype, cache.meshes.shape) == (np.uint8, np.float32, (16, 478, 2))
+    assert (cache.crops.dtype, cache.crops.shape) == (np.uint8, (16, 48, 48, 3))
+    assert (cache.meshes.dtype, cache.meshes.shape) == (np.float32, (16, 478, 2))
     names = ["1.jpg", "2.jpg", "3.jpg", "grey.jpg", "b/1.jpg", "b/2.jpg"]
     assert [row["file"] for row in cache.rows] == [name for name in names for _ in range(1 if "grey" in name else 3)]
     assert cache.rows[0] == {"file": "1.jpg", "grey": False, "text": "a woman"}
     assert cache.rows[9] == {"file": "grey.jpg", "grey": True}
     assert cache.rows[10]["text"] == "the same woman"
-    assert cache.meshes.min() > 4
-    assert cache.meshes.max() < 44
+    assert 4 < cache.meshes.min() < cache.meshes.max() < 44
     plain, mirrored, jittered = (cache.crops[k].astype(float) for k in range(3))
     assert np.abs(plain - mirrored[:, ::-1]).mean() < np.abs(plain - mirrored).mean()
     assert 1 < np.abs(plain - jittered).mean() < 80
     assert sorted(content(finished)) == sorted(FILES)
     skipped = [json.loads(line) for line in (finished / "skipped.jsonl").read_text().splitlines()]
-    assert [(row["source"], row["file"]) for row in skipped] == [
-        (str(photos), name) for name in ("no_face.jpg", "b/cut.jpg", "b/text.jpg")
-    ]
-    reasons = ("no face found", "is truncated or damaged", "is not a photo")
-    assert all(row["reason"].startswith(reason) for row, reason in zip(skipped, reasons, strict=True))
+    reasons = {"no_face.jpg": "no face found", "b/cut.jpg": "is truncated", "b/text.jpg": "is not a photo"}
+    assert [(row["source"], row["file"]) for row in skipped] == [(str(photos), name) for name in reasons]
+    assert all(row["reason"].startswith(reasons[row["file"]]) for row in skipped)
 
 
 @pytest.mark.usefixtures("small_commits")
 def test_resume_after_kill(finished: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        prepare([photos], tmp_path, size=48, progress=kill_at(5))
+    prepare_until(5, photos, tmp_path, 48)
     with pytest.raises(FileNotFoundError):
         FaceCache(tmp_path)
     counts: list[tuple[int, int]] = []
@@ -176,40 +177,35 @@ def test_other_arguments_refused(finished: Path, photos: Path, change: dict, wor
 
 @pytest.mark.usefixtures("no_mesh")
 @pytest.mark.parametrize("change", ["photograph", "caption"])
-def test_changed_photographs_refused(photos: Path, tmp_path: Path, change: str) -> None:
-    shutil.copytree(photos, tmp_path / "in")
-    with pytest.raises(KeyboardInterrupt):
-        prepare([tmp_path / "in"], tmp_path / "out", size=32, progress=kill_at(9))
+def test_changed_photographs_refused(copied: Path, tmp_path: Path, change: str) -> None:
+    prepare_until(9, copied, tmp_path / "out")
     if change == "photograph":
-        shutil.copy(photos / "1.jpg", tmp_path / "in" / "0.jpg")
+        shutil.copy(copied / "1.jpg", copied / "0.jpg")
     else:
-        (tmp_path / "in" / "metadata.csv").write_text("file_name,text\n1.jpg,another\n")
+        (copied / "metadata.csv").write_text("file_name,text\n1.jpg,another\n")
     with pytest.raises(UsageError, match="out: was begun with photographs or columns that have changed since"):
-        prepare([tmp_path / "in"], tmp_path / "out", size=32)
+        prepare([copied], tmp_path / "out", size=32)
 
 
 @pytest.mark.usefixtures("no_mesh")
 @pytest.mark.parametrize("change", ["added", "removed"])
-def test_photographs_changed_while_read(photos: Path, tmp_path: Path, change: str) -> None:
-    shutil.copytree(photos, tmp_path / "in")
-
+def test_photographs_changed_while_read(copied: Path, tmp_path: Path, change: str) -> None:
     def interfere(done: int, total: int) -> None:
-        if done == 1:
-            shutil.copy(photos / "1.jpg", tmp_path / "in/b/0.jpg")
-        if done == 1 and change == "removed":
-            for name in ("0", "1", "2"):
-                (tmp_path / f"in/b/{name}.jpg").unlink()
+        if done == 1 and change == "added":
+            shutil.copy(copied / "1.jpg", copied / "b/0.jpg")
+        elif done == 1:
+            for name in ("1", "2"):
+                (copied / f"b/{name}.jpg").unlink(missing_ok=True)
 
     for words in ("photographs changed while they were read", "photographs or columns that have changed since"):
         with pytest.raises(UsageError, match=words):
-            prepare([tmp_path / "in"], tmp_path / "out", size=32, progress=interfere)
+            prepare([copied], tmp_path / "out", size=32, progress=interfere)
     assert not (tmp_path / "out" / "crops.npy").exists()
 
 
 @pytest.mark.usefixtures("no_mesh", "small_commits")
 def test_lost_files(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        prepare([photos], tmp_path, size=32, progress=kill_at(5))
+    prepare_until(5, photos, tmp_path)
     (crops,) = tmp_path.glob("*/crops.npy")
     os.truncate(crops, 1000)
     with pytest.raises(DeidError, match=r"crops\.npy: is shorter than prepared\.json says: delete the cache"):
@@ -223,13 +219,10 @@ def test_lost_files(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "crops.npy").exists()
 
 
-@pytest.mark.parametrize("numbers", [{"size": 0}, {"variants": 0}, {"seed": -1}])
-def test_numbers_out_of_range(photos: Path, tmp_path: Path, numbers: dict) -> None:
-    with pytest.raises(UsageError, match=r"^\w+: -?\d, expected \d or more"):
-        prepare(**{"data": [photos], "cache": tmp_path, "size": 48, **numbers})
-
-
-def test_unusable_cache_folder(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_arguments(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in ({"size": 0}, {"variants": 0}, {"seed": -1}):
+        with pytest.raises(UsageError, match=r"^\w+: -?\d, expected \d or more"):
+            prepare(**{"data": [photos], "cache": tmp_path, "size": 48, **number})
     (tmp_path / "rows.jsonl").touch()
     with pytest.raises(UsageError, match=r"holds a cache without prepared\.json: choose another folder"):
         prepare([photos], tmp_path, size=48)
@@ -245,29 +238,29 @@ def test_unusable_cache_folder(photos: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_no_usable_photograph(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
     with pytest.raises(UsageError, match="in: no photograph found"):
-        prepare([tmp_path / "in"], tmp_path / "out", size=48)
-    assert not (tmp_path / "out").exists()
+        prepare([folder], out, size=48)
+    assert not out.exists()
     for name in ("no_face.jpg", "b/text.jpg"):
-        shutil.copy(photos / name, tmp_path / "in")
-    Image.new("RGB", (2000, 1)).save(tmp_path / "in" / "thin.png")
+        shutil.copy(photos / name, folder)
+    Image.new("RGB", (2000, 1)).save(folder / "thin.png")
     with pytest.raises(DeidError, match="none of the 3 photographs can be used: 1 broken, 2 without a face"):
-        prepare([tmp_path / "in"], tmp_path / "out", size=48)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["skipped.jsonl"]
-    shutil.copy(photos / "1.jpg", tmp_path / "in")
-    assert prepare([tmp_path / "in"], tmp_path / "out", size=48).crops == 3
+        prepare([folder], out, size=48)
+    assert [path.name for path in out.iterdir()] == ["skipped.jsonl"]
+    shutil.copy(photos / "1.jpg", folder)
+    assert prepare([folder], out, size=48).crops == 3
 
 
 def test_largest_face(astronaut: np.ndarray) -> None:
-    alone = np.full((448, 448, 3), 90, np.uint8)
+    alone, landmarker = np.full((448, 448, 3), 90, np.uint8), FaceMesh()
     alone[:240, :240] = astronaut[40:280, 140:380]
-    both = alone.copy()
-    small = cv2.resize(astronaut[20:300, 80:360], (160, 160), interpolation=cv2.INTER_AREA)
-    both[210:370, 250:410] = small  # nearer to the middle
-    landmarker = FaceMesh()
+    both = alone.copy()  # with a smaller face nearer to the middle
+    both[210:370, 250:410] = cv2.resize(astronaut[20:300, 80:360], (160, 160), interpolation=cv2.INTER_AREA)
     assert len(landmarker.meshes(both)) == 2
-    meshes, expected = (
-        face_crops(image, landmarker, size=48, variants=2, rng=np.random.default_rng(0))[1] for image in (both, alone)
+    options = {"size": 48, "variants": 2}
+    (_, meshes), (_, expected) = (
+        face_crops(image, landmarker, rng=np.random.default_rng(0), **options) for image in (both, alone)
     )
     np.testing.assert_allclose(meshes, expected, atol=2)

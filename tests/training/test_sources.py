@@ -4,6 +4,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import piexif
 import pytest
@@ -14,10 +15,8 @@ from deid_diffusion.training.sources import Photographs
 
 
 def picture(red: int = 0) -> bytes:
-    """A PNG of one colour, 6 x 4 pixels."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (6, 4), (red, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
+    """Return a PNG of one colour, 6 x 4 pixels."""
+    return cv2.imencode(".png", np.full((4, 6, 3), (0, 0, red), np.uint8))[1].tobytes()
 
 
 def write(folder: Path, **files: bytes) -> Path:
@@ -51,18 +50,13 @@ def test_folder_order(tmp_path: Path) -> None:
     for _ in range(2):
         assert columns(photographs) == {"b.png": {}, "a/b.png": {}, "a/c.JPG": {}}
         assert reds(photographs) == [2, 4, 3]
-
-
-def test_exif_orientation(tmp_path: Path) -> None:
-    exif = piexif.dump({"0th": {piexif.ImageIFD.Orientation: 6}})
-    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=piexif.dump({"0th": {piexif.ImageIFD.Orientation: 6}}))
     assert next(iter(Photographs([tmp_path]))).read().shape == (6, 4, 3)
 
 
 def test_damaged_photographs(tmp_path: Path, astronaut: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(astronaut).save(buffer, "JPEG")
-    files = {"cut.jpg": buffer.getvalue()[:9000], "empty.png": b"", "text.jpg": b"this is a text"}
+    jpeg = cv2.imencode(".jpg", astronaut)[1].tobytes()
+    files = {"cut.jpg": jpeg[:9000], "empty.png": b"", "text.jpg": b"this is a text"}
     for source in (write(tmp_path / "in", **files), pack(tmp_path / "in.tar", **files)):
         reasons = ("truncated", "is empty", "is not a photo")
         for photograph, reason in zip(Photographs([source]), reasons, strict=True):
@@ -101,22 +95,12 @@ def test_damaged_metadata(tmp_path: Path, name: str, content: bytes, words: str)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_tar_without_sidecars(tmp_path: Path, mode: str) -> None:
-    files = {
-        "a/1.png": picture(1),
-        "b/1.png": picture(2),
-        "./c.v2.png": picture(3),
-        "a/._1.png": b"",
-        "all.json": b"[{",
-    }
-    photographs = Photographs([pack(tmp_path / "x.tar", mode, **files)])
+def test_tars_with_and_without_sidecars(tmp_path: Path, mode: str) -> None:
+    files = {"a/1.png": picture(1), "b/1.png": picture(2), "./c.v2.png": picture(3)}
+    photographs = Photographs([pack(tmp_path / "x.tar", mode, **files, **{"a/._1.png": b"", "all.json": b"[{"})])
     for _ in range(2):
         assert columns(photographs) == {"a/1.png": {}, "b/1.png": {}, "c.v2.png": {}}
         assert reds(photographs) == [1, 2, 3]
-
-
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_webdataset_shards(tmp_path: Path, mode: str) -> None:
     row = json.dumps({"text": "not this", "age": 4, "nested": {"x": 1}}).encode()
     first = {"01.png": picture(1), "01.txt": b"a man\n", "01.json": row, "02.json": row, "02.png": picture(2)}
     second = {"x.txt": b"for both", "x.1.png": picture(3), "x.2.png": picture(4), "x.2.txt": b"for the second"}
@@ -160,12 +144,13 @@ def test_manifest_and_caption_column(tmp_path: Path) -> None:
 
 def test_other_manifest_or_caption_column(tmp_path: Path) -> None:
     write(tmp_path, **{"in/a.png": picture(), "list.csv": b"file,text\n/elsewhere/b.png,x\n"})
-    with pytest.raises(UsageError, match=r"manifest: .* names none of the photographs, such as a\.png"):
-        list(Photographs([tmp_path / "in"], manifest=tmp_path / "list.csv"))
-    with pytest.raises(UsageError, match=r"no photograph has a column prompt \(.*a\.png has none\)"):
-        list(Photographs([tmp_path / "in"], caption_column="prompt"))
-    with pytest.raises(UsageError, match=r"none\.csv: cannot be read"):
-        Photographs([tmp_path / "in"], manifest=tmp_path / "none.csv")
+    for options, message in (
+        ({"manifest": tmp_path / "list.csv"}, r"manifest: .* names none of the photographs, such as a\.png"),
+        ({"manifest": tmp_path / "none.csv"}, r"none\.csv: cannot be read"),
+        ({"caption_column": "prompt"}, r"no photograph has a column prompt \(.*a\.png has none\)"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            list(Photographs([tmp_path / "in"], **options))
 
 
 @pytest.mark.parametrize("name", ["/none", "./none", "a/b/c", "none.tar", "photo.jpg", "none.tar:train"])
@@ -176,11 +161,10 @@ def test_missing_files(name: str) -> None:
 
 def test_datasets_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    message = "data sets need one more package: pip"
-    with pytest.raises(UsageError, match=f"owner/name: no such file or folder, and {message}"):
-        Photographs(["owner/name"])
-    with pytest.raises(UsageError, match=f"saved: {message}"):
-        Photographs([write(tmp_path / "saved", **{"state.json": b"{}"})])
+    saved = write(tmp_path / "saved", **{"state.json": b"{}"})
+    for source, words in (("owner/name", "owner/name: no such file or folder, and "), (saved, "saved: ")):
+        with pytest.raises(UsageError, match=f"{words}data sets need one more package: pip"):
+            Photographs([source])
 
 
 @pytest.fixture
@@ -194,9 +178,8 @@ def test_data_sets(datasets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     write(tmp_path, **{"on_disk.png": picture(3)})
     faces = [{"bytes": picture(1), "path": None}, None, {"bytes": None, "path": str(tmp_path / "on_disk.png")}]
     features = {"face": datasets.Image(), "age": datasets.Value("int32"), "title": datasets.Value("string")}
-    rows = datasets.Dataset.from_dict(
-        {"face": faces, "age": [1, 2, 3], "title": ["x", "y", None]}, features=datasets.Features(features)
-    )
+    values = {"face": faces, "age": [1, 2, 3], "title": ["x", "y", None]}
+    rows = datasets.Dataset.from_dict(values, features=datasets.Features(features))
     rows.with_format("numpy").save_to_disk(tmp_path / "saved")
     datasets.DatasetDict({"test": rows, "train": rows.select([2])}).save_to_disk(tmp_path / "splits")
     requests = []
@@ -204,11 +187,8 @@ def test_data_sets(datasets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     for source in (tmp_path / "saved", tmp_path / "splits" / "test", "owner/name", "name:test[:3]"):
         photographs = Photographs([source], caption_column="title")
-        assert columns(photographs) == {
-            "00000000": {"age": "1", "text": "x"},
-            "00000001": {"age": "2", "text": "y"},
-            "00000002": {"age": "3"},
-        }
+        expected = [{"age": "1", "text": "x"}, {"age": "2", "text": "y"}, {"age": "3"}]
+        assert columns(photographs) == {f"{k:08}": row for k, row in enumerate(expected)}
         first, second, third = photographs
         assert (first.read()[0, 0, 0], third.read()[0, 0, 0]) == (1, 3)
         with pytest.raises(ImageError, match="has no image"):
