@@ -1,4 +1,4 @@
-"""Worker processes, local and of Ray: a worker that dies costs nothing, and all share the pseudonym store."""
+"""Worker processes, local and of Ray: a worker that dies is replaced, and all share the pseudonym store."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ def test_workers_end_with_coordinator(workdir):
     Path("run.py").write_text("""
 import multiprocessing, os, signal
 from deid_diffusion.batch.executors import run_in_processes
-from tests.batch.fakes import CONFIG, process
+from tests.batch.fakes import LIGHT, process
 
 def engine(tasks):
-    for result in run_in_processes(CONFIG, 1, tasks):
+    for result in run_in_processes(LIGHT, 1, tasks):
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    process(CONFIG, engine)
+    process(LIGHT, engine)
 """)
     run = subprocess.run([sys.executable, "run.py"], capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr

@@ -1,4 +1,4 @@
-"""Items are made ahead in order, no further than there is room, and errors come in their turn."""
+"""Photos of a run: prefetching, shared batches, results, records and failures."""
 
 from __future__ import annotations
 
@@ -28,34 +28,37 @@ from deid_diffusion.options import Options
 from deid_diffusion.results import ImageRecord, JobResult, RunStats
 from tests.fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
 from tests.fake_verifier import FAIL, PASS, FakeVerifier
+from tests.given_faces import CORE, FACE, given_anonymizer
 
 
-def counted(made: list[int], stop: int = 100) -> Iterator[int]:
+def counted(items: list[int], stop: int = 100) -> Iterator[int]:
+    """Yield numbers, and note each before."""
     for k in range(stop):
-        made.append(k)
+        items.append(k)
         yield k
 
 
-def settled(made: list[int]) -> int:
-    """How many items there are when no more are made."""
+def settled(items: list[int]) -> int:
+    """Return the number of items when no more come."""
     before = -1
-    while len(made) != before:
-        before = len(made)
+    while len(items) != before:
+        before = len(items)
         time.sleep(0.05)
     return before
 
 
-def test_all_items_come_in_order() -> None:
+def test_prefetch_keeps_order() -> None:
     assert list(prefetch(range(50), lambda item: 1, 3)) == list(range(50))
     assert list(prefetch([], lambda item: 1, 3)) == []
 
 
 @pytest.mark.parametrize(("weight", "ahead"), [(0, 100), (1, 4), (2, 2), (50, 1)])
 def test_prefetch_respects_budget(weight: int, ahead: int) -> None:
-    made: list[int] = []
-    with closing(prefetch(counted(made), lambda item: weight, 3)) as items:
+    fetched: list[int] = []
+    with closing(prefetch(counted(fetched), lambda item: weight, 3)) as items:
         assert next(items) == 0
-        assert settled(made) in (ahead, min(100, ahead + 1))  # the first may have been taken before or after it counted
+        assert settled(fetched) in (ahead, min(100, ahead + 1))  # the first is taken before or after it counts
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
@@ -71,79 +74,47 @@ def test_prefetch_error_order(error: BaseException) -> None:
         next(ahead)
 
 
-def test_closing_ends_the_thread() -> None:
-    made: list[int] = []
-    items = prefetch(counted(made), lambda item: 1, 2)
-    next(items)
-    items.close()
-    assert not [one for one in threading.enumerate() if one.name == "ahead"]
-    assert len(made) < 10
-
-
-FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
-CORE = (slice(90, 170), slice(190, 250))
-
-
 @pytest.fixture
 def folder(astronaut: np.ndarray, tmp_path: Path) -> Path:
+    """A folder with five photos in `in`."""
     (tmp_path / "in").mkdir()
     for k in range(5):
-        Image.fromarray(np.roll(astronaut, k, axis=2)).save(tmp_path / "in" / f"{k}.png")
+        Image.fromarray(np.roll(astronaut, k, axis=2)).save(tmp_path / "in" / f"{k}.png", compress_level=1)
     return tmp_path
 
 
 @pytest.fixture
-def sizes(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size of each batch that is generated."""
-    found: list[int] = []
-    original = type(tiny_pipeline).__call__
-
-    def counting(self, **given):
-        found.append(len(given["image"]))
-        return original(self, **given)
-
-    monkeypatch.setattr(type(tiny_pipeline), "__call__", counting)
-    return found
-
-
-def model(tiny_pipeline, verifier: FakeVerifier | None = None) -> Anonymizer:
-    return Anonymizer(
-        tiny_pipeline, detector=lambda image: [FACE], landmarker=lambda crop: None, verifier=verifier or FakeVerifier()
-    )
+def model(tiny_pipeline) -> Anonymizer:
+    """Detects one face in each photo."""
+    return given_anonymizer(tiny_pipeline, FACE)
 
 
 def process(folder: Path, anonymizer: Anonymizer, out: str = "out", **options: object) -> list[JobResult]:
-    plan = make_plan([folder / "in"], folder / out)
-    return list(
-        run(plan, lambda: anonymizer, Settings(Options(fill_colour="grey", **options)), folder / "report.jsonl")
-    )
+    plan, settings = make_plan([folder / "in"], folder / out), Settings(Options(fill_colour="grey", **options))
+    return list(run(plan, lambda: anonymizer, settings, folder / "report.jsonl"))
 
 
-def test_photos_share_batches(tiny_pipeline, folder: Path, sizes: list[int]) -> None:
-    outcomes = process(folder, model(tiny_pipeline), batch_size=3)
-    assert sizes == [3, 2]
+def test_photos_share_batches(model: Anonymizer, folder: Path, batch_sizes: list[int]) -> None:
+    outcomes = process(folder, model, "together", batch_size=3, seed=5)
+    assert batch_sizes == [3, 2]
     assert [outcome.report.input for outcome in outcomes] == [f"in/{k}.png" for k in range(5)]
     assert all(outcome.report.status == "done" and outcome.report.seconds > 0 for outcome in outcomes)
     assert len((folder / "report.jsonl").read_text().splitlines()) == 5
-
-
-def test_shared_batches_equal_single_ones(tiny_pipeline, folder: Path) -> None:
-    process(folder, model(tiny_pipeline), "together", batch_size=4, seed=5)
-    process(folder, model(tiny_pipeline), "alone", batch_size=1, seed=5)
+    process(folder, model, "alone", batch_size=1, seed=5)
     for k in range(5):
-        pictures = [np.asarray(Image.open(folder / out / f"{k}.png")).astype(int) for out in ("together", "alone")]
-        assert np.abs(pictures[0] - pictures[1]).max() <= 2
+        together, alone = (np.asarray(Image.open(folder / out / f"{k}.png")) for out in ("together", "alone"))
+        assert np.abs(together.astype(int) - alone).max() <= 2
 
 
-def test_more_candidates_share_batches(tiny_pipeline, folder: Path, sizes: list[int]) -> None:
-    verifier = FakeVerifier(lambda n: FAIL if n in (1, 3) else PASS)
-    outcomes = process(folder, model(tiny_pipeline, verifier), batch_size=5, num_candidates=3)
-    assert sizes == [5, 2]
+def test_more_candidates_share_batches(model: Anonymizer, folder: Path, batch_sizes: list[int]) -> None:
+    model.verifier = FakeVerifier(lambda n: FAIL if n in (1, 3) else PASS)
+    outcomes = process(folder, model, batch_size=5, num_candidates=3)
+    assert batch_sizes == [5, 2]
     assert [outcome.report.faces[0].attempts for outcome in outcomes] == [1, 2, 1, 2, 1]
 
 
 def test_failing_face_covers_only_its_photo(
-    tiny_pipeline, folder: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    model: Anonymizer, folder: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     third = np.roll(astronaut, 2, axis=2)
 
@@ -153,33 +124,32 @@ def test_failing_face_covers_only_its_photo(
         return erase(photo, mask)
 
     monkeypatch.setattr("deid_diffusion.faces.face.erase", broken)
-    outcomes = process(folder, model(tiny_pipeline), batch_size=5)
+    outcomes = process(folder, model, batch_size=5)
     actions = [outcome.report.faces[0].action for outcome in outcomes]
     assert actions == ["replaced", "replaced", "covered", "replaced", "replaced"]
     assert (np.asarray(Image.open(folder / "out" / "2.png"))[CORE] == FILL).all()
 
 
-def test_failing_photo_stops_only_itself(tiny_pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    anonymizer = model(tiny_pipeline)
-    finalize, calls = anonymizer.finalize, iter(range(9))
+def test_failing_photo_stops_only_itself(model: Anonymizer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finalize, calls = model.finalize, iter(range(9))
 
-    def broken(*given: object) -> object:
+    def broken(*arguments: object) -> object:
         if next(calls) == 1:
             raise RuntimeError("no")
-        return finalize(*given)
+        return finalize(*arguments)
 
-    monkeypatch.setattr(anonymizer, "finalize", broken)
-    outcomes = process(folder, anonymizer, batch_size=5)
+    monkeypatch.setattr(model, "finalize", broken)
+    outcomes = process(folder, model, batch_size=5)
     assert [outcome.report.status for outcome in outcomes] == ["done", "failed", "done", "done", "done"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["0.png", "2.png", "3.png", "4.png"]
 
 
 def test_large_photos_wait_for_no_others(
-    tiny_pipeline, folder: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    model: Anonymizer, folder: Path, batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deid_diffusion.batch.photos._MAX_PIXELS_AHEAD", 512 * 512 * 2)
-    process(folder, model(tiny_pipeline), batch_size=8)
-    assert sizes == [2, 2, 1]
+    process(folder, model, batch_size=8)
+    assert batch_sizes == [2, 2, 1]
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -204,7 +174,7 @@ def run_batch(
     return list(run(plan, lambda: fake, settings or Settings(), Path(report_file) if report_file else None))
 
 
-def test_a_photo_is_written_and_recorded():
+def test_photo_is_written_and_recorded():
     photos("in/a.png")
     fake = FakeAnonymizer((REPLACED, COVERED))
     (outcome,) = run_batch(
@@ -223,7 +193,7 @@ def test_a_photo_is_written_and_recorded():
     assert outcome.message is None
 
 
-def test_alpha_and_profile_go_along():
+def test_alpha_is_kept():
     alpha = np.full((24, 32), 7, np.uint8)
     Image.fromarray(np.dstack([PIXELS, alpha])).save("a.png")
     run_batch(["a.png"], FakeAnonymizer())
@@ -240,7 +210,7 @@ def test_face_in_transparency_is_refused():
     assert not list(Path("out").iterdir())
 
 
-def test_the_ai_mark_says_the_truth():
+def test_mark_of_generated_images():
     photos("a.png")
     for name, faces in {"replaced": (COVERED, REPLACED), "covered": (COVERED,), "none": ()}.items():
         run_batch(["a.png"], FakeAnonymizer(faces), out=name)
@@ -259,7 +229,7 @@ def test_no_face():
     assert not list(Path("strict").iterdir())
 
 
-def test_a_bad_photo_stops_only_itself():
+def test_unreadable_photo_stops_only_itself():
     photos("a.png", "c.png")
     Path("b.jpg").write_text("this is a text")
     bad, *rest = run_batch(["b.jpg", "a.png", "none.png", "c.png"], FakeAnonymizer(), report_file="r.jsonl")
@@ -302,7 +272,7 @@ def test_records_hold_no_absolute_path(tmp_path):
     ]
 
 
-def test_records_hold_no_absolute_paths(tmp_path, monkeypatch):
+def test_errors_hold_no_absolute_path(tmp_path, monkeypatch):
     photos("in/a.png")
     store = tmp_path / "secret" / "people"
 
@@ -387,7 +357,7 @@ def test_failure_leaves_no_original():
     assert len(list(Path("in").iterdir())) == 2
 
 
-def test_copy_that_cannot_be_removed(monkeypatch):
+def test_undeletable_original_stops_run(monkeypatch):
     photos("in/a.png")
     Path("out").mkdir()
     Path("out/a.png").write_bytes(Path("in/a.png").read_bytes())
@@ -453,8 +423,8 @@ def test_exit_codes():
         ([], 0), ([done, outcome("no_face")], 0), ([covered, done], 3), ([covered, failed], 2), ([internal, failed], 1),
     ]:  # fmt: skip
         tally = RunStats()
-        for each in outcomes:
-            tally = tally.add(each)
+        for result in outcomes:
+            tally = tally.add(result)
         assert tally.exit_code == code
         assert tally.photos == len(outcomes)
     assert RunStats().add(covered) == RunStats(done=1, replaced=1, covered=1)

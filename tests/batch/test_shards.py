@@ -20,7 +20,7 @@ from tests.batch.fakes import (
     decoded,
     encoded,
     failed,
-    load_deadly,
+    load_light,
     manifest,
     messages,
     pixels,
@@ -135,7 +135,7 @@ def test_resume_within_shard(monkeypatch):
 def test_sample_that_kills_workers(workdir):
     write_shard("a.tar", *((f"{k}.png", encoded(k)) for k in range(3)))
     (workdir / "deaths").mkdir()
-    config = JobConfig(load_deadly, f"{workdir / 'deaths'}:99")
+    config = JobConfig(load_light, f"{workdir / 'deaths'}:99")
     outcomes, _ = process(config, partial(run_in_processes, config, 1))
     assert sorted(members("out/a.tar")) == ["1.png", "2.png"]
     assert failed(outcomes) == ["in/a.tar/0"]

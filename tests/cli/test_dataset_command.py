@@ -78,8 +78,8 @@ def test_launched_process_refuses_workers(monkeypatch):
 def test_accelerate_launch(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
-        "from deid_diffusion.cli import anonymize, main\nfrom tests.batch.fakes import load\n"
-        "anonymize.load_anonymizer = load\nmain.main()\n"
+        "from deid_diffusion.cli import anonymize, main\nfrom tests.batch.fakes import load_light\n"
+        "anonymize.load_anonymizer = load_light\nmain.main()\n"
     )
     root = str(Path(__file__).parents[2])
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]

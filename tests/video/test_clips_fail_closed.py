@@ -1,4 +1,4 @@
-"""Whatever breaks on a clip's way, and from whichever call on: no original face stands under the result's name."""
+"""Whatever fails while a clip is processed, and whenever: no original face is left under the result's name."""
 
 from pathlib import Path
 
@@ -7,11 +7,10 @@ import pytest
 from deid_diffusion.io.video_reader import open_clip
 from deid_diffusion.options import Options
 from deid_diffusion.video.anonymize import anonymize_clip
-from tests.test_fail_closed import ERRORS, REACHED, breaking, resolve
+from tests.test_fail_closed import ERRORS, REACHED, break_stage, breaking
 from tests.video.clips import Actor, bare, read, scene, write
 from tests.video.oracle import Oracle
 
-#: What a clip passes once, or rarely: it fails from the first call on.
 ONCE = (
     "deid_diffusion.generation.generate",
     "deid_diffusion.generation.choose_donors",
@@ -28,7 +27,7 @@ ONCE = (
     "deid_diffusion.video.identities.FaceGenerator",
     "deid_diffusion.video.checkpoint.ClipStats.save",
 )
-#: What every frame passes: it fails from the third call on.
+"""Stages that a clip passes once, or rarely: they fail from the first call on."""
 OFTEN = (
     "deid_diffusion.anonymizer.analyse_face",
     "deid_diffusion.anonymizer.select_faces",
@@ -52,29 +51,34 @@ OFTEN = (
     "deid_diffusion.video.tracking.Track.at",
     "deid_diffusion.io.video_writer.SegmentWriter.add",
 )
+"""Stages that every frame passes: they fail from the third call on."""
 PARTS = ("detector", "landmarker", "verifier.reference", "verifier.verify")  # of the anonymizer, likewise
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory):
-    made = scene(5, (160, 120), (Actor(side=100, start=(10, 8), stop=(30, 8)),))
-    return made, write(tmp_path_factory.mktemp("clip") / "a.mp4", made.frames, audio=None)
+    """A scene of a face and its file."""
+    shown = scene(5, (160, 120), (Actor(side=100, start=(10, 8), stop=(30, 8)),))
+    return shown, write(tmp_path_factory.mktemp("clip") / "a.mp4", shown.frames, audio=None)
 
 
-@pytest.mark.parametrize("station", [*ONCE, *OFTEN, *PARTS])
-def test_exception_at_any_stage(station: str, clip, tiny, tmp_path: Path, monkeypatch) -> None:
-    made, source = clip
-    tiny.detector = Oracle(made)
-    error, at = ERRORS[len(station) % len(ERRORS)], 0 if station in ONCE else 2
-    REACHED.clear()
-    where, _, name = station.rpartition(".")
-    owner = resolve(where) if where.startswith("deid") else tiny.verifier if where else tiny
-    monkeypatch.setattr(owner, name, breaking(error, getattr(owner, name), at))
+@pytest.mark.parametrize("stage", [*ONCE, *OFTEN, *PARTS])
+def test_exception_at_any_stage(stage: str, clip, tiny, tmp_path: Path, monkeypatch) -> None:
+    shown, source = clip
+    tiny.detector = Oracle(shown)
+    error, at = ERRORS[len(stage) % len(ERRORS)], 0 if stage in ONCE else 2
+    if stage in PARTS:
+        REACHED.clear()
+        owner, _, name = stage.rpartition(".")
+        part = tiny.verifier if owner else tiny
+        monkeypatch.setattr(part, name, breaking(error, getattr(part, name), at))
+    else:
+        break_stage(monkeypatch, stage, error, at)
     target = tmp_path / "a.mp4"
     try:
         anonymize_clip(tiny, open_clip(source), target, Options())
     except Exception:
         assert not target.exists()
     else:
-        assert bare(made, read(target)) == []
+        assert bare(shown, read(target)) == []
     assert REACHED

@@ -1,4 +1,4 @@
-"""What trembles is calmed, what really changes passes."""
+"""Smoothing of meshes and colours: noise is reduced, real changes pass."""
 
 from __future__ import annotations
 
