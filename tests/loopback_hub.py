@@ -45,8 +45,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(404, b"{}", body, {"X-Error-Code": "RepoNotFound"})
             files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             if parts[4:5] == ["tree"]:
-                return self._send(200, json.dumps([_entry(folder, one) for one in files]).encode(), body)
-            siblings = [{"rfilename": one.relative_to(folder).as_posix()} for one in files]
+                return self._send(200, json.dumps([_entry(folder, file) for file in files]).encode(), body)
+            siblings = [{"rfilename": file.relative_to(folder).as_posix()} for file in files]
             about = {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
             return self._send(200, json.dumps(about).encode(), body)
         path = self.server.folders.get("/".join(parts[:2]), Path("/nowhere")) / "/".join(parts[4:])

@@ -18,12 +18,11 @@ from deid_diffusion.identity.pseudonyms import Pseudonyms
 from deid_diffusion.identity.verification import FaceReference, VerificationResult
 from deid_diffusion.io.annotations import FaceOverride
 from deid_diffusion.options import Options
+from tests.failures import raising
 from tests.fake_verifier import FakeVerifier
 from tests.given_faces import CORE, FACE, given_anonymizer
 
-
-def failing(*args: object, **kwargs: object) -> None:
-    raise RuntimeError("broken\non purpose")
+failing = raising(RuntimeError("broken\non purpose"))
 
 
 def pixels_of(anonymizer: Anonymizer, photo: np.ndarray, **options: object) -> np.ndarray:

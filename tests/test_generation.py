@@ -29,6 +29,7 @@ from deid_diffusion.identity.assignment import SEED_STEP
 from deid_diffusion.identity.pseudonyms import Pseudonyms
 from deid_diffusion.identity.verification import VerificationResult
 from deid_diffusion.options import Options
+from tests.failures import raising
 from tests.fake_verifier import FAIL, PASS, FakeVerifier
 from tests.given_faces import FACE, given_anonymizer
 
@@ -279,12 +280,8 @@ def test_callback_after_each_step_of_each_run(tiny_pipeline, astronaut: np.ndarr
 
 def test_callback_error_ends_the_call(tiny: Anonymizer, astronaut: np.ndarray) -> None:
     """It does not merely cover a face, as a stage's exception does."""
-
-    def stop(*args) -> None:
-        raise Stop("enough")
-
     with pytest.raises(Stop, match="enough"):
-        tiny(astronaut, Options(seed=1), callback_on_step_end=stop)
+        tiny(astronaut, Options(seed=1), callback_on_step_end=raising(Stop("enough")))
     assert tiny(astronaut, Options(seed=1)).faces[0].action == "replaced"
 
 

@@ -62,15 +62,15 @@ def make_hub(folder: Path) -> dict[str, Path]:
     from deid_diffusion.training.attribute_encoder import train_tokenizer
 
     tokenizer = train_tokenizer(["photo of a person"], folder / "tok", vocab_size=600, model_max_length=24)
-    made = models(tokenizer)
+    parts = models(tokenizer)
     base, lines, clip, lcm = (folder / str(k) for k in range(4))
     for name in ("unet", "vae"):  # no safetensors in single precision
-        made[name].save_pretrained(base / name, variant="fp16")
+        parts[name].save_pretrained(base / name, variant="fp16")
         (base / name / "diffusion_pytorch_model.bin").write_bytes(PICKLE)
     for variant in ("fp16", None):
-        made["text_encoder"].save_pretrained(base / "text_encoder", variant=variant)
+        parts["text_encoder"].save_pretrained(base / "text_encoder", variant=variant)
         _as_in_2022(base / "text_encoder" / ("model.fp16.safetensors" if variant else "model.safetensors"))
-        made["controlnet"].save_pretrained(lines / "diffusion_sd15", variant=variant)
+        parts["controlnet"].save_pretrained(lines / "diffusion_sd15", variant=variant)
     (base / "text_encoder" / "pytorch_model.bin").write_bytes(PICKLE)
     (lines / "diffusion_sd15" / "diffusion_pytorch_model.bin").write_bytes(PICKLE)
     tokenizer.save_pretrained(base / "tokenizer")
@@ -95,10 +95,10 @@ def make_hub(folder: Path) -> dict[str, Path]:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (base / "model_index.json").write_text(json.dumps(index))
-    made["clip"].save_pretrained(clip)
+    parts["clip"].save_pretrained(clip)
     tokenizer.save_pretrained(clip)
     lcm.mkdir()
-    lora(lcm, made["unet"])
+    lora(lcm, parts["unet"])
     return {INPAINTING.name: base, FACE_LINES.name: lines, CLIP.name: clip, LCM_LORA.name: lcm}
 
 
@@ -125,9 +125,9 @@ def fill_cache(cache: Path, hub: dict[str, Path]) -> None:
     """A cache that holds every repository of the presets at its pinned commit."""
     from deid_diffusion.pipelines.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
 
-    for one in (INPAINTING, FACE_LINES, CLIP, LCM_LORA):
-        assert one.revision is not None
-        add_to_cache(cache, one.name, hub[one.name], one.revision)
+    for repository in (INPAINTING, FACE_LINES, CLIP, LCM_LORA):
+        assert repository.revision is not None
+        add_to_cache(cache, repository.name, hub[repository.name], repository.revision)
 
 
 def lora(folder: Path, unet, rank: int = 2) -> Path:

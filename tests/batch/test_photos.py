@@ -26,6 +26,7 @@ from deid_diffusion.faces.compositing import FILL, erase
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 from deid_diffusion.results import ImageRecord, JobResult, RunStats
+from tests.failures import raising
 from tests.fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
 from tests.fake_verifier import FAIL, PASS, FakeVerifier
 from tests.given_faces import CORE, FACE, given_anonymizer
@@ -276,12 +277,10 @@ def test_errors_hold_no_absolute_path(tmp_path, monkeypatch):
     photos("in/a.png")
     store = tmp_path / "secret" / "people"
 
-    def fail(image: np.ndarray) -> None:
-        raise DeidError(f"{store}: is locked")
-
     options = Options(pseudonyms=SimpleNamespace(store=store))
     settings, out = Settings(options), str(tmp_path / "out")
-    (outcome,) = run_batch([str(tmp_path / "in")], FakeAnonymizer(hook=fail), out=out, settings=settings)
+    fake = FakeAnonymizer(hook=raising(DeidError(f"{store}: is locked")))
+    (outcome,) = run_batch([str(tmp_path / "in")], fake, out=out, settings=settings)
     assert (outcome.message, outcome.report.error) == (f"{store}: is locked", "people: is locked")
     monkeypatch.setattr("os.access", lambda *_: False)
     (outcome,) = run_batch([str(tmp_path / "in")], FakeAnonymizer(), out=out)
@@ -348,11 +347,8 @@ def test_failure_leaves_no_original():
     for name in ("a.png", "b.png"):
         Path("out", name).write_bytes(Path("in", name).read_bytes())
 
-    def fail(image: np.ndarray) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run_batch(["in"], FakeAnonymizer(hook=fail))
+        run_batch(["in"], FakeAnonymizer(hook=raising(KeyboardInterrupt)))
     assert not list(Path("out").iterdir())
     assert len(list(Path("in").iterdir())) == 2
 
@@ -362,18 +358,14 @@ def test_undeletable_original_stops_run(monkeypatch):
     Path("out").mkdir()
     Path("out/a.png").write_bytes(Path("in/a.png").read_bytes())
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(Path, "unlink", raising(PermissionError(errno.EACCES, "Permission denied")))
     fake = FakeAnonymizer()
     with pytest.raises(ImageError, match="it is a copy of the photo, and cannot be removed"):
         run_batch(["in"], fake)
     assert not fake.calls
 
 
-def full_disk(*_: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
+full_disk = raising(OSError(errno.ENOSPC, "No space left on device"))
 
 
 def test_full_disk(monkeypatch):
@@ -386,7 +378,7 @@ def test_full_disk(monkeypatch):
 
 def test_unrecorded_result_is_withdrawn(monkeypatch):
     photos("a.png")
-    monkeypatch.setattr(results, "append", lambda *_: full_disk())
+    monkeypatch.setattr(results, "append", full_disk)
     with pytest.raises(OSError, match="No space"):
         run_batch(["a.png"], FakeAnonymizer(), report_file="r.jsonl")
     assert not list(Path("out").iterdir())
@@ -406,11 +398,8 @@ def test_model_is_loaded_once():
     list(run(make_plan([Path("a.png"), Path("c.png")], Path("out")), load, Settings()))
     assert len(loads) == 1
 
-    def refuse() -> FakeAnonymizer:
-        raise DeidError("no such model")
-
     with pytest.raises(DeidError, match="no such model"):
-        list(run(make_plan([Path("a.png")], Path("other")), refuse, Settings()))
+        list(run(make_plan([Path("a.png")], Path("other")), raising(DeidError("no such model")), Settings()))
 
 
 def test_exit_codes():

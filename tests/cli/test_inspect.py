@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.cli import inspect
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.io import images
-from tests.fake_verifier import FakeVerifier
-
-FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+from tests.given_faces import FACE, given_anonymizer
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +22,8 @@ def photo(workdir: Path, astronaut: np.ndarray) -> None:
 @pytest.fixture
 def faces(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[Detection]:
     faces = [FACE]
-    model = Anonymizer(
-        tiny_pipeline, detector=lambda image: faces, landmarker=lambda crop: None, verifier=FakeVerifier()
-    )
+    model = given_anonymizer(tiny_pipeline)
+    model.detector = lambda image: faces
     monkeypatch.setattr(inspect, "load_anonymizer", lambda model_name, device: model)
     return faces
 

@@ -32,10 +32,10 @@ def random_weights(model: torch.nn.Module, prefix: str = "") -> dict[str, torch.
     weights = {}
     for name, value in model.state_dict().items():
         if value.ndim > 1:
-            made = torch.randn(value.shape) * 0.02
+            values = torch.randn(value.shape) * 0.02
         else:
-            made = torch.ones(value.shape) if name.endswith("weight") else torch.zeros(value.shape)
-        weights[prefix + name] = made.half() if value.is_floating_point() else value.clone()
+            values = torch.ones(value.shape) if name.endswith("weight") else torch.zeros(value.shape)
+        weights[prefix + name] = values.half() if value.is_floating_point() else value.clone()
     return weights
 
 
@@ -101,12 +101,12 @@ def main() -> None:
     comfy.options.enable_args_parsing()
     torch.manual_seed(0)
     with torch.no_grad():
-        made = {
+        makers = {
             "checkpoints/sd-v1-5-inpainting": checkpoint,
             "controlnet/face_deid_controlnet": controlnet,
             "clip_vision/clip_vit_l14": clip_vision,
         }
-        for name, make in made.items():
+        for name, make in makers.items():
             path = models / f"{name}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({key: value.contiguous() for key, value in make().items()}, path)

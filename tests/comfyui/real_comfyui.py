@@ -54,11 +54,11 @@ class Trial:
         self.server, self.nodes = server, server.get("/object_info")
 
     def pictures(self, history: dict[str, Any], place: str) -> list[np.ndarray]:
-        found = history["outputs"][place]["images"]
+        entries = history["outputs"][place]["images"]
         folder = {"output": "output", "temp": "temp"}
         return [
-            np.asarray(Image.open(self.server.base / folder[one["type"]] / one["filename"]).convert("RGB"))
-            for one in found
+            np.asarray(Image.open(self.server.base / folder[entry["type"]] / entry["filename"]).convert("RGB"))
+            for entry in entries
         ]
 
     def records(self, history: dict[str, Any], place: str) -> list[dict[str, Any]]:
@@ -66,15 +66,15 @@ class Trial:
 
     def example(self, name: str, **changes: dict[str, Any]) -> dict[str, Any]:
         prompt = to_prompt(json.loads((EXAMPLES / name).read_text()), self.nodes)
-        for one in prompt.values():
-            one["inputs"].update(changes.get(one["class_type"], {}))
+        for step in prompt.values():
+            step["inputs"].update(changes.get(step["class_type"], {}))
         return prompt
 
     def loads(self) -> None:
         log = self.server.log()
         at = log.index("Import times for custom nodes")
-        told = [line for line in log[:at].splitlines() if "deid" in line.lower()]
-        tell(f"the pack loads without a line of complaint {told}", not told and "(IMPORT FAILED): " not in log)
+        lines = [line for line in log[:at].splitlines() if "deid" in line.lower()]
+        tell(f"the pack loads without a line of complaint {lines}", not lines and "(IMPORT FAILED): " not in log)
         mine = {name: essence(info) for name, info in self.nodes.items() if name.startswith("Deid")}
         (self.server.base / SNAPSHOT.name).write_text(json.dumps(mine, indent=1) + "\n")
         tell(f"{len(mine)} nodes, described as the stand-in does", mine == json.loads(SNAPSHOT.read_text()))
@@ -86,14 +86,14 @@ class Trial:
         start = time.time()
         history = self.server.run(self.example("de-identify_faces.json"))
         took = time.time() - start
-        made, photo = self.pictures(history, "5")[0], np.asarray(Image.open(self.server.base / "input" / PEOPLE))
+        result, photo = self.pictures(history, "5")[0], np.asarray(Image.open(self.server.base / "input" / PEOPLE))
         actions = [face["action"] for face in self.records(history, "6")[0]["faces"]]
         tell(
             f"example 1: {actions}, {took:.1f} s, {before} -> {self.server.megabytes()} MB", actions == ["replaced"] * 3
         )
         tell(
             "its picture has the photo's size and other faces",
-            made.shape == photo.shape and (made != photo).mean() > 0.2,
+            result.shape == photo.shape and (result != photo).mean() > 0.2,
         )
         start = time.time()
         self.server.run(self.example("de-identify_faces.json"))
@@ -110,8 +110,8 @@ class Trial:
         }  # fmt: skip
         history = self.server.run(prompt)
         pictures, records = self.pictures(history, "5"), self.records(history, "6")
-        counts = [len(one["faces"]) for one in records]
-        tell(f"a batch of two: {counts} faces, {[one['status'] for one in records]}", counts == [3, 0])
+        counts = [len(record["faces"]) for record in records]
+        tell(f"a batch of two: {counts} faces, {[record['status'] for record in records]}", counts == [3, 0])
         tell("the photo without faces is the photo, bit for bit", bool((pictures[1] == np.asarray(blank)).all()))
         masks, photo = self.pictures(history, "8"), np.asarray(Image.open(self.server.base / "input" / PEOPLE))
         outside = masks[0][..., 0] == 0
@@ -151,8 +151,8 @@ class Trial:
         for k in range(2):
             prompt[f"load{k}"] = load(f"one{k}.png")
             prompt[f"found{k}"] = node("DeidDetectFaces", image=[f"load{k}", 0])
-            found, drawn = [f"found{k}", 0], {"control": "semantic_map", "proportions": "another person's", "seed": 1}
-            prompt[f"crop{k}"] = node("DeidCropFaces", image=[f"load{k}", 0], faces=found, size=256, **drawn)
+            faces, drawn = [f"found{k}", 0], {"control": "semantic_map", "proportions": "another person's", "seed": 1}
+            prompt[f"crop{k}"] = node("DeidCropFaces", image=[f"load{k}", 0], faces=faces, size=256, **drawn)
         for k, other in ((0, 1), (1, 1)):
             name = "swapped" if k != other else "own"
             prompt[name] = node("DeidStitchFaces", crops=[f"crop{k}", 0], image=[f"crop{other}", 4])
@@ -189,28 +189,28 @@ class Trial:
 
     def own_checkpoint(self) -> None:
         """Core's loaders and sampler with our crops, ControlNet and tokens, which must make a difference."""
-        seen = {}
+        results = {}
         for keep in ("all", "none"):
             changes = {
                 "DeidCropFaces": {"size": 256, "seed": 1}, "KSampler": {"steps": 1}, "LoadImage": {"image": "one0.png"},
                 "DeidApplyAttributes": {"keep": keep},
             }  # fmt: skip
             prompt = self.example("faces_by_your_own_checkpoint.json", **changes)
-            places = {one["class_type"]: place for place, one in prompt.items()}
+            places = {step["class_type"]: place for place, step in prompt.items()}
             prompt["made"] = node("PreviewImage", images=[places["VAEDecode"], 0])
             start = time.time()
             history = self.server.run(prompt)
             if history["status"]["status_str"] != "success":
                 raise SystemExit(json.dumps(history["status"]["messages"][-1])[:3000])
-            seen[keep] = self.pictures(history, "made")[0]
+            results[keep] = self.pictures(history, "made")[0]
             face = self.records(history, places["PreviewAny"])[0]["faces"][0]
             saved = self.pictures(history, places["SaveImage"])
-            told = f"{face['action']}, {face['reason']}"
+            outcome = f"{face['action']}, {face['reason']}"
             tell(
-                f"example 2 with random weights, {time.time() - start:.0f} s: {told}",
+                f"example 2 with random weights, {time.time() - start:.0f} s: {outcome}",
                 face["action"] == "covered" and len(saved) == 1,
             )
-        differing = float((seen["all"] != seen["none"]).mean())
+        differing = float((results["all"] != results["none"]).mean())
         tell(f"tokens reach the sampler: without them {differing:.0%} of the values differ", differing > 0.01)
 
 

@@ -85,7 +85,7 @@ async def take(page: Page, server: Server, name: str) -> None:
         assert same == node["inputs"], f"{name}: the page sends {same}, the trial {node['inputs']}"
     if name == TEMPLATES[0]:
         await page.run("app.queuePrompt(0)")
-        while not any(one["status"]["completed"] for one in server.get("/history").values()):
+        while not any(history["status"]["completed"] for history in server.get("/history").values()):
             await asyncio.sleep(1)
         await asyncio.sleep(6)
     left, top, right, bottom = await page.run(_EXTENT)

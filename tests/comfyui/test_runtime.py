@@ -1,4 +1,4 @@
-"""The model under ComfyUI's memory manager."""
+"""Model folders, images and masks, and the model under ComfyUI's memory manager."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from deid_diffusion.comfyui import runtime
 from deid_diffusion.comfyui.runtime import changed, to_image, to_mask, to_photos
 from deid_diffusion.errors import DeidError, UsageError
 
 
 @pytest.fixture
 def models(comfy: SimpleNamespace, tmp_path: Path) -> Path:
-    for name in ("deid_diffusion/whole", "attribute_adapters/adapter", "deid_diffusion/embedded"):
+    for name in ("deid_diffusion/complete", "attribute_adapters/adapter", "deid_diffusion/embedded"):
         (tmp_path / name / "attribute_adapter").mkdir(parents=True)
         (tmp_path / name / "model_index.json").write_text("{}")
         (tmp_path / name / "attribute_adapter" / "config.json").write_text("{}")
@@ -28,30 +29,24 @@ def models(comfy: SimpleNamespace, tmp_path: Path) -> Path:
 
 
 def test_model_folders_are_listed(models: Path) -> None:
-    from deid_diffusion.comfyui import runtime
-
-    assert runtime.list_models("deid_diffusion") == ["embedded", "no_adapter", "whole"]
-    assert runtime.list_models("attribute_adapters") == ["embedded", "adapter", "whole"]
-    assert runtime.model_folder("attribute_adapters", "whole") == models / "deid_diffusion" / "whole"
+    assert runtime.list_models("deid_diffusion") == ["embedded", "complete", "no_adapter"]
+    assert runtime.list_models("attribute_adapters") == ["embedded", "adapter", "complete"]
+    assert runtime.model_folder("attribute_adapters", "complete") == models / "deid_diffusion" / "complete"
     assert runtime.model_folder("deid_diffusion", "embedded").name == "builtin"
 
 
 @pytest.mark.parametrize("name", ["gone", "../attribute_adapters/adapter", ""])
-def test_no_other_name_leads_anywhere(models: Path, name: str) -> None:
-    from deid_diffusion.comfyui import runtime
-
-    with pytest.raises(FileNotFoundError, match="there are embedded, no_adapter, whole"):
+def test_unknown_model_folder(models: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="there are embedded, complete, no_adapter"):
         runtime.model_folder("deid_diffusion", name)
 
 
 def test_builtin_without_folders(comfy: SimpleNamespace) -> None:
-    from deid_diffusion.comfyui import runtime
-
     assert runtime.list_models("attribute_adapters") == ["embedded"]
 
 
-def test_eight_bits_come_back_as_they_were() -> None:
-    """Through ComfyUI's own way to a file, which rounds down."""
+def test_8_bit_round_trip() -> None:
+    """Also by ComfyUI's conversion for files, which rounds down."""
     picture = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     image = to_image([picture])
     assert image.dtype == torch.float32
@@ -84,7 +79,7 @@ def test_masks() -> None:
     assert mask.sum() == mask[0, 1, 2] == 1
 
 
-def test_a_second_run_loads_nothing(comfy: SimpleNamespace) -> None:
+def test_model_is_loaded_once(comfy: SimpleNamespace) -> None:
     first = comfy.generator.ready("embedded", 8)
     assert comfy.generator.ready("embedded", 8) is first
     assert comfy.model_management.loads == ["FaceDeidModel"]
@@ -92,9 +87,9 @@ def test_a_second_run_loads_nothing(comfy: SimpleNamespace) -> None:
 
 def test_unloaded_model_is_reloaded(comfy: SimpleNamespace) -> None:
     first = comfy.generator.ready("embedded", 8)
-    networks = [one for one in first.pipeline.components.values() if isinstance(one, torch.nn.Module)]
+    networks = [network for network in first.pipeline.components.values() if isinstance(network, torch.nn.Module)]
     comfy.model_management.unload_all_models()
-    assert all(weight.is_meta for one in networks for weight in one.parameters())
+    assert all(weight.is_meta for network in networks for weight in network.parameters())
     again = comfy.generator.ready("embedded", 8)
     assert again is not first
     assert not again.pipeline.unet.conv_in.weight.is_meta

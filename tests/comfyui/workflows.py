@@ -25,7 +25,7 @@ def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str
     for node in workflow["nodes"]:
         known = nodes[node["type"]]["input"]
         specs = {**known.get("required", {}), **known.get("optional", {})}
-        linked = {one["name"]: links[one["link"]] for one in node["inputs"] if one["link"] is not None}
+        linked = {socket["name"]: links[socket["link"]] for socket in node["inputs"] if socket["link"] is not None}
         for name, (_, source, slot, *_) in linked.items():
             given, wanted = nodes[kinds[source]]["output"][slot], specs[name][0]
             if wanted not in ("*", given):
@@ -36,8 +36,8 @@ def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str
                 inputs[name] = [str(linked[name][1]), linked[name][2]]
             elif isinstance(spec[0], list) or spec[0] in _WIDGETS:
                 inputs[name] = values.pop(0)
-                told = spec[1] if len(spec) > 1 else {}
-                if told.get("control_after_generate") or told.get("image_upload"):
+                settings = spec[1] if len(spec) > 1 else {}
+                if settings.get("control_after_generate") or settings.get("image_upload"):
                     values.pop(0)  # what the page adds: "randomize", or the button
             elif name in known.get("required", {}):
                 raise ValueError(f"{node['type']}.{name} is not connected")
@@ -58,6 +58,6 @@ def essence(info: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": inputs, "outputs": outputs, "category": info["category"], "display_name": info["display_name"]}
 
 
-def _ranges(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
+def _ranges(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     names = ["default", "min", "max", "step", "control_after_generate", *([] if name in _FOLDERS else ["options"])]
-    return {key: told[key] for key in names if key in told}
+    return {key: settings[key] for key in names if key in settings}

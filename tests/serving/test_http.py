@@ -23,6 +23,7 @@ from deid_diffusion.results import ImageRecord
 from deid_diffusion.serving.access import ApiKey
 from deid_diffusion.serving.http import anonymize_request, make_app
 from deid_diffusion.serving.queue import DeadlineExceeded, Limits
+from tests.failures import raising
 from tests.fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
 from tests.serving.servers import KEY, PHOTO, Answer, ask, encoded, plain, serving
 
@@ -280,10 +281,7 @@ def test_transparency(port):
     ],
 )
 def test_processing_errors(port, fake, error, status, words):
-    def fail(image):
-        raise error
-
-    fake.hook = fail
+    fake.hook = raising(error)
     answer = post(port)
     assert answer.status == status
     assert words in refusal(answer)
@@ -375,8 +373,8 @@ def test_metrics(port, fake):
 
 
 def test_callers_get_their_own_photos(fake):
-    colours = [(k, 255 - k, (37 * k) % 256) for k in range(200)]
-    with serving(make_app(fake, Limits(queue=200))) as port, ThreadPoolExecutor(200) as callers:
+    colours = [(k, 255 - k, (37 * k) % 256) for k in range(60)]
+    with serving(make_app(fake, Limits(queue=60))) as port, ThreadPoolExecutor(60) as callers:
         answers = list(callers.map(lambda colour: post(port, encoded(plain(colour))), colours))
     for colour, reply in zip(colours, answers, strict=True):
         assert reply.status == 200

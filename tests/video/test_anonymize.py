@@ -247,12 +247,12 @@ def test_builtin_model(clip, anonymizer) -> None:
     from deid_diffusion.faces.detectors import CenterFaceDetector
     from deid_diffusion.identity.recognition import DlibRecogniser
 
-    clip = clip(5, (160, 120), (Actor(side=110, start=(4, 4), stop=(40, 4)),))
+    clip = clip(8, (160, 120), (Actor(side=110, start=(4, 4), stop=(40, 4)),))
     detector, recognise = CenterFaceDetector(), DlibRecogniser()
     model = Anonymizer(anonymizer.pipeline, detector=detector, verifier=anonymizer.verifier)
     (track,) = clip.run(model, seed=7).tracks
     frames = clip.frames()
     assert clip.bare() == []
-    assert track.replaced == 5, track.reasons
+    assert track.replaced == 8, track.reasons
     vectors = [recognise(frame, detector(frame)[0].points) for frame in frames]
     assert min(float(a @ b) for a, b in pairwise(vectors)) > DlibRecogniser.threshold

@@ -1,0 +1,15 @@
+"""Functions that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., NoReturn]:
+    """Return a function that raises an error, whatever its arguments."""
+
+    def fail(*args: object, **kwargs: object) -> NoReturn:
+        raise error
+
+    return fail
