@@ -29,7 +29,7 @@ def pixels_of(anonymizer: Anonymizer, photo: np.ndarray, **options: object) -> n
     return np.asarray(anonymizer(photo, Options(**options)).image)
 
 
-def test_all_faces_replaced_rest_bit_identical(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_all_faces_replaced_rest_bit_identical(tiny, astronaut):
     result = tiny(astronaut, Options(seed=1))
     pixels = np.asarray(result.image)
     assert [face.action for face in result.faces] == ["replaced", "replaced"]
@@ -38,27 +38,25 @@ def test_all_faces_replaced_rest_bit_identical(tiny: Anonymizer, astronaut: np.n
     assert (pixels[CORE] != astronaut[CORE]).any(-1).mean() > 0.9
 
 
-def test_photo_without_faces_unchanged(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_photo_without_faces_unchanged(tiny_pipeline, astronaut):
     result = given_anonymizer(tiny_pipeline)(astronaut)
     assert result.faces == ()
     assert np.array_equal(np.asarray(result.image), astronaut)
 
 
-def test_seed_makes_results_repeatable(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_seed_makes_results_repeatable(tiny, astronaut):
     first, repeated, fresh, other = (pixels_of(tiny, astronaut, seed=seed) for seed in (5, 5, None, None))
     assert np.array_equal(first, repeated)
     assert not np.array_equal(fresh, other)
     assert len({face.seed for face in tiny(astronaut).faces}) == 2
 
 
-def test_batch_size_does_not_change_result(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_batch_size_does_not_change_result(tiny, astronaut):
     together, alone = (pixels_of(tiny, astronaut, seed=5, batch_size=size).astype(int) for size in (8, 1))
     assert np.abs(together - alone).max() <= 2  # levels: float32's rounding, then that of sharpening, skin and rim
 
 
-def test_generator_ignores_masked_pixels(
-    tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_generator_ignores_masked_pixels(tiny, astronaut, monkeypatch):
     """Attribute features and the skin's colour, which are meant to depend on the face, are not read here."""
     monkeypatch.setattr(tiny.pipeline, "encode_attributes", lambda crops, maps: None)
     masks = [analysis.mask.full() for analysis in tiny.analyse(astronaut)]
@@ -72,9 +70,7 @@ def test_generator_ignores_masked_pixels(
 
 
 @pytest.mark.parametrize("stage", ["landmarker", "encode_attributes", "__call__", "nan", "flat"])
-def test_failing_stage_covers_face(
-    stage: str, tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_stage_covers_face(stage, tiny, astronaut, monkeypatch):
     if stage == "landmarker":
         tiny.landmarker = failing
     elif stage in ("encode_attributes", "__call__"):
@@ -91,9 +87,7 @@ def test_failing_stage_covers_face(
     assert (np.asarray(result.image)[CORE] == FILL).all()
 
 
-def test_attributes_not_kept_have_no_influence(
-    tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attributes_not_kept_have_no_influence(tiny, astronaut, monkeypatch):
     """The features are moved far within the attributes not kept, in directions of no kept word."""
     pipeline, encode = tiny.pipeline, type(tiny.pipeline).encode_attributes
     keep = ("gender", "scar")
@@ -112,7 +106,7 @@ def test_attributes_not_kept_have_no_influence(
     assert not np.array_equal(moved(bases["gender"][0]), unmoved)
 
 
-def test_selections_reach_faces_and_records(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_selections_reach_faces_and_records(tiny, astronaut):
     options = Options(seed=1, keep=("expression", "age"), change={"gender": "man"})
     plain = tiny(astronaut, options)
     assert plain.faces[1].kept_attributes == ("expression", "age")
@@ -127,7 +121,7 @@ def test_selections_reach_faces_and_records(tiny: Anonymizer, astronaut: np.ndar
     assert np.abs(before[window].astype(int) - after[window]).max() <= 1
 
 
-def test_words_change_the_result(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_words_change_the_result(tiny, astronaut):
     plain, *others = (
         pixels_of(tiny, astronaut, seed=1, **words)
         for words in ({}, {"prompt": "in the rain"}, {"keep": ("freckles",)}, {"change": {"age": "70"}})
@@ -135,46 +129,44 @@ def test_words_change_the_result(tiny: Anonymizer, astronaut: np.ndarray) -> Non
     assert not any(np.array_equal(plain, other) for other in others)
 
 
-def test_meaningless_phrase_is_refused(
-    tiny: Anonymizer, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_meaningless_phrase_is_refused(tiny, astronaut, monkeypatch):
     monkeypatch.setattr(tiny.pipeline, "embed_phrases", lambda texts: torch.ones(len(texts), 16))
     with pytest.raises(UsageError, match="cannot distinguish these words"):
         tiny(astronaut, Options(keep=("a phrase",)))
 
 
-def test_override_without_face_is_refused(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_override_without_face_is_refused(tiny, astronaut):
     override = FaceOverride(Detection((0.0, 0.0, 9.0, 9.0), 1.0, "boxes"), make_selection(()))
     with pytest.raises(UsageError, match="no face is at"):
         tiny(astronaut, overrides=[override])
 
 
-def test_failing_detector_raises(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_failing_detector_raises(tiny, astronaut):
     tiny.detector = failing
     with pytest.raises(RuntimeError):
         tiny(astronaut)
 
 
 @pytest.mark.parametrize("image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), "photo.jpg"])
-def test_invalid_image(tiny: Anonymizer, image: object) -> None:
+def test_invalid_image(tiny, image):
     with pytest.raises(ValueError, match="image: expected"):
         tiny(image)
 
 
 @pytest.mark.parametrize(("model", "device"), [("no/such/folder/anywhere", "cpu"), ("builtin", "warp")])
-def test_missing_model_or_device(model: str, device: str) -> None:
+def test_missing_model_or_device(model, device):
     with pytest.raises(DeidError) as caught:
         Anonymizer.from_pretrained(model, device=device)
     assert "\n" not in str(caught.value)
 
 
-def test_pickled_weights_are_refused(tiny_pipeline, tmp_path) -> None:
+def test_pickled_weights_are_refused(tiny_pipeline, tmp_path):
     tiny_pipeline.save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(DeidError, match="safetensors"):
         Anonymizer.from_pretrained(str(tmp_path), device="cpu")
 
 
-def test_record_hides_pseudonym_seed_and_nan(tiny_pipeline, key, astronaut: np.ndarray, tmp_path) -> None:
+def test_record_hides_pseudonym_seed_and_nan(tiny_pipeline, key, astronaut, tmp_path):
     """The seed follows from the key: with it anybody could give other photos that pseudonym's face."""
     embedding = np.array([1.0, 0.0], np.float32)
     people = Pseudonyms(key, tmp_path / "people", recogniser="fake", dimension=2, threshold=0.9)
@@ -186,9 +178,7 @@ def test_record_hides_pseudonym_seed_and_nan(tiny_pipeline, key, astronaut: np.n
 
 
 @pytest.mark.parametrize(("faces", "action"), [(1, "kept"), (2, "replaced")])
-def test_overlapping_faces_have_no_consent(
-    tiny_pipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch, faces: int, action: str
-) -> None:
+def test_overlapping_faces_have_no_consent(tiny_pipeline, astronaut, monkeypatch, faces, action):
     embedding = np.array([1.0, 0.0], np.float32)
     model = given_anonymizer(tiny_pipeline, FACE)
     monkeypatch.setattr(model.verifier, "reference", lambda photo, face: FaceReference(embedding, None, None, faces))
@@ -196,7 +186,7 @@ def test_overlapping_faces_have_no_consent(
     assert [face.action for face in result.faces] == [action]
 
 
-def test_builtin_replaces_astronaut(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
+def test_builtin_replaces_astronaut(anonymizer, astronaut):
     result = anonymizer(Image.fromarray(astronaut), Options(seed=3))
     (face,) = result.faces
     assert (face.action, face.mesh) == ("replaced", True)
@@ -209,25 +199,21 @@ def test_builtin_replaces_astronaut(anonymizer: Anonymizer, astronaut: np.ndarra
 @pytest.mark.parametrize(
     ("left", "box"), [(215, (0.0, 60.0, 55.0, 190.0)), (0, (200.0, 100.0, 210.0, 112.0))], ids=["border", "tiny"]
 )
-def test_builtin_border_and_tiny_faces(
-    anonymizer: Anonymizer, astronaut: np.ndarray, left: int, box: tuple[float, float, float, float]
-) -> None:
+def test_builtin_border_and_tiny_faces(anonymizer, astronaut, left, box):
     detector = lambda image: [Detection(box, 0.9, "given")]  # noqa: E731
     result = Anonymizer(anonymizer.pipeline, detector=detector)(astronaut[:, left:], Options(seed=1))
     assert result.faces[0].action == "replaced"
 
 
 @pytest.mark.parametrize(("keep", "smiles"), [(None, True), (("pose", "gaze"), False), ((), False)])
-def test_builtin_keeps_smile_when_selected(
-    anonymizer: Anonymizer, astronaut: np.ndarray, keep: tuple[str, ...] | None, smiles: bool
-) -> None:
+def test_builtin_keeps_smile_when_selected(anonymizer, astronaut, keep, smiles):
     options = Options(seed=2) if keep is None else Options(seed=2, keep=keep)
     result = anonymizer(astronaut, options)
     assert result.faces[0].action == "replaced"
     assert (measure(anonymizer.analyse(result.image)[0].map_mesh).smile > 0.09) == smiles
 
 
-def test_builtin_takes_new_phrase(anonymizer: Anonymizer, astronaut: np.ndarray) -> None:
+def test_builtin_takes_new_phrase(anonymizer, astronaut):
     """The same weights, and no training."""
     plain, scarred = (
         anonymizer(astronaut, Options(seed=2, keep=words)) for words in (("age",), ("age", "a long scar"))

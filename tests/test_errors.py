@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,12 +46,12 @@ def blocked(monkeypatch: pytest.MonkeyPatch):
     detectors._graph.cache_clear()
 
 
-def test_imports_without_optional_packages() -> None:
+def test_imports_without_optional_packages():
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_missing_mediapipe(blocked) -> None:
+def test_missing_mediapipe(blocked):
     picture = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(DeidError, match=rf"^the face mesh needs a package that is missing here: {INSTALL}"):
         FaceMesh()(picture)
@@ -60,17 +59,17 @@ def test_missing_mediapipe(blocked) -> None:
         detectors.MediapipeDetector()(picture)
 
 
-def test_missing_mediapipe_covers_no_face(blocked, tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_missing_mediapipe_covers_no_face(blocked, tiny_pipeline, astronaut):
     with pytest.raises(DeidError, match=INSTALL):
         given_anonymizer(tiny_pipeline, FACE, landmarker=None)(astronaut)
 
 
-def test_missing_package_on_command_line(blocked, call, tmp_path: Path, astronaut: np.ndarray) -> None:
+def test_missing_package_on_command_line(blocked, call, tmp_path, astronaut):
     Image.fromarray(astronaut).save(tmp_path / "photo.png")
     code, _, lines = call("inspect", str(tmp_path / "photo.png"), "-o", str(tmp_path / "seen.png"))
     assert (code, len(lines)) == (2, 1)
     assert lines[0].endswith("pip install 'mediapipe>=0.10.14,<0.10.30'")
 
 
-def test_docstring_example() -> None:
+def test_docstring_example():
     assert doctest.testmod(errors, optionflags=doctest.IGNORE_EXCEPTION_DETAIL).failed == 0

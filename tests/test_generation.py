@@ -69,7 +69,7 @@ def other_face(photo: np.ndarray, face: FaceAnalysis) -> np.ndarray:
     return other
 
 
-def test_nothing_kept_leaves_no_trace(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+def test_nothing_kept_leaves_no_trace(tiny_pipeline, astronaut, face):
     photos = astronaut, other_face(astronaut, face)
     first, second = (inputs_of(tiny_pipeline, photo, face) for photo in photos)
     assert torch.equal(first.features, second.features)
@@ -80,7 +80,7 @@ def test_nothing_kept_leaves_no_trace(tiny_pipeline, astronaut: np.ndarray, face
     assert np.array_equal(*(generated(tiny_pipeline, inputs) for inputs in (first, second)))
 
 
-def test_masked_pixels_act_through_kept_attributes(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+def test_masked_pixels_act_through_kept_attributes(tiny_pipeline, astronaut, face):
     keep = ("age", "gender", "light", "skin", "expression", "pose", "gaze")
     kept = inputs_of(tiny_pipeline, astronaut, face, *keep)
     other = inputs_of(tiny_pipeline, other_face(astronaut, face), face, *keep)
@@ -90,7 +90,7 @@ def test_masked_pixels_act_through_kept_attributes(tiny_pipeline, astronaut: np.
     assert not np.array_equal(generated(tiny_pipeline, kept), generated(tiny_pipeline, other))
 
 
-def test_inputs_hold_kept_attributes_only(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+def test_inputs_hold_kept_attributes_only(tiny_pipeline, astronaut, face):
     features = tiny_pipeline.encode_attributes(torch.rand(1, 3, 32, 32), [face.semantic_map])
     inputs = inputs_of(tiny_pipeline, astronaut, face, "gender")
     assert inputs.features.shape == features.shape[1:]
@@ -101,28 +101,28 @@ def test_inputs_hold_kept_attributes_only(tiny_pipeline, astronaut: np.ndarray, 
     assert inputs_of(tiny_pipeline, astronaut, face, "pose", "gaze", "expression").mesh is face.map_mesh
 
 
-def test_all_bits_of_seed_draw_donors(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+def test_all_bits_of_seed_draw_donors(tiny_pipeline, astronaut, face):
     inputs = inputs_of(tiny_pipeline, astronaut, face)
     donors = [choose_donors(tiny_pipeline, inputs, seed) for seed in (1, 1, 1 + 2**32, 1 + 2**62)]
     assert donors[0] == donors[1]
     assert len(set(donors)) > 1
 
 
-def test_known_donors_ignore_seed(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+def test_known_donors_ignore_seed(tiny_pipeline, astronaut, face):
     inputs = inputs_of(tiny_pipeline, astronaut, face)
     donors = choose_donors(tiny_pipeline, inputs, 1, steady=True)
     again = choose_donors(tiny_pipeline, inputs, 99, donors)
     assert replace(again, inner=donors.inner) == donors  # teeth follow the photo's expression
 
 
-def test_crop_size_is_limited(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+def test_crop_size_is_limited(tiny_pipeline, astronaut, face):
     assert face.magnification < 0.5  # of a tiny pipeline
     inputs = inputs_of(tiny_pipeline, astronaut, face, "age")
     assert inputs.context.shape == (96, 96, 3)
     assert generated(tiny_pipeline, inputs).shape == (96, 96, 3)
 
 
-def test_generate_returns_denoised_pictures(tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis) -> None:
+def test_generate_returns_denoised_pictures(tiny_pipeline, astronaut, face):
     inputs = inputs_of(tiny_pipeline, astronaut, face, "age", "light")
     composites, (mesh,) = compose(tiny_pipeline, [inputs], [choose_donors(tiny_pipeline, inputs, 1)])
     assert not np.allclose(mesh, inputs.mesh, atol=0.2)  # no map shows the original's proportions
@@ -131,18 +131,14 @@ def test_generate_returns_denoised_pictures(tiny_pipeline, astronaut: np.ndarray
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.5])
-def test_flat_or_nan_picture_is_no_candidate(
-    value: float, tiny_pipeline, astronaut: np.ndarray, face: FaceAnalysis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flat_or_nan_picture_is_no_candidate(value, tiny_pipeline, astronaut, face, monkeypatch):
     inputs = inputs_of(tiny_pipeline, astronaut, face, "age")
     flat = np.full(inputs.context.shape, value, np.float32)
     monkeypatch.setattr("deid_diffusion.generation.denoise", lambda *args: [flat])
     assert generated(tiny_pipeline, inputs) is None
 
 
-def test_only_failing_faces_get_more_candidates(
-    tiny: Anonymizer, astronaut: np.ndarray, batch_sizes: list[int]
-) -> None:
+def test_only_failing_faces_get_more_candidates(tiny, astronaut, batch_sizes):
     tiny.verifier = FakeVerifier(lambda n: FAIL if n in (0, 2) else PASS)  # twice the face of the lower score
     first, second = tiny(astronaut, Options(seed=3, num_candidates=4)).faces
     assert sum(batch_sizes) == 4
@@ -151,7 +147,7 @@ def test_only_failing_faces_get_more_candidates(
     assert second.seed == (4 + 2 * SEED_STEP) % 2**63
 
 
-def test_passing_candidate_is_pasted(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_passing_candidate_is_pasted(tiny_pipeline, astronaut):
     """The verifier compares crops of the final image."""
     verifier = FakeVerifier(lambda n: FAIL if n == 0 else PASS)
     model = given_anonymizer(tiny_pipeline, FACE, verifier=verifier)
@@ -162,7 +158,7 @@ def test_passing_candidate_is_pasted(tiny_pipeline, astronaut: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("candidates", [1, 2])
-def test_face_without_passing_candidate_is_covered(tiny_pipeline, astronaut: np.ndarray, candidates: int) -> None:
+def test_face_without_passing_candidate_is_covered(tiny_pipeline, astronaut, candidates):
     model = given_anonymizer(tiny_pipeline, FACE, verifier=FakeVerifier(lambda n: FAIL))
     result = model(astronaut, Options(num_candidates=candidates, fill_colour="grey"))
     (face,) = result.faces
@@ -181,13 +177,7 @@ def test_face_without_passing_candidate_is_covered(tiny_pipeline, astronaut: np.
     ],
     ids=["clear", "least similar"],
 )
-def test_ambiguous_face_gets_more_candidates(
-    tiny_pipeline,
-    astronaut: np.ndarray,
-    verdicts: tuple[VerificationResult, ...],
-    attempts: int | None,
-    similarity: float,
-) -> None:
+def test_ambiguous_face_gets_more_candidates(tiny_pipeline, astronaut, verdicts, attempts, similarity):
     model = given_anonymizer(tiny_pipeline, FACE, verifier=FakeVerifier(lambda n: verdicts[n]))
     (face,) = model(astronaut, Options(seed=3)).faces
     assert (face.action, face.similarity) == ("replaced", similarity)
@@ -195,7 +185,7 @@ def test_ambiguous_face_gets_more_candidates(
         assert (face.attempts, face.seed) == (attempts, (3 + 2 * SEED_STEP) % 2**63)
 
 
-def test_steady_face_uses_all_candidates(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_steady_face_uses_all_candidates(tiny_pipeline, astronaut):
     verifier = FakeVerifier(lambda n: PASS if n == 4 else LIKE)
     options = Options(seed=3, num_candidates=6)
     image = given_anonymizer(tiny_pipeline, FACE, verifier=verifier).prepare(astronaut, options)
@@ -203,7 +193,7 @@ def test_steady_face_uses_all_candidates(tiny_pipeline, astronaut: np.ndarray) -
     assert len(image.faces[0].candidates) == 5
 
 
-def test_best_candidate() -> None:
+def test_best_candidate():
     """The first clear candidate; else, of the ambiguous ones, one that shows a face, then the least similar."""
     crop = np.zeros((8, 8, 3), np.uint8)
 
@@ -232,7 +222,7 @@ def known(tiny_pipeline) -> Anonymizer:
     return given_anonymizer(tiny_pipeline, FACE, verifier=FakeVerifier(lambda n: LIKE, embedding))
 
 
-def test_pseudonym_keeps_donors_across_selections(known: Anonymizer, astronaut: np.ndarray, store) -> None:
+def test_pseudonym_keeps_donors_across_selections(known, astronaut, store):
     """Donors are chosen in the first photo and kept in the store, by whatever process."""
     donors = []
     for keep in (("gender", "age"), ("glasses",), ()):
@@ -242,7 +232,7 @@ def test_pseudonym_keeps_donors_across_selections(known: Anonymizer, astronaut: 
     assert donors[0] == donors[1] == donors[2]
 
 
-def test_pseudonym_shared_within_batch(known: Anonymizer, astronaut: np.ndarray, store) -> None:
+def test_pseudonym_shared_within_batch(known, astronaut, store):
     """All photos are prepared before donors are chosen for the first."""
     options = Options(pseudonyms=store())
     keeps = (("gender", "age"), ("glasses",), (), ("expression",))
@@ -252,7 +242,7 @@ def test_pseudonym_shared_within_batch(known: Anonymizer, astronaut: np.ndarray,
     assert len({replace(image.faces[0].chosen.donors, inner=0) for image in images}) == 1
 
 
-def test_ambiguous_pseudonym_is_not_redrawn(known: Anonymizer, astronaut: np.ndarray, store) -> None:
+def test_ambiguous_pseudonym_is_not_redrawn(known, astronaut, store):
     (face,) = known(astronaut, Options(pseudonyms=store())).faces
     assert (face.action, face.attempts) == ("replaced", 1)
 
@@ -261,7 +251,7 @@ class Stop(Exception):
     pass
 
 
-def test_callback_after_each_step_of_each_run(tiny_pipeline, astronaut: np.ndarray) -> None:
+def test_callback_after_each_step_of_each_run(tiny_pipeline, astronaut):
     steps: list[tuple[int, int]] = []
 
     def callback(pipeline, step: int, timestep, tensors: dict) -> None:
@@ -278,14 +268,14 @@ def test_callback_after_each_step_of_each_run(tiny_pipeline, astronaut: np.ndarr
     assert steps == [(1, 2), (2, 2)] * 3
 
 
-def test_callback_error_ends_the_call(tiny: Anonymizer, astronaut: np.ndarray) -> None:
+def test_callback_error_ends_the_call(tiny, astronaut):
     """It does not merely cover a face, as a stage's exception does."""
     with pytest.raises(Stop, match="enough"):
         tiny(astronaut, Options(seed=1), callback_on_step_end=raising(Stop("enough")))
     assert tiny(astronaut, Options(seed=1)).faces[0].action == "replaced"
 
 
-def test_images_share_batches(tiny: Anonymizer, astronaut: np.ndarray, batch_sizes: list[int]) -> None:
+def test_images_share_batches(tiny, astronaut, batch_sizes):
     output = tiny([astronaut, astronaut[:, ::-1].copy()], Options(seed=3))
     assert batch_sizes == [4]
     assert [[face.action for face in faces] for faces in output.faces] == [["replaced"] * 2] * 2

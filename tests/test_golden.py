@@ -71,21 +71,21 @@ def direct(anonymizer: Anonymizer) -> np.ndarray:
     return np.asarray(result.image)
 
 
-def test_golden_photo(direct: np.ndarray) -> None:
+def test_golden_photo(direct):
     """Processors round differently, by a level here and there; another person would differ by tens of levels."""
     away = differences(direct, np.asarray(Image.open(GOLDEN / "photo.png").convert("RGB")))
     assert away.mean() < 0.25
     assert np.quantile(away, 0.999) <= 4
 
 
-def test_golden_clip(anonymizer: Anonymizer, tmp_path: Path) -> None:
+def test_golden_clip(anonymizer, tmp_path):
     pytest.importorskip("av")
     away = differences(anonymize_frames(anonymizer, tmp_path), np.load(GOLDEN / "clip.npy"))
     assert away.mean() < 0.5
     assert away.max() < 6
 
 
-def test_batch_equals_call(anonymizer: Anonymizer, direct: np.ndarray, tmp_path: Path) -> None:
+def test_batch_equals_call(anonymizer, direct, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in "ab":
         (tmp_path / "photos" / f"{name}.png").write_bytes(png(picture()))
@@ -96,9 +96,7 @@ def test_batch_equals_call(anonymizer: Anonymizer, direct: np.ndarray, tmp_path:
         assert differences(images.read(tmp_path / "out" / f"{name}.png").pixels, direct).max() <= 1
 
 
-def test_dataset_equals_call(
-    anonymizer: Anonymizer, direct: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dataset_equals_call(anonymizer, direct, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     Path("in", "a.png").write_bytes(png(picture()))
@@ -112,7 +110,7 @@ def test_dataset_equals_call(
     assert differences(images.read("out/a.png").pixels, direct).max() <= 1
 
 
-def test_service_equals_call(anonymizer: Anonymizer, direct: np.ndarray) -> None:
+def test_service_equals_call(anonymizer, direct):
     pytest.importorskip("fastapi", reason="the service needs deid-diffusion[service]")
     from deid_diffusion.serving.http import make_app
     from deid_diffusion.serving.queue import Limits

@@ -48,13 +48,13 @@ def settled(items: list[int]) -> int:
     return before
 
 
-def test_prefetch_keeps_order() -> None:
+def test_prefetch_keeps_order():
     assert list(prefetch(range(50), lambda item: 1, 3)) == list(range(50))
     assert list(prefetch([], lambda item: 1, 3)) == []
 
 
 @pytest.mark.parametrize(("weight", "ahead"), [(0, 100), (1, 4), (2, 2), (50, 1)])
-def test_prefetch_respects_budget(weight: int, ahead: int) -> None:
+def test_prefetch_respects_budget(weight, ahead):
     fetched: list[int] = []
     with closing(prefetch(counted(fetched), lambda item: weight, 3)) as items:
         assert next(items) == 0
@@ -63,7 +63,7 @@ def test_prefetch_respects_budget(weight: int, ahead: int) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
-def test_prefetch_error_order(error: BaseException) -> None:
+def test_prefetch_error_order(error):
     def items() -> Iterator[int]:
         yield 1
         yield 2
@@ -95,7 +95,7 @@ def process(folder: Path, anonymizer: Anonymizer, out: str = "out", **options: o
     return list(run(plan, lambda: anonymizer, settings, folder / "report.jsonl"))
 
 
-def test_photos_share_batches(model: Anonymizer, folder: Path, batch_sizes: list[int]) -> None:
+def test_photos_share_batches(model, folder, batch_sizes):
     outcomes = process(folder, model, "together", batch_size=3, seed=5)
     assert batch_sizes == [3, 2]
     assert [outcome.report.input for outcome in outcomes] == [f"in/{k}.png" for k in range(5)]
@@ -107,16 +107,14 @@ def test_photos_share_batches(model: Anonymizer, folder: Path, batch_sizes: list
         assert np.abs(together.astype(int) - alone).max() <= 2
 
 
-def test_more_candidates_share_batches(model: Anonymizer, folder: Path, batch_sizes: list[int]) -> None:
+def test_more_candidates_share_batches(model, folder, batch_sizes):
     model.verifier = FakeVerifier(lambda n: FAIL if n in (1, 3) else PASS)
     outcomes = process(folder, model, batch_size=5, num_candidates=3)
     assert batch_sizes == [5, 2]
     assert [outcome.report.faces[0].attempts for outcome in outcomes] == [1, 2, 1, 2, 1]
 
 
-def test_failing_face_covers_only_its_photo(
-    model: Anonymizer, folder: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_face_covers_only_its_photo(model, folder, astronaut, monkeypatch):
     third = np.roll(astronaut, 2, axis=2)
 
     def broken(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -131,7 +129,7 @@ def test_failing_face_covers_only_its_photo(
     assert (np.asarray(Image.open(folder / "out" / "2.png"))[CORE] == FILL).all()
 
 
-def test_failing_photo_stops_only_itself(model: Anonymizer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_photo_stops_only_itself(model, folder, monkeypatch):
     finalize, calls = model.finalize, iter(range(9))
 
     def broken(*arguments: object) -> object:
@@ -145,9 +143,7 @@ def test_failing_photo_stops_only_itself(model: Anonymizer, folder: Path, monkey
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["0.png", "2.png", "3.png", "4.png"]
 
 
-def test_large_photos_wait_for_no_others(
-    model: Anonymizer, folder: Path, batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_photos_wait_for_no_others(model, folder, batch_sizes, monkeypatch):
     monkeypatch.setattr("deid_diffusion.batch.photos._MAX_PIXELS_AHEAD", 512 * 512 * 2)
     process(folder, model, batch_size=8)
     assert batch_sizes == [2, 2, 1]

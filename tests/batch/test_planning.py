@@ -64,11 +64,7 @@ def test_single_file():
 def test_relative_names(tmp_path):
     touch("in/a.jpg", "in/deep/b.jpg", "c.jpg")
     planned = plan(str(tmp_path / "in"), str(tmp_path / "c.jpg"), out=str(tmp_path / "out"), recursive=True)
-    assert pairs(planned) == [
-        ("in/a.jpg", "out/a.png"),
-        ("in/deep/b.jpg", "out/deep/b.png"),
-        ("c.jpg", "out/c.png"),
-    ]
+    assert pairs(planned) == [("in/a.jpg", "out/a.png"), ("in/deep/b.jpg", "out/deep/b.png"), ("c.jpg", "out/c.png")]
     assert all(job.source.is_file() for job in planned.jobs)
     assert pairs(plan(str(tmp_path / "c.jpg"), out=str(tmp_path / "d.png"))) == [("c.jpg", "d.png")]
 

@@ -15,18 +15,7 @@ from deid_diffusion.batch import dataset
 from deid_diffusion.batch.executors import run_in_processes
 from deid_diffusion.batch.journal import RunDirectory
 from deid_diffusion.batch.tasks import JobConfig
-from tests.batch.fakes import (
-    CONFIG,
-    decoded,
-    encoded,
-    failed,
-    load_light,
-    manifest,
-    messages,
-    pixels,
-    process,
-    written,
-)
+from tests.batch.fakes import CONFIG, decoded, encoded, failed, load_light, manifest, messages, pixels, process, written
 from tests.fake_anonymizer import expected
 
 webdataset = pytest.importorskip("webdataset")

@@ -28,7 +28,7 @@ def faces(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[Detection]:
     return faces
 
 
-def test_table_and_picture(call, faces: list[Detection]) -> None:
+def test_table_and_picture(call, faces):
     code, out, err = call("attributes", "a.png", "-o", "faces.png", "--keep", "age,freckles", "--change", "gender=man")
     assert (code, err) == (0, [])
     assert out[0] == "face 1 of 1: replaced"
@@ -45,7 +45,7 @@ def test_table_and_picture(call, faces: list[Detection]) -> None:
     assert Path("a.png").read_bytes() == before
 
 
-def test_no_face(call, faces: list[Detection]) -> None:
+def test_no_face(call, faces):
     faces.clear()
     assert call("attributes", "a.png", "-o", "faces.png") == (0, ["no face found"], [])
     assert not Path("faces.png").exists()
@@ -54,7 +54,7 @@ def test_no_face(call, faces: list[Detection]) -> None:
 @pytest.mark.parametrize(
     "wrong", [["none.png"], ["a.png", "--keep", "gendr"], ["a.png", "--change", "age"], ["a.png", "-o", "x.txt"]]
 )
-def test_bad_arguments(call, faces: list[Detection], wrong: list[str]) -> None:
+def test_bad_arguments(call, faces, wrong):
     code, out, err = call("attributes", *wrong)
     assert (code, out, len(err)) == (2, [], 1)
     assert err[0].startswith("error: ")

@@ -276,9 +276,7 @@ def test_prepare(call, photos, astronaut):
     options = ("-o", "cache", "--caption-column", "title", "--resolution", "32", "--variants", "2")
     code, out, err = call("prepare", "in", *options)
     assert code == 0
-    assert out == [
-        "2 crops of 4 photographs in cache; 3 skipped: 1 broken, 2 without a face (cache/skipped.jsonl)",
-    ]
+    assert out == ["2 crops of 4 photographs in cache; 3 skipped: 1 broken, 2 without a face (cache/skipped.jsonl)"]
     assert err == ["1/4 photos", "2/4 photos", "3/4 photos", "4/4 photos"]
     rows = [json.loads(line) for line in Path("cache/rows.jsonl").read_text().splitlines()]
     assert rows == [{"file": "a/face.png", "grey": False, "text": "an astronaut"}] * 2

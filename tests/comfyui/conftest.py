@@ -35,8 +35,14 @@ def comfy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
     for values in (modules["model_management"].loads, modules["utils"].shown, modules["utils"].hooks):
         values.clear()
     yield SimpleNamespace(**modules, nodes=nodes, generator=runtime)
-    modules["model_management"].unload_all_models()
     modules["model_management"].interrupt_current_processing(False)
+
+
+@pytest.fixture
+def unloaded(comfy: SimpleNamespace) -> None:
+    """No model is loaded, as when ComfyUI starts; other tests share the loaded model."""
+    comfy.model_management.unload_all_models()
+    comfy.model_management.loads.clear()
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def vision_output(pipeline, crops: FaceCrops) -> SimpleNamespace:
     return SimpleNamespace(image_embeds=output.image_embeds, last_hidden_state=output.last_hidden_state)
 
 
-def test_encoder_features_equal_pipeline(crops: FaceCrops) -> None:
+def test_encoder_features_equal_pipeline(crops):
     anonymizer = Anonymizer.from_pretrained("builtin", device="cpu", dtype=torch.float32)  # as ComfyUI reads
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()])
     expected = anonymizer.pipeline.encode_attributes(
@@ -69,7 +69,7 @@ def test_encoder_features_equal_pipeline(crops: FaceCrops) -> None:
     assert torch.allclose(encoder_features(LoadedAdapter(BUILTIN), crops), expected, atol=1e-5)
 
 
-def test_clip_features_equal_pipeline(crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter) -> None:
+def test_clip_features_equal_pipeline(crops, tiny_pipeline, adapter_alone):
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()]) * 2 - 1
     labels = labels_tensor([face.semantic_map for _, face in crops.faces])
     with torch.no_grad():
@@ -81,25 +81,25 @@ def test_clip_features_equal_pipeline(crops: FaceCrops, tiny_pipeline, adapter_a
     assert torch.equal(overall[0, 1:], adapter_alone.attribute_adapter.centre[1:])
 
 
-def test_clip_output_of_other_crops(crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter) -> None:
+def test_clip_output_of_other_crops(crops, tiny_pipeline, adapter_alone):
     output = vision_output(tiny_pipeline, crops)
     output.image_embeds = output.image_embeds[:1]
     with pytest.raises(UsageError, match="expected 2 pictures and 16 numbers per picture"):
         clip_features(adapter_alone, crops, output, None)
 
 
-def test_missing_encoder(crops: FaceCrops, adapter_alone: LoadedAdapter) -> None:
+def test_missing_encoder(crops, adapter_alone):
     with pytest.raises(UsageError, match="connect CLIP Vision Encode"):
         encoder_features(adapter_alone, crops)
 
 
-def test_tokens_hold_kept_attributes_only(crops: FaceCrops, model_folder: Path) -> None:
+def test_tokens_hold_kept_attributes_only(crops, model_folder):
     adapter = LoadedAdapter(model_folder)
     tokens = [make_tokens(adapter, torch.randn(1, COUNT, 16), make_selection(()))[0] for _ in range(2)]
     assert torch.equal(*tokens)
 
 
-def test_model_without_text_encoder(adapter_alone: LoadedAdapter) -> None:
+def test_model_without_text_encoder(adapter_alone):
     with pytest.raises(DeidError, match="alone: this model cannot read words"):
         make_tokens(adapter_alone, torch.randn(2, COUNT, 16), AttributeSelection())
 
@@ -111,9 +111,7 @@ def test_model_without_text_encoder(adapter_alone: LoadedAdapter) -> None:
         (make_selection(change={"age": "70"}), "change: age=elderly: this model cannot distinguish elderly from child"),
     ],
 )
-def test_unknown_words_are_refused(
-    model_folder: Path, monkeypatch: pytest.MonkeyPatch, choice: AttributeSelection, words: str
-) -> None:
+def test_unknown_words_are_refused(model_folder, monkeypatch, choice, words):
     def embed(texts: list[str]) -> torch.Tensor:
         """Distinguish the first word of each attribute, and no single phrase."""
         vectors = torch.ones(len(texts), 16)
@@ -126,20 +124,20 @@ def test_unknown_words_are_refused(
         make_tokens(adapter, torch.randn(1, COUNT, 16), choice)
 
 
-def test_custom_phrase(model_folder: Path) -> None:
+def test_custom_phrase(model_folder):
     adapter, features = LoadedAdapter(model_folder), torch.randn(1, COUNT, 16)
     kept = [make_tokens(adapter, features, make_selection(words))[0] for words in (["age"], ["age", "a scar"])]
     assert not torch.equal(*kept)
 
 
-def test_folder_without_adapter(model_folder: Path, tmp_path: Path) -> None:
+def test_folder_without_adapter(model_folder, tmp_path):
     shutil.copytree(model_folder, tmp_path / "broken")
     shutil.rmtree(tmp_path / "broken" / "attribute_adapter")
     with pytest.raises(DeidError, match="no AttributeAdapter can be loaded"):
         LoadedAdapter(tmp_path / "broken")
 
 
-def test_tokens_follow_text() -> None:
+def test_tokens_follow_text():
     tokens = torch.randn(3, 6, 8)
     single, three = torch.randn(1, 77, 8), torch.randn(3, 77, 8, dtype=torch.float16)
     joined = append_tokens([[single, {"pooled_output": None}], [three, {}]], tokens, "positive")
@@ -151,6 +149,6 @@ def test_tokens_follow_text() -> None:
 
 
 @pytest.mark.parametrize(("shape", "words"), [((1, 77, 9), "9 numbers wide"), ((2, 77, 8), "2 texts for 3 face crops")])
-def test_incompatible_texts(shape: tuple[int, ...], words: str) -> None:
+def test_incompatible_texts(shape, words):
     with pytest.raises(UsageError, match=f"negative: .*{words}"):
         append_tokens([[torch.randn(shape), {}]], torch.randn(3, 6, 8), "negative")

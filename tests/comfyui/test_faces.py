@@ -28,7 +28,7 @@ def photos(astronaut: np.ndarray) -> list[np.ndarray]:
     return [astronaut, np.ascontiguousarray(astronaut[:, ::-1])]
 
 
-def test_crops_are_ordered_and_erased(photos: list[np.ndarray]) -> None:
+def test_crops_are_ordered_and_erased(photos):
     crops = crop_faces(photos, find_faces(photos), 96)
     assert [photo for photo, _ in crops.faces] == [0, 0, 1, 1]
     masks, erased, originals = crops.masks(), crops.erased(), crops.originals()
@@ -41,7 +41,7 @@ def test_crops_are_ordered_and_erased(photos: list[np.ndarray]) -> None:
         assert (original[inside] != without[inside]).any()
 
 
-def test_erased_crops_ignore_faces(photos: list[np.ndarray]) -> None:
+def test_erased_crops_ignore_faces(photos):
     faces = find_faces(photos)
     crops = crop_faces(photos, faces, 96)
     other = [photo.copy() for photo in photos]
@@ -53,7 +53,7 @@ def test_erased_crops_ignore_faces(photos: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("kind", CONTROLS)
-def test_map_proportions(photos: list[np.ndarray], kind: str) -> None:
+def test_map_proportions(photos, kind):
     crops = crop_faces(photos, find_faces(photos), 128)
     exact = crops.control_images(kind, "the photo's", 1)
     first, again, other = (crops.control_images(kind, "another person's", seed) for seed in (1, 1, 2))
@@ -63,7 +63,7 @@ def test_map_proportions(photos: list[np.ndarray], kind: str) -> None:
         assert not np.array_equal(a, b)
 
 
-def test_map_of_photo_shows_all_faces(photos: list[np.ndarray]) -> None:
+def test_map_of_photo_shows_all_faces(photos):
     faces = find_faces(photos).faces[0]
     labels = photo_map(faces, (512, 512), "the photo's", None)
     for face in faces:
@@ -73,7 +73,7 @@ def test_map_of_photo_shows_all_faces(photos: list[np.ndarray]) -> None:
     assert not photo_map((), (8, 8), "the photo's", None).any()
 
 
-def test_faces_of_other_photos_are_refused(photos: list[np.ndarray]) -> None:
+def test_faces_of_other_photos_are_refused(photos):
     faces = find_faces(photos)
     with pytest.raises(UsageError, match="found in 2 pictures of 512 x 512"):
         crop_faces(photos[:1], faces, 96)
@@ -98,7 +98,7 @@ def crops(given: None, astronaut: np.ndarray) -> FaceCrops:
 
 
 @pytest.mark.parametrize("size", [32, 64, 150])
-def test_stitch_any_size(crops: FaceCrops, astronaut: np.ndarray, size: int) -> None:
+def test_stitch_any_size(crops, astronaut, size):
     pictures = torch.stack([torch.full((size, size, 3), value) for value in (0.1, 0.3, 0.5, 0.9)])
     pictures += torch.rand_like(pictures) * 0.05
     results = stitch(crops, pictures, FakeVerifier(), nothing)
@@ -111,7 +111,7 @@ def test_stitch_any_size(crops: FaceCrops, astronaut: np.ndarray, size: int) -> 
     assert np.asarray(results[0].image)[CORE].mean() < np.asarray(results[1].image)[CORE].mean() - 20
 
 
-def test_rejected_face_is_covered(crops: FaceCrops, astronaut: np.ndarray) -> None:
+def test_rejected_face_is_covered(crops, astronaut):
     """Such as an original face, if its crop is connected."""
     results = stitch(crops, to_image(crops.originals()), FakeVerifier(lambda n: PASS if n else FAIL), nothing)
     first = results[0].faces[0]
@@ -120,7 +120,7 @@ def test_rejected_face_is_covered(crops: FaceCrops, astronaut: np.ndarray) -> No
     assert [face.action for face in results[1].faces] == ["replaced"] * 2
 
 
-def test_unverifiable_faces_are_covered(crops: FaceCrops, astronaut: np.ndarray) -> None:
+def test_unverifiable_faces_are_covered(crops, astronaut):
     """They may be the originals."""
     verifier = FakeVerifier(lambda n: VerificationResult(None, None))
     results = stitch(crops, to_image(crops.originals()), verifier, nothing)
@@ -128,7 +128,7 @@ def test_unverifiable_faces_are_covered(crops: FaceCrops, astronaut: np.ndarray)
     assert is_hidden(results[0].image, astronaut)
 
 
-def test_nan_is_covered(crops: FaceCrops) -> None:
+def test_nan_is_covered(crops):
     pictures = torch.rand(4, 64, 64, 3)
     pictures[0, 5, 5, 0] = float("nan")
     first, second = stitch(crops, pictures, FakeVerifier(), nothing)[0].faces
@@ -137,9 +137,7 @@ def test_nan_is_covered(crops: FaceCrops) -> None:
 
 
 @pytest.mark.parametrize("stage", ["reference", "verify", "match_boundary_colour", "extract"])
-def test_failing_stage_covers(
-    crops: FaceCrops, monkeypatch: pytest.MonkeyPatch, stage: str, astronaut: np.ndarray
-) -> None:
+def test_failing_stage_covers(crops, monkeypatch, stage, astronaut):
     verifier = FakeVerifier()
     owner = verifier if hasattr(verifier, stage) else sys.modules["deid_diffusion.comfyui.faces"]
     monkeypatch.setattr(owner, stage, raising(MemoryError))
@@ -150,12 +148,12 @@ def test_failing_stage_covers(
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64, 3), (5, 64, 64, 3), (4, 64, 32, 3), (4, 64, 64, 4)])
-def test_other_batch_is_refused(crops: FaceCrops, shape: tuple[int, ...]) -> None:
+def test_other_batch_is_refused(crops, shape):
     with pytest.raises(UsageError, match="expected 4 square face crops"):
         stitch(crops, torch.rand(shape), FakeVerifier(), nothing)
 
 
-def test_missed_face_is_covered(crops: FaceCrops, given: None, astronaut: np.ndarray) -> None:
+def test_missed_face_is_covered(crops, given, astronaut):
     """Also in a photo without detected faces, whose faces may be another photo's."""
     empty = FaceCrops((astronaut,), (), 64)
     searched: list[Callable] = []

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.comfyui import nodes
 from deid_diffusion.errors import UsageError
 from deid_diffusion.faces.compositing import FILL
@@ -24,13 +22,13 @@ CORE = (slice(100, 160), slice(200, 240))  # inside the astronaut's face, whatev
 INPUTS = {"model": "embedded", "method": "generate", "keep": "all", "change": "", "seed": 3}
 
 
-def test_node_schemas_match_snapshot(comfy: SimpleNamespace) -> None:
+def test_node_schemas_match_snapshot(comfy):
     """Ids, names, types and ranges: saved workflows depend on them."""
     described = {name: essence(node.GET_NODE_INFO_V1()) for name, node in comfy.nodes.items()}
     assert json.loads(json.dumps(described)) == SNAPSHOT
 
 
-def test_inputs_and_outputs_have_tooltips(comfy: SimpleNamespace) -> None:
+def test_inputs_and_outputs_have_tooltips(comfy):
     for node in comfy.nodes.values():
         schema = node.define_schema()
         assert schema.description.endswith(".")
@@ -38,7 +36,7 @@ def test_inputs_and_outputs_have_tooltips(comfy: SimpleNamespace) -> None:
         assert schema.category == "deid-diffusion"
 
 
-def test_deidentify_node(comfy: SimpleNamespace, image: torch.Tensor) -> None:
+def test_deidentify_node(comfy, image):
     result, mask, record = comfy.nodes["DeidDeidentifyFaces"].execute(image, **INPUTS).args
     assert result.shape == image.shape
     assert mask.shape == image.shape[:3]
@@ -55,14 +53,14 @@ def test_deidentify_node(comfy: SimpleNamespace, image: torch.Tensor) -> None:
     assert sum(preview is not None for _, _, preview in comfy.utils.shown) == 2
 
 
-def test_deidentify_node_equals_call(comfy: SimpleNamespace, anonymizer: Anonymizer) -> None:
+def test_deidentify_node_equals_call(comfy, anonymizer):
     expected = np.asarray(anonymizer(picture(), OPTIONS).image)
     image = torch.from_numpy(picture().copy())[None].float() / 255
     result = comfy.nodes["DeidDeidentifyFaces"].execute(image, **{**INPUTS, "seed": OPTIONS.seed}).args[0]
     assert differences((result[0] * 255).round().numpy(), expected).max() <= 1
 
 
-def test_deidentify_node_methods_and_faces(comfy: SimpleNamespace, image: torch.Tensor, given: None) -> None:
+def test_deidentify_node_methods_and_faces(comfy, image, given):
     faces = comfy.nodes["DeidDetectFaces"].execute(image[:1]).args[0]
     inputs = {**INPUTS, "method": "fill"}
     result, _, record = comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **inputs, faces=faces).args
@@ -72,7 +70,7 @@ def test_deidentify_node_methods_and_faces(comfy: SimpleNamespace, image: torch.
         comfy.nodes["DeidDeidentifyFaces"].execute(image, **inputs, faces=faces)
 
 
-def test_photo_without_faces_unchanged(comfy: SimpleNamespace) -> None:
+def test_photo_without_faces_unchanged(comfy):
     empty = torch.full((1, 64, 80, 3), 0.2)
     result, mask, record = comfy.nodes["DeidDeidentifyFaces"].execute(empty, **INPUTS).args
     assert torch.equal((result * 255).round(), (empty * 255).round())
@@ -89,15 +87,13 @@ def test_photo_without_faces_unchanged(comfy: SimpleNamespace) -> None:
         ({"method": "fill", "keep": "age"}, "keeps and changes no attribute"),
     ],
 )
-def test_bad_selection_stops_workflow(
-    comfy: SimpleNamespace, image: torch.Tensor, inputs: dict[str, str], words: str
-) -> None:
+def test_bad_selection_stops_workflow(comfy, unloaded, image, inputs, words):
     with pytest.raises(UsageError, match=words):
         comfy.nodes["DeidDeidentifyFaces"].execute(image, **{**INPUTS, **inputs})
     assert comfy.model_management.loads == []
 
 
-def test_selection_reaches_faces(comfy: SimpleNamespace, image: torch.Tensor) -> None:
+def test_selection_reaches_faces(comfy, image):
     inputs = {**INPUTS, "keep": "pose, age", "change": "expression=smiling, gaze=eyes open"}
     record = comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **inputs).args[2]
     face = json.loads(record)["faces"][0]
@@ -106,7 +102,7 @@ def test_selection_reaches_faces(comfy: SimpleNamespace, image: torch.Tensor) ->
 
 
 @pytest.mark.parametrize("when", ["before a photo", "in a step"])
-def test_interrupt(comfy: SimpleNamespace, image: torch.Tensor, when: str) -> None:
+def test_interrupt(comfy, unloaded, image, when):
     interrupt = comfy.model_management.interrupt_current_processing
     if when == "before a photo":
         interrupt()
@@ -121,22 +117,20 @@ def test_interrupt(comfy: SimpleNamespace, image: torch.Tensor, when: str) -> No
 
 
 @pytest.mark.parametrize("broken", ["EnsembleDetector.search", "Canvas.__init__"])
-def test_failing_stage_stops_workflow(
-    comfy: SimpleNamespace, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
+def test_failing_stage_stops_workflow(comfy, image, monkeypatch, broken):
     home = {"EnsembleDetector": "detection", "Canvas": "compositing"}[broken.split(".")[0]]
     monkeypatch.setattr(f"deid_diffusion.faces.{home}.{broken}", raising(RuntimeError("broken on purpose")))
     with pytest.raises(RuntimeError, match="on purpose"):
         comfy.nodes["DeidDeidentifyFaces"].execute(image, **INPUTS)
 
 
-def test_fingerprint_without_seed(comfy: SimpleNamespace) -> None:
+def test_fingerprint_without_seed(comfy):
     node = comfy.nodes["DeidDeidentifyFaces"]
     assert node.fingerprint_inputs(seed=-1, keep="all") != node.fingerprint_inputs(seed=-1, keep="all")
     assert node.fingerprint_inputs(seed=3) == node.fingerprint_inputs(seed=3)
 
 
-def test_face_nodes(comfy: SimpleNamespace, image: torch.Tensor, given: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_face_nodes(comfy, image, given, monkeypatch):
     faces, drawn, count = comfy.nodes["DeidDetectFaces"].execute(image).args
     assert count == 4
     assert (drawn != image).any()
@@ -162,7 +156,7 @@ def test_face_nodes(comfy: SimpleNamespace, image: torch.Tensor, given: None, mo
     assert [len(json.loads(line)["faces"]) for line in record.splitlines()] == [2, 2]
 
 
-def test_face_nodes_without_faces(comfy: SimpleNamespace) -> None:
+def test_face_nodes_without_faces(comfy):
     empty = torch.full((2, 64, 64, 3), 0.2)
     faces, _, count = comfy.nodes["DeidDetectFaces"].execute(empty).args
     crops, erased, *_ = (
@@ -179,7 +173,7 @@ def test_face_nodes_without_faces(comfy: SimpleNamespace) -> None:
     assert apply.execute(text, text, adapter, crops, "all", "").args == (text, text)
 
 
-def test_attribute_tokens(comfy: SimpleNamespace, image: torch.Tensor, given: None) -> None:
+def test_attribute_tokens(comfy, image, given):
     faces = comfy.nodes["DeidDetectFaces"].execute(image).args[0]
     crops = comfy.nodes["DeidCropFaces"].execute(image, faces, 96, "semantic_map", "another person's", 5).args[0]
     adapter = comfy.nodes["DeidLoadAttributeAdapter"].execute("embedded").args[0]

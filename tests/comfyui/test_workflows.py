@@ -123,7 +123,7 @@ def described(comfy: SimpleNamespace) -> dict[str, Any]:
     return {**others, **own}
 
 
-def test_examples_have_pictures() -> None:
+def test_examples_have_pictures():
     names = {path.stem for path in EXAMPLES.glob("*.json")}
     assert names == {"de-identify_faces", "faces_by_your_own_checkpoint"}
     for name in names:
@@ -131,7 +131,7 @@ def test_examples_have_pictures() -> None:
             assert min(picture.size) >= 192
 
 
-def test_one_click_example(comfy: SimpleNamespace, described: dict[str, Any]) -> None:
+def test_one_click_example(comfy, described):
     workflow = json.loads((EXAMPLES / "de-identify_faces.json").read_text())
     saved = run(to_prompt(workflow, described), comfy.nodes)
     picture = saved["SaveImage"][0]
@@ -140,9 +140,7 @@ def test_one_click_example(comfy: SimpleNamespace, described: dict[str, Any]) ->
     assert len(json.loads(saved["PreviewAny"][0])["faces"]) == 3
 
 
-def test_checkpoint_example_fails_closed(
-    comfy: SimpleNamespace, described: dict[str, Any], tiny_pipeline, tmp_path: Path
-) -> None:
+def test_checkpoint_example_fails_closed(comfy, described, tiny_pipeline, tmp_path):
     """Noise is no face: all are covered. What the generator saw was erased."""
     tiny_pipeline.save_pretrained(tmp_path / "attribute_adapters" / "face_deid")
     AttributeAdapter(16, len(FEATURE_NAMES), 4, 16).save_pretrained(
@@ -157,7 +155,7 @@ def test_checkpoint_example_fails_closed(
     assert ((saved["erased"][:, 240:270, 240:270] * 255).round() == 128).all()
 
 
-def test_versions_agree() -> None:
+def test_versions_agree():
     from deid_diffusion import __version__
 
     assert f'version = "{__version__}"' in (PACK / "pyproject.toml").read_text()

@@ -71,7 +71,7 @@ def run_page(name: str) -> dict[str, object]:
     return names
 
 
-def test_diffusers(downloaded: None, work: Path, astronaut: np.ndarray) -> None:
+def test_diffusers(downloaded, work, astronaut):
     names = run_page("diffusers.md")
     result = np.asarray(Image.open(work / "anonymous.png"))
     assert (result != astronaut).any()
@@ -80,33 +80,33 @@ def test_diffusers(downloaded: None, work: Path, astronaut: np.ndarray) -> None:
     assert names["ours"].attribute_adapter is names["adapter"]
 
 
-def test_attributes(downloaded: None, work: Path) -> None:
+def test_attributes(downloaded, work):
     names = run_page("attributes.md")
     assert names["result"].faces[0].changed_attributes == {"gender": "man"}
     assert names["anonymizer"].pipeline.reads_attributes
 
 
-def test_controlnet_aux(downloaded: None, work: Path) -> None:
+def test_controlnet_aux(downloaded, work):
     names = run_page("controlnet_aux.md")
     assert names["control"].size == names["parsed"].size == (512, 512)
     assert Image.open(work / "map.png").getbbox() is not None
     assert names["lines"].any()
 
 
-def test_models(downloaded: None, work: Path) -> None:
+def test_models(downloaded, work):
     names = run_page("models.md")
     assert (work / "my-sd15" / "model_index.json").is_file()
     assert names["pipeline"].config.control == "mediapipe_face"
 
 
-def test_scale(work: Path, astronaut: np.ndarray) -> None:
+def test_scale(work, astronaut):
     pytest.importorskip("datasets", reason="its age fits the newest huggingface_hub only", exc_type=ImportError)
     (row,) = run_page("scale.md")["rows"]
     assert row["label"] == 3
     assert (np.asarray(row["image"]) != astronaut).any()
 
 
-def test_documented_downloads_suffice(hub: dict[str, Path], tmp_path: Path) -> None:
+def test_documented_downloads_suffice(hub, tmp_path):
     text = (DOCS / "models.md").read_text().replace("\\\n", " ")
     commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("hf download")]
     wanted = {repository.name: repository for repository in SD15.repositories}
@@ -121,7 +121,7 @@ def test_documented_downloads_suffice(hub: dict[str, Path], tmp_path: Path) -> N
     assert any((tmp_path / INPAINTING.name / "tokenizer").iterdir())
 
 
-def test_documented_commits() -> None:
+def test_documented_commits():
     from deid_diffusion.pipelines.presets import PRESETS
 
     text = (DOCS / "models.md").read_text()

@@ -29,7 +29,7 @@ from tests.video.oracle import Painter
 TWO = (Actor(), Actor((1, 5), 100, (200, 10), (190, 110)))
 
 
-def test_all_frames_replaced_rest_unchanged(clip) -> None:
+def test_all_frames_replaced_rest_unchanged(clip):
     clip = clip(20, actors=TWO)
     result = clip.run()
     frames = clip.frames()
@@ -49,7 +49,7 @@ def test_all_frames_replaced_rest_unchanged(clip) -> None:
     assert list(clip.target.parent.iterdir()) == [clip.target]  # no checkpoint is left
 
 
-def test_track_keeps_face(clip, painter) -> None:
+def test_track_keeps_face(clip, painter):
     clip = clip(8, actors=TWO)
     seeds = [track.seed for track in clip.run().tracks]
     assert len(set(seeds)) == 2
@@ -62,7 +62,7 @@ def test_track_keeps_face(clip, painter) -> None:
 
 
 @pytest.mark.parametrize("mesh", [True, False])
-def test_detector_dropouts_leave_no_face(mesh, clip, tiny) -> None:
+def test_detector_dropouts_leave_no_face(mesh, clip, tiny):
     if not mesh:
         tiny.landmarker = lambda crop: None
     clip = clip(20, blind=(7, 8, 9))
@@ -72,7 +72,7 @@ def test_detector_dropouts_leave_no_face(mesh, clip, tiny) -> None:
     assert track.covered == (0 if mesh else 3)
 
 
-def test_margins_before_and_after_detections(clip, tiny) -> None:
+def test_margins_before_and_after_detections(clip, tiny):
     """Faces that come and go are often detected late: here from frame 9 to 15, and they are there from 6 to 18."""
     tiny.landmarker = lambda crop: None
     clip = clip(24, actors=(Actor(frames=(6, 19)),), blind=(6, 7, 8, 16, 17, 18))
@@ -81,7 +81,7 @@ def test_margins_before_and_after_detections(clip, tiny) -> None:
     assert (track.first, track.last, track.covered, track.covered_around) == (9, 15, 0, 6)
 
 
-def test_failing_generation_covers_frames(clip, painter) -> None:
+def test_failing_generation_covers_frames(clip, painter):
     clip = clip(12)
     painter.failing = (5, 6, 9)
     (track,) = clip.run(fill_colour="grey").tracks
@@ -91,7 +91,7 @@ def test_failing_generation_covers_frames(clip, painter) -> None:
     assert np.abs(clip.frames()[4][y0 + 20 : y1 - 20, x0 + 15 : x1 - 15].astype(int) - FILL).max() < 12
 
 
-def test_rejected_face_holds_previous_one(clip, tiny) -> None:
+def test_rejected_face_holds_previous_one(clip, tiny):
     clip = clip(12)
     tiny.verifier = FakeVerifier(lambda n: FAIL if n in (6, 8, 9) else PASS)  # frames 5 (held), 6 (rejected twice)
     (track,) = clip.run().tracks
@@ -103,7 +103,7 @@ def test_rejected_face_holds_previous_one(clip, tiny) -> None:
     assert clip.bare() == []
 
 
-def test_failing_frame_is_filled(clip, tiny, monkeypatch) -> None:
+def test_failing_frame_is_filled(clip, tiny, monkeypatch):
     from deid_diffusion.faces.masks import union_mask
 
     clip = clip(12)
@@ -129,14 +129,14 @@ def test_failing_frame_is_filled(clip, tiny, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("method", "action"), [("fill", "filled"), ("blur", "blurred"), ("pixelate", "pixelated")])
-def test_simple_methods(method, action, clip, painter) -> None:
+def test_simple_methods(method, action, clip, painter):
     clip = clip(10, blind=(4, 5))
     (track,) = clip.run(method=method).tracks
     assert clip.bare() == []
     assert (track.replaced, track.seed, track.action, painter.seeds) == (10, None, action, [])
 
 
-def test_clip_without_faces_unchanged(clip) -> None:
+def test_clip_without_faces_unchanged(clip):
     clip = clip(5, actors=())
     assert clip.run().tracks == ()
     with av.open(str(clip.target)) as container:
@@ -145,7 +145,7 @@ def test_clip_without_faces_unchanged(clip) -> None:
         clip.run(require_face=True, overwrite=True)
 
 
-def test_existing_result_is_kept(clip) -> None:
+def test_existing_result_is_kept(clip):
     clip = clip(3)
     clip.target.parent.mkdir()
     clip.target.write_bytes(b"mine")
@@ -154,7 +154,7 @@ def test_existing_result_is_kept(clip) -> None:
     assert clip.target.read_bytes() == b"mine"
 
 
-def test_pseudonyms_link_runs(tmp_path, clip, tiny, painter, key) -> None:
+def test_pseudonyms_link_runs(tmp_path, clip, tiny, painter, key):
     clip = clip(8, actors=TWO)
     tiny.verifier = ByPlace()
     people = Pseudonyms(key, tmp_path / "people", recogniser="fake", dimension=4, threshold=0.9)
@@ -181,7 +181,7 @@ class ByPlace(FakeVerifier):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_run_is_resumed(clip, painter, monkeypatch) -> None:
+def test_killed_run_is_resumed(clip, painter, monkeypatch):
     clip = clip(20)
     child = multiprocessing.get_context("fork").Process(target=_hang_in_third_chunk, args=(clip, painter))
     child.start()
@@ -230,7 +230,7 @@ def _hang_in_third_chunk(clip: Clip, painter: Painter) -> None:
     clip.run()
 
 
-def test_other_options_start_anew(clip, monkeypatch) -> None:
+def test_other_options_start_anew(clip, monkeypatch):
     clip = clip(4)
     with monkeypatch.context() as patch:
         break_stage(patch, "deid_diffusion.video.anonymize.join", VideoError("out of luck"), 0)
@@ -242,7 +242,7 @@ def test_other_options_start_anew(clip, monkeypatch) -> None:
     assert list(clip.target.parent.iterdir()) == [clip.target]
 
 
-def test_builtin_model(clip, anonymizer) -> None:
+def test_builtin_model(clip, anonymizer):
     """A real face, detector and verifier: another person, and the same from frame to frame."""
     from deid_diffusion.faces.detectors import CenterFaceDetector
     from deid_diffusion.identity.recognition import DlibRecogniser

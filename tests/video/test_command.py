@@ -29,7 +29,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny) -> Scene:
     return shown
 
 
-def test_folder_of_photos_and_clips(shown: Scene, call) -> None:
+def test_folder_of_photos_and_clips(shown, call):
     code, out, err = call("anonymize", "in", "-o", "out", "--report", "r.jsonl")
     assert (code, out) == (0, ["2 files: 2 de-identified, 1 other files skipped; 2 faces: 2 replaced"]), err
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.mp4"]
@@ -46,7 +46,7 @@ def test_folder_of_photos_and_clips(shown: Scene, call) -> None:
     ]
 
 
-def test_container_of_output(shown: Scene, call) -> None:
+def test_container_of_output(shown, call):
     assert call("anonymize", "in/b.mp4", "-o", "c.mkv")[0] == 0
     assert bare(shown, read(Path("c.mkv"))) == []
     code, _, err = call("anonymize", "in/b.mp4", "-o", "c.avi")
@@ -54,13 +54,13 @@ def test_container_of_output(shown: Scene, call) -> None:
     assert call("anonymize", "in/a.png", "-o", "c.mp4")[0] == 2
 
 
-def test_in_place(shown: Scene, call) -> None:
+def test_in_place(shown, call):
     assert call("anonymize", "in/b.mp4", "--in-place")[0] == 0
     assert bare(shown, read(Path("in/b.mp4"))) == []
     assert sorted(path.name for path in Path("in").iterdir()) == ["a.png", "b.mp4", "note.txt"]
 
 
-def test_broken_clip_stops_only_itself(shown: Scene, call) -> None:
+def test_broken_clip_stops_only_itself(shown, call):
     Path("in/b.mp4").write_bytes(Path("in/b.mp4").read_bytes()[:2000])
     Path("in/c.mkv").write_bytes(b"")
     code, out, err = call("anonymize", "in", "-o", "out", "--report", "r.jsonl")
@@ -74,7 +74,7 @@ def test_broken_clip_stops_only_itself(shown: Scene, call) -> None:
     ]  # fmt: skip
 
 
-def test_annotations_are_refused_for_clips(shown: Scene, call) -> None:
+def test_annotations_are_refused_for_clips(shown, call):
     Path("b.json").write_text("[]")
     for option in ("--annotations", "--boxes", "--only", "--wishes"):
         code, _, err = call("anonymize", "in", "-o", "out", option, "b.json")
@@ -84,13 +84,13 @@ def test_annotations_are_refused_for_clips(shown: Scene, call) -> None:
     assert not Path("x.json").exists()
 
 
-def test_exit_code_of_covered_frames(shown: Scene, call, painter) -> None:
+def test_exit_code_of_covered_frames(shown, call, painter):
     painter.failing = (3,)
     code, out, _ = call("anonymize", "in/b.mp4", "-o", "out")
     assert (code, out) == (3, ["1 file: 1 de-identified; 1 face: 1 replaced, 1 of these covered in some frames"])
 
 
-def test_missing_package(shown: Scene, call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package(shown, call, monkeypatch):
     def missing(name: str) -> None:
         raise ImportError(name)
 
@@ -101,7 +101,7 @@ def test_missing_package(shown: Scene, call, monkeypatch: pytest.MonkeyPatch) ->
     assert any("pip install 'deid-diffusion[video]'" in line for line in err)
 
 
-def test_clip_as_report_is_refused(shown: Scene, call) -> None:
+def test_clip_as_report_is_refused(shown, call):
     code, _, err = call("anonymize", "in", "-o", "out", "--report", "in/b.mp4")
     assert (code, len(err)) == (2, 1)
     assert "has the suffix of a photo or clip" in err[0]

@@ -30,7 +30,7 @@ def tracks(detections: ClipDetections, frames: int, rate: float = 25) -> list[Tr
     return make_tracks(detections, groups, frames, rate, SIZE)
 
 
-def test_gaps_are_interpolated() -> None:
+def test_gaps_are_interpolated():
     (track,) = tracks(detected((range(50), (10, 50), (2, 1)), but=(0, 20, 21, 22)), 50)
     assert track.places.frames.tolist() == list(range(50))
     assert track.observed_frames == (1, 49)
@@ -40,7 +40,7 @@ def test_gaps_are_interpolated() -> None:
     assert (track.at(20).detector, track.at(23).detector) == (GUESS, "cf")
 
 
-def test_ends_grow_along_the_way() -> None:
+def test_ends_grow_along_the_way():
     (track,) = tracks(detected((range(10, 30), (100, 80), (2, 0))), 60)
     assert track.places.frames.tolist() == list(range(7, 33))
     assert track.at(8).box == pytest.approx((116, 80, 160, 120))  # from the extrapolated place to the detected one
@@ -50,7 +50,7 @@ def test_ends_grow_along_the_way() -> None:
     assert len(track.places.frames) == 20 + 2 * 6
 
 
-def test_two_people_are_two_tracks() -> None:
+def test_two_people_are_two_tracks():
     detections = detected(
         (range(30), (10, 10), (1, 0)), (range(5, 25), (200, 100), (0, -1)), (range(12, 13), (280, 190), (0, 0))
     )
@@ -59,40 +59,40 @@ def test_two_people_are_two_tracks() -> None:
     assert [track.observed_frames for track in people] == [(0, 29), (5, 24), (12, 12)]
 
 
-def test_lost_track_ends_after_gap() -> None:
+def test_lost_track_ends_after_gap():
     for stop, number in ((40, 2), (30, 1)):
         detections = detected((range(50), (100, 50), (0, 0)), but=tuple(range(10, stop)))
         assert len(tracks(detections, 50)) == number
 
 
-def test_all_detections_are_tracked() -> None:
+def test_all_detections_are_tracked():
     fast = tracks(detected((range(8), (0, 50), (39, 0))), 8)
     frames = sorted(frame for track in fast for frame in track.places.frames[track.observed].tolist())
     assert frames == list(range(8))
 
 
-def test_interpolated_box_yields_to_detection() -> None:
+def test_interpolated_box_yields_to_detection():
     detections = detected((range(20), (100, 50), (0, 0)), (range(5, 10), (101, 50), (0, 0)))
     groups = [[row for row in range(len(detections.frames)) if detections.boxes[row, 0] == x] for x in (100, 101)]
     _, second = make_tracks(detections, groups, 20, 25, SIZE)
     assert second.places.frames.tolist() == list(range(5, 10))
 
 
-def test_best_frame_is_observed() -> None:
+def test_best_frame_is_observed():
     detections = detected((range(20), (100, 50), (0, 0)), but=(8,))
     detections.scores[11] = 0.9
     (track,) = tracks(detections, 20)
     assert track.best() == 12
 
 
-def test_guesses_lie_in_the_picture() -> None:
+def test_guesses_lie_in_the_picture():
     (track,) = tracks(detected((range(10, 20), (-30, 100), (6, 0))), 30)
     boxes = track.places.boxes[~track.observed]
     assert (boxes[:, 0] >= 0).all()
     assert (boxes[:, 2] > boxes[:, 0]).all()
 
 
-def test_chunk_round_trip(tmp_path) -> None:
+def test_chunk_round_trip(tmp_path):
     detections = detected((range(4), (10, 10), (1, 0)))
     detections.points[2] = np.nan
     chunk = Chunk(detections, np.array([0, np.nan, 2.0]), np.array([3]))
