@@ -1,13 +1,11 @@
 """Functions that fail."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NoReturn
 
 
 def raising(error: BaseException | type[BaseException]) -> Callable[..., NoReturn]:
-    """Return a function that raises an error, whatever its arguments."""
+    """Return a function that raises an error and takes any arguments."""
 
     def fail(*args: object, **kwargs: object) -> NoReturn:
         raise error

@@ -75,7 +75,7 @@ class FakeAnonymizer:
 
 
 def expected(pixels: np.ndarray) -> np.ndarray:
-    """Return what the fake makes of a photo with faces."""
+    """Return the fake's result for a photo with faces."""
     result = pixels.copy()
     height, width = (max(1, side // 2) for side in pixels.shape[:2])
     result[:height, :width] = 255 - result[:height, :width]

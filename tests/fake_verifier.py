@@ -1,7 +1,5 @@
 """Face verifiers without a recogniser: one accepts every result, one follows a script."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The astronaut's face and an area of the background as given detections, and an anonymizer that detects them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,9 @@ from tests.fake_verifier import FakeVerifier
 FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
 OTHER = Detection((300.0, 300.0, 360.0, 380.0), 0.8, "given")
 CORE = (slice(90, 170), slice(190, 250))
-"""Rows and columns inside FACE's mask, whatever its exact shape."""
+"""Rows and columns that lie inside FACE's mask in any case."""
 OTHER_CORE = (slice(315, 365), slice(312, 348))
-"""Likewise, inside OTHER's mask."""
+"""Likewise, for OTHER."""
 
 
 def no_mesh(crop: np.ndarray) -> None:

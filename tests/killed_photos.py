@@ -26,7 +26,7 @@ def main(photo: Path, runs: int = 12) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = given_anonymizer(make_tiny_pipeline(Path(folder)), FACE, OTHER)
         original = np.asarray(Image.open(photo).convert("RGB"))
-        process(photo, model)  # loads what the first run loads
+        process(photo, model)  # the first run loads packages
         start = time.monotonic()
         process(photo, model)
         duration = time.monotonic() - start

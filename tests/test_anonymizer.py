@@ -1,7 +1,5 @@
 """Images through the anonymizer: results, records, refusals, and covers where a stage fails."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

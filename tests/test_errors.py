@@ -1,6 +1,4 @@
-"""Without mediapipe and controlnet_aux, the package imports, and errors say in one line what to install."""
-
-from __future__ import annotations
+"""Without mediapipe and controlnet_aux, the package imports, and errors name the package in one line."""
 
 import doctest
 import subprocess

@@ -1,6 +1,4 @@
-"""Whatever fails, and whenever: no original face is left under an output's name."""
-
-from __future__ import annotations
+"""Failures at any stage and at any time: no original face is left under an output's name."""
 
 import os
 import shutil
@@ -164,7 +162,7 @@ def test_simple_methods_fail_closed(method, tiny, photo, astronaut, monkeypatch)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_process_leaves_no_face(photo):
-    """A run is killed at moments spread evenly over it; what it wrote is complete and shows no original face."""
+    """A run is killed at moments spread evenly over it; its results are complete and show no original face."""
     shutil.copy(photo, photo.with_name("b.png"))
     script = Path(__file__).with_name("killed_photos.py")
     arguments = [sys.executable, "-m", f"tests.{script.stem}", str(photo)]

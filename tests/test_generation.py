@@ -1,7 +1,5 @@
 """Generator inputs, donors, candidates and their choice."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -223,7 +221,7 @@ def known(tiny_pipeline) -> Anonymizer:
 
 
 def test_pseudonym_keeps_donors_across_selections(known, astronaut, store):
-    """Donors are chosen in the first photo and kept in the store, by whatever process."""
+    """Donors are chosen in the first photo and kept in the store, for all processes."""
     donors = []
     for keep in (("gender", "age"), ("glasses",), ()):
         known(astronaut, Options(pseudonyms=store(), keep=keep))

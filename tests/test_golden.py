@@ -1,9 +1,7 @@
-"""Golden results: of the built-in model with people who do not exist; and every front end returns the same.
+"""Golden results of the built-in model on invented faces, and the same results from every front end.
 
 After a change that is meant to alter pictures, run ``python -m tests.test_golden`` and look at ``tests/golden``.
 """
-
-from __future__ import annotations
 
 import io
 from functools import partial

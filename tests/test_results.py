@@ -1,7 +1,5 @@
 """Records as JSON lines: round trip, and appending after a torn line and on a full disk."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

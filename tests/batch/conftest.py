@@ -1,7 +1,5 @@
 """Fixture of the tests of data-set runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Runs over folders: streaming, resuming, sharing; failures are left out and reported."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

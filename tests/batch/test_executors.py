@@ -1,7 +1,5 @@
 """Worker processes, local and of Ray: a worker that dies is replaced, and all share the pseudonym store."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Plans: names, collisions, invalid options and resuming, without reading a photo."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

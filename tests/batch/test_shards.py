@@ -1,7 +1,5 @@
 """WebDataset shards: keys and labels are kept, images are replaced, failed samples are left out whole."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from dataclasses import replace

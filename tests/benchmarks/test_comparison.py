@@ -1,7 +1,5 @@
 """Comparison of tools: closed-form distances, table, plot, and figures of evaluations."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from math import sqrt
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """Fixtures of the commands: an empty working directory, photos, and an anonymizer without models."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The `dataset` command: output, messages and exit codes; sharing by `accelerate launch`."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

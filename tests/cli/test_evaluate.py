@@ -1,7 +1,5 @@
 """`deid-diffusion evaluate`, with a detector and a recogniser that read colours."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`deid-diffusion attributes`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

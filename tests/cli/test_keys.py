@@ -1,7 +1,5 @@
 """`deid-diffusion keys ...`: exit codes, one-line messages, no traceback."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The command line as a user meets it: exit codes, one-line messages, no traceback."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Commands `serve` and `web`: addresses, API keys, usage errors, shutdown."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import urllib.request

@@ -1,7 +1,7 @@
 """Random weights in the shapes of Stable Diffusion 1.5, in a ComfyUI's model folders: for the trial, 3.5 GB on disk.
 
-What they paint is noise; what they prove is that ComfyUI's own loaders and sampler take our ControlNet, our adapter's
-tokens and our crops. Run with ComfyUI's folder as working directory.
+They generate noise, and show that ComfyUI's own loaders and sampler accept our ControlNet, our adapter's tokens and
+our crops. Run with ComfyUI's folder as working directory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _VAE = {
 
 
 def random_weights(model: torch.nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Small normal weights in half precision; what has one dimension is a norm's, or a bias."""
+    """Small normal weights in half precision; one-dimensional weights are norms and biases."""
     weights = {}
     for name, value in model.state_dict().items():
         if value.ndim > 1:
@@ -78,7 +78,7 @@ def clip_vision() -> dict[str, torch.Tensor]:
 
 
 def save_adapter(folder: Path) -> None:
-    """What Load Attribute Adapter takes of a model's folder, with a small text side of that CLIP."""
+    """Write the parts of a model that Load Attribute Adapter reads, with a small text side of that CLIP."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     from deid_diffusion.models.attribute_adapter import AttributeAdapter

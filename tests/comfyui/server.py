@@ -1,4 +1,4 @@
-"""A real ComfyUI as a process, and its HTTP API: what `real_comfyui.py` drives."""
+"""A ComfyUI process and its HTTP API, for `real_comfyui.py`."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ async def open_page(session: aiohttp.ClientSession) -> Page:
 
 
 async def take(page: Page, server: Server, name: str) -> None:
-    """Open a template, compare what the page would send, run it if it is the first, and save its picture."""
+    """Open a template, compare the prompt that the page would send, run the first one, and save its picture."""
     text = (EXAMPLES / f"{name}.json").read_text()
     await page.run(f"app.loadGraphData({text})")
     await asyncio.sleep(3)

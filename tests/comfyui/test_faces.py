@@ -1,7 +1,5 @@
 """Face crops and stitching: which new faces are pasted, which are covered, and that no original face comes back."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Nodes as ComfyUI describes and executes them; `real_comfyui.py` compares the stand-in with ComfyUI itself."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from tests.fake_verifier import FakeVerifier
 from tests.test_golden import OPTIONS, differences, picture
 
 SNAPSHOT = json.loads(Path(__file__).with_name("object_info.json").read_text())
-CORE = (slice(100, 160), slice(200, 240))  # inside the astronaut's face, whatever the mask
+CORE = (slice(100, 160), slice(200, 240))  # inside the astronaut's face
 INPUTS = {"model": "embedded", "method": "generate", "keep": "all", "change": "", "seed": 3}
 
 

@@ -1,7 +1,5 @@
 """Model folders, images and masks, and the model under ComfyUI's memory manager."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The example workflows, run on the stand-in: every link and every saved value fits our nodes and ComfyUI's own."""
+"""Example workflows on the stand-in: all links and saved values fit our nodes and ComfyUI's own."""
 
 import json
 from pathlib import Path
@@ -141,7 +141,7 @@ def test_one_click_example(comfy, described):
 
 
 def test_checkpoint_example_fails_closed(comfy, described, tiny_pipeline, tmp_path):
-    """Noise is no face: all are covered. What the generator saw was erased."""
+    """Noise is no face: all are covered. The generator's inputs were erased."""
     tiny_pipeline.save_pretrained(tmp_path / "attribute_adapters" / "face_deid")
     AttributeAdapter(16, len(FEATURE_NAMES), 4, 16).save_pretrained(
         tmp_path / "attribute_adapters" / "face_deid" / "attribute_adapter"

@@ -1,4 +1,4 @@
-"""Saved workflows, as ComfyUI's page sends them to the API, and what the API says of node types."""
+"""Saved workflows as ComfyUI's page sends them to the API, and the API's descriptions of node types."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-_FOLDERS = ("model", "adapter_name")  # combos whose options are what is on the disk
+_FOLDERS = ("model", "adapter_name")  # combos whose options are files
 
 
 def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved workflow as the API takes it.
+    """Convert a saved workflow to the API's format.
 
     Args:
         workflow: ComfyUI's file format, 0.4.
-        nodes: what /object_info says of the node types.
+        nodes: descriptions of the node types by /object_info.
 
     Raises:
         ValueError: when a node's saved values are not as many as its widgets, or a link joins two types.
@@ -38,7 +38,7 @@ def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str
                 inputs[name] = values.pop(0)
                 settings = spec[1] if len(spec) > 1 else {}
                 if settings.get("control_after_generate") or settings.get("image_upload"):
-                    values.pop(0)  # what the page adds: "randomize", or the button
+                    values.pop(0)  # added by the page: "randomize", or the button
             elif name in known.get("required", {}):
                 raise ValueError(f"{node['type']}.{name} is not connected")
         if values:
@@ -48,7 +48,7 @@ def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str
 
 
 def essence(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a node's description a saved workflow depends on: names, types, order and ranges, no texts."""
+    """Return the part of a node's description that saved workflows depend on: names, types, order and ranges."""
     inputs = {
         f"{name} ({kind})": [spec[0], _ranges(name, spec[1])]
         for kind, specs in info["input"].items()

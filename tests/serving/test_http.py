@@ -1,7 +1,5 @@
 """HTTP service: one real face, requests and responses, errors, limits, concurrency."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

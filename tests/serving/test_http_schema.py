@@ -1,7 +1,5 @@
 """The service against its OpenAPI schema, and the example of docs/service.md against the service."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -33,7 +33,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows: (H, W, 3) uint8 frames, and by frame the tile's (x, y, side) of each actor, None if absent.
+    """Content of a clip: (H, W, 3) uint8 frames, and by frame the tile's (x, y, side) of each actor, None if absent.
 
     Squares at the bottom, black or white, show each frame's number.
     """

@@ -1,7 +1,5 @@
 """Clips from file to file: all faces replaced in all frames, by the same person each time, the rest kept."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Whatever fails while a clip is processed, and whenever: no original face is left under the result's name."""
+"""Failures at any stage of a clip and at any time: no original face is left under the result's name."""
 
 import pytest
 

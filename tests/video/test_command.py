@@ -1,7 +1,5 @@
 """Clips on the command line: in a folder with photos, alone, in place, resumed; errors are one line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Smoothing of meshes and colours: noise is reduced, real changes pass."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from deid_diffusion.video.identities import smooth_colour, smooth_shape

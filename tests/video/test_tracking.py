@@ -1,7 +1,5 @@
 """Tracks: interpolated between detections, and a little longer than them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -38,7 +38,7 @@ def load_models_gpu(models: list[Any], memory_required: float = 0, force_full_lo
 
 
 def unload_all_models() -> None:
-    """The real one stops working for good if a model's last reference goes while it is being unloaded."""
+    """The real one fails for good if a model's last reference is dropped while it is unloaded."""
     while current_loaded_models:
         patcher = current_loaded_models.pop()()
         if patcher is None:

@@ -1,4 +1,4 @@
-"""ComfyUI's V3 API, as far as our nodes use it. `object_info.json` says how the real one describes them."""
+"""ComfyUI's V3 API, as far as our nodes use it. `object_info.json` holds the real one's descriptions."""
 
 from __future__ import annotations
 
