@@ -173,6 +173,15 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, empty; no variable of the environment changes the output."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DEID_DEBUG", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
 def call(monkeypatch, capsys):
     """Run `deid-diffusion` with arguments: exit code, lines on standard output, lines on standard error."""
 

@@ -1,20 +1,18 @@
-"""Modules that are loaded with their first use, so that collecting tests does not import their packages."""
+"""Modules that are imported with their first use, so that collecting tests does not import their packages."""
 
 from __future__ import annotations
 
-import sys
-from importlib.util import LazyLoader, find_spec, module_from_spec
-from types import ModuleType
+from importlib import import_module
+from typing import Any
 
 
-def lazy_import(name: str) -> ModuleType:
-    """Return a module that is loaded with the first access to an attribute."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = find_spec(name)
-    assert spec is not None
-    assert spec.loader is not None
-    spec.loader = LazyLoader(spec.loader)
-    module = sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+class LazyModule:
+    """Imports a module with the first access to one of its attributes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # pytest looks for marks while it collects
+            raise AttributeError(attribute)
+        return getattr(import_module(self._name), attribute)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from deid_diffusion.batch.executors import actor_resources, run_in_processes, run_on_ray, worker_device
 from deid_diffusion.batch.tasks import JobConfig
@@ -91,7 +90,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(("gpus", "devices"), [(2, ["cuda:0", "cuda:1", "cuda:0"]), (0, ["auto"] * 3)])
 def test_worker_devices(gpus, devices, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert [worker_device("auto", number) for number in range(3)] == devices
     assert worker_device("cpu", 1) == "cpu"
 

@@ -29,6 +29,8 @@ from tests.fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
 from tests.fake_verifier import FAIL, PASS, FakeVerifier
 from tests.given_faces import CORE, FACE, given_anonymizer
 
+pytestmark = pytest.mark.usefixtures("workdir")
+
 
 def counted(items: list[int], stop: int = 100) -> Iterator[int]:
     """Yield numbers, and note each before."""
@@ -74,12 +76,11 @@ def test_prefetch_error_order(error):
 
 
 @pytest.fixture
-def folder(astronaut: np.ndarray, tmp_path: Path) -> Path:
+def folder(astronaut: np.ndarray, workdir: Path) -> Path:
     """A folder with five photos in `in`."""
-    (tmp_path / "in").mkdir()
     for k in range(5):
-        Image.fromarray(np.roll(astronaut, k, axis=2)).save(tmp_path / "in" / f"{k}.png", compress_level=1)
-    return tmp_path
+        Image.fromarray(np.roll(astronaut, k, axis=2)).save(workdir / "in" / f"{k}.png", compress_level=1)
+    return workdir
 
 
 @pytest.fixture
@@ -149,11 +150,6 @@ def test_large_photos_wait_for_no_others(model, folder, batch_sizes, monkeypatch
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 FULL_DISK = raising(OSError(errno.ENOSPC, "No space left on device"))
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def photos(*names: str) -> None:

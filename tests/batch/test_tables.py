@@ -12,13 +12,13 @@ import pytest
 from deid_diffusion.errors import UsageError
 from tests.batch.fakes import CONFIG, decoded, encoded, failed, manifest, messages, pixels, process, written
 from tests.fake_anonymizer import expected
-from tests.lazy import lazy_import
+from tests.lazy import LazyModule
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 if find_spec("datasets") is None:
     pytest.skip("data sets need deid-diffusion[data]", allow_module_level=True)
-datasets = lazy_import("datasets")
+datasets = LazyModule("datasets")
 
 pytestmark = pytest.mark.usefixtures("workdir")
 

@@ -15,8 +15,7 @@ from tests.batch.fakes import encoded, load
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _folder(workdir, monkeypatch):
     monkeypatch.setattr(anonymize, "load_anonymizer", load)
     Path("in").mkdir()
     for k in range(1, 5):

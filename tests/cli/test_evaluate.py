@@ -11,9 +11,7 @@ from tests.colour_evaluators import OTHERS, PEOPLE, TWO_EACH, patch_evaluators, 
 
 
 @pytest.fixture(autouse=True)
-def _fakes(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEID_DEBUG", raising=False)
+def _fakes(workdir, monkeypatch):
     patch_evaluators(monkeypatch)
     write_photos("in", TWO_EACH)
 

@@ -28,11 +28,11 @@ from starlette.responses import PlainTextResponse
 from deid_diffusion.serving.access import ApiKey
 from deid_diffusion.serving.queue import Limits
 from tests.fake_anonymizer import FakeAnonymizer, expected
-from tests.lazy import lazy_import
+from tests.lazy import LazyModule
 from tests.serving.servers import KEY, PHOTO, Answer, ask, encoded, serving, stored_files
 
-gradio_app = lazy_import("deid_diffusion.serving.gradio_app")
-gradio_page = lazy_import("deid_diffusion.serving.gradio_page")
+gradio_app = LazyModule("deid_diffusion.serving.gradio_app")
+gradio_page = LazyModule("deid_diffusion.serving.gradio_page")
 
 
 def test_upload_dir_is_private_and_deleted(tmp_path):
@@ -268,7 +268,7 @@ def test_invalid_photos(page):
 
 
 def test_least_recent_session_is_dropped(tmp_path, monkeypatch):
-    monkeypatch.setattr(gradio_page, "MAX_SESSIONS", 2)
+    monkeypatch.setattr("deid_diffusion.serving.gradio_page.MAX_SESSIONS", 2)
     with (
         gradio_app.upload_dir(tmp_path) as folder,
         serving(gradio_app.make_app(FakeAnonymizer(), Limits(), folder)) as port,

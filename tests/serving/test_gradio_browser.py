@@ -15,10 +15,10 @@ from deid_diffusion.io import images
 from deid_diffusion.results import ImageRecord
 from deid_diffusion.serving.queue import Limits
 from tests.fake_anonymizer import FakeAnonymizer, expected
-from tests.lazy import lazy_import
+from tests.lazy import LazyModule
 from tests.serving.servers import encoded, serving, stored_files
 
-gradio_app = lazy_import("deid_diffusion.serving.gradio_app")
+gradio_app = LazyModule("deid_diffusion.serving.gradio_app")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)

@@ -18,9 +18,9 @@ from deid_diffusion.faces.compositing import METHODS
 from deid_diffusion.options import Options
 from deid_diffusion.serving.http import SUFFIXES
 from tests.fake_anonymizer import analysis
-from tests.lazy import lazy_import
+from tests.lazy import LazyModule
 
-gradio_page = lazy_import("deid_diffusion.serving.gradio_page")
+gradio_page = LazyModule("deid_diffusion.serving.gradio_page")
 
 
 @pytest.fixture

@@ -13,10 +13,8 @@ from tests.video.oracle import Oracle
 
 
 @pytest.fixture
-def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny) -> Scene:
+def shown(workdir: Path, monkeypatch: pytest.MonkeyPatch, tiny) -> Scene:
     """The scene of a photo and a clip in a folder, whose faces the loaded model detects."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEID_DEBUG", raising=False)
     shown = scene(6)
     Path("in").mkdir()
     Image.fromarray(shown.frames[0]).save("in/a.png")
