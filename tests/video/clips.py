@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 from PIL import Image
+
+from deid_diffusion.anonymizer import Anonymizer
+from deid_diffusion.io.video_reader import open_clip
+from deid_diffusion.options import Options
+from deid_diffusion.video.anonymize import AnonymizedVideo, anonymize_clip
 
 SHEET = Path(__file__).resolve().parents[2] / "docs" / "synthetic.jpg"
 TILE = 192
@@ -160,3 +166,29 @@ def bare(shown: Scene, result: Sequence[np.ndarray]) -> list[tuple[int, int]]:
         for actor in range(len(shown.places[number]))
         if shows(shown, number, actor, picture)
     ]
+
+
+@dataclass
+class Clip:
+    """A scene, its file, and an anonymizer that detects its faces."""
+
+    scene: Scene
+    source: Path
+    model: Anonymizer
+
+    @property
+    def target(self) -> Path:
+        return self.source.parent / "out" / self.source.name
+
+    def run(self, **arguments: Any) -> AnonymizedVideo:
+        """Process the clip; keyword arguments are options or arguments of `anonymize_clip`."""
+        self.target.parent.mkdir(exist_ok=True)
+        own = {name: arguments.pop(name) for name in ("overwrite", "require_face") if name in arguments}
+        return anonymize_clip(self.model, open_clip(self.source), self.target, Options(**arguments), **own)
+
+    def frames(self) -> list[np.ndarray]:
+        return read(self.target)
+
+    def bare(self) -> list[tuple[int, int]]:
+        """Return frames and actors whose original face still shows in the result."""
+        return bare(self.scene, self.frames())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
 if not all(map(find_spec, ("av", "supervision"))):  # of the extra `video`
@@ -16,9 +14,8 @@ if not all(map(find_spec, ("av", "supervision"))):  # of the extra `video`
 
 if TYPE_CHECKING:
     from deid_diffusion.anonymizer import Anonymizer
-    from deid_diffusion.video.anonymize import AnonymizedVideo
-    from tests.video.clips import Scene
-    from tests.video.oracle import Oracle, Painter
+    from tests.video.clips import Clip
+    from tests.video.oracle import Painter
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +25,12 @@ def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
-    from tests.video.oracle import Painter, let_paint
+    """The painter that replaces the generator, in frames and where a track's face is chosen."""
+    from tests.video.oracle import Painter
 
     painter = Painter()
-    let_paint(monkeypatch, painter)
+    monkeypatch.setattr("deid_diffusion.video.identities.generate", painter)
+    monkeypatch.setattr("deid_diffusion.generation.generate", painter)
     return painter
 
 
@@ -44,48 +43,10 @@ def tiny(tiny_pipeline, painter: Painter) -> Anonymizer:
     return given_anonymizer(tiny_pipeline, landmarker=lambda crop: mean_mesh(len(crop)))
 
 
-@dataclass
-class Clip:
-    """A scene, its file, and an anonymizer that detects its faces."""
-
-    scene: Scene
-    source: Path
-    model: Anonymizer
-
-    @property
-    def target(self) -> Path:
-        return self.source.parent / "out" / self.source.name
-
-    @property
-    def oracle(self) -> Oracle:
-        return self.model.detector
-
-    def run(self, model: Anonymizer | None = None, **arguments: Any) -> AnonymizedVideo:
-        """Process the clip; keyword arguments are options or arguments of `anonymize_clip`."""
-        from deid_diffusion.io.video_reader import open_clip
-        from deid_diffusion.options import Options
-        from deid_diffusion.video.anonymize import anonymize_clip
-
-        self.target.parent.mkdir(exist_ok=True)
-        own = {name: arguments.pop(name) for name in ("overwrite", "require_face") if name in arguments}
-        return anonymize_clip(model or self.model, open_clip(self.source), self.target, Options(**arguments), **own)
-
-    def frames(self) -> list[np.ndarray]:
-        from tests.video.clips import read
-
-        return read(self.target)
-
-    def bare(self) -> list[tuple[int, int]]:
-        """Return frames and actors whose original face still shows in the result."""
-        from tests.video.clips import bare
-
-        return bare(self.scene, self.frames())
-
-
 @pytest.fixture
 def clip(tmp_path: Path, tiny: Anonymizer) -> Callable[..., Clip]:
     """Write a clip of a scene, whose arguments are given; the detector is blind in some of its frames."""
-    from tests.video.clips import scene, write
+    from tests.video.clips import Clip, scene, write
     from tests.video.oracle import Oracle
 
     def make(*arguments: Any, blind: tuple[int, ...] = (), **options: Any) -> Clip:

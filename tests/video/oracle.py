@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-import pytest
 
 from deid_diffusion.faces.boxes import Detection
 from tests.video.clips import FACE, Scene, number_of, shows
@@ -32,12 +31,6 @@ class Oracle:
                 cut = (float(max(0, x0)), float(max(0, y0)), float(min(width, x1)), float(min(height, y1)))
                 detections.append(Detection(cut, 0.9, "oracle"))
         return detections
-
-
-def let_paint(monkeypatch: pytest.MonkeyPatch, painter: Painter) -> None:
-    """Replace the generator by a painter, in frames and where a track's face is chosen."""
-    monkeypatch.setattr("deid_diffusion.video.identities.generate", painter)
-    monkeypatch.setattr("deid_diffusion.generation.generate", painter)
 
 
 class Painter:

@@ -20,8 +20,7 @@ from deid_diffusion.identity.pseudonyms import Pseudonyms
 from deid_diffusion.identity.verification import VerificationResult
 from tests.fake_verifier import FAIL, PASS, FakeVerifier
 from tests.test_fail_closed import break_stage
-from tests.video.clips import FACE, Actor, bare, packets, read
-from tests.video.conftest import Clip
+from tests.video.clips import FACE, Actor, Clip, bare, packets, read, scene, write
 from tests.video.oracle import Painter
 
 TWO = (Actor(), Actor((1, 5), 100, (200, 10), (190, 110)))
@@ -105,7 +104,7 @@ def test_failing_frame_is_filled(clip, tiny, monkeypatch):
     from deid_diffusion.faces.masks import union_mask
 
     clip = clip(12)
-    oracle, calls = clip.oracle, count()
+    oracle, calls = clip.model.detector, count()
 
     def detector(image):
         if len(oracle.calls) == 3:
@@ -204,11 +203,11 @@ def test_killed_run_is_resumed(clip, painter, monkeypatch):
         join(reader, paths, *arguments, **options)
 
     monkeypatch.setattr(anonymize, "join", record_times)
-    clip.oracle.calls.clear()
+    clip.model.detector.calls.clear()
     (track,) = clip.run().tracks
     assert {name: joined[name] for name in times} == times
     assert len(painter.seeds) == 4  # the third chunk alone
-    assert clip.oracle.calls == list(range(16, 20))  # and its residual scan
+    assert clip.model.detector.calls == list(range(16, 20))  # and its residual scan
     assert {seeds[0] for seeds in painter.seeds} == {track.seed}
     assert track.replaced == 20
     assert clip.bare() == []
@@ -240,17 +239,17 @@ def test_other_options_start_anew(clip, monkeypatch):
     assert list(clip.target.parent.iterdir()) == [clip.target]
 
 
-def test_builtin_model(clip, anonymizer):
+def test_builtin_model(tmp_path, anonymizer):
     """A real face, detector and verifier: another person, and the same from frame to frame."""
     from deid_diffusion.faces.detectors import CenterFaceDetector
     from deid_diffusion.identity.recognition import DlibRecogniser
 
-    clip = clip(8, (160, 120), (Actor(side=110, start=(4, 4), stop=(40, 4)),))
+    shown = scene(8, (160, 120), (Actor(side=110, start=(4, 4), stop=(40, 4)),))
     detector, recognise = CenterFaceDetector(), DlibRecogniser()
     model = Anonymizer(anonymizer.pipeline, detector=detector, verifier=anonymizer.verifier)
-    (track,) = clip.run(model, seed=7).tracks
-    frames = clip.frames()
+    clip = Clip(shown, write(tmp_path / "a.mp4", shown.frames), model)
+    (track,) = clip.run(seed=7).tracks
     assert clip.bare() == []
     assert track.replaced == 8, track.reasons
-    vectors = [recognise(frame, detector(frame)[0].points) for frame in frames]
+    vectors = [recognise(frame, detector(frame)[0].points) for frame in clip.frames()]
     assert min(float(a @ b) for a, b in pairwise(vectors)) > DlibRecogniser.threshold
