@@ -49,11 +49,6 @@ def test_seed_makes_results_repeatable(tiny, astronaut):
     assert len({face.seed for face in tiny(astronaut).faces}) == 2
 
 
-def test_batch_size_does_not_change_result(tiny, astronaut):
-    together, alone = (pixels_of(tiny, astronaut, seed=5, batch_size=size).astype(int) for size in (8, 1))
-    assert np.abs(together - alone).max() <= 2  # levels: float32's rounding, then that of sharpening, skin and rim
-
-
 def test_generator_ignores_masked_pixels(tiny, astronaut, monkeypatch):
     """Attribute features and the skin's colour, which are meant to depend on the face, are not read here."""
     monkeypatch.setattr(tiny.pipeline, "encode_attributes", lambda crops, maps: None)
@@ -67,15 +62,12 @@ def test_generator_ignores_masked_pixels(tiny, astronaut, monkeypatch):
     assert np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("stage", ["landmarker", "encode_attributes", "__call__", "nan", "flat"])
+@pytest.mark.parametrize("stage", ["landmarker", "encode_attributes", "__call__"])
 def test_failing_stage_covers_face(stage, tiny, astronaut, monkeypatch):
     if stage == "landmarker":
         tiny.landmarker = failing
-    elif stage in ("encode_attributes", "__call__"):
-        monkeypatch.setattr(type(tiny.pipeline), stage, failing)
     else:
-        images = np.full((2, 32, 32, 3), np.nan if stage == "nan" else 0.5, np.float32)
-        monkeypatch.setattr(type(tiny.pipeline), "__call__", lambda self, **inputs: (images, None))
+        monkeypatch.setattr(type(tiny.pipeline), stage, failing)
     result = tiny(astronaut, Options(fill_colour="grey"))
     for face in result.faces:
         assert (face.action, face.seed, face.kept_attributes, face.changed_attributes) == ("covered", None, (), {})

@@ -20,45 +20,21 @@ from deid_diffusion.options import Options
 from tests.given_faces import CORE, OTHER_CORE
 
 CORES = (CORE, OTHER_CORE)
-STAGES = (
-    "deid_diffusion.anonymizer.analyse_face",
-    "deid_diffusion.anonymizer.select_faces",
-    "deid_diffusion.anonymizer.match_overrides",
-    "deid_diffusion.anonymizer.FaceGenerator.__call__",
-    "deid_diffusion.anonymizer.finalize",
-    "deid_diffusion.faces.finalization.cover_residual_faces",
-    "deid_diffusion.anonymizer.Anonymizer.encode",
-    "deid_diffusion.batch.photos.write_atomic",
-    "deid_diffusion.faces.face.Canvas",
-    "deid_diffusion.faces.face.union_mask",
-    "deid_diffusion.faces.face.erase",
-    "deid_diffusion.generation.prepare_inputs",
-    "deid_diffusion.generation.choose_donors",
-    "deid_diffusion.generation.generate",
-    "deid_diffusion.generation.attribute_costs",
-    "deid_diffusion.generation.draw_donors",
-    "deid_diffusion.generation.reshape_mesh",
-    "deid_diffusion.generation.light_texture",
-    "deid_diffusion.generation.render_person",
-    "deid_diffusion.generation.match_camera",
-    "deid_diffusion.generation.read_light",
-    "deid_diffusion.generation.select_light",
-    "deid_diffusion.generation.extract",
-    "deid_diffusion.generation.neutralize_mesh",
-    "deid_diffusion.generation.filter_features",
-    "deid_diffusion.generation.draw_control",
-    "deid_diffusion.generation.keep_tint",
-    "deid_diffusion.generation.paste_or_cover",
-    "deid_diffusion.faces.compositing.warp",
-    "deid_diffusion.faces.compositing.Canvas.paste",
-    "deid_diffusion.faces.compositing.Canvas.paste_patch",
-    "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.__call__",
-    "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.encode_attributes",
-    "deid_diffusion.pipelines.face_deid.FaceDeidPipeline.subspace",
-    "deid_diffusion.pipelines.face_deid.FaceDeidPipeline._tokens",
-    "deid_diffusion.io.images.encode",
-    "deid_diffusion.io.images.check_target",
-    "deid_diffusion.io.files.os.fsync",
+STAGES = tuple(
+    f"deid_diffusion.{module}.{name}"
+    for module, names in {
+        "anonymizer": "analyse_face select_faces match_overrides FaceGenerator.__call__ finalize Anonymizer.encode",
+        "faces.finalization": "cover_residual_faces",
+        "batch.photos": "write_atomic",
+        "faces.face": "Canvas union_mask erase",
+        "generation": "prepare_inputs choose_donors generate attribute_costs draw_donors reshape_mesh light_texture "
+        "render_person match_camera read_light select_light extract neutralize_mesh filter_features draw_control "
+        "keep_tint paste_or_cover",
+        "faces.compositing": "warp Canvas.paste Canvas.paste_patch",
+        "pipelines.face_deid.FaceDeidPipeline": "__call__ encode_attributes subspace _tokens",
+        "io": "images.encode images.check_target files.os.fsync",
+    }.items()
+    for name in names.split()
 )
 """Functions and methods that every photo passes."""
 REACHED: list[Exception] = []
