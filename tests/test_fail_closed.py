@@ -20,9 +20,15 @@ from deid_diffusion.options import Options
 from tests.given_faces import CORE, OTHER_CORE
 
 CORES = (CORE, OTHER_CORE)
-STAGES = tuple(
-    f"deid_diffusion.{module}.{name}"
-    for module, names in {
+
+
+def stages(names: dict[str, str]) -> tuple[str, ...]:
+    """Return dotted paths of functions and methods, given as module -> names."""
+    return tuple(f"deid_diffusion.{module}.{name}" for module in names for name in names[module].split())
+
+
+STAGES = stages(
+    {
         "anonymizer": "analyse_face select_faces match_overrides FaceGenerator.__call__ finalize Anonymizer.encode",
         "faces.finalization": "cover_residual_faces",
         "batch.photos": "write_atomic",
@@ -33,8 +39,7 @@ STAGES = tuple(
         "faces.compositing": "warp Canvas.paste Canvas.paste_patch",
         "pipelines.face_deid.FaceDeidPipeline": "__call__ encode_attributes subspace _tokens",
         "io": "images.encode images.check_target files.os.fsync",
-    }.items()
-    for name in names.split()
+    }
 )
 """Functions and methods that every photo passes."""
 REACHED: list[Exception] = []

@@ -73,7 +73,7 @@ def test_attacks_only(call, command, results, share):
     assert not Path("report.html").exists()
 
 
-def test_attacks_only_needs_neither_output_nor_report_packages(call, monkeypatch):
+def test_attacks_only_without_report_packages(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     files = sorted(Path().iterdir())
     code, out, _ = call("evaluate", "in", "in", "--attacks-only", "--people", r"^(\w+)_")
