@@ -119,7 +119,7 @@ class Options:
     batch_size: Annotated[int, Description(ge=1, text="Faces denoised at once.")] = 8
 
     def __post_init__(self) -> None:
-        from .attributes.selection import make_selection  # imports torch
+        from .attributes.selection import make_selection
 
         if self.keep_regions == set(get_args(Region)):
             raise UsageError("keep_regions: all regions together are the whole face: leave one out")

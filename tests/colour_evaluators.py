@@ -1,7 +1,5 @@
 """Detector and recogniser that read colours, and photos for them: people differ by colour, without a network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

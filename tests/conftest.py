@@ -1,4 +1,4 @@
-"""Shared fixtures: a real photo that scikit-image brings, and a pipeline of tiny random components."""
+"""Shared fixtures: a photo of scikit-image, a pipeline of tiny random components, the built-in model, and the CLI."""
 
 import atexit
 import os
@@ -14,7 +14,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import pytest
-import torch
 
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
@@ -28,7 +27,9 @@ def astronaut() -> np.ndarray:
 
 
 def make_tiny_people(people: int = 12):
-    """IdentityModel of random people: 32 texels, features of 16 numbers."""
+    """Return an IdentityModel of random people: 32 texels, features of 16 numbers."""
+    import torch
+
     from deid_diffusion.faces.semantic_map import mean_mesh
     from deid_diffusion.models.identity_model import IdentityModel
 
@@ -46,7 +47,8 @@ def make_tiny_people(people: int = 12):
 
 
 def make_tiny_pipeline(folder: Path, *, with_adapter: bool = True):
-    """FaceDeidPipeline with random weights: 32 px crops, 16 px latents."""
+    """Return a FaceDeidPipeline with random weights: 32 px crops, 16 px latents."""
+    import torch
     from diffusers import AutoencoderKL
     from transformers import (
         CLIPImageProcessor,
@@ -113,9 +115,41 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory):
     return make_tiny_pipeline(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture
+def tiny(tiny_pipeline):
+    """Anonymizer of the tiny pipeline that detects two given faces."""
+    from tests.given_faces import FACE, OTHER, given_anonymizer
+
+    return given_anonymizer(tiny_pipeline, FACE, OTHER)
+
+
+@pytest.fixture
+def batch_sizes(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of faces of each denoising run."""
+    sizes: list[int] = []
+    denoise = type(tiny_pipeline).__call__
+
+    def count(self, **inputs):
+        sizes.append(len(inputs["image"]))
+        return denoise(self, **inputs)
+
+    monkeypatch.setattr(type(tiny_pipeline), "__call__", count)
+    return sizes
+
+
+@pytest.fixture
+def key():
+    """A key of pseudonyms."""
+    from deid_diffusion.identity.keys import Key
+
+    return Key(bytes(range(32)))
+
+
 @pytest.fixture(scope="session")
 def anonymizer():
-    """The embedded model, in single precision: what is fastest differs from processor to processor."""
+    """The built-in model, in single precision: the fastest type differs from processor to processor."""
+    import torch
+
     from deid_diffusion import Anonymizer
 
     return Anonymizer.from_pretrained("builtin", device="cpu", dtype=torch.float32)
@@ -123,7 +157,7 @@ def anonymizer():
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small random models in the layouts of the presets' repositories, folders by the repositories' names."""
+    """Small random models in the layouts of the presets' repositories: folders by repository name."""
     from tests.tiny_hub import make_hub
 
     return make_hub(tmp_path_factory.mktemp("hub"))
@@ -136,6 +170,15 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
     return tmp_path / "hub_cache"
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, empty; no variable of the environment changes the output."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DEID_DEBUG", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
 
 
 @pytest.fixture

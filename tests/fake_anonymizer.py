@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from deid_diffusion.anonymizer import AnonymizedImage, Anonymizer
 from deid_diffusion.faces.analysis import FaceAnalysis
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.masks import box_mask
@@ -21,7 +20,14 @@ COVERED = FaceRecord((0.0, 0.0, 8.0, 8.0), "fake", 0.9, "covered", None, False, 
 
 @dataclass
 class FakeAnonymizer:
-    """Attributes: the faces of every photo; a hook called with each photo before it is processed; the calls so far."""
+    """Writes and records with the methods of `Anonymizer`, which are imported with the first photo.
+
+    Attributes:
+        faces: of every photo.
+        hook: called with each photo before it is processed.
+        model_name: as records name it.
+        calls: arguments of the calls so far.
+    """
 
     faces: tuple[FaceRecord, ...] = (REPLACED,)
     hook: Callable[[np.ndarray], None] | None = None
@@ -49,18 +55,27 @@ class FakeAnonymizer:
         pass
 
     def finalize(self, prepared, options=None):
+        from deid_diffusion.faces.finalization import AnonymizedImage
+
         result = expected(prepared.image) if self.faces else prepared.image
         return AnonymizedImage(Image.fromarray(result), self.faces)
 
-    anonymize_bytes = Anonymizer.anonymize_bytes
-    encode = Anonymizer.encode
+    def anonymize_bytes(self, *args, **options):
+        from deid_diffusion.anonymizer import Anonymizer
+
+        return Anonymizer.anonymize_bytes(self, *args, **options)
+
+    def encode(self, *args, **options):
+        from deid_diffusion.anonymizer import Anonymizer
+
+        return Anonymizer.encode(self, *args, **options)
 
     def analyse(self, image):
         return tuple(analysis(image) for _ in self.faces)
 
 
 def expected(pixels: np.ndarray) -> np.ndarray:
-    """What the fake makes of a photo with faces."""
+    """Return the fake's result for a photo with faces."""
     result = pixels.copy()
     height, width = (max(1, side // 2) for side in pixels.shape[:2])
     result[:height, :width] = 255 - result[:height, :width]
@@ -68,7 +83,7 @@ def expected(pixels: np.ndarray) -> np.ndarray:
 
 
 def analysis(pixels: np.ndarray, mesh: bool = True) -> FaceAnalysis:
-    """A face in the square from (10, 20) to (42, 52) of the photo, seen by a 64-pixel crop: skin in its middle half."""
+    """Return a face in the square from (10, 20) to (42, 52), in a 64-pixel crop whose middle half is skin."""
     labels = np.zeros((64, 64), np.uint8)
     labels[16:48, 16:48] = 1
     points = np.array([[20, 30], [32, 30], [26, 36], [21, 42], [31, 42]], np.float32)

@@ -1,6 +1,4 @@
-"""Gates that need no recogniser: one that lets everything pass, and one that follows a script."""
-
-from __future__ import annotations
+"""Face verifiers without a recogniser: one accepts every result, one follows a script."""
 
 from collections.abc import Callable
 
@@ -13,19 +11,19 @@ PASS, FAIL = VerificationResult(0.1, None), VerificationResult(0.99, "too like t
 
 
 class FakeVerifier:
-    """Attributes: what it says of the n-th result that it is shown, from 0 on; an embedding for every original."""
+    """Attributes: verdict on the n-th result, from 0 on; embedding of every original; faces that were verified."""
 
     description = "fake gate"
 
     def __init__(
-        self, says: Callable[[int], VerificationResult] = lambda n: PASS, embedding: np.ndarray | None = None
+        self, verdict: Callable[[int], VerificationResult] = lambda n: PASS, embedding: np.ndarray | None = None
     ) -> None:
-        self.says, self.embedding = says, embedding
-        self.seen: list[np.ndarray] = []
+        self.verdict, self.embedding = verdict, embedding
+        self.verified: list[np.ndarray] = []
 
     def reference(self, photo: np.ndarray, face: FaceAnalysis) -> FaceReference:
         return FaceReference(self.embedding, None, None, 0)
 
     def verify(self, picture: np.ndarray, face: FaceAnalysis, original: FaceReference) -> VerificationResult:
-        self.seen.append(picture[face.mask.window].copy())
-        return self.says(len(self.seen) - 1)
+        self.verified.append(picture[face.mask.window].copy())
+        return self.verdict(len(self.verified) - 1)

@@ -22,7 +22,7 @@ class _Hub(ThreadingHTTPServer):
 
     daemon_threads = True
     folders: dict[str, Path]
-    taken: list[str]
+    downloads: list[str]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -45,15 +45,15 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(404, b"{}", body, {"X-Error-Code": "RepoNotFound"})
             files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             if parts[4:5] == ["tree"]:
-                return self._send(200, json.dumps([_entry(folder, one) for one in files]).encode(), body)
-            siblings = [{"rfilename": one.relative_to(folder).as_posix()} for one in files]
+                return self._send(200, json.dumps([_entry(folder, file) for file in files]).encode(), body)
+            siblings = [{"rfilename": file.relative_to(folder).as_posix()} for file in files]
             about = {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
             return self._send(200, json.dumps(about).encode(), body)
         path = self.server.folders.get("/".join(parts[:2]), Path("/nowhere")) / "/".join(parts[4:])
         if not path.is_file():
             return self._send(404, b"", body, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         if body:
-            self.server.taken.append("/".join(parts[4:]))
+            self.server.downloads.append("/".join(parts[4:]))
         data = path.read_bytes()
         etag = hashlib.sha1(data).hexdigest()
         return self._send(200, data, body, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
@@ -75,7 +75,7 @@ def _entry(folder: Path, path: Path) -> dict[str, object]:
 
 @contextmanager
 def loopback_hub(patch: pytest.MonkeyPatch, cache: Path, folders: dict[str, Path]) -> Iterator[list[str]]:
-    """Let the hub's client talk to this hub, with an empty cache; the names of the files that it downloads.
+    """Connect the hub's client to this hub, with an empty cache; yield the names of the files that it downloads.
 
     Args:
         patch: undone afterwards.
@@ -83,7 +83,7 @@ def loopback_hub(patch: pytest.MonkeyPatch, cache: Path, folders: dict[str, Path
         folders: repositories by name.
     """
     server = _Hub(("127.0.0.1", 0), _Handler)
-    server.folders, server.taken = folders, []
+    server.folders, server.downloads = folders, []
     address = f"http://127.0.0.1:{server.server_port}"
     constants = huggingface_hub.constants
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -93,14 +93,16 @@ def loopback_hub(patch: pytest.MonkeyPatch, cache: Path, folders: dict[str, Path
     for module in (constants, huggingface_hub.file_download):  # older clients have a copy
         patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     patch.setattr(huggingface_hub.hf_api.api, "endpoint", address)
-    forget = getattr(huggingface_hub.utils, "reset_sessions", lambda: None)  # older clients keep one that is offline
-    forget()
+    reset_sessions = getattr(
+        huggingface_hub.utils, "reset_sessions", lambda: None
+    )  # older clients keep one that is offline
+    reset_sessions()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield server.taken
+        yield server.downloads
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
-        forget()
+        reset_sessions()

@@ -1,22 +1,18 @@
-"""Without mediapipe and controlnet_aux, the library imports, and what needs them says in one line what to install."""
-
-from __future__ import annotations
+"""Without mediapipe and controlnet_aux, the package imports, and errors name the package in one line."""
 
 import doctest
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from deid_diffusion import errors
-from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import DeidError
 from deid_diffusion.faces import detectors
-from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.faces.landmarks import FaceMesh
+from tests.given_faces import FACE, given_anonymizer
 
 INSTALL = r"pip install 'mediapipe>=0\.10\.14,<0\.10\.30'$"
 IMPORT_ALL = """
@@ -48,12 +44,12 @@ def blocked(monkeypatch: pytest.MonkeyPatch):
     detectors._graph.cache_clear()
 
 
-def test_everything_imports_without_them() -> None:
+def test_imports_without_optional_packages():
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_mediapipe_missing(blocked) -> None:
+def test_missing_mediapipe(blocked):
     picture = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(DeidError, match=rf"^the face mesh needs a package that is missing here: {INSTALL}"):
         FaceMesh()(picture)
@@ -61,18 +57,17 @@ def test_mediapipe_missing(blocked) -> None:
         detectors.MediapipeDetector()(picture)
 
 
-def test_no_face_is_blamed_for_it(blocked, tiny_pipeline, astronaut: np.ndarray) -> None:
-    faces = [Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")]
+def test_missing_mediapipe_covers_no_face(blocked, tiny_pipeline, astronaut):
     with pytest.raises(DeidError, match=INSTALL):
-        Anonymizer(tiny_pipeline, detector=lambda image: faces)(astronaut)
+        given_anonymizer(tiny_pipeline, FACE, landmarker=None)(astronaut)
 
 
-def test_missing_package_on_command_line(blocked, call, tmp_path: Path, astronaut: np.ndarray) -> None:
+def test_missing_package_on_command_line(blocked, call, tmp_path, astronaut):
     Image.fromarray(astronaut).save(tmp_path / "photo.png")
     code, _, lines = call("inspect", str(tmp_path / "photo.png"), "-o", str(tmp_path / "seen.png"))
     assert (code, len(lines)) == (2, 1)
     assert lines[0].endswith("pip install 'mediapipe>=0.10.14,<0.10.30'")
 
 
-def test_the_example_holds() -> None:
+def test_docstring_example():
     assert doctest.testmod(errors, optionflags=doctest.IGNORE_EXCEPTION_DETAIL).failed == 0

@@ -1,9 +1,7 @@
-"""Golden results: what the embedded model makes of invented faces, and that every front end returns the same.
+"""Golden results of the built-in model on invented faces, and the same results from every front end.
 
 After a change that is meant to alter pictures, run ``python -m tests.test_golden`` and look at ``tests/golden``.
 """
-
-from __future__ import annotations
 
 import io
 from functools import partial
@@ -29,11 +27,11 @@ SHEET = Path(__file__).resolve().parents[1] / "docs" / "synthetic.jpg"
 #: With these seeds no similarity is near the threshold, where another processor might decide otherwise.
 OPTIONS, CLIP_OPTIONS = Options(seed=12), Options(seed=22)
 FRAMES = 5
-SMALL = 8  # pixels of a clip's frame to one of what is kept of it
+SMALL = 8  # pixels of a clip's frame per pixel of its golden result
 
 
 def picture() -> np.ndarray:
-    """(192, 384, 3) uint8 RGB, two invented faces."""
+    """(192, 384, 3) uint8 RGB, two faces."""
     return np.asarray(Image.open(SHEET).convert("RGB"))[:192, 192:576]
 
 
@@ -71,21 +69,21 @@ def direct(anonymizer: Anonymizer) -> np.ndarray:
     return np.asarray(result.image)
 
 
-def test_photo_is_the_golden_one(direct: np.ndarray) -> None:
+def test_golden_photo(direct):
     """Processors round differently, by a level here and there; another person would differ by tens of levels."""
     away = differences(direct, np.asarray(Image.open(GOLDEN / "photo.png").convert("RGB")))
     assert away.mean() < 0.25
     assert np.quantile(away, 0.999) <= 4
 
 
-def test_clip_is_the_golden_one(anonymizer: Anonymizer, tmp_path: Path) -> None:
+def test_golden_clip(anonymizer, tmp_path):
     pytest.importorskip("av")
     away = differences(anonymize_frames(anonymizer, tmp_path), np.load(GOLDEN / "clip.npy"))
     assert away.mean() < 0.5
     assert away.max() < 6
 
 
-def test_batch_gives_what_a_call_gives(anonymizer: Anonymizer, direct: np.ndarray, tmp_path: Path) -> None:
+def test_batch_equals_call(anonymizer, direct, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in "ab":
         (tmp_path / "photos" / f"{name}.png").write_bytes(png(picture()))
@@ -96,9 +94,7 @@ def test_batch_gives_what_a_call_gives(anonymizer: Anonymizer, direct: np.ndarra
         assert differences(images.read(tmp_path / "out" / f"{name}.png").pixels, direct).max() <= 1
 
 
-def test_data_set_gives_what_a_call_gives(
-    anonymizer: Anonymizer, direct: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dataset_equals_call(anonymizer, direct, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     Path("in", "a.png").write_bytes(png(picture()))
@@ -112,7 +108,7 @@ def test_data_set_gives_what_a_call_gives(
     assert differences(images.read("out/a.png").pixels, direct).max() <= 1
 
 
-def test_service_gives_what_a_call_gives(anonymizer: Anonymizer, direct: np.ndarray) -> None:
+def test_service_equals_call(anonymizer, direct):
     pytest.importorskip("fastapi", reason="the service needs deid-diffusion[service]")
     from deid_diffusion.serving.http import make_app
     from deid_diffusion.serving.server import Limits
@@ -125,7 +121,7 @@ def test_service_gives_what_a_call_gives(anonymizer: Anonymizer, direct: np.ndar
 
 
 def main() -> None:
-    """Write the golden results anew."""
+    """Renew the golden results."""
     import tempfile
 
     anonymizer = Anonymizer.from_pretrained("builtin", device="cpu", dtype=torch.float32)

@@ -1,7 +1,5 @@
 """The schema of options: ranges, contradictions, and the digest for resumed runs."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from dataclasses import fields, replace

@@ -1,7 +1,5 @@
 """Records as JSON lines: round trip, and appending after a torn line and on a full disk."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -12,6 +10,7 @@ import pytest
 from deid_diffusion import results
 from deid_diffusion.errors import DeidError
 from deid_diffusion.results import FaceRecord, ImageRecord
+from tests.failures import raising
 
 REPLACED = FaceRecord((1.5, 2.0, 30.25, 40.0), "centerface", 0.98, "replaced", 7, True)
 COVERED = FaceRecord((0.0, 0.0, 3.0, 4.0), "mediapipe", 0.4, "covered", None, False, "no mesh")
@@ -59,10 +58,7 @@ def test_append_after_torn_line(tmp_path):
 
 
 def test_full_disk(tmp_path, monkeypatch):
-    def full(number: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(DeidError, match="disk is full"):
         results.append(tmp_path / "report.jsonl", RECORD)
 

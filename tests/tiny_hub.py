@@ -1,4 +1,4 @@
-"""Small random models in the layouts of the hub, and a cache that holds them as the hub's client does."""
+"""Small random models in the layouts of the hub, and a cache of the hub's client that holds them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 PICKLE = b"not to be read"
-"""What stands in a repository's ``.bin`` files."""
+"""Content of a repository's ``.bin`` files."""
 
 UNET = {
     "sample_size": 4,
@@ -24,7 +24,7 @@ UNET = {
 
 
 def models(tokenizer) -> dict[str, torch.nn.Module]:
-    """Stable Diffusion 1.5's parts at a few channels: 32 px crops, texts of width 16."""
+    """Return Stable Diffusion 1.5's parts with few channels: 32 px crops, texts of width 16."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 
@@ -54,7 +54,7 @@ def models(tokenizer) -> dict[str, torch.nn.Module]:
 
 
 def make_hub(folder: Path) -> dict[str, Path]:
-    """Every repository of the presets, by its name: as a folder of the layout that it has at its pinned commit."""
+    """Write all repositories of the presets, in the layout of their pinned commits; return folders by name."""
     from diffusers import PNDMScheduler
     from transformers import CLIPImageProcessor
 
@@ -62,15 +62,15 @@ def make_hub(folder: Path) -> dict[str, Path]:
     from deid_diffusion.training.attribute_encoder import train_tokenizer
 
     tokenizer = train_tokenizer(["photo of a person"], folder / "tok", vocab_size=600, model_max_length=24)
-    made = models(tokenizer)
+    parts = models(tokenizer)
     base, lines, clip, lcm = (folder / str(k) for k in range(4))
     for name in ("unet", "vae"):  # no safetensors in single precision
-        made[name].save_pretrained(base / name, variant="fp16")
+        parts[name].save_pretrained(base / name, variant="fp16")
         (base / name / "diffusion_pytorch_model.bin").write_bytes(PICKLE)
     for variant in ("fp16", None):
-        made["text_encoder"].save_pretrained(base / "text_encoder", variant=variant)
+        parts["text_encoder"].save_pretrained(base / "text_encoder", variant=variant)
         _as_in_2022(base / "text_encoder" / ("model.fp16.safetensors" if variant else "model.safetensors"))
-        made["controlnet"].save_pretrained(lines / "diffusion_sd15", variant=variant)
+        parts["controlnet"].save_pretrained(lines / "diffusion_sd15", variant=variant)
     (base / "text_encoder" / "pytorch_model.bin").write_bytes(PICKLE)
     (lines / "diffusion_sd15" / "diffusion_pytorch_model.bin").write_bytes(PICKLE)
     tokenizer.save_pretrained(base / "tokenizer")
@@ -95,10 +95,10 @@ def make_hub(folder: Path) -> dict[str, Path]:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (base / "model_index.json").write_text(json.dumps(index))
-    made["clip"].save_pretrained(clip)
+    parts["clip"].save_pretrained(clip)
     tokenizer.save_pretrained(clip)
     lcm.mkdir()
-    lora(lcm, made["unet"])
+    lora(lcm, parts["unet"])
     return {INPAINTING.name: base, FACE_LINES.name: lines, CLIP.name: clip, LCM_LORA.name: lcm}
 
 
@@ -112,7 +112,7 @@ def _as_in_2022(path: Path) -> None:
 
 
 def add_to_cache(cache: Path, name: str, folder: Path, revision: str = "0" * 40) -> Path:
-    """Put a folder where huggingface_hub keeps what it has downloaded of a repository's newest commit; its snapshot."""
+    """Copy a folder into the cache of huggingface_hub as a repository's newest commit; return its snapshot."""
     repository = cache / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / revision
     shutil.copytree(folder, snapshot)
@@ -122,34 +122,34 @@ def add_to_cache(cache: Path, name: str, folder: Path, revision: str = "0" * 40)
 
 
 def fill_cache(cache: Path, hub: dict[str, Path]) -> None:
-    """A cache that holds every repository of the presets at its pinned commit."""
+    """Fill a cache with all repositories of the presets at their pinned commits."""
     from deid_diffusion.pipelines.presets import CLIP, FACE_LINES, INPAINTING, LCM_LORA
 
-    for one in (INPAINTING, FACE_LINES, CLIP, LCM_LORA):
-        assert one.revision is not None
-        add_to_cache(cache, one.name, hub[one.name], one.revision)
+    for repository in (INPAINTING, FACE_LINES, CLIP, LCM_LORA):
+        assert repository.revision is not None
+        add_to_cache(cache, repository.name, hub[repository.name], repository.revision)
 
 
 def lora(folder: Path, unet, rank: int = 2) -> Path:
-    """A file as latent-consistency/lcm-lora-sdv1-5 has one: for convolutions and attention, in kohya's names."""
+    """Write a LoRA like latent-consistency/lcm-lora-sdv1-5: for convolutions and attention, with kohya's names."""
     from diffusers.utils import convert_state_dict_to_kohya
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_v", "conv1"]), "made")
-    names = get_peft_model_state_dict(unet, adapter_name="made")
-    unet.delete_adapters("made")
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_v", "conv1"]), "lcm")
+    names = get_peft_model_state_dict(unet, adapter_name="lcm")
+    unet.delete_adapters("lcm")
     unet.unload_lora()
     generator = torch.Generator().manual_seed(0)
-    drawn = {f"unet.{name}": torch.randn(value.shape, generator=generator) for name, value in names.items()}
+    weights = {f"unet.{name}": torch.randn(value.shape, generator=generator) for name, value in names.items()}
     path = folder / "pytorch_lora_weights.safetensors"
-    save_file(convert_state_dict_to_kohya(drawn), path)
+    save_file(convert_state_dict_to_kohya(weights), path)
     return path
 
 
 def ip_adapter(unet, width: int) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of an IP-Adapter for image embeddings of some width, as in h94/IP-Adapter's files."""
+    """Return weights of an IP-Adapter for image embeddings of a width, as in h94/IP-Adapter's files."""
     generator = torch.Generator().manual_seed(0)
     text, tokens = unet.config.cross_attention_dim, 4
     projection = {
@@ -169,7 +169,7 @@ def ip_adapter(unet, width: int) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def ip_adapter_repository(folder: Path, width: int = 12) -> None:
-    """h94/IP-Adapter's layout, for the presets' UNet: an image encoder, and a file of weights."""
+    """Write an image encoder and a file of weights in h94/IP-Adapter's layout, for the presets' UNet."""
     from diffusers import UNet2DConditionModel
     from safetensors.torch import save_file
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -183,7 +183,7 @@ def ip_adapter_repository(folder: Path, width: int = 12) -> None:
 
 
 def parser_repository(folder: Path, names: tuple[str, ...], sees: str) -> Path:
-    """A tiny segmentation model, in the layout of the hub, that sees one class everywhere."""
+    """Write a tiny segmentation model that predicts a single class everywhere."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
     torch.manual_seed(0)

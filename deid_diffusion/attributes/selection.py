@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-
 from ..errors import UsageError, one_line
-from .subspace import AttributeSubspace
 from .vocabulary import VOCABULARY
 
 if TYPE_CHECKING:
+    import torch
+
     from ..models.attribute_adapter import AttributeAdapter
+    from .subspace import AttributeSubspace
 
 
 #: Attributes that the semantic map and the light carry, without any attribute encoder.
@@ -214,6 +214,8 @@ def filter_features(
         DeidError: the pipeline has no text encoder.
         ValueError: a phrase without a direction of its own.
     """
+    import torch  # here, so that options are checked without it
+
     features, adapter = features.float(), pipeline.attribute_adapter
     subspace = pipeline.subspace(tuple(dict.fromkeys(phrase for choice in choices for phrase in choice.phrases)))
     if adapter is None:

@@ -1,7 +1,5 @@
 """Runs over folders: streaming, resuming, sharing; failures are left out and reported."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -23,6 +21,7 @@ from deid_diffusion.errors import DeidError, UsageError
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 from tests.batch.fakes import CONFIG, encoded, failed, manifest, messages, pixels, process, put, put_photos, written
+from tests.failures import raising
 from tests.fake_anonymizer import FakeAnonymizer, expected
 
 pytestmark = pytest.mark.usefixtures("workdir")
@@ -33,10 +32,7 @@ def digest(path: str) -> str:
 
 
 def failing(error: Exception) -> JobConfig:
-    def fail(image):
-        raise error
-
-    return JobConfig(lambda model, device: FakeAnonymizer(hook=fail))
+    return JobConfig(lambda model, device: FakeAnonymizer(hook=raising(error)))
 
 
 def test_folder_keeps_names_and_labels():

@@ -1,6 +1,4 @@
-"""Worker processes, local and of Ray: a worker that dies costs nothing, and all share the pseudonym store."""
-
-from __future__ import annotations
+"""Worker processes, local and of Ray: a worker that dies is replaced, and all share the pseudonym store."""
 
 import signal
 import subprocess
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from deid_diffusion.batch.executors import actor_resources, run_in_processes, run_on_ray, worker_device
 from deid_diffusion.batch.tasks import JobConfig
@@ -75,15 +72,15 @@ def test_workers_end_with_coordinator(workdir):
     Path("run.py").write_text("""
 import multiprocessing, os, signal
 from deid_diffusion.batch.executors import run_in_processes
-from tests.batch.fakes import CONFIG, process
+from tests.batch.fakes import LIGHT, process
 
 def engine(tasks):
-    for result in run_in_processes(CONFIG, 1, tasks):
+    for result in run_in_processes(LIGHT, 1, tasks):
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    process(CONFIG, engine)
+    process(LIGHT, engine)
 """)
     run = subprocess.run([sys.executable, "run.py"], capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
@@ -93,7 +90,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(("gpus", "devices"), [(2, ["cuda:0", "cuda:1", "cuda:0"]), (0, ["auto"] * 3)])
 def test_worker_devices(gpus, devices, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert [worker_device("auto", number) for number in range(3)] == devices
     assert worker_device("cpu", 1) == "cpu"
 

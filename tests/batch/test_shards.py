@@ -1,7 +1,5 @@
 """WebDataset shards: keys and labels are kept, images are replaced, failed samples are left out whole."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from dataclasses import replace
@@ -15,18 +13,7 @@ from deid_diffusion.batch import dataset
 from deid_diffusion.batch.executors import run_in_processes
 from deid_diffusion.batch.journal import RunDirectory
 from deid_diffusion.batch.tasks import JobConfig
-from tests.batch.fakes import (
-    CONFIG,
-    decoded,
-    encoded,
-    failed,
-    load_deadly,
-    manifest,
-    messages,
-    pixels,
-    process,
-    written,
-)
+from tests.batch.fakes import CONFIG, decoded, encoded, failed, load_light, manifest, messages, pixels, process, written
 from tests.fake_anonymizer import expected
 
 webdataset = pytest.importorskip("webdataset")
@@ -135,7 +122,7 @@ def test_resume_within_shard(monkeypatch):
 def test_sample_that_kills_workers(workdir):
     write_shard("a.tar", *((f"{k}.png", encoded(k)) for k in range(3)))
     (workdir / "deaths").mkdir()
-    config = JobConfig(load_deadly, f"{workdir / 'deaths'}:99")
+    config = JobConfig(load_light, f"{workdir / 'deaths'}:99")
     outcomes, _ = process(config, partial(run_in_processes, config, 1))
     assert sorted(members("out/a.tar")) == ["1.png", "2.png"]
     assert failed(outcomes) == ["in/a.tar/0"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 from deid_diffusion.errors import UsageError
 from tests.batch.fakes import CONFIG, decoded, encoded, failed, manifest, messages, pixels, process, written
 from tests.fake_anonymizer import expected
+from tests.lazy import LazyModule
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-datasets = pytest.importorskip("datasets")
+if find_spec("datasets") is None:
+    pytest.skip("data sets need deid-diffusion[data]", allow_module_level=True)
+datasets = LazyModule("datasets")
 
 pytestmark = pytest.mark.usefixtures("workdir")
 

@@ -1,23 +1,11 @@
 """Comparison of tools: closed-form distances, table, plot, and figures of evaluations."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from math import sqrt
 from xml.etree import ElementTree
 
 import pytest
-from comparison import (
-    ATTACKS,
-    Compared,
-    as_near,
-    compare,
-    corner_distance,
-    frontier,
-    markdown,
-    untouched,
-    worst_attack,
-)
+from comparison import ATTACKS, Compared, as_near, compare, corner_distance, frontier, markdown, untouched, worst_attack
 
 from deid_diffusion.evaluation.onnx import Reading
 from deid_diffusion.evaluation.statistics import Figure, missing

@@ -1,7 +1,5 @@
 """Leakage attackers on planted signals and on noise."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

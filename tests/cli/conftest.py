@@ -1,6 +1,4 @@
-"""Fixtures of the commands: an empty working directory, photos, and an anonymizer without models."""
-
-from __future__ import annotations
+"""Fixtures of the commands: photos, and an anonymizer without models."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +15,6 @@ from tests.fake_anonymizer import FakeAnonymizer
 def pixels() -> np.ndarray:
     """(24, 32, 3) uint8 RGB of noise."""
     return np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, empty; no variable of the environment changes the output."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("DEID_DEBUG", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The `dataset` command: output, messages and exit codes; sharing by `accelerate launch`."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -17,8 +15,7 @@ from tests.batch.fakes import encoded, load
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _folder(workdir, monkeypatch):
     monkeypatch.setattr(anonymize, "load_anonymizer", load)
     Path("in").mkdir()
     for k in range(1, 5):
@@ -78,8 +75,8 @@ def test_launched_process_refuses_workers(monkeypatch):
 def test_accelerate_launch(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
-        "from deid_diffusion.cli import anonymize, main\nfrom tests.batch.fakes import load\n"
-        "anonymize.load_anonymizer = load\nmain.main()\n"
+        "from deid_diffusion.cli import anonymize, main\nfrom tests.batch.fakes import load_light\n"
+        "anonymize.load_anonymizer = load_light\nmain.main()\n"
     )
     root = str(Path(__file__).parents[2])
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]

@@ -1,7 +1,5 @@
 """`deid-diffusion demo`: three files, and no other files are replaced."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`deid-diffusion evaluate`, with a detector and a recogniser that read colours."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -13,9 +11,7 @@ from tests.colour_evaluators import OTHERS, PEOPLE, TWO_EACH, patch_evaluators, 
 
 
 @pytest.fixture(autouse=True)
-def _fakes(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEID_DEBUG", raising=False)
+def _fakes(workdir, monkeypatch):
     patch_evaluators(monkeypatch)
     write_photos("in", TWO_EACH)
 
@@ -77,7 +73,7 @@ def test_attacks_only(call, command, results, share):
     assert not Path("report.html").exists()
 
 
-def test_attacks_only_needs_neither_output_nor_report_packages(call, monkeypatch):
+def test_attacks_only_without_report_packages(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     files = sorted(Path().iterdir())
     code, out, _ = call("evaluate", "in", "in", "--attacks-only", "--people", r"^(\w+)_")

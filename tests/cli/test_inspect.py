@@ -1,20 +1,15 @@
 """`deid-diffusion attributes`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.cli import inspect
 from deid_diffusion.faces.boxes import Detection
 from deid_diffusion.io import images
-from tests.fake_verifier import FakeVerifier
-
-FACE = Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given")
+from tests.given_faces import FACE, given_anonymizer
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +20,13 @@ def photo(workdir: Path, astronaut: np.ndarray) -> None:
 @pytest.fixture
 def faces(tiny_pipeline, monkeypatch: pytest.MonkeyPatch) -> list[Detection]:
     faces = [FACE]
-    model = Anonymizer(
-        tiny_pipeline, detector=lambda image: faces, landmarker=lambda crop: None, verifier=FakeVerifier()
-    )
+    model = given_anonymizer(tiny_pipeline)
+    model.detector = lambda image: faces
     monkeypatch.setattr(inspect, "load_anonymizer", lambda model_name, device: model)
     return faces
 
 
-def test_table_and_picture(call, faces: list[Detection]) -> None:
+def test_table_and_picture(call, faces):
     code, out, err = call("attributes", "a.png", "-o", "faces.png", "--keep", "age,freckles", "--change", "gender=man")
     assert (code, err) == (0, [])
     assert out[0] == "face 1 of 1: replaced"
@@ -49,7 +43,7 @@ def test_table_and_picture(call, faces: list[Detection]) -> None:
     assert Path("a.png").read_bytes() == before
 
 
-def test_no_face(call, faces: list[Detection]) -> None:
+def test_no_face(call, faces):
     faces.clear()
     assert call("attributes", "a.png", "-o", "faces.png") == (0, ["no face found"], [])
     assert not Path("faces.png").exists()
@@ -58,7 +52,7 @@ def test_no_face(call, faces: list[Detection]) -> None:
 @pytest.mark.parametrize(
     "wrong", [["none.png"], ["a.png", "--keep", "gendr"], ["a.png", "--change", "age"], ["a.png", "-o", "x.txt"]]
 )
-def test_bad_arguments(call, faces: list[Detection], wrong: list[str]) -> None:
+def test_bad_arguments(call, faces, wrong):
     code, out, err = call("attributes", *wrong)
     assert (code, out, len(err)) == (2, [], 1)
     assert err[0].startswith("error: ")

@@ -1,7 +1,5 @@
 """`deid-diffusion keys ...`: exit codes, one-line messages, no traceback."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 from deid_diffusion.identity import keys
 from deid_diffusion.identity.keys import read_key
 from deid_diffusion.identity.pseudonyms import Pseudonyms
+from tests.failures import raising
 
 STORE = "a.key.people.sqlite"
 
@@ -119,10 +118,7 @@ def test_key_readable_by_others(call, ids):
 
 
 def test_internal_error(call, monkeypatch):
-    def fail(path: Path) -> None:
-        raise RuntimeError("two\nlines")
-
-    monkeypatch.setattr(keys, "new_key", fail)
+    monkeypatch.setattr(keys, "new_key", raising(RuntimeError("two\nlines")))
     code, out, err = call("keys", "new", "a.key")
     assert (code, out, len(err)) == (1, [], 1)
     assert err[0].startswith("internal error: RuntimeError: two lines (please report")

@@ -1,20 +1,19 @@
 """Commands `serve` and `web`: addresses, API keys, usage errors, shutdown."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the service needs deid-diffusion[service]")
-pytest.importorskip("gradio", reason="the page needs deid-diffusion[web]")
+if find_spec("gradio") is None:
+    pytest.skip("the page needs deid-diffusion[web]", allow_module_level=True)
 
 from deid_diffusion.cli import serve
 from deid_diffusion.serving import server
-from deid_diffusion.serving.gradio_app import upload_parent
 from deid_diffusion.serving.server import listen
 from tests.fake_anonymizer import FakeAnonymizer
 from tests.serving.servers import start_python
@@ -105,6 +104,8 @@ def test_key_file_opens_store(call, served, tmp_path, monkeypatch):
 )
 def test_shutdown(command, path, stop, content):
     """A signal ends the process without output, and deletes the page's upload folder."""
+    from deid_diffusion.serving.gradio_app import upload_parent
+
     before = set(upload_parent().glob("deid-web-*"))
     process = start_python(SCRIPT.format(command=command))
     try:

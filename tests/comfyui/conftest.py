@@ -1,5 +1,6 @@
-"""The stand-in of ComfyUI's API, photos as IMAGE, and faces that need no detector."""
+"""Fixtures: the stand-in of ComfyUI's API, photos as IMAGE, and given faces."""
 
+import asyncio
 import importlib
 import sys
 from collections.abc import Iterator
@@ -10,21 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.comfyui import faces
-from deid_diffusion.faces.boxes import Detection
+from tests.given_faces import FACE, OTHER, no_mesh
 
 HERE = Path(__file__).parent
-FACES = (
-    Detection((170.0, 60.0, 270.0, 190.0), 0.9, "given"),
-    Detection((300.0, 300.0, 360.0, 380.0), 0.8, "given"),
-)
 
 sys.path.insert(0, str(HERE / "stand_in"))
 
 
 @pytest.fixture
 def comfy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """The stand-in's modules, as new, its models in `tmp_path`; and our nodes by id."""
+    """Modules of the stand-in in their first state, with models in `tmp_path`; and our nodes by id."""
     names = ("folder_paths", "comfy.model_management", "comfy.utils")
     modules = {name.split(".")[-1]: importlib.import_module(name) for name in names}
     monkeypatch.setattr(modules["folder_paths"], "models_dir", str(tmp_path))
@@ -32,17 +28,21 @@ def comfy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
     from deid_diffusion.comfyui import nodes as extension
     from deid_diffusion.comfyui import runtime
 
-    loop = importlib.import_module("asyncio")
-
     async def load() -> list[type]:
         return await (await extension.comfy_entrypoint()).get_node_list()
 
-    nodes = {node.define_schema().node_id: node for node in loop.run(load())}
-    for held in (modules["model_management"].loads, modules["utils"].shown, modules["utils"].hooks):
-        held.clear()
+    nodes = {node.define_schema().node_id: node for node in asyncio.run(load())}
+    for values in (modules["model_management"].loads, modules["utils"].shown, modules["utils"].hooks):
+        values.clear()
     yield SimpleNamespace(**modules, nodes=nodes, generator=runtime)
-    modules["model_management"].unload_all_models()
     modules["model_management"].interrupt_current_processing(False)
+
+
+@pytest.fixture
+def unloaded(comfy: SimpleNamespace) -> None:
+    """No model is loaded, as when ComfyUI starts; other tests share the loaded model."""
+    comfy.model_management.unload_all_models()
+    comfy.model_management.loads.clear()
 
 
 @pytest.fixture
@@ -54,5 +54,5 @@ def image(astronaut: np.ndarray) -> torch.Tensor:
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two faces in every photo, without a mesh."""
-    monkeypatch.setattr(faces, "shared_detector", lambda: lambda photo: list(FACES))
-    monkeypatch.setattr(faces, "shared_landmarker", lambda: lambda crop: None)
+    monkeypatch.setattr("deid_diffusion.comfyui.faces.shared_detector", lambda: lambda photo: [FACE, OTHER])
+    monkeypatch.setattr("deid_diffusion.comfyui.faces.shared_landmarker", lambda: no_mesh)

@@ -1,7 +1,7 @@
 """Random weights in the shapes of Stable Diffusion 1.5, in a ComfyUI's model folders: for the trial, 3.5 GB on disk.
 
-What they paint is noise; what they prove is that ComfyUI's own loaders and sampler take our ControlNet, our adapter's
-tokens and our crops. Run with ComfyUI's folder as working directory.
+They generate noise, and show that ComfyUI's own loaders and sampler accept our ControlNet, our adapter's tokens and
+our crops. Run with ComfyUI's folder as working directory.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _VAE = {
 
 
 def random_weights(model: torch.nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Small normal weights in half precision; what has one dimension is a norm's, or a bias."""
+    """Small normal weights in half precision; one-dimensional weights are norms and biases."""
     weights = {}
     for name, value in model.state_dict().items():
         if value.ndim > 1:
-            made = torch.randn(value.shape) * 0.02
+            values = torch.randn(value.shape) * 0.02
         else:
-            made = torch.ones(value.shape) if name.endswith("weight") else torch.zeros(value.shape)
-        weights[prefix + name] = made.half() if value.is_floating_point() else value.clone()
+            values = torch.ones(value.shape) if name.endswith("weight") else torch.zeros(value.shape)
+        weights[prefix + name] = values.half() if value.is_floating_point() else value.clone()
     return weights
 
 
@@ -78,7 +78,7 @@ def clip_vision() -> dict[str, torch.Tensor]:
 
 
 def save_adapter(folder: Path) -> None:
-    """What Load Attribute Adapter takes of a model's folder, with a small text side of that CLIP."""
+    """Write the parts of a model that Load Attribute Adapter reads, with a small text side of that CLIP."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     from deid_diffusion.models.attribute_adapter import AttributeAdapter
@@ -101,12 +101,12 @@ def main() -> None:
     comfy.options.enable_args_parsing()
     torch.manual_seed(0)
     with torch.no_grad():
-        made = {
+        makers = {
             "checkpoints/sd-v1-5-inpainting": checkpoint,
             "controlnet/face_deid_controlnet": controlnet,
             "clip_vision/clip_vit_l14": clip_vision,
         }
-        for name, make in made.items():
+        for name, make in makers.items():
             path = models / f"{name}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({key: value.contiguous() for key, value in make().items()}, path)

@@ -1,4 +1,4 @@
-"""A real ComfyUI as a process, and its HTTP API: what `real_comfyui.py` drives."""
+"""A ComfyUI process and its HTTP API, for `real_comfyui.py`."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ class Server:
     def wait(self, prompt_id: str) -> dict[str, Any]:
         """The history of a prompt, once it is over."""
         for _ in range(_PATIENCE * 5):
-            found = self.get(f"/history/{prompt_id}")
-            if prompt_id in found and found[prompt_id]["status"]["completed"] is not None:
-                status = found[prompt_id]["status"]
+            histories = self.get(f"/history/{prompt_id}")
+            if prompt_id in histories and histories[prompt_id]["status"]["completed"] is not None:
+                status = histories[prompt_id]["status"]
                 if status["completed"] or status["status_str"] == "error":
-                    return dict(found[prompt_id])
+                    return dict(histories[prompt_id])
             time.sleep(0.2)
         raise SystemExit(f"ComfyUI does not come to an end with a prompt: see {self.log_file}")
 

@@ -74,7 +74,7 @@ async def open_page(session: aiohttp.ClientSession) -> Page:
 
 
 async def take(page: Page, server: Server, name: str) -> None:
-    """Open a template, compare what the page would send, run it if it is the first, and save its picture."""
+    """Open a template, compare the prompt that the page would send, run the first one, and save its picture."""
     text = (EXAMPLES / f"{name}.json").read_text()
     await page.run(f"app.loadGraphData({text})")
     await asyncio.sleep(3)
@@ -85,7 +85,7 @@ async def take(page: Page, server: Server, name: str) -> None:
         assert same == node["inputs"], f"{name}: the page sends {same}, the trial {node['inputs']}"
     if name == TEMPLATES[0]:
         await page.run("app.queuePrompt(0)")
-        while not any(one["status"]["completed"] for one in server.get("/history").values()):
+        while not any(history["status"]["completed"] for history in server.get("/history").values()):
             await asyncio.sleep(1)
         await asyncio.sleep(6)
     left, top, right, bottom = await page.run(_EXTENT)

@@ -1,4 +1,4 @@
-"""What the adapter's tokens are made of, and how they join a CONDITIONING."""
+"""Attribute tokens: their features, and how they are appended to a CONDITIONING."""
 
 import shutil
 from pathlib import Path
@@ -35,7 +35,7 @@ def crops(given: None, astronaut: np.ndarray) -> FaceCrops:
 
 @pytest.fixture(scope="session")
 def model_folder(tiny_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole model with CLIP and words."""
+    """A complete model, with CLIP and a text encoder."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_pipeline.save_pretrained(folder)
     return folder
@@ -49,8 +49,8 @@ def adapter_alone(tmp_path: Path) -> LoadedAdapter:
     return LoadedAdapter(tmp_path / "alone")
 
 
-def seen_by(pipeline, crops: FaceCrops) -> SimpleNamespace:
-    """A CLIP_VISION_OUTPUT of the crops, as ComfyUI's CLIP Vision Encode makes it."""
+def vision_output(pipeline, crops: FaceCrops) -> SimpleNamespace:
+    """Return a CLIP_VISION_OUTPUT of the crops, as ComfyUI's CLIP Vision Encode does."""
     from deid_diffusion.attributes.encoding import clip_pixels
 
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()]) * 2 - 1
@@ -60,7 +60,7 @@ def seen_by(pipeline, crops: FaceCrops) -> SimpleNamespace:
     return SimpleNamespace(image_embeds=output.image_embeds, last_hidden_state=output.last_hidden_state)
 
 
-def test_encoder_features_equal_pipeline(crops: FaceCrops) -> None:
+def test_encoder_features_equal_pipeline(crops):
     anonymizer = Anonymizer.from_pretrained("builtin", device="cpu", dtype=torch.float32)  # as ComfyUI reads
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()])
     expected = anonymizer.pipeline.encode_attributes(
@@ -69,37 +69,37 @@ def test_encoder_features_equal_pipeline(crops: FaceCrops) -> None:
     assert torch.allclose(encoder_features(LoadedAdapter(BUILTIN), crops), expected, atol=1e-5)
 
 
-def test_clip_features_equal_pipeline(crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter) -> None:
+def test_clip_features_equal_pipeline(crops, tiny_pipeline, adapter_alone):
     pixels = torch.stack([to_tensor(crop) for crop in crops.originals()]) * 2 - 1
     labels = labels_tensor([face.semantic_map for _, face in crops.faces])
     with torch.no_grad():
         expected = encode_attributes(tiny_pipeline.image_encoder, pixels, labels)
-    seen = seen_by(tiny_pipeline, crops)
-    assert torch.allclose(clip_features(adapter_alone, crops, seen, tiny_pipeline.image_encoder), expected, atol=1e-5)
-    whole_only = clip_features(adapter_alone, crops, seen, None)
-    assert torch.allclose(whole_only[:, 0], expected[:, 0], atol=1e-5)
-    assert torch.equal(whole_only[0, 1:], adapter_alone.attribute_adapter.centre[1:])
+    output = vision_output(tiny_pipeline, crops)
+    assert torch.allclose(clip_features(adapter_alone, crops, output, tiny_pipeline.image_encoder), expected, atol=1e-5)
+    overall = clip_features(adapter_alone, crops, output, None)
+    assert torch.allclose(overall[:, 0], expected[:, 0], atol=1e-5)
+    assert torch.equal(overall[0, 1:], adapter_alone.attribute_adapter.centre[1:])
 
 
-def test_clip_output_of_other_crops(crops: FaceCrops, tiny_pipeline, adapter_alone: LoadedAdapter) -> None:
-    seen = seen_by(tiny_pipeline, crops)
-    seen.image_embeds = seen.image_embeds[:1]
+def test_clip_output_of_other_crops(crops, tiny_pipeline, adapter_alone):
+    output = vision_output(tiny_pipeline, crops)
+    output.image_embeds = output.image_embeds[:1]
     with pytest.raises(UsageError, match="expected 2 pictures and 16 numbers per picture"):
-        clip_features(adapter_alone, crops, seen, None)
+        clip_features(adapter_alone, crops, output, None)
 
 
-def test_missing_encoder(crops: FaceCrops, adapter_alone: LoadedAdapter) -> None:
+def test_missing_encoder(crops, adapter_alone):
     with pytest.raises(UsageError, match="connect CLIP Vision Encode"):
         encoder_features(adapter_alone, crops)
 
 
-def test_what_is_not_kept_does_not_pass(crops: FaceCrops, model_folder: Path) -> None:
+def test_tokens_hold_kept_attributes_only(crops, model_folder):
     adapter = LoadedAdapter(model_folder)
     tokens = [make_tokens(adapter, torch.randn(1, COUNT, 16), make_selection(()))[0] for _ in range(2)]
     assert torch.equal(*tokens)
 
 
-def test_model_without_text_encoder(adapter_alone: LoadedAdapter) -> None:
+def test_model_without_text_encoder(adapter_alone):
     with pytest.raises(DeidError, match="alone: this model cannot read words"):
         make_tokens(adapter_alone, torch.randn(2, COUNT, 16), AttributeSelection())
 
@@ -111,11 +111,9 @@ def test_model_without_text_encoder(adapter_alone: LoadedAdapter) -> None:
         (make_selection(change={"age": "70"}), "change: age=elderly: this model cannot distinguish elderly from child"),
     ],
 )
-def test_unknown_words_are_refused(
-    model_folder: Path, monkeypatch: pytest.MonkeyPatch, choice: AttributeSelection, words: str
-) -> None:
+def test_unknown_words_are_refused(model_folder, monkeypatch, choice, words):
     def embed(texts: list[str]) -> torch.Tensor:
-        """Knows the first word of each attribute, and none of what stands alone."""
+        """Distinguish the first word of each attribute, and no single phrase."""
         vectors = torch.ones(len(texts), 16)
         vectors[0, 0] += len(texts) > 1
         return vectors
@@ -126,31 +124,31 @@ def test_unknown_words_are_refused(
         make_tokens(adapter, torch.randn(1, COUNT, 16), choice)
 
 
-def test_custom_phrase(model_folder: Path) -> None:
+def test_custom_phrase(model_folder):
     adapter, features = LoadedAdapter(model_folder), torch.randn(1, COUNT, 16)
     kept = [make_tokens(adapter, features, make_selection(words))[0] for words in (["age"], ["age", "a scar"])]
     assert not torch.equal(*kept)
 
 
-def test_folder_without_adapter(model_folder: Path, tmp_path: Path) -> None:
+def test_folder_without_adapter(model_folder, tmp_path):
     shutil.copytree(model_folder, tmp_path / "broken")
     shutil.rmtree(tmp_path / "broken" / "attribute_adapter")
     with pytest.raises(DeidError, match="no AttributeAdapter can be loaded"):
         LoadedAdapter(tmp_path / "broken")
 
 
-def test_tokens_follow_text() -> None:
+def test_tokens_follow_text():
     tokens = torch.randn(3, 6, 8)
-    one, three = torch.randn(1, 77, 8), torch.randn(3, 77, 8, dtype=torch.float16)
-    made = append_tokens([[one, {"pooled_output": None}], [three, {}]], tokens, "positive")
-    assert made[0][0].shape == (3, 83, 8)
-    assert torch.equal(made[0][0][:, :77], one.expand(3, -1, -1))
-    assert torch.equal(made[0][0][:, 77:], tokens)
-    assert made[0][1] == {"pooled_output": None}
-    assert made[1][0].dtype == torch.float16
+    single, three = torch.randn(1, 77, 8), torch.randn(3, 77, 8, dtype=torch.float16)
+    joined = append_tokens([[single, {"pooled_output": None}], [three, {}]], tokens, "positive")
+    assert joined[0][0].shape == (3, 83, 8)
+    assert torch.equal(joined[0][0][:, :77], single.expand(3, -1, -1))
+    assert torch.equal(joined[0][0][:, 77:], tokens)
+    assert joined[0][1] == {"pooled_output": None}
+    assert joined[1][0].dtype == torch.float16
 
 
 @pytest.mark.parametrize(("shape", "words"), [((1, 77, 9), "9 numbers wide"), ((2, 77, 8), "2 texts for 3 face crops")])
-def test_texts_that_do_not_fit_are_refused(shape: tuple[int, ...], words: str) -> None:
+def test_incompatible_texts(shape, words):
     with pytest.raises(UsageError, match=f"negative: .*{words}"):
         append_tokens([[torch.randn(shape), {}]], torch.randn(3, 6, 8), "negative")

@@ -1,52 +1,52 @@
-"""Our nodes as ComfyUI sees and runs them; `real_comfyui.py` shows that the stand-in tells the truth."""
-
-from __future__ import annotations
+"""Nodes as ComfyUI describes and executes them; `real_comfyui.py` compares the stand-in with ComfyUI itself."""
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.comfyui import nodes
 from deid_diffusion.errors import UsageError
 from deid_diffusion.faces.compositing import FILL
 from tests.comfyui.workflows import essence
+from tests.failures import raising
 from tests.fake_verifier import FakeVerifier
 from tests.test_golden import OPTIONS, differences, picture
 
 SNAPSHOT = json.loads(Path(__file__).with_name("object_info.json").read_text())
-CORE = (slice(100, 160), slice(200, 240))  # inside the astronaut's face, whatever the mask
-WISHES = {"model": "embedded", "method": "generate", "keep": "all", "change": "", "seed": 3}
+CORE = (slice(100, 160), slice(200, 240))  # inside the astronaut's face
+INPUTS = {"model": "embedded", "method": "generate", "keep": "all", "change": "", "seed": 3}
 
 
-def test_node_schemas_match_snapshot(comfy: SimpleNamespace) -> None:
+def test_node_schemas_match_snapshot(comfy):
     """Ids, names, types and ranges: saved workflows depend on them."""
-    seen = {name: essence(node.GET_NODE_INFO_V1()) for name, node in comfy.nodes.items()}
-    assert json.loads(json.dumps(seen)) == SNAPSHOT
+    described = {name: essence(node.GET_NODE_INFO_V1()) for name, node in comfy.nodes.items()}
+    assert json.loads(json.dumps(described)) == SNAPSHOT
 
 
-def test_inputs_and_outputs_have_tooltips(comfy: SimpleNamespace) -> None:
+def test_inputs_and_outputs_have_tooltips(comfy):
     for node in comfy.nodes.values():
         schema = node.define_schema()
         assert schema.description.endswith(".")
-        assert all(one.told["tooltip"] for one in schema.inputs)
+        assert all(input_.settings["tooltip"] for input_ in schema.inputs)
         assert schema.category == "deid-diffusion"
 
 
-def test_deidentify_node(comfy: SimpleNamespace, image: torch.Tensor) -> None:
-    made, mask, record = comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES).args
-    assert made.shape == image.shape
+def test_deidentify_node(comfy, image):
+    inputs = {**INPUTS, "keep": "pose, age", "change": "expression=smiling, gaze=eyes open"}
+    result, mask, record = comfy.nodes["DeidDeidentifyFaces"].execute(image, **inputs).args
+    assert result.shape == image.shape
     assert mask.shape == image.shape[:3]
     outside = mask == 0
-    assert torch.equal((made * 255).round()[outside], (image * 255).round()[outside])
+    assert torch.equal((result * 255).round()[outside], (image * 255).round()[outside])
     assert mask[0][CORE].mean() > 0.9
     lines = [json.loads(line) for line in record.splitlines()]
     assert [line["input"] for line in lines] == ["image 0", "image 1"]
-    assert {face["action"] for line in lines for face in line["faces"]} == {"replaced"}
+    for face in (face for line in lines for face in line["faces"]):
+        assert (face["action"], face["kept_attributes"]) == ("replaced", ["pose", "age"])
+        assert face["changed_attributes"] == {"expression": "smiling", "gaze": "eyes open"}
     assert all(line["model"] == "builtin" and "dlib" in line["gate"] for line in lines)
     values = [value for value, _, _ in comfy.utils.shown]
     assert values == sorted(values)
@@ -54,33 +54,33 @@ def test_deidentify_node(comfy: SimpleNamespace, image: torch.Tensor) -> None:
     assert sum(preview is not None for _, _, preview in comfy.utils.shown) == 2
 
 
-def test_one_click_gives_what_a_call_gives(comfy: SimpleNamespace, anonymizer: Anonymizer) -> None:
+def test_deidentify_node_equals_call(comfy, anonymizer):
     expected = np.asarray(anonymizer(picture(), OPTIONS).image)
     image = torch.from_numpy(picture().copy())[None].float() / 255
-    result = comfy.nodes["DeidDeidentifyFaces"].execute(image, **{**WISHES, "seed": OPTIONS.seed}).args[0]
+    result = comfy.nodes["DeidDeidentifyFaces"].execute(image, **{**INPUTS, "seed": OPTIONS.seed}).args[0]
     assert differences((result[0] * 255).round().numpy(), expected).max() <= 1
 
 
-def test_deidentify_node_methods_and_faces(comfy: SimpleNamespace, image: torch.Tensor, given: None) -> None:
+def test_deidentify_node_methods_and_faces(comfy, image, given):
     faces = comfy.nodes["DeidDetectFaces"].execute(image[:1]).args[0]
-    wishes = {**WISHES, "method": "fill"}
-    made, _, record = comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **wishes, faces=faces).args
-    assert ((made[0][CORE] * 255).round() == torch.tensor(FILL)).all()
+    inputs = {**INPUTS, "method": "fill"}
+    result, _, record = comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **inputs, faces=faces).args
+    assert ((result[0][CORE] * 255).round() == torch.tensor(FILL)).all()
     assert [face["detector"] for face in json.loads(record)["faces"]][:2] == ["given", "given"]
     with pytest.raises(UsageError, match="found in 1 pictures"):
-        comfy.nodes["DeidDeidentifyFaces"].execute(image, **wishes, faces=faces)
+        comfy.nodes["DeidDeidentifyFaces"].execute(image, **inputs, faces=faces)
 
 
-def test_a_photo_without_faces_comes_back(comfy: SimpleNamespace) -> None:
+def test_photo_without_faces_unchanged(comfy):
     empty = torch.full((1, 64, 80, 3), 0.2)
-    made, mask, record = comfy.nodes["DeidDeidentifyFaces"].execute(empty, **WISHES).args
-    assert torch.equal((made * 255).round(), (empty * 255).round())
+    result, mask, record = comfy.nodes["DeidDeidentifyFaces"].execute(empty, **INPUTS).args
+    assert torch.equal((result * 255).round(), (empty * 255).round())
     assert not mask.any()
     assert json.loads(record)["status"] == "no_face"
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("inputs", "words"),
     [
         ({"keep": "agee"}, "did you mean age"),
         ({"change": "age"}, "expected NAME=WORD"),
@@ -88,59 +88,42 @@ def test_a_photo_without_faces_comes_back(comfy: SimpleNamespace) -> None:
         ({"method": "fill", "keep": "age"}, "keeps and changes no attribute"),
     ],
 )
-def test_bad_selection_stops_workflow(
-    comfy: SimpleNamespace, image: torch.Tensor, wishes: dict[str, str], words: str
-) -> None:
+def test_bad_selection_stops_workflow(comfy, unloaded, image, inputs, words):
     with pytest.raises(UsageError, match=words):
-        comfy.nodes["DeidDeidentifyFaces"].execute(image, **{**WISHES, **wishes})
+        comfy.nodes["DeidDeidentifyFaces"].execute(image, **{**INPUTS, **inputs})
     assert comfy.model_management.loads == []
 
 
-def test_wishes_reach_the_faces(comfy: SimpleNamespace, image: torch.Tensor) -> None:
-    wishes = {**WISHES, "keep": "pose, age", "change": "expression=smiling, gaze=eyes open"}
-    record = comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **wishes).args[2]
-    face = json.loads(record)["faces"][0]
-    assert face["kept_attributes"] == ["pose", "age"]
-    assert face["changed_attributes"] == {"expression": "smiling", "gaze": "eyes open"}
-
-
 @pytest.mark.parametrize("when", ["before a photo", "in a step"])
-def test_interrupt_ends_the_run_at_once(comfy: SimpleNamespace, image: torch.Tensor, when: str) -> None:
+def test_interrupt(comfy, unloaded, image, when):
     interrupt = comfy.model_management.interrupt_current_processing
     if when == "before a photo":
         interrupt()
     else:
         comfy.utils.hooks.append(interrupt)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES)
+        comfy.nodes["DeidDeidentifyFaces"].execute(image, **INPUTS)
     assert len(comfy.utils.shown) == (when == "in a step")
     comfy.utils.hooks.clear()
-    assert comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **WISHES)
+    assert comfy.nodes["DeidDeidentifyFaces"].execute(image[:1], **INPUTS)
     assert comfy.model_management.loads == ["FaceDeidModel"]
 
 
 @pytest.mark.parametrize("broken", ["EnsembleDetector.search", "Canvas.__init__"])
-def test_what_breaks_stops_the_workflow(
-    comfy: SimpleNamespace, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("broken on purpose")
-
+def test_failing_stage_stops_workflow(comfy, image, monkeypatch, broken):
     home = {"EnsembleDetector": "detection", "Canvas": "compositing"}[broken.split(".")[0]]
-    monkeypatch.setattr(f"deid_diffusion.faces.{home}.{broken}", fail)
+    monkeypatch.setattr(f"deid_diffusion.faces.{home}.{broken}", raising(RuntimeError("broken on purpose")))
     with pytest.raises(RuntimeError, match="on purpose"):
-        comfy.nodes["DeidDeidentifyFaces"].execute(image, **WISHES)
+        comfy.nodes["DeidDeidentifyFaces"].execute(image, **INPUTS)
 
 
-def test_fingerprint_without_seed(comfy: SimpleNamespace) -> None:
+def test_fingerprint_without_seed(comfy):
     node = comfy.nodes["DeidDeidentifyFaces"]
     assert node.fingerprint_inputs(seed=-1, keep="all") != node.fingerprint_inputs(seed=-1, keep="all")
     assert node.fingerprint_inputs(seed=3) == node.fingerprint_inputs(seed=3)
 
 
-def test_face_nodes_in_line(
-    comfy: SimpleNamespace, image: torch.Tensor, given: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_face_nodes(comfy, image, given, monkeypatch):
     faces, drawn, count = comfy.nodes["DeidDetectFaces"].execute(image).args
     assert count == 4
     assert (drawn != image).any()
@@ -155,18 +138,18 @@ def test_face_nodes_in_line(
     crops, *pictures = (
         comfy.nodes["DeidCropFaces"].execute(image, faces, 96, "semantic_map", "another person's", 5).args
     )
-    shapes = [tuple(one.shape) for one in pictures]
+    shapes = [tuple(batch.shape) for batch in pictures]
     assert shapes == [(4, 96, 96, 3), (4, 96, 96, 3), (4, 96, 96), (4, 96, 96, 3)]
     monkeypatch.setattr(nodes, "shared_verifier", FakeVerifier)
     monkeypatch.setattr(nodes, "shared_detector", lambda: lambda picture: [])
-    made, mask, record = comfy.nodes["DeidStitchFaces"].execute(crops, torch.rand(4, 96, 96, 3)).args
-    assert made.shape == image.shape
+    result, mask, record = comfy.nodes["DeidStitchFaces"].execute(crops, torch.rand(4, 96, 96, 3)).args
+    assert result.shape == image.shape
     outside = mask == 0
-    assert torch.equal((made * 255).round()[outside], (image * 255).round()[outside])
+    assert torch.equal((result * 255).round()[outside], (image * 255).round()[outside])
     assert [len(json.loads(line)["faces"]) for line in record.splitlines()] == [2, 2]
 
 
-def test_face_nodes_without_faces(comfy: SimpleNamespace) -> None:
+def test_face_nodes_without_faces(comfy):
     empty = torch.full((2, 64, 64, 3), 0.2)
     faces, _, count = comfy.nodes["DeidDetectFaces"].execute(empty).args
     crops, erased, *_ = (
@@ -174,8 +157,8 @@ def test_face_nodes_without_faces(comfy: SimpleNamespace) -> None:
     )
     assert count == 0
     assert erased.shape == (1, 64, 64, 3)
-    made, mask, _ = comfy.nodes["DeidStitchFaces"].execute(crops, torch.rand(1, 64, 64, 3)).args
-    assert torch.equal((made * 255).round(), (empty * 255).round())
+    result, mask, _ = comfy.nodes["DeidStitchFaces"].execute(crops, torch.rand(1, 64, 64, 3)).args
+    assert torch.equal((result * 255).round(), (empty * 255).round())
     assert not mask.any()
     text = [[torch.randn(1, 7, 192), {}]]
     apply = comfy.nodes["DeidApplyAttributes"]
@@ -183,7 +166,7 @@ def test_face_nodes_without_faces(comfy: SimpleNamespace) -> None:
     assert apply.execute(text, text, adapter, crops, "all", "").args == (text, text)
 
 
-def test_attributes_become_tokens(comfy: SimpleNamespace, image: torch.Tensor, given: None) -> None:
+def test_attribute_tokens(comfy, image, given):
     faces = comfy.nodes["DeidDetectFaces"].execute(image).args[0]
     crops = comfy.nodes["DeidCropFaces"].execute(image, faces, 96, "semantic_map", "another person's", 5).args[0]
     adapter = comfy.nodes["DeidLoadAttributeAdapter"].execute("embedded").args[0]

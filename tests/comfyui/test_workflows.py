@@ -1,4 +1,4 @@
-"""The example workflows, run on the stand-in: every link and every saved value fits our nodes and ComfyUI's own."""
+"""Example workflows on the stand-in: all links and saved values fit our nodes and ComfyUI's own."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ CORE: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 def core(kind: str, inputs: dict[str, Any], saved: dict[str, Any]) -> tuple[Any, ...]:
-    """What stands for ComfyUI's own nodes: texts of width 16, and noise for a generator's pictures."""
+    """Execute a stand-in for one of ComfyUI's own nodes: texts of width 16, and noise for a generator's pictures."""
     if kind == "LoadImage":
         return PEOPLE, torch.zeros(PEOPLE.shape[:3])
     if kind in ("SaveImage", "PreviewImage", "PreviewAny"):
@@ -79,8 +79,8 @@ def core(kind: str, inputs: dict[str, Any], saved: dict[str, Any]) -> tuple[Any,
         return (SimpleNamespace(model=network, patcher=ModelPatcher(network, "cpu", "cpu")),)
     if kind == "CLIPVisionEncode":
         count = len(inputs["image"])
-        seen = SimpleNamespace(image_embeds=torch.randn(count, 16), last_hidden_state=torch.randn(count, 17, 16))
-        return (seen,)
+        output = SimpleNamespace(image_embeds=torch.randn(count, 16), last_hidden_state=torch.randn(count, 17, 16))
+        return (output,)
     if kind == "InpaintModelConditioning":
         saved["erased"] = inputs["pixels"]
         return inputs["positive"], inputs["negative"], inputs["pixels"]
@@ -96,16 +96,19 @@ def core(kind: str, inputs: dict[str, Any], saved: dict[str, Any]) -> tuple[Any,
 
 
 def run(prompt: dict[str, Any], nodes: dict[str, Any]) -> dict[str, Any]:
-    """Every node of a prompt, once, those that it needs first; what was saved and seen."""
+    """Execute each node of a prompt after those that it needs; return what was saved and generated."""
     done: dict[str, tuple[Any, ...]] = {}
     saved: dict[str, Any] = {}
 
     def result(place: str) -> tuple[Any, ...]:
         if place not in done:
             kind, given = prompt[place]["class_type"], prompt[place]["inputs"]
-            inputs = {key: result(one[0])[one[1]] if isinstance(one, list) else one for key, one in given.items()}
+            inputs = {key: linked(value) if isinstance(value, list) else value for key, value in given.items()}
             done[place] = nodes[kind].execute(**inputs).args if kind in nodes else core(kind, inputs, saved)
         return done[place]
+
+    def linked(link: list[Any]) -> Any:
+        return result(link[0])[link[1]]
 
     for place in prompt:
         result(place)
@@ -114,13 +117,13 @@ def run(prompt: dict[str, Any], nodes: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def described(comfy: SimpleNamespace) -> dict[str, Any]:
-    """What /object_info says of all nodes of the examples."""
+    """Description of all nodes of the examples, as /object_info has it."""
     own = {name: node.GET_NODE_INFO_V1() for name, node in comfy.nodes.items()}
     others = {name: {"input": {"required": inputs}, "output": outputs} for name, (inputs, outputs) in CORE.items()}
     return {**others, **own}
 
 
-def test_examples_have_pictures() -> None:
+def test_examples_have_pictures():
     names = {path.stem for path in EXAMPLES.glob("*.json")}
     assert names == {"de-identify_faces", "faces_by_your_own_checkpoint"}
     for name in names:
@@ -128,7 +131,7 @@ def test_examples_have_pictures() -> None:
             assert min(picture.size) >= 192
 
 
-def test_the_one_click_example_runs(comfy: SimpleNamespace, described: dict[str, Any]) -> None:
+def test_one_click_example(comfy, described):
     workflow = json.loads((EXAMPLES / "de-identify_faces.json").read_text())
     saved = run(to_prompt(workflow, described), comfy.nodes)
     picture = saved["SaveImage"][0]
@@ -137,10 +140,8 @@ def test_the_one_click_example_runs(comfy: SimpleNamespace, described: dict[str,
     assert len(json.loads(saved["PreviewAny"][0])["faces"]) == 3
 
 
-def test_checkpoint_example_fails_closed(
-    comfy: SimpleNamespace, described: dict[str, Any], tiny_pipeline, tmp_path: Path
-) -> None:
-    """Noise is no face: all are covered. What the generator saw was erased."""
+def test_checkpoint_example_fails_closed(comfy, described, tiny_pipeline, tmp_path):
+    """Noise is no face: all are covered. The generator's inputs were erased."""
     tiny_pipeline.save_pretrained(tmp_path / "attribute_adapters" / "face_deid")
     AttributeAdapter(16, len(FEATURE_NAMES), 4, 16).save_pretrained(
         tmp_path / "attribute_adapters" / "face_deid" / "attribute_adapter"
@@ -154,7 +155,7 @@ def test_checkpoint_example_fails_closed(
     assert ((saved["erased"][:, 240:270, 240:270] * 255).round() == 128).all()
 
 
-def test_the_packs_version_is_the_librarys() -> None:
+def test_versions_agree():
     from deid_diffusion import __version__
 
     assert f'version = "{__version__}"' in (PACK / "pyproject.toml").read_text()

@@ -1,4 +1,4 @@
-"""Saved workflows, as ComfyUI's page sends them to the API, and what the API says of node types."""
+"""Saved workflows as ComfyUI's page sends them to the API, and the API's descriptions of node types."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-_FOLDERS = ("model", "adapter_name")  # combos whose options are what is on the disk
+_FOLDERS = ("model", "adapter_name")  # combos whose options are files
 
 
 def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved workflow as the API takes it.
+    """Convert a saved workflow to the API's format.
 
     Args:
         workflow: ComfyUI's file format, 0.4.
-        nodes: what /object_info says of the node types.
+        nodes: descriptions of the node types by /object_info.
 
     Raises:
         ValueError: when a node's saved values are not as many as its widgets, or a link joins two types.
@@ -25,7 +25,7 @@ def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str
     for node in workflow["nodes"]:
         known = nodes[node["type"]]["input"]
         specs = {**known.get("required", {}), **known.get("optional", {})}
-        linked = {one["name"]: links[one["link"]] for one in node["inputs"] if one["link"] is not None}
+        linked = {socket["name"]: links[socket["link"]] for socket in node["inputs"] if socket["link"] is not None}
         for name, (_, source, slot, *_) in linked.items():
             given, wanted = nodes[kinds[source]]["output"][slot], specs[name][0]
             if wanted not in ("*", given):
@@ -36,9 +36,9 @@ def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str
                 inputs[name] = [str(linked[name][1]), linked[name][2]]
             elif isinstance(spec[0], list) or spec[0] in _WIDGETS:
                 inputs[name] = values.pop(0)
-                told = spec[1] if len(spec) > 1 else {}
-                if told.get("control_after_generate") or told.get("image_upload"):
-                    values.pop(0)  # what the page adds: "randomize", or the button
+                settings = spec[1] if len(spec) > 1 else {}
+                if settings.get("control_after_generate") or settings.get("image_upload"):
+                    values.pop(0)  # added by the page: "randomize", or the button
             elif name in known.get("required", {}):
                 raise ValueError(f"{node['type']}.{name} is not connected")
         if values:
@@ -48,7 +48,7 @@ def to_prompt(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str
 
 
 def essence(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a node's description a saved workflow depends on: names, types, order and ranges, no texts."""
+    """Return the part of a node's description that saved workflows depend on: names, types, order and ranges."""
     inputs = {
         f"{name} ({kind})": [spec[0], _ranges(name, spec[1])]
         for kind, specs in info["input"].items()
@@ -58,6 +58,6 @@ def essence(info: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": inputs, "outputs": outputs, "category": info["category"], "display_name": info["display_name"]}
 
 
-def _ranges(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
+def _ranges(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     names = ["default", "min", "max", "step", "control_after_generate", *([] if name in _FOLDERS else ["options"])]
-    return {key: told[key] for key in names if key in told}
+    return {key: settings[key] for key in names if key in settings}

@@ -1,7 +1,5 @@
 """The scripts in `examples/` run."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from pathlib import Path
@@ -30,19 +28,19 @@ def run(anonymizer: Anonymizer, astronaut: np.ndarray, tmp_path: Path, monkeypat
     return script
 
 
-def test_anonymize_folder(run, capsys) -> None:
+def test_anonymize_folder(run, capsys):
     run("anonymize_folder.py", "photos", "out")
     assert Path("out/a.png").is_file()
     assert capsys.readouterr().out.startswith("a.jpg ['")
 
 
-def test_diffusers_pipeline(run, capsys) -> None:
+def test_diffusers_pipeline(run, capsys):
     run("diffusers_pipeline.py", "photos/a.jpg", "result.png")
     assert Image.open("result.png").size == (256, 256)
     assert capsys.readouterr().out.split()[0] in ("replaced", "covered")
 
 
-def test_pseudonyms(run, capsys) -> None:
+def test_pseudonyms(run, capsys):
     for _ in range(2):
         run("pseudonyms.py", "people.key", "people.sqlite", "photos/a.jpg")
     first, second = capsys.readouterr().out.splitlines()
@@ -50,7 +48,7 @@ def test_pseudonyms(run, capsys) -> None:
     assert Path("photos/a_anonymous.png").is_file()
 
 
-def test_video(run, astronaut: np.ndarray, capsys) -> None:
+def test_video(run, astronaut, capsys):
     pytest.importorskip("av")
     pytest.importorskip("supervision")
     from tests.video.clips import write

@@ -30,19 +30,19 @@ def downloaded(hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     """All repositories that the pages name, in the cache that every library reads."""
     from deid_diffusion.pipelines.loading import BUILTIN
 
-    made = tmp_path_factory.mktemp("made")
-    write_publication(BUILTIN, made / "face-deid", license="apache-2.0")
-    shutil.copytree(hub[FACE_LINES.name] / "diffusion_sd15", made / "trained" / "controlnet")
-    AttributeAdapter(16, 6, 4, 16).save_pretrained(made / "trained" / "attribute_adapter")
-    (made / "style").mkdir()
-    save_file({"<style>": torch.zeros(16)}, made / "style" / "learned_embeds.safetensors")
-    ip_adapter_repository(made / "ip")
-    parser_repository(made / "parser", ("background", "skin", "nose", "l_eye", "r_brow", "u_lip"), "skin")
+    folder = tmp_path_factory.mktemp("made")
+    write_publication(BUILTIN, folder / "face-deid", license="apache-2.0")
+    shutil.copytree(hub[FACE_LINES.name] / "diffusion_sd15", folder / "trained" / "controlnet")
+    AttributeAdapter(16, 6, 4, 16).save_pretrained(folder / "trained" / "attribute_adapter")
+    (folder / "style").mkdir()
+    save_file({"<style>": torch.zeros(16)}, folder / "style" / "learned_embeds.safetensors")
+    ip_adapter_repository(folder / "ip")
+    parser_repository(folder / "parser", ("background", "skin", "nose", "l_eye", "r_brow", "u_lip"), "skin")
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
     fill_cache(cache, hub)
     for name in ("face-deid", "trained", "style", "parser"):
-        add_to_cache(cache, f"me/{name}", made / name)
-    add_to_cache(cache, "h94/IP-Adapter", made / "ip")
+        add_to_cache(cache, f"me/{name}", folder / name)
+    add_to_cache(cache, "h94/IP-Adapter", folder / "ip")
     yield
     shutil.rmtree(cache)
 
@@ -60,56 +60,56 @@ def work(hub: dict[str, Path], tmp_path: Path, astronaut: np.ndarray, monkeypatc
 
 
 def run_page(name: str) -> dict[str, object]:
-    """Run a page's snippets one after the other; the names that they leave behind."""
+    """Run a page's snippets one after the other, and return their names."""
     text = (DOCS / name).read_text()
     if Version(diffusers.__version__) < Version("0.40"):  # as the page says
         text = re.sub(r"\bdtype=", "torch_dtype=", text)
     names: dict[str, object] = {"__name__": "page"}
-    for found in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        line = text[: found.start(1)].count("\n")
-        exec(compile("\n" * line + found[1], f"docs/{name}", "exec"), names)
+    for snippet in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        line = text[: snippet.start(1)].count("\n")
+        exec(compile("\n" * line + snippet[1], f"docs/{name}", "exec"), names)
     return names
 
 
-def test_diffusers(downloaded: None, work: Path, astronaut: np.ndarray) -> None:
+def test_diffusers(downloaded, work, astronaut):
     names = run_page("diffusers.md")
-    made = np.asarray(Image.open(work / "anonymous.png"))
-    assert (made != astronaut).any()
+    result = np.asarray(Image.open(work / "anonymous.png"))
+    assert (result != astronaut).any()
     assert Image.open(work / "face.png").size == (128, 128)
     assert type(names["ours"]) is type(names["pipe"])
     assert names["ours"].attribute_adapter is names["adapter"]
 
 
-def test_attributes(downloaded: None, work: Path) -> None:
+def test_attributes(downloaded, work):
     names = run_page("attributes.md")
     assert names["result"].faces[0].changed_attributes == {"gender": "man"}
     assert names["anonymizer"].pipeline.reads_attributes
 
 
-def test_controlnet_aux(downloaded: None, work: Path) -> None:
+def test_controlnet_aux(downloaded, work):
     names = run_page("controlnet_aux.md")
     assert names["control"].size == names["parsed"].size == (512, 512)
     assert Image.open(work / "map.png").getbbox() is not None
     assert names["lines"].any()
 
 
-def test_models(downloaded: None, work: Path) -> None:
+def test_models(downloaded, work):
     names = run_page("models.md")
     assert (work / "my-sd15" / "model_index.json").is_file()
     assert names["pipeline"].config.control == "mediapipe_face"
 
 
-def test_scale(work: Path, astronaut: np.ndarray) -> None:
+def test_scale(work, astronaut):
     pytest.importorskip("datasets", reason="its age fits the newest huggingface_hub only", exc_type=ImportError)
     (row,) = run_page("scale.md")["rows"]
     assert row["label"] == 3
     assert (np.asarray(row["image"]) != astronaut).any()
 
 
-def test_what_is_to_be_downloaded_for_sd15_is_all_that_it_needs(hub: dict[str, Path], tmp_path: Path) -> None:
+def test_documented_downloads_suffice(hub, tmp_path):
     text = (DOCS / "models.md").read_text().replace("\\\n", " ")
     commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("hf download")]
-    wanted = {one.name: one for one in SD15.repositories}
+    wanted = {repository.name: repository for repository in SD15.repositories}
     assert {name for name, *_ in commands} == set(wanted)
     for name, *patterns, option, revision in commands:
         assert (option, revision) == ("--revision", wanted[name].revision)
@@ -121,15 +121,15 @@ def test_what_is_to_be_downloaded_for_sd15_is_all_that_it_needs(hub: dict[str, P
     assert any((tmp_path / INPAINTING.name / "tokenizer").iterdir())
 
 
-def test_commits_are_those_that_are_loaded() -> None:
+def test_documented_commits():
     from deid_diffusion.pipelines.presets import PRESETS
 
     text = (DOCS / "models.md").read_text()
     for preset in PRESETS.values():
         assert preset.name in text
-        for one in preset.repositories:
-            if one.revision is not None:
-                assert f"| {one.name} |" in text
-                assert f"`{one.revision[:8]}`" in text
-    commits = {one.revision for preset in PRESETS.values() for one in preset.repositories}
+        for repository in preset.repositories:
+            if repository.revision is not None:
+                assert f"| {repository.name} |" in text
+                assert f"`{repository.revision[:8]}`" in text
+    commits = {repository.revision for preset in PRESETS.values() for repository in preset.repositories}
     assert set(re.findall(r"[0-9a-f]{40}", text)) <= commits

@@ -118,9 +118,7 @@ def test_open_clip(clip_path: Path) -> None:
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (-90, 3)])
 def test_rotated_clip_is_read_upright(degrees: int, turns: int, tmp_path: Path) -> None:
-    clip = video.open_clip(
-        write(tmp_path / "a.mp4", [np.rot90(frame, -turns) for frame in FRAMES], rotation=degrees)
-    )
+    clip = video.open_clip(write(tmp_path / "a.mp4", [np.rot90(frame, -turns) for frame in FRAMES], rotation=degrees))
     assert clip.turns == turns
     assert clip.upright == (64, 96)
     assert np.abs(next(video.iter_frames(clip)).rgb().astype(int) - FRAMES[0]).mean() < 3

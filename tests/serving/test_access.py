@@ -1,7 +1,5 @@
 """API keys, and where a server listens with and without one."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 

@@ -25,16 +25,18 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from deid_diffusion.serving import gradio_page
-from deid_diffusion.serving.gradio_app import SecurityMiddleware, delete_stale_uploads, make_app, upload_dir
 from deid_diffusion.serving.server import ApiKey, Limits
 from tests.fake_anonymizer import FakeAnonymizer, expected
+from tests.lazy import LazyModule
 from tests.serving.servers import KEY, PHOTO, Answer, ask, encoded, serving, stored_files
+
+gradio_app = LazyModule("deid_diffusion.serving.gradio_app")
+gradio_page = LazyModule("deid_diffusion.serving.gradio_page")
 
 
 def test_upload_dir_is_private_and_deleted(tmp_path):
     previous = tempfile.gettempdir()
-    with upload_dir(tmp_path) as folder:
+    with gradio_app.upload_dir(tmp_path) as folder:
         assert folder.parent == tmp_path
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         uploads = Path(tempfile.gettempdir())
@@ -47,7 +49,7 @@ def test_upload_dir_is_private_and_deleted(tmp_path):
 
 
 def test_upload_dir_is_deleted_after_error(tmp_path):
-    with pytest.raises(KeyboardInterrupt), upload_dir(tmp_path):
+    with pytest.raises(KeyboardInterrupt), gradio_app.upload_dir(tmp_path):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
@@ -66,7 +68,7 @@ def test_upload_dir_of_killed_process_is_deleted(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "locked\n"
-        with upload_dir(tmp_path) as folder:
+        with gradio_app.upload_dir(tmp_path) as folder:
             assert set(tmp_path.iterdir()) == {alive, folder}
     finally:
         process.kill()
@@ -80,7 +82,7 @@ def test_stale_uploads_are_deleted(tmp_path):
         (tmp_path / name).touch()
     for name in (*stale, "lock", "x.sqlite"):
         os.utime(tmp_path / name, (time.time() - 3600,) * 2)
-    delete_stale_uploads(tmp_path)
+    gradio_app.delete_stale_uploads(tmp_path)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
 
 
@@ -97,7 +99,7 @@ def basic(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def guarded():
-    with serving(SecurityMiddleware(count_bytes, ApiKey(KEY), 1000)) as port:
+    with serving(gradio_app.SecurityMiddleware(count_bytes, ApiKey(KEY), 1000)) as port:
         yield port
 
 
@@ -120,7 +122,7 @@ def test_password_and_headers(guarded, user):
 
 
 def test_body_limits():
-    with serving(SecurityMiddleware(count_bytes, None, 1000)) as port:
+    with serving(gradio_app.SecurityMiddleware(count_bytes, None, 1000)) as port:
         assert ask(port, "POST", "/gradio_api/upload", bytes(100_000)).body == b"100000"
         assert ask(port, "POST", "/gradio_api/upload", bytes(300_000)).status == 413
         assert ask(port, "POST", "/gradio_api/queue/join", bytes(1_000_001)).status == 413
@@ -133,7 +135,10 @@ def test_body_limits():
 def page(tmp_path_factory):
     """Port of a page, and its folder."""
     parent = tmp_path_factory.mktemp("memory")
-    with upload_dir(parent) as folder, serving(make_app(FakeAnonymizer(), Limits(max_bytes=100_000), folder)) as port:
+    with (
+        gradio_app.upload_dir(parent) as folder,
+        serving(gradio_app.make_app(FakeAnonymizer(), Limits(max_bytes=100_000), folder)) as port,
+    ):
         yield port, folder
 
 
@@ -194,8 +199,8 @@ class Tab:
         assert completed["success"], completed
         return completed["output"]["data"]
 
-    def run(self, new_faces: str = gradio_page.FRESH) -> list[Any]:
-        return self.call("run", None, [], "", "generate", new_faces, 1, 6, "png")
+    def run(self, new_faces: str | None = None) -> list[Any]:
+        return self.call("run", None, [], "", "generate", new_faces or gradio_page.FRESH, 1, 6, "png")
 
 
 def wait_for(condition: Any) -> None:
@@ -213,7 +218,7 @@ def download_path(links: str) -> str:
 def process(tab: Tab, *, by_person: bool = False) -> str:
     """Upload and process a photo; return the address of the result."""
     tab.call("upload", [tab.upload("ä.png", encoded(PHOTO))], None)
-    status, *_, links = tab.run(gradio_page.PERSON if by_person else gradio_page.FRESH)
+    status, *_, links = tab.run(gradio_page.PERSON if by_person else None)
     assert "1 photo: 1 face replaced" in status
     return download_path(links)
 
@@ -262,8 +267,11 @@ def test_invalid_photos(page):
 
 
 def test_least_recent_session_is_dropped(tmp_path, monkeypatch):
-    monkeypatch.setattr(gradio_page, "MAX_SESSIONS", 2)
-    with upload_dir(tmp_path) as folder, serving(make_app(FakeAnonymizer(), Limits(), folder)) as port:
+    monkeypatch.setattr("deid_diffusion.serving.gradio_page.MAX_SESSIONS", 2)
+    with (
+        gradio_app.upload_dir(tmp_path) as folder,
+        serving(gradio_app.make_app(FakeAnonymizer(), Limits(), folder)) as port,
+    ):
         paths = [process(Tab(port, name), by_person=True) for name in ("a", "b", "c")]
         wait_for(lambda: [ask(port, "GET", path).status for path in paths] == [404, 200, 200])
         wait_for(lambda: len(stored_files(folder)) == 2)

@@ -13,10 +13,12 @@ from playwright.sync_api import Browser, FileChooser, Page, TimeoutError, expect
 from deid_diffusion.faces.compositing import WARNINGS
 from deid_diffusion.io import images
 from deid_diffusion.results import ImageRecord
-from deid_diffusion.serving.gradio_app import make_app, upload_dir
 from deid_diffusion.serving.server import Limits
 from tests.fake_anonymizer import FakeAnonymizer, expected
+from tests.lazy import LazyModule
 from tests.serving.servers import encoded, serving, stored_files
+
+gradio_app = LazyModule("deid_diffusion.serving.gradio_app")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -44,7 +46,7 @@ def fake() -> FakeAnonymizer:
 def server(fake, tmp_path_factory):
     """Port and upload folder of a page."""
     tmp_path_factory.getbasetemp()  # before `tempfile` points to the upload folder
-    with upload_dir() as folder, serving(make_app(fake, LIMITS, folder)) as port:
+    with gradio_app.upload_dir() as folder, serving(gradio_app.make_app(fake, LIMITS, folder)) as port:
         yield port, folder
 
 

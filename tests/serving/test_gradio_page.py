@@ -16,12 +16,17 @@ from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.errors import UsageError
 from deid_diffusion.faces.compositing import METHODS
 from deid_diffusion.options import Options
-from deid_diffusion.serving import gradio_page
-from deid_diffusion.serving.gradio_page import PERSON, SEED, Choices, Session
 from deid_diffusion.serving.http import SUFFIXES
 from tests.fake_anonymizer import analysis
+from tests.lazy import LazyModule
 
-DEFAULTS = Choices(list(VOCABULARY), "", "generate", gradio_page.FRESH, 1, 6, "png")
+gradio_page = LazyModule("deid_diffusion.serving.gradio_page")
+
+
+@pytest.fixture
+def defaults():
+    """The page's controls before anything is chosen."""
+    return gradio_page.Choices(list(VOCABULARY), "", "generate", gradio_page.FRESH, 1, 6, "png")
 
 
 @pytest.mark.parametrize(
@@ -31,30 +36,33 @@ DEFAULTS = Choices(list(VOCABULARY), "", "generate", gradio_page.FRESH, 1, 6, "p
         ({"keep": ["age"], "phrases": " freckles , dimples"}, {"keep": ("age", "freckles", "dimples")}),
         ({"phrases": "freckles"}, {"keep": (*VOCABULARY, "freckles")}),
         ({"keep": [], "phrases": " , "}, {"keep": ()}),
-        ({"new_faces": SEED, "seed": 24.0, "num_candidates": 5}, {"seed": 24, "num_candidates": 5}),
+        ({"new_faces": "SEED", "seed": 24.0, "num_candidates": 5}, {"seed": 24, "num_candidates": 5}),
         ({"method": "blur", "phrases": "freckles", "seed": None}, {"method": "blur"}),
     ],
 )
-def test_options(changes, options):
-    assert replace(DEFAULTS, **changes).options(None) == Options(**options)
+def test_options(defaults, changes, options):
+    if "new_faces" in changes:
+        changes = {**changes, "new_faces": getattr(gradio_page, changes["new_faces"])}
+    assert replace(defaults, **changes).options(None) == Options(**options)
 
 
-def test_by_person():
-    assert replace(DEFAULTS, new_faces=PERSON).by_person
-    assert not replace(DEFAULTS, new_faces=PERSON, method="fill").by_person
-    assert not DEFAULTS.by_person
+def test_by_person(defaults):
+    by_person = replace(defaults, new_faces=gradio_page.PERSON)
+    assert by_person.by_person
+    assert not replace(by_person, method="fill").by_person
+    assert not defaults.by_person
 
 
 @pytest.mark.parametrize("seed", [None, -1, 1.5, 1e300])
-def test_invalid_seed(seed):
+def test_invalid_seed(defaults, seed):
     with pytest.raises(UsageError, match="seed: expected an integer"):
-        replace(DEFAULTS, new_faces=SEED, seed=seed).options(None)
+        replace(defaults, new_faces=gradio_page.SEED, seed=seed).options(None)
 
 
 @pytest.mark.parametrize("phrases", ["expresion", "none, age", "x" * 501, "12"])
-def test_invalid_phrases(phrases):
+def test_invalid_phrases(defaults, phrases):
     with pytest.raises(UsageError):
-        replace(DEFAULTS, phrases=phrases).options(None)
+        replace(defaults, phrases=phrases).options(None)
 
 
 def test_labels_are_complete():
@@ -99,7 +107,7 @@ def write_files(folder: Path, *names: str) -> list[str]:
 
 
 def test_uploads_are_read_once_and_deleted(tmp_path):
-    session = Session()
+    session = gradio_page.Session()
     paths = write_files(tmp_path, "a.jpg", "b.png", "c.png")
     session.set_photos(paths[:2])
     assert session.photos == {"a.jpg": b"a.jpg0", "b.png": b"b.png1"}
@@ -111,14 +119,14 @@ def test_uploads_are_read_once_and_deleted(tmp_path):
 
 
 def test_equal_stems_are_numbered(tmp_path):
-    session = Session()
+    session = gradio_page.Session()
     session.set_photos(write_files(tmp_path, "a.jpg", "a.png", "a.jpg"))
     assert list(session.photos) == ["a.jpg", "a_2.png", "a_3.jpg"]
     assert session.photos["a_3.jpg"] == b"a.jpg2"
 
 
 def test_sessions_have_own_pseudonyms(tmp_path):
-    sessions = Session(), Session()
+    sessions = gradio_page.Session(), gradio_page.Session()
     pseudonyms = [session.pseudonyms(tmp_path) for session in sessions]
     assert sessions[0].pseudonyms(tmp_path) is pseudonyms[0]
     assert pseudonyms[0].key.fingerprint != pseudonyms[1].key.fingerprint
@@ -129,19 +137,19 @@ def test_sessions_have_own_pseudonyms(tmp_path):
 
 
 def test_token_ends_with_session():
-    session, other = Session(), Session()
-    assert Session.find(session.token) is session
-    assert Session.find(other.token) is other
-    assert Session.find("token") is None
+    session, other = gradio_page.Session(), gradio_page.Session()
+    assert gradio_page.Session.find(session.token) is session
+    assert gradio_page.Session.find(other.token) is other
+    assert gradio_page.Session.find("token") is None
     session.close()
-    assert Session.find(session.token) is None
+    assert gradio_page.Session.find(session.token) is None
 
 
 def test_dropped_session_leaves_nothing(tmp_path):
-    session = Session()
+    session = gradio_page.Session()
     session.pseudonyms(tmp_path)
     token = session.token
     del session
     gc.collect()
-    assert Session.find(token) is None
+    assert gradio_page.Session.find(token) is None
     assert not list(tmp_path.iterdir())

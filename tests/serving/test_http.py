@@ -1,6 +1,4 @@
-"""HTTP service: one real face, requests and responses, errors, limits, concurrency."""
-
-from __future__ import annotations
+"""HTTP service: requests and responses, errors, limits, concurrency."""
 
 import base64
 import io
@@ -22,11 +20,11 @@ from deid_diffusion.options import Options
 from deid_diffusion.results import ImageRecord
 from deid_diffusion.serving.http import anonymize_request, make_app
 from deid_diffusion.serving.server import ApiKey, DeadlineExceeded, Limits
+from tests.failures import raising
 from tests.fake_anonymizer import COVERED, REPLACED, FakeAnonymizer, expected
 from tests.serving.servers import KEY, PHOTO, Answer, ask, encoded, plain, serving
 
 FORMAT = {"file_format": "png", "max_pixels": 1_000_000}
-FAST = Options(seed=1, num_inference_steps=1, num_candidates=1)
 
 
 def no_check() -> None:
@@ -37,19 +35,6 @@ def no_check() -> None:
 def face(astronaut) -> bytes:
     """A real photo with one face."""
     return encoded(astronaut[:256, 96:352])
-
-
-def test_real_face(anonymizer, face):
-    checks = []
-    encoded_result, record = anonymize_request(
-        anonymizer, face, "photo", FAST, check=lambda: checks.append(1), **FORMAT
-    )
-    assert len(checks) >= 2  # before, and after each denoising step
-    (record,) = record.faces
-    assert record.action in ("replaced", "covered")
-    x0, y0, x1, y1 = (round(side) for side in record.box)
-    changed = images.decode(face, "x").pixels != images.decode(encoded_result, "x").pixels
-    assert changed[y0:y1, x0:x1].any(axis=2).mean() > 0.5
 
 
 def test_check_ends_generation(anonymizer, face):
@@ -64,25 +49,11 @@ def test_check_ends_generation(anonymizer, face):
         anonymize_request(anonymizer, face, "photo", options, check=check, **FORMAT)
 
 
-def test_real_faces_of_concurrent_callers(anonymizer, face):
-    pixels = images.decode(face, "x").pixels
-    tints = [pixels // 4 + np.uint8(60 * k) for k in range(3)]
-    with serving(make_app(anonymizer, Limits())) as port, ThreadPoolExecutor(3) as callers:
-        answers = list(callers.map(lambda tint: post(port, encoded(tint), "?method=fill"), tints))
-    for reply, tint in zip(answers, tints, strict=True):
-        assert reply.status == 200
-        unchanged = (reply.pixels == tint).all(axis=2)
-        assert 0.3 < unchanged.mean() < 1  # everything outside the face is this caller's, bit by bit
-        assert unchanged[-40:].all()
-
-
 def test_checks_before_the_result():
     fake = FakeAnonymizer(faces=())
     data = encoded(np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ImageError, match="over the limit of 10"):
         anonymize_request(fake, data, "photo", Options(), file_format="png", max_pixels=10, check=no_check)
-    with pytest.raises(ImageError, match="no face found"):
-        anonymize_request(fake, data, "photo", Options(), check=no_check, require_face=True, **FORMAT)
     transparent = np.zeros((8, 8, 4), np.uint8)
     transparent[:4, :, 3] = 255
     fake = FakeAnonymizer()
@@ -279,10 +250,7 @@ def test_transparency(port):
     ],
 )
 def test_processing_errors(port, fake, error, status, words):
-    def fail(image):
-        raise error
-
-    fake.hook = fail
+    fake.hook = raising(error)
     answer = post(port)
     assert answer.status == status
     assert words in refusal(answer)
@@ -374,8 +342,8 @@ def test_metrics(port, fake):
 
 
 def test_callers_get_their_own_photos(fake):
-    colours = [(k, 255 - k, (37 * k) % 256) for k in range(200)]
-    with serving(make_app(fake, Limits(queue=200))) as port, ThreadPoolExecutor(200) as callers:
+    colours = [(k, 255 - k, (37 * k) % 256) for k in range(60)]
+    with serving(make_app(fake, Limits(queue=60))) as port, ThreadPoolExecutor(60) as callers:
         answers = list(callers.map(lambda colour: post(port, encoded(plain(colour))), colours))
     for colour, reply in zip(colours, answers, strict=True):
         assert reply.status == 200

@@ -1,7 +1,5 @@
 """RequestQueue: order, places, deadline, shutdown."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,18 +1,17 @@
-"""Detector and generator for clips of `clips.scene`: one knows where the faces are, the other paints noise."""
+"""Detector and generator for clips of `clips.scene`: one detects the known faces, the other paints noise."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 import numpy as np
-import pytest
 
 from deid_diffusion.faces.boxes import Detection
 from tests.video.clips import FACE, Scene, number_of, shows
 
 
 class Oracle:
-    """A detector that sees an actor's face where it can really be seen, but in no frame in which it is blind."""
+    """Detects an actor's face wherever it shows, except in the frames in which it is blind; notes frames searched."""
 
     def __init__(self, scene: Scene, blind: Collection[int] = ()) -> None:
         self.scene, self.blind = scene, blind
@@ -24,24 +23,18 @@ class Oracle:
         if number in self.blind:
             return []
         height, width = image.shape[:2]
-        found = []
+        detections = []
         for actor in range(len(self.scene.places[number])):
             box = self.scene.box(number, actor, FACE)
             if box is not None and shows(self.scene, number, actor, image):
                 x0, y0, x1, y1 = box
                 cut = (float(max(0, x0)), float(max(0, y0)), float(min(width, x1)), float(min(height, y1)))
-                found.append(Detection(cut, 0.9, "oracle"))
-        return found
-
-
-def let_paint(monkeypatch: pytest.MonkeyPatch, painter: Painter) -> None:
-    """Have a painter stand in for the generator, in frames and where a track's face is chosen."""
-    monkeypatch.setattr("deid_diffusion.video.identities.generate", painter)
-    monkeypatch.setattr("deid_diffusion.generation.generate", painter)
+                detections.append(Detection(cut, 0.9, "oracle"))
+        return detections
 
 
 class Painter:
-    """Stands in for `generate`: noise from the seed alone. Notes seeds and features, and fails in some of its calls."""
+    """Replaces `generate`: noise from the seed alone. Notes seeds and features, and fails in some of its calls."""
 
     def __init__(self, failing: Collection[int] = ()) -> None:
         self.failing = failing

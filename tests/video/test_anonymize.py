@@ -1,13 +1,11 @@
-"""A clip's whole way: no face is bare in any frame, everybody stays who they are, the rest is kept."""
-
-from __future__ import annotations
+"""Clips from file to file: all faces replaced in all frames, by the same person each time, the rest kept."""
 
 import multiprocessing
 import os
 import signal
 import time
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import av
@@ -18,212 +16,157 @@ import torch
 from deid_diffusion.anonymizer import Anonymizer
 from deid_diffusion.errors import VideoError
 from deid_diffusion.faces.compositing import FILL
+from deid_diffusion.identity.pseudonyms import Pseudonyms
 from deid_diffusion.identity.verification import VerificationResult
-from deid_diffusion.io.video import open_clip
-from deid_diffusion.options import Options
-from deid_diffusion.video.anonymize import AnonymizedVideo, anonymize_clip
 from tests.fake_verifier import FAIL, PASS, FakeVerifier
-from tests.video.clips import FACE, Actor, Scene, bare, packets, read, scene, write
-from tests.video.oracle import Oracle, Painter, let_paint
+from tests.test_fail_closed import break_stage
+from tests.video.clips import FACE, Actor, Clip, bare, packets, read, scene, write
+from tests.video.oracle import Painter
 
 TWO = (Actor(), Actor((1, 5), 100, (200, 10), (190, 110)))
 
 
-def run(model: Anonymizer, source: Path, options: Options | None = None, **wishes) -> AnonymizedVideo:
-    target = source.parent / "out" / source.name
-    target.parent.mkdir(exist_ok=True)
-    return anonymize_clip(model, open_clip(source), target, options or Options(), **wishes)
-
-
-def result(source: Path) -> list[np.ndarray]:
-    return read(source.parent / "out" / source.name)
-
-
-def looked_at(model: Anonymizer, made: Scene, blind: tuple[int, ...] = ()) -> Oracle:
-    model.detector = Oracle(made, blind)
-    return model.detector
-
-
-def test_all_frames_replaced_rest_unchanged(tmp_path, tiny, painter) -> None:
-    made = scene(50, actors=TWO)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made)
-    done = run(tiny, source)
-    after = result(source)
-    assert bare(made, read(source)) == [(number, actor) for number in range(50) for actor in (0, 1)]  # the test's eyes
-    assert bare(made, after) == []
-    assert [(one.first, one.last, one.replaced, one.covered, one.action) for one in done.tracks] == [
-        (0, 49, 50, 0, "replaced")
-    ] * 2
-    assert (done.frames, done.missed, done.filled) == (50, 0, 0)
-    assert packets(source) == packets(source.parent / "out" / "a.mp4")
-    with av.open(str(source)) as one, av.open(str(tmp_path / "out" / "a.mp4")) as other:
-        assert one.streams.video[0].frames == other.streams.video[0].frames == 50
-        assert one.streams.video[0].duration == other.streams.video[0].duration
-        assert one.duration == other.duration
-    outside = [one[:50, :180].astype(int) - two[:50, :180] for one, two in zip(made.frames, after, strict=True)]
+def test_all_frames_replaced_rest_unchanged(clip):
+    clip = clip(20, actors=TWO)
+    result = clip.run()
+    frames = clip.frames()
+    everywhere = [(number, actor) for number in range(20) for actor in (0, 1)]
+    assert bare(clip.scene, read(clip.source)) == everywhere  # the test sees faces
+    assert clip.bare() == []
+    for track in result.tracks:
+        assert (track.first, track.last, track.replaced, track.covered, track.action) == (0, 19, 20, 0, "replaced")
+    assert (len(result.tracks), result.frames, result.missed, result.filled) == (2, 20, 0, 0)
+    assert packets(clip.source) == packets(clip.target)
+    with av.open(str(clip.source)) as source, av.open(str(clip.target)) as target:
+        assert source.streams.video[0].frames == target.streams.video[0].frames == 20
+        assert source.streams.video[0].duration == target.streams.video[0].duration
+        assert source.duration == target.duration
+    outside = [a[:50, :180].astype(int) - b[:50, :180] for a, b in zip(clip.scene.frames, frames, strict=True)]
     assert np.abs(outside).max() < 12
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mp4"]  # no workplace is left
+    assert list(clip.target.parent.iterdir()) == [clip.target]  # no checkpoint is left
 
 
-def test_a_track_has_one_pseudonym(tmp_path, tiny, painter) -> None:
-    made = scene(12, actors=TWO)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made)
-    done = run(tiny, source)
-    last = painter.seeds[-1]
-    assert len(set(last)) == 2
-    assert set(last) == {one.seed for one in done.tracks}
-    assert painter.seeds[-12:] == [last] * 12
-    assert all(np.array_equal(one, painter.features[-1]) for one in painter.features[-12:])
-    before = [one.seed for one in done.tracks]
-    again = run(tiny, source, overwrite=True)
-    assert not set(before) & {one.seed for one in again.tracks}  # nothing links two runs
-    fixed = [run(tiny, source, Options(seed=5), overwrite=True) for _ in range(2)]
-    assert [[one.seed for one in done.tracks] for done in fixed] == [[5, 6]] * 2
+def test_track_keeps_face(clip, painter):
+    clip = clip(8, actors=TWO)
+    seeds = [track.seed for track in clip.run().tracks]
+    assert len(set(seeds)) == 2
+    assert set(painter.seeds[-1]) == set(seeds)
+    assert painter.seeds[-8:] == painter.seeds[-1:] * 8
+    assert all(np.array_equal(features, painter.features[-1]) for features in painter.features[-8:])
+    assert not set(seeds) & {track.seed for track in clip.run(overwrite=True).tracks}  # nothing links two runs
+    for _ in range(2):
+        assert [track.seed for track in clip.run(seed=5, overwrite=True).tracks] == [5, 6]
 
 
 @pytest.mark.parametrize("mesh", [True, False])
-def test_detector_dropouts_leave_no_face(mesh, tmp_path, tiny) -> None:
-    made = scene(40)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made, blind=(17, 18, 19))
+def test_detector_dropouts_leave_no_face(mesh, clip, tiny):
     if not mesh:
         tiny.landmarker = lambda crop: None
-    done = run(tiny, source)
-    assert bare(made, result(source)) == []
-    (track,) = done.tracks
-    assert (track.seen, track.frames, track.replaced) == (37, 40, 40 if mesh else 37)
+    clip = clip(20, blind=(7, 8, 9))
+    (track,) = clip.run().tracks
+    assert clip.bare() == []
+    assert (track.seen, track.frames, track.replaced) == (17, 20, 20 if mesh else 17)
     assert track.covered == (0 if mesh else 3)
 
 
-def test_margins_before_and_after_detections(tmp_path, tiny) -> None:
-    """Who comes and goes is often seen late: here the detector sees from frame 13 to 25 who is there from 10 to 28."""
-    made = scene(40, actors=(Actor(frames=(10, 29)),))
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made, blind=(10, 11, 12, 26, 27, 28))
+def test_margins_before_and_after_detections(clip, tiny):
+    """Faces that come and go are often detected late: here from frame 9 to 15, and they are there from 6 to 18."""
     tiny.landmarker = lambda crop: None
-    (track,) = run(tiny, source).tracks
-    assert bare(made, result(source)) == []
-    assert (track.first, track.last, track.covered, track.covered_around) == (13, 25, 0, 6)
+    clip = clip(24, actors=(Actor(frames=(6, 19)),), blind=(6, 7, 8, 16, 17, 18))
+    (track,) = clip.run().tracks
+    assert clip.bare() == []
+    assert (track.first, track.last, track.covered, track.covered_around) == (9, 15, 0, 6)
 
 
-def test_failing_generation_covers_frames(tmp_path, tiny, painter) -> None:
-    made = scene(30)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made)
-    painter.failing = (5, 6, 20)
-    (track,) = run(tiny, source, Options(fill_colour="grey")).tracks
-    after = result(source)
-    assert bare(made, after) == []
-    assert (track.replaced, track.covered, track.reasons) == (27, 3, {"generation failed: RuntimeError": 3})
-    x0, y0, x1, y1 = made.box(4, 0, FACE)  # call 0 chose the face, so call 5 is frame 4
-    assert np.abs(after[4][y0 + 20 : y1 - 20, x0 + 15 : x1 - 15].astype(int) - FILL).max() < 12
+def test_failing_generation_covers_frames(clip, painter):
+    clip = clip(12)
+    painter.failing = (5, 6, 9)
+    (track,) = clip.run(fill_colour="grey").tracks
+    assert clip.bare() == []
+    assert (track.replaced, track.covered, track.reasons) == (9, 3, {"generation failed: RuntimeError": 3})
+    x0, y0, x1, y1 = clip.scene.box(4, 0, FACE)  # call 0 chose the face, so call 5 is frame 4
+    assert np.abs(clip.frames()[4][y0 + 20 : y1 - 20, x0 + 15 : x1 - 15].astype(int) - FILL).max() < 12
 
 
-def test_rejected_face_holds_previous_one(tmp_path, tiny) -> None:
-    made = scene(20)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made)
-    tiny.verifier = FakeVerifier(lambda n: FAIL if n in (6, 8, 9) else PASS)  # frames 5 (held), 6 (refused twice)
-    (track,) = run(tiny, source).tracks
-    assert (track.replaced, track.covered) == (19, 1)
-    assert bare(made, result(source)) == []
+def test_rejected_face_holds_previous_one(clip, tiny):
+    clip = clip(12)
+    tiny.verifier = FakeVerifier(lambda n: FAIL if n in (6, 8, 9) else PASS)  # frames 5 (held), 6 (rejected twice)
+    (track,) = clip.run().tracks
+    assert (track.replaced, track.covered) == (11, 1)
+    assert clip.bare() == []
     tiny.verifier = FakeVerifier(lambda n: FAIL)
-    (track,) = run(tiny, source, overwrite=True).tracks
-    assert (track.action, track.covered, track.seed, track.similarity) == ("covered", 20, None, None)
-    assert bare(made, result(source)) == []
+    (track,) = clip.run(overwrite=True).tracks
+    assert (track.action, track.covered, track.seed, track.similarity) == ("covered", 12, None, None)
+    assert clip.bare() == []
 
 
-def test_failing_frame_is_filled(tmp_path, tiny, monkeypatch) -> None:
-    made = scene(20)
-    source = write(tmp_path / "a.mp4", made.frames)
-    sees = looked_at(tiny, made)
-
-    def detector(image):
-        if len(sees.calls) == 3:
-            sees.calls.append(-1)
-            raise MemoryError
-        return sees(image)
-
-    tiny.detector = detector
-    monkeypatch.setattr("deid_diffusion.faces.finalization.union_mask", _failing(4))
-    done = run(tiny, source)
-    after = result(source)
-    assert (done.filled, done.errors) == (2, ("ValueError", "search failed"))
-    assert bare(made, after) == []
-    assert np.abs(after[3].astype(int) - FILL).max() < 6
-
-
-def _failing(at: int):
+def test_failing_frame_is_filled(clip, tiny, monkeypatch):
     from deid_diffusion.faces.masks import union_mask
 
-    calls = iter(range(10**6))
+    clip = clip(12)
+    oracle, calls = clip.model.detector, count()
 
-    def broken(*given):
-        if next(calls) == at:
+    def detector(image):
+        if len(oracle.calls) == 3:
+            oracle.calls.append(-1)
+            raise MemoryError
+        return oracle(image)
+
+    def broken(*arguments):
+        if next(calls) == 4:
             raise ValueError("out of luck")
-        return union_mask(*given)
+        return union_mask(*arguments)
 
-    return broken
-
-
-@pytest.mark.parametrize("method", ["fill", "blur", "pixelate"])
-def test_the_simple_methods(method, tmp_path, tiny, painter) -> None:
-    made = scene(20)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made, blind=(8, 9))
-    (track,) = run(tiny, source, Options(method=method)).tracks
-    assert bare(made, result(source)) == []
-    assert (track.replaced, track.seed, painter.seeds) == (20, None, [])
-    assert track.action == {"fill": "filled", "blur": "blurred", "pixelate": "pixelated"}[method]
+    tiny.detector = detector
+    monkeypatch.setattr("deid_diffusion.faces.finalization.union_mask", broken)
+    result = clip.run()
+    assert (result.filled, result.errors) == (2, ("ValueError", "search failed"))
+    assert clip.bare() == []
+    assert np.abs(clip.frames()[3].astype(int) - FILL).max() < 6
 
 
-def test_clip_without_faces_unchanged(tmp_path, tiny) -> None:
-    made = scene(10, actors=())
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made)
-    done = run(tiny, source)
-    assert done.tracks == ()
-    with av.open(str(tmp_path / "out" / "a.mp4")) as container:
+@pytest.mark.parametrize(("method", "action"), [("fill", "filled"), ("blur", "blurred"), ("pixelate", "pixelated")])
+def test_simple_methods(method, action, clip, painter):
+    clip = clip(10, blind=(4, 5))
+    (track,) = clip.run(method=method).tracks
+    assert clip.bare() == []
+    assert (track.replaced, track.seed, track.action, painter.seeds) == (10, None, action, [])
+
+
+def test_clip_without_faces_unchanged(clip):
+    clip = clip(5, actors=())
+    assert clip.run().tracks == ()
+    with av.open(str(clip.target)) as container:
         assert "comment" not in container.metadata  # nothing was generated
     with pytest.raises(VideoError, match="no face found"):
-        run(tiny, source, require_face=True, overwrite=True)
+        clip.run(require_face=True, overwrite=True)
 
 
-def test_existing_result_is_kept(tmp_path, tiny) -> None:
-    made = scene(5)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a.mp4").write_bytes(b"mine")
+def test_existing_result_is_kept(clip):
+    clip = clip(3)
+    clip.target.parent.mkdir()
+    clip.target.write_bytes(b"mine")
     with pytest.raises(VideoError, match="exists already"):
-        run(tiny, source)
-    assert (tmp_path / "out" / "a.mp4").read_bytes() == b"mine"
+        clip.run()
+    assert clip.target.read_bytes() == b"mine"
 
 
-def test_with_a_key_the_person_decides(tmp_path, tiny, painter) -> None:
-    from deid_diffusion.identity.keys import Key
-    from deid_diffusion.identity.pseudonyms import Pseudonyms
-
-    made = scene(20, actors=TWO)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made)
+def test_pseudonyms_link_runs(tmp_path, clip, tiny, painter, key):
+    clip = clip(8, actors=TWO)
     tiny.verifier = ByPlace()
-    key = Key(bytes(range(32)))
-    people = Pseudonyms(key, tmp_path / "store", recogniser="fake", dimension=4, threshold=0.9)
-    done = [run(tiny, source, Options(pseudonyms=people), overwrite=True) for _ in range(2)]
-    names = [[one.pseudonym for one in each.tracks] for each in done]
-    assert names[0] == names[1]
-    assert len(set(names[0])) == 2
-    assert all(one.seed is None for each in done for one in each.tracks)
-    assert painter.seeds[-1] == painter.seeds[19 + 2]  # last frame of both runs, each with two choices of faces before
+    people = Pseudonyms(key, tmp_path / "people", recogniser="fake", dimension=4, threshold=0.9)
+    runs = [clip.run(pseudonyms=people, overwrite=True).tracks for _ in range(2)]
+    first, second = ([track.pseudonym for track in tracks] for tracks in runs)
+    assert first == second
+    assert len(set(first)) == 2
+    assert all(track.seed is None for tracks in runs for track in tracks)
+    assert painter.seeds[-1] == painter.seeds[7 + 2]  # last frame of both runs; two faces were chosen before
     assert all(painter.keyed)
-    assert [faces for _, faces in people.people()] == [2, 2]  # a face a run, however many frames
+    assert [faces for _, faces in people.people()] == [2, 2]  # a face per run, however many frames
 
 
 class ByPlace(FakeVerifier):
-    """Knows people by the side of the picture on which they are."""
+    """Recognises people by the side of the picture on which they are."""
 
     def reference(self, photo, face):
         x0, _, x1, _ = face.detection.box
@@ -235,86 +178,78 @@ class ByPlace(FakeVerifier):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_that_was_killed_goes_on(tmp_path, tiny, painter, monkeypatch) -> None:
-    made = scene(50)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made)
-    context = multiprocessing.get_context("fork")
-    child = context.Process(target=_slowly, args=(tiny, source, painter))
+def test_killed_run_is_resumed(clip, painter, monkeypatch):
+    clip = clip(20)
+    child = multiprocessing.get_context("fork").Process(target=_hang_in_third_chunk, args=(clip, painter))
     child.start()
-    for _ in range(3000):
-        there = list((tmp_path / "out").glob(".a.mp4.deid-*/segment-00001.mkv"))
-        if there or not child.is_alive():
-            break
+    segments: list[Path] = []
+    while child.is_alive() and not segments:
         time.sleep(0.01)
+        segments = list(clip.target.parent.glob(".a.mp4.deid-*/segment-00001.mkv"))
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    assert there
-    assert not (tmp_path / "out" / "a.mp4").exists()
-    finished = {path.name: path.stat().st_mtime_ns for path in there[0].parent.glob("segment-*.mkv")}
-    assert sorted(finished) == ["segment-00000.mkv", "segment-00001.mkv"]
-    assert there[0].parent.stat().st_mode & 0o077 == 0
+    assert not clip.target.exists()
+    checkpoint = segments[0].parent
+    times = {path.name: path.stat().st_mtime_ns for path in checkpoint.glob("segment-*.mkv")}
+    assert sorted(times) == ["segment-00000.mkv", "segment-00001.mkv"]
+    assert checkpoint.stat().st_mode & 0o077 == 0
 
-    kept: dict[str, int] = {}
-    from deid_diffusion.video import anonymize as module
+    from deid_diffusion.video import anonymize
 
-    real = module.join
+    join, joined = anonymize.join, {}
 
-    def joined(clip, segments, *given, **named):
-        kept.update({path.name: path.stat().st_mtime_ns for path in segments})
-        real(clip, segments, *given, **named)
+    def record_times(reader, paths, *arguments, **options):
+        joined.update({path.name: path.stat().st_mtime_ns for path in paths})
+        join(reader, paths, *arguments, **options)
 
-    monkeypatch.setattr(module, "join", joined)
-    tiny.detector.calls.clear()
-    (track,) = run(tiny, source).tracks
-    assert {name: kept[name] for name in finished} == finished
-    assert len(painter.seeds) == 10  # the third stretch alone
-    assert tiny.detector.calls == list(range(40, 50))  # and its second look
+    monkeypatch.setattr(anonymize, "join", record_times)
+    clip.model.detector.calls.clear()
+    (track,) = clip.run().tracks
+    assert {name: joined[name] for name in times} == times
+    assert len(painter.seeds) == 4  # the third chunk alone
+    assert clip.model.detector.calls == list(range(16, 20))  # and its residual scan
     assert {seeds[0] for seeds in painter.seeds} == {track.seed}
-    assert track.replaced == 50
-    assert bare(made, result(source)) == []
-    assert packets(source) == packets(tmp_path / "out" / "a.mp4")
+    assert track.replaced == 20
+    assert clip.bare() == []
+    assert packets(clip.source) == packets(clip.target)
 
 
-def _slowly(model: Anonymizer, source: Path, painter: Painter) -> None:
+def _hang_in_third_chunk(clip: Clip, painter: Painter) -> None:
     torch.set_num_threads(1)
-    paint = painter.paint
-    painter.paint = lambda seed, size: (time.sleep(0.05), paint(seed, size))[1]
-    run(model, source)
+    paint, calls = painter.paint, count()
+
+    def hang(seed: int, size: int) -> np.ndarray:
+        if next(calls) > 1 + 2 * 8:  # a face was chosen, and two chunks were painted
+            time.sleep(1000)
+        return paint(seed, size)
+
+    painter.paint = hang
+    clip.run()
 
 
-def test_other_options_begin_anew(tmp_path, tiny, monkeypatch) -> None:
-    made = scene(10)
-    source = write(tmp_path / "a.mp4", made.frames)
-    looked_at(tiny, made)
-    monkeypatch.setattr("deid_diffusion.video.anonymize.join", _raising)
-    for options in (Options(), Options(num_inference_steps=3)):
-        with pytest.raises(VideoError, match="out of luck"):
-            run(tiny, source, options)
-    assert len(list((tmp_path / "out").glob(".a.mp4.deid-*"))) == 2
-    monkeypatch.undo()
-    let_paint(monkeypatch, Painter())
-    run(tiny, source, Options(num_inference_steps=3))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mp4"]
+def test_other_options_start_anew(clip, monkeypatch):
+    clip = clip(4)
+    with monkeypatch.context() as patch:
+        break_stage(patch, "deid_diffusion.video.anonymize.join", VideoError("out of luck"), 0)
+        for options in ({}, {"num_inference_steps": 3}):
+            with pytest.raises(VideoError, match="out of luck"):
+                clip.run(**options)
+    assert len(list(clip.target.parent.glob(".a.mp4.deid-*"))) == 2
+    clip.run(num_inference_steps=3)
+    assert list(clip.target.parent.iterdir()) == [clip.target]
 
 
-def _raising(*given, **named):
-    raise VideoError("out of luck")
-
-
-def test_the_embedded_model(tmp_path, anonymizer) -> None:
-    """A real face, a real detector, a real gate: somebody else, and the same one from frame to frame."""
+def test_builtin_model(tmp_path, anonymizer):
+    """A real face, detector and verifier: another person, and the same from frame to frame."""
     from deid_diffusion.faces.detectors import CenterFaceDetector
     from deid_diffusion.identity.recognition import DlibRecogniser
 
-    made = scene(8, (160, 120), (Actor(side=110, start=(4, 4), stop=(40, 4)),))
-    source = write(tmp_path / "a.mp4", made.frames)
-    quick = Anonymizer(anonymizer.pipeline, detector=CenterFaceDetector(), verifier=anonymizer.verifier)
-    (track,) = run(quick, source, Options(seed=7)).tracks
-    after = result(source)
-    assert bare(made, after) == []
+    shown = scene(8, (160, 120), (Actor(side=110, start=(4, 4), stop=(40, 4)),))
+    detector, recognise = CenterFaceDetector(), DlibRecogniser()
+    model = Anonymizer(anonymizer.pipeline, detector=detector, verifier=anonymizer.verifier)
+    clip = Clip(shown, write(tmp_path / "a.mp4", shown.frames), model)
+    (track,) = clip.run(seed=7).tracks
+    assert clip.bare() == []
     assert track.replaced == 8, track.reasons
-    look, recognise = CenterFaceDetector(), DlibRecogniser()
-    found = [look(one)[0] for one in after]
-    vectors = [recognise(one, face.points) for one, face in zip(after, found, strict=True)]
-    assert min(float(one @ other) for one, other in pairwise(vectors)) > DlibRecogniser.threshold
+    vectors = [recognise(frame, detector(frame)[0].points) for frame in clip.frames()]
+    assert min(float(a @ b) for a, b in pairwise(vectors)) > DlibRecogniser.threshold

@@ -1,6 +1,4 @@
-"""Clips on the command line: beside photos in a folder, alone, in place, resumed; what cannot be done is one line."""
-
-from __future__ import annotations
+"""Clips on the command line: in a folder with photos, alone, in place, resumed; errors are one line."""
 
 import json
 from pathlib import Path
@@ -15,25 +13,23 @@ from tests.video.oracle import Oracle
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny) -> Scene:
-    """A folder with a photo and a clip, and a model that knows where the faces are."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEID_DEBUG", raising=False)
-    made = scene(6)
+def shown(workdir: Path, monkeypatch: pytest.MonkeyPatch, tiny) -> Scene:
+    """The scene of a photo and a clip in a folder, whose faces the loaded model detects."""
+    shown = scene(6)
     Path("in").mkdir()
-    Image.fromarray(made.frames[0]).save("in/a.png")
-    write(Path("in/b.mp4"), made.frames)
+    Image.fromarray(shown.frames[0]).save("in/a.png")
+    write(Path("in/b.mp4"), shown.frames)
     Path("in/note.txt").write_text("x")
-    tiny.detector = Oracle(made)
+    tiny.detector = Oracle(shown)
     monkeypatch.setattr(anonymize, "load_anonymizer", lambda model, device: tiny)
-    return made
+    return shown
 
 
-def test_a_folder_of_photos_and_clips(made: Scene, call) -> None:
+def test_folder_of_photos_and_clips(shown, call):
     code, out, err = call("anonymize", "in", "-o", "out", "--report", "r.jsonl")
     assert (code, out) == (0, ["2 files: 2 de-identified, 1 other files skipped; 2 faces: 2 replaced"]), err
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.mp4"]
-    assert bare(made, read(Path("out/b.mp4"))) == []
+    assert bare(shown, read(Path("out/b.mp4"))) == []
     photo, clip = (json.loads(line) for line in Path("r.jsonl").read_text().splitlines())
     assert (photo["input"], len(photo["faces"])) == ("in/a.png", 1)
     assert (clip["input"], clip["output"], clip["status"], clip["frames"]) == ("in/b.mp4", "out/b.mp4", "done", 6)
@@ -46,21 +42,21 @@ def test_a_folder_of_photos_and_clips(made: Scene, call) -> None:
     ]
 
 
-def test_a_clip_to_a_file_of_another_kind(made: Scene, call) -> None:
+def test_container_of_output(shown, call):
     assert call("anonymize", "in/b.mp4", "-o", "c.mkv")[0] == 0
-    assert bare(made, read(Path("c.mkv"))) == []
+    assert bare(shown, read(Path("c.mkv"))) == []
     code, _, err = call("anonymize", "in/b.mp4", "-o", "c.avi")
     assert (code, err) == (2, ["error: c.avi: .avi cannot be written: use one of .mp4, .m4v, .mov, .mkv, .webm"])
     assert call("anonymize", "in/a.png", "-o", "c.mp4")[0] == 2
 
 
-def test_in_place(made: Scene, call) -> None:
+def test_in_place(shown, call):
     assert call("anonymize", "in/b.mp4", "--in-place")[0] == 0
-    assert bare(made, read(Path("in/b.mp4"))) == []
+    assert bare(shown, read(Path("in/b.mp4"))) == []
     assert sorted(path.name for path in Path("in").iterdir()) == ["a.png", "b.mp4", "note.txt"]
 
 
-def test_a_broken_clip_stops_only_itself(made: Scene, call) -> None:
+def test_broken_clip_stops_only_itself(shown, call):
     Path("in/b.mp4").write_bytes(Path("in/b.mp4").read_bytes()[:2000])
     Path("in/c.mkv").write_bytes(b"")
     code, out, err = call("anonymize", "in", "-o", "out", "--report", "r.jsonl")
@@ -74,7 +70,7 @@ def test_a_broken_clip_stops_only_itself(made: Scene, call) -> None:
     ]  # fmt: skip
 
 
-def test_annotations_are_refused_for_clips(made: Scene, call) -> None:
+def test_annotations_are_refused_for_clips(shown, call):
     Path("b.json").write_text("[]")
     for option in ("--annotations", "--boxes", "--only", "--wishes"):
         code, _, err = call("anonymize", "in", "-o", "out", option, "b.json")
@@ -84,13 +80,13 @@ def test_annotations_are_refused_for_clips(made: Scene, call) -> None:
     assert not Path("x.json").exists()
 
 
-def test_exit_code_of_covered_frames(made: Scene, call, painter) -> None:
+def test_exit_code_of_covered_frames(shown, call, painter):
     painter.failing = (3,)
     code, out, _ = call("anonymize", "in/b.mp4", "-o", "out")
     assert (code, out) == (3, ["1 file: 1 de-identified; 1 face: 1 replaced, 1 of these covered in some frames"])
 
 
-def test_a_missing_package_is_one_line(made: Scene, call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package(shown, call, monkeypatch):
     def missing(name: str) -> None:
         raise ImportError(name)
 
@@ -101,7 +97,7 @@ def test_a_missing_package_is_one_line(made: Scene, call, monkeypatch: pytest.Mo
     assert any("pip install 'deid-diffusion[video]'" in line for line in err)
 
 
-def test_clip_as_report_is_refused(made: Scene, call) -> None:
+def test_clip_as_report_is_refused(shown, call):
     code, _, err = call("anonymize", "in", "-o", "out", "--report", "in/b.mp4")
     assert (code, len(err)) == (2, 1)
     assert "has the suffix of a photo or clip" in err[0]

@@ -1,13 +1,11 @@
-"""What trembles is calmed, what really changes passes."""
-
-from __future__ import annotations
+"""Smoothing of meshes and colours: noise is reduced, real changes pass."""
 
 import numpy as np
 
 from deid_diffusion.video.identities import smooth_colour, smooth_shape
 
 
-def test_smooth_shape() -> None:
+def test_smooth_shape():
     rng = np.random.default_rng(0)
     mesh = rng.uniform(0, 128, (478, 2)).astype(np.float32)
     noisy = [mesh + rng.normal(0, 1, mesh.shape).astype(np.float32) for _ in range(30)]
@@ -23,7 +21,7 @@ def test_smooth_shape() -> None:
     assert smooth_shape(mesh, None) is mesh
 
 
-def test_smooth_colour() -> None:
+def test_smooth_colour():
     mask = np.zeros((32, 32), bool)
     mask[8:24, 8:24] = True
     dark, bright = np.full((32, 32, 3), 100, np.uint8), np.full((32, 32, 3), 105, np.uint8)

@@ -27,9 +27,9 @@ def unet_offload_device() -> torch.device:
 def load_models_gpu(models: list[Any], memory_required: float = 0, force_full_load: bool = False) -> None:
     """Like the real one, it refers to models weakly, and lists one anew that is there already."""
     for model in models:
-        known = [one for one in current_loaded_models if one() is model]
-        for one in known:
-            current_loaded_models.remove(one)
+        known = [reference for reference in current_loaded_models if reference() is model]
+        for reference in known:
+            current_loaded_models.remove(reference)
             model.detach(unpatch_all=False)
         if not known:
             loads.append(type(model.model).__name__)
@@ -38,7 +38,7 @@ def load_models_gpu(models: list[Any], memory_required: float = 0, force_full_lo
 
 
 def unload_all_models() -> None:
-    """The real one stops working for good if a model's last reference goes while it is being unloaded."""
+    """The real one fails for good if a model's last reference is dropped while it is unloaded."""
     while current_loaded_models:
         patcher = current_loaded_models.pop()()
         if patcher is None:

@@ -1,4 +1,4 @@
-"""ComfyUI's module of this name, as far as our nodes use it: a model that is moved, and tells when it is taken away."""
+"""ComfyUI's module of this name, as far as our nodes use it: models that are moved and unloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ComfyUI's V3 API, as far as our nodes use it. `object_info.json` says how the real one describes them."""
+"""ComfyUI's V3 API, as far as our nodes use it. `object_info.json` holds the real one's descriptions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 
 class _Input:
-    def __init__(self, kind: str, id: str, optional: bool = False, **told: Any) -> None:
-        unknown = set(told) - {
+    def __init__(self, kind: str, id: str, optional: bool = False, **settings: Any) -> None:
+        unknown = set(settings) - {
             "tooltip",
             "default",
             "min",
@@ -19,7 +19,7 @@ class _Input:
             "control_after_generate",
         }
         assert not unknown, f"the stand-in knows no {unknown}"
-        self.kind, self.id, self.optional, self.told = kind, id, optional, told
+        self.kind, self.id, self.optional, self.settings = kind, id, optional, settings
 
 
 class _Output:
@@ -31,11 +31,11 @@ class _Type:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def Input(self, id: str, **told: Any) -> _Input:
-        return _Input(self.kind, id, **told)
+    def Input(self, id: str, **settings: Any) -> _Input:
+        return _Input(self.kind, id, **settings)
 
-    def Output(self, id: str, **told: Any) -> _Output:
-        return _Output(self.kind, id, **told)
+    def Output(self, id: str, **settings: Any) -> _Output:
+        return _Output(self.kind, id, **settings)
 
 
 class Schema:
@@ -48,7 +48,7 @@ class Schema:
         inputs: list[_Input],
         outputs: list[_Output],
     ) -> None:
-        names = [one.id for one in (*inputs, *outputs)]
+        names = [socket.id for socket in (*inputs, *outputs)]
         assert len(set(names)) == len(names), f"{node_id}: ids must differ, inputs' and outputs' together: {names}"
         self.node_id, self.display_name, self.category, self.description = node_id, display_name, category, description
         self.inputs, self.outputs = inputs, outputs
@@ -59,13 +59,13 @@ class ComfyNode:
     def GET_NODE_INFO_V1(cls) -> dict[str, Any]:
         schema = cls.define_schema()  # type: ignore[attr-defined]
         described: dict[str, Any] = {"required": {}}
-        for one in schema.inputs:
-            kind = "optional" if one.optional else "required"
-            described.setdefault(kind, {})[one.id] = [one.kind, one.told]
+        for socket in schema.inputs:
+            kind = "optional" if socket.optional else "required"
+            described.setdefault(kind, {})[socket.id] = [socket.kind, socket.settings]
         return {
             "input": described,
-            "output": [one.kind for one in schema.outputs],
-            "output_name": [one.display_name for one in schema.outputs],
+            "output": [socket.kind for socket in schema.outputs],
+            "output_name": [socket.display_name for socket in schema.outputs],
             "name": schema.node_id,
             "display_name": schema.display_name,
             "description": schema.description,
