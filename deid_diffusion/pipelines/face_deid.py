@@ -1,7 +1,5 @@
 """FaceDeidPipeline: inpainting of face crops, conditioned on semantic maps and attribute tokens alone."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -74,7 +72,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     ]  # fmt: skip
     model_cpu_offload_seq = "image_encoder->phrase_encoder->text_encoder->attribute_adapter->unet->vae"
 
-    def __init__(
+    def __init__(  # diffusers before 0.37 reads these annotations as objects: no postponed evaluation in this module
         self,
         vae: AutoencoderKL,
         text_encoder: CLIPTextModel,
@@ -254,7 +252,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         attribute_features: torch.Tensor | None = None,
         attribute_names: Sequence[str] | None = None,
         start_image: torch.Tensor | None = None,
-        options: Options | None = None,
+        options: "Options | None" = None,
     ) -> FaceDeidPipelineOutput | StableDiffusionPipelineOutput | tuple[Any, Any]:
         """Replace the faces of photos or, with masks and control images, generate a face in every crop.
 
@@ -397,7 +395,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     def _replace_faces(
         self,
         photos: Any,
-        options: Options | None,
+        options: "Options | None",
         prompt: str | list[str] | None,
         steps: int | None,
         generator: torch.Generator | list[torch.Generator] | None,
