@@ -46,6 +46,14 @@ def test_saved_folder(form: str, saved: Path, plain: np.ndarray) -> None:
     check(DiffusionPipeline.from_pretrained(saved, custom_pipeline=form, trust_remote_code=True), plain)
 
 
+def test_half_precision_weights(saved: Path, tmp_path: Path, plain: np.ndarray) -> None:
+    """Without a dtype, transformers 5 loads its models as they were saved, and diffusers in single precision."""
+    load_pipeline(str(saved), torch.float16).save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline=str(SHIM), trust_remote_code=True)
+    loaded.set_progress_bar_config(disable=True)
+    assert np.abs(run(loaded, inputs()) - plain).max() < 0.02
+
+
 @pytest.mark.parametrize("form", [str(SHIM), "pipeline", None])
 def test_published_folder(form: str | None, published: Path, plain: np.ndarray) -> None:
     """A folder with pipeline.py; a file's name in the model's folder; the class in model_index.json."""
