@@ -26,6 +26,13 @@ def test_pack_keeps_luminance_and_smooth_colours(people: IdentityModel) -> None:
     assert not again[~inside].any()
 
 
+def test_move_leaves_no_copy(people: IdentityModel) -> None:
+    """As when ComfyUI unloads a model: a copy of the modes in float32 would stay in memory."""
+    people.texture(Donors(0, 1, 0, 0, 0))
+    people.to("meta")
+    assert all(value.is_meta for value in vars(people).values() if isinstance(value, torch.Tensor))
+
+
 def test_texture_regions(people: IdentityModel) -> None:
     alone, other = people.texture(Donors(0, 0, 0, 0, 0)), people.texture(Donors(1, 1, 1, 1, 1))
     mixed = people.texture(Donors(0, 1, 0, 0, 0))
