@@ -1,4 +1,5 @@
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.errors import DeidError
 from deid_diffusion.models.face_encoder import FaceEncoder
+from deid_diffusion.pipelines.presets import CLIP, INPAINTING
 from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.components import (
     assemble_pretrained,
@@ -111,9 +113,18 @@ def test_controlnet_from_inpainting(checkpoint: Path) -> None:
 
 
 def test_not_an_inpainting_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
     tiny_unet(4).save_pretrained(tmp_path / "unet")
     with pytest.raises(ValueError, match="4 channels, not an inpainting model's 9"):
         pretrained_components(tmp_path, checkpoint / "vision", 4)
+
+
+def test_half_precision_checkpoint(hub: dict[str, Path]) -> None:
+    """As Stable Diffusion's: in half precision as safetensors, in single precision as pickles, which are not read."""
+    parts = pretrained_components(hub[INPAINTING.name], hub[CLIP.name], 4)
+    models = (parts.unet, parts.vae, parts.text_encoder, parts.image_encoder)
+    assert {value.dtype for model in models for value in model.parameters()} == {torch.float32}
+    assert parts.embed(["a man"]).dtype == torch.float32
 
 
 def test_load_image_encoder(checkpoint: Path, tmp_path: Path) -> None:
@@ -147,7 +158,7 @@ def test_missing_models(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(DeidError, match=r"nope: no such folder: give the output folder"):
         builtin_components(tmp_path / "nope", tmp_path, (8, 8, 8), 32, 4)
     for name in ("me/model", "nope"):
-        with pytest.raises(DeidError, match=rf"^{name}: .* run: hf download {name}$"):
+        with pytest.raises(DeidError, match=rf"^{name}: .* run: hf download {name} "):
             pretrained_components(name, checkpoint, 4)
-    with pytest.raises(DeidError, match=r"^me/clip: .* run: hf download me/clip$"):
+    with pytest.raises(DeidError, match=r"^me/clip: .* run: hf download me/clip "):
         pretrained_components(checkpoint, "me/clip", 4)
