@@ -136,6 +136,7 @@ class IdentityModel(ModelMixin, ConfigMixin):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> IdentityModel:
         """Move the buffers, as `torch.nn.Module.to` does, but leave their types."""
+        self.__dict__.pop("_float_modes", None)  # four times the modes' size, and on the device that is left
         return super()._apply(lambda buffer: buffer.to(fn(buffer).device), recurse)
 
     def pack(self, texture: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """FaceDeidPipeline: inpainting of face crops, conditioned on semantic maps and attribute tokens alone."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +42,13 @@ ERASED = 0.5
 """Value of masked pixels in the generator's input, 0..1: mid-grey, as in the training of SD's inpainting models."""
 
 
+def _match_precision(encoder: Any, unet: Any) -> None:
+    """Convert a half-precision encoder of a single-precision UNet: transformers 5 loads it as it was saved."""
+    quantized = getattr(encoder, "quantization_method", None) is not None
+    if encoder is not None and unet is not None and unet.dtype == torch.float32 != encoder.dtype and not quantized:
+        encoder.float()
+
+
 @dataclass
 class FaceDeidPipelineOutput(StableDiffusionPipelineOutput):
     """Output of `FaceDeidPipeline`.
@@ -74,7 +79,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     ]  # fmt: skip
     model_cpu_offload_seq = "image_encoder->phrase_encoder->text_encoder->attribute_adapter->unet->vae"
 
-    def __init__(
+    def __init__(  # diffusers before 0.37 reads these annotations as objects: no postponed evaluation in this module
         self,
         vae: AutoencoderKL,
         text_encoder: CLIPTextModel,
@@ -96,6 +101,8 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     ) -> None:
         if control not in CONTROLS:
             raise ValueError(f"control: expected one of {', '.join(CONTROLS)}, got {control!r}")
+        for encoder in (text_encoder, phrase_encoder, image_encoder):
+            _match_precision(encoder, unet)
         super().__init__(
             vae, text_encoder, tokenizer, unet, controlnet, scheduler, safety_checker, feature_extractor, image_encoder,
             requires_safety_checker,
@@ -254,7 +261,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         attribute_features: torch.Tensor | None = None,
         attribute_names: Sequence[str] | None = None,
         start_image: torch.Tensor | None = None,
-        options: Options | None = None,
+        options: "Options | None" = None,
     ) -> FaceDeidPipelineOutput | StableDiffusionPipelineOutput | tuple[Any, Any]:
         """Replace the faces of photos or, with masks and control images, generate a face in every crop.
 
@@ -397,7 +404,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
     def _replace_faces(
         self,
         photos: Any,
-        options: Options | None,
+        options: "Options | None",
         prompt: str | list[str] | None,
         steps: int | None,
         generator: torch.Generator | list[torch.Generator] | None,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -152,45 +151,27 @@ def pretrained_components(model: str | Path, image_encoder: str | Path, bottlene
         ValueError: the checkpoint's UNet is not an inpainting one.
         DeidError: a checkpoint or encoder does not exist or cannot be downloaded.
     """
-    with _loading(model):
-        unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
+    base, clip = fetch(INPAINTING.at(str(model))), fetch(CLIP.at(str(image_encoder)))
+    unet = load_part(UNet2DConditionModel, base / "unet", torch.float32)
     if unet.config.in_channels != 9:
         raise ValueError(
             f"{model}: its UNet takes {unet.config.in_channels} channels, not an inpainting model's 9 (latents, mask, "
             "masked latents): name an inpainting checkpoint"
         )
-    with _loading(model):
-        vae = AutoencoderKL.from_pretrained(model, subfolder="vae")
-        text_encoder = CLIPTextModel.from_pretrained(model, subfolder="text_encoder").float()
-        tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer")
-        scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
-    with _loading(image_encoder):
-        phrase_tokenizer = CLIPTokenizer.from_pretrained(image_encoder)
-        phrase_encoder = CLIPTextModelWithProjection.from_pretrained(image_encoder).float()
-        encoder = load_image_encoder(image_encoder, torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+    phrase_encoder = load_part(CLIPTextModelWithProjection, clip, torch.float32)
+    encoder = load_image_encoder(clip, torch.float32)
     return Components(
-        vae,
-        text_encoder,
+        load_part(AutoencoderKL, base / "vae", torch.float32),
+        load_part(CLIPTextModel, base / "text_encoder", torch.float32),
         tokenizer,
         encoder,
         unet,
         controlnet_from_inpainting(unet),
         _make_adapter(encoder, unet.config.cross_attention_dim, bottleneck_dim),
-        scheduler,
-        partial(embed_phrases, phrase_encoder, phrase_tokenizer),
+        DDPMScheduler.from_pretrained(base / "scheduler"),
+        partial(embed_phrases, phrase_encoder, tokenizer),
     )
-
-
-@contextmanager
-def _loading(name: str | Path) -> Iterator[None]:
-    """Raise DeidError with a remedy when loading a folder or hub repository inside the block raises OSError."""
-    try:
-        yield
-    except OSError as error:
-        raise DeidError(
-            f"{name}: not a complete model folder, and not available from the hub: give a folder, or while online, "
-            f"run: hf download {name}"
-        ) from error
 
 
 def controlnet_from_inpainting(unet: UNet2DConditionModel) -> ControlNetModel:

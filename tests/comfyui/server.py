@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PACK = Path(__file__).parents[2] / "comfyui"
+_TIDY_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}  # so that freed memory leaves the process
 _PATIENCE = 1800  # seconds for a start or a prompt: on a CPU, Stable Diffusion 1.5 takes minutes
 
 
@@ -30,7 +32,11 @@ class Server:
         command = [sys.executable, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port)]
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, "--base-directory", str(base)], cwd=comfyui, stdout=log, stderr=subprocess.STDOUT
+                [*command, "--base-directory", str(base)],
+                cwd=comfyui,
+                env={**os.environ, **_TIDY_HEAP},
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         for _ in range(_PATIENCE):
             try:

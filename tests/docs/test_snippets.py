@@ -1,4 +1,4 @@
-"""The Python of the documentation runs, from the first line of a page to the last."""
+"""Python snippets of the README and the documentation, run page by page."""
 
 import re
 import shlex
@@ -69,6 +69,13 @@ def run_page(name: str) -> dict[str, object]:
         line = text[: snippet.start(1)].count("\n")
         exec(compile("\n" * line + snippet[1], f"docs/{name}", "exec"), names)
     return names
+
+
+def test_readme(work, astronaut):
+    (work / "pipelines").symlink_to(DOCS.parent / "pipelines")
+    names = run_page("../README.md")
+    assert (np.asarray(Image.open(work / "anonymous.png")) != astronaut).any()
+    assert type(names["pipeline"]) is type(names["pipe"])
 
 
 def test_diffusers(downloaded, work, astronaut):

@@ -28,6 +28,13 @@ def test_pack(people: IdentityModel) -> None:
     assert not again[~inside].any()
 
 
+def test_move_leaves_no_copy(people: IdentityModel) -> None:
+    """As when ComfyUI unloads a model: a copy of the modes in float32 would stay in memory."""
+    people.texture(Donors(0, 1, 0, 0, 0))
+    people.to("meta")
+    assert all(value.is_meta for value in vars(people).values() if isinstance(value, torch.Tensor))
+
+
 def test_regions(people: IdentityModel) -> None:
     alone, other, mixed = (people.texture(donors) for donors in (ALONE, OTHER, MIXED))
     weight = region_weight("eyes", 32)

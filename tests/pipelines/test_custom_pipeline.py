@@ -37,6 +37,14 @@ def check(loaded: DiffusionPipeline, plain: np.ndarray) -> None:
     assert loaded.embed_phrases(["a man"]).shape == (1, 16)
 
 
+def test_half_precision_weights(saved: Path, tmp_path: Path, plain: np.ndarray) -> None:
+    """Without a dtype, transformers 5 loads its models as they were saved, and diffusers in single precision."""
+    load_pipeline(str(saved), torch.float16).save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline=str(SHIM), trust_remote_code=True)
+    loaded.set_progress_bar_config(disable=True)
+    assert np.abs(run(loaded, inputs()) - plain).max() < 0.02
+
+
 @pytest.mark.parametrize(
     ("source", "form"),
     [

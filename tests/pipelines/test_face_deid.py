@@ -1,5 +1,11 @@
+"""FaceDeidPipeline on crops and on photos, and in scripts for the base class."""
+
+from __future__ import annotations
+
+import inspect
 import json
 from pathlib import Path
+from typing import Union, get_origin
 
 import numpy as np
 import pytest
@@ -13,6 +19,12 @@ from deid_diffusion.models.face_encoder import FaceEncoder
 from deid_diffusion.pipelines.face_deid import FaceDeidPipeline
 from tests.pipelines.faces import generators, inputs, run
 from tests.tiny_hub import fill_cache
+
+
+def test_signature_types() -> None:
+    """As diffusers 0.35 needs them: it looks up each component's type, and resolves no strings and no unions by |."""
+    for parameter in list(inspect.signature(FaceDeidPipeline.__init__).parameters.values())[1:]:
+        assert isinstance(parameter.annotation, type) or get_origin(parameter.annotation) is Union, parameter.name
 
 
 def test_masked_pixels_ignored(tiny_pipeline: FaceDeidPipeline, plain: np.ndarray) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from deid_diffusion.attributes.subspace import AttributeSubspace
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.errors import DeidError
 from deid_diffusion.models.face_encoder import FaceEncoder
+from deid_diffusion.pipelines.presets import CLIP, INPAINTING
 from deid_diffusion.training import components
 from deid_diffusion.training.attribute_encoder import all_facts
 from deid_diffusion.training.data import FaceCache, LatentFaces, encode_cache, sample_items
@@ -88,9 +90,18 @@ def test_controlnet_from_inpainting() -> None:
 
 
 def test_not_an_inpainting_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
     tiny_unet(4).save_pretrained(tmp_path / "unet")
     with pytest.raises(ValueError, match="4 channels, not an inpainting model's 9"):
         components.pretrained_components(tmp_path, checkpoint / "vision", 4)
+
+
+def test_half_precision_checkpoint(hub: dict[str, Path]) -> None:
+    """As Stable Diffusion's: in half precision as safetensors, in single precision as pickles, which are not read."""
+    parts = components.pretrained_components(hub[INPAINTING.name], hub[CLIP.name], 4)
+    models = (parts.unet, parts.vae, parts.text_encoder, parts.image_encoder)
+    assert {value.dtype for model in models for value in model.parameters()} == {torch.float32}
+    assert parts.embed(["a man"]).dtype == torch.float32
 
 
 def test_load_image_encoder(checkpoint: Path, tmp_path: Path) -> None:
@@ -120,5 +131,5 @@ def test_missing_models(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Mo
         components.builtin_components(tmp_path / "nope", tmp_path, (8, 8, 8), 32, 4)
     sources = {"me/model": ("me/model", checkpoint), "nope": ("nope", checkpoint), "me/clip": (checkpoint, "me/clip")}
     for name, folders in sources.items():
-        with pytest.raises(DeidError, match=rf"^{name}: .* run: hf download {name}$"):
+        with pytest.raises(DeidError, match=rf"^{name}: .* run: hf download {name} "):
             components.pretrained_components(*folders, 4)
