@@ -48,7 +48,7 @@ MAP_SIZE = 32  # side to which control images are reduced: fewer features, and s
 def conditioning(
     anonymizer: Anonymizer, photo: np.ndarray, choices: Sequence[AttributeSelection]
 ) -> list[tuple[np.ndarray, ...]] | None:
-    """What each choice tells of a photo's largest face, one row of numbers for each of `KINDS`; None without a mesh."""
+    """Return, per choice, the inputs of a photo's largest face: a row per item of `KINDS`; None without a mesh."""
     pipeline, detection = anonymizer.pipeline, largest(anonymizer.detector(photo))
     if detection is None:
         return None
@@ -59,7 +59,9 @@ def conditioning(
     image.faces.append(Face(image, 0, detection, choices[0], analysis.mask, analysis))
     image.mask_faces()
     inputs = prepare_inputs(pipeline, [replace(image.faces[0], selection=choice) for choice in choices])
-    tokens = attribute_tokens(pipeline.attribute_adapter, torch.stack([part.features for part in inputs]))
+    tokens = attribute_tokens(
+        pipeline.attribute_adapter, torch.stack([part.features for part in inputs if part.features is not None])
+    )
     maps = [control_image(draw_semantic_map(part.mesh, pipeline.crop_size)) for part in inputs]
     small = [cv2.resize(map_, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA).reshape(-1) / 255 for map_ in maps]
     meshes = [part.mesh.reshape(-1) / pipeline.crop_size for part in inputs]
