@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from deid_diffusion.faces.landmarks import MESH_IRISES
+from deid_diffusion.faces.landmarks import MESH_EYES, MESH_IRISES, MESH_MOUTH, measure
 from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
 from deid_diffusion.faces.texture import (
     dense_correspondence,
@@ -69,6 +69,14 @@ def test_face_coordinates() -> None:
     assert inside.mean() > 0.6
     assert uv[inside].min() >= -0.02
     assert uv[inside].max() <= 1.02
+
+
+def test_mouth_of_textures_is_open() -> None:
+    frame, mean = texture_mesh(256), mean_mesh(1)
+    assert measure(frame).mouth_open > 0.2 > measure(mean).mouth_open
+    scale, offset = np.polyfit(mean[list(MESH_EYES[0]), 1], frame[list(MESH_EYES[0]), 1], 1)
+    upper = list(MESH_MOUTH[:11])
+    assert np.abs(frame[upper, 1] - scale * mean[upper, 1] - offset).max() < 1
 
 
 def test_silhouette_of_a_profile() -> None:
