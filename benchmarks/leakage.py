@@ -242,9 +242,9 @@ def _discrimination(scored: _Scored, seed: int) -> Discrimination:
     """Summarise all folds."""
     same, different, people = _pairs(scored)
     hits, probes, chance = (np.concatenate(t) for t in zip(*(rank_trials(*fold) for fold in scored), strict=True))
-    tprs = (
+    at_1e2, at_1e3 = (
         rate(same > threshold_at(different, fmr), people, fmr, seed=seed) if enough(len(different), fmr) else None
         for fmr in (1e-2, 1e-3)
     )
     rank1 = rate(hits, probes, float(chance.mean()), seed=seed)
-    return Discrimination(_auc(same, different), *tprs, rank1)
+    return Discrimination(_auc(same, different), at_1e2, at_1e3, rank1)

@@ -107,7 +107,7 @@ def measure(clip: Scene, source: Path, target: Path, recognise: Recognise) -> di
     ]
     return {
         "frames": [len(before), len(after)],
-        "duration": [float(video.duration * video.time_base) for video in clips],
+        "duration": [float((video.duration or 0) * video.time_base) for video in clips],
         "frames_with_an_original_face": len({number for number, _ in bare(clip, after)}),
         "frames_with_one_in_the_input": len({number for number, _ in bare(clip, before)}),
         "sound_identical": packets(source) == packets(target),

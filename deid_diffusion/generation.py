@@ -20,7 +20,18 @@ from .faces.face import Candidate, Face
 from .faces.landmarks import measure
 from .faces.lighting import FaceLight, select_light
 from .faces.mesh_editing import neutralize_mesh, reshape_mesh
-from .faces.rendering import Camera, keep_tint, light_texture, match_camera, read_camera, read_light, render_person
+from .faces.rendering import (
+    Camera,
+    Teeth,
+    keep_tint,
+    light_texture,
+    match_camera,
+    match_mouth,
+    read_camera,
+    read_light,
+    read_teeth,
+    render_person,
+)
 from .faces.semantic_map import draw_control
 from .identity.verification import VerificationResult, Verifier
 from .options import Options
@@ -64,6 +75,7 @@ class GeneratorInput:
         selection: attributes to keep and to change.
         light: in which the new face is shown.
         camera: sharpness of the original; None where light is not kept.
+        teeth: of the original; None where its expression is not kept or its mouth is closed.
     """
 
     context: np.ndarray
@@ -74,6 +86,7 @@ class GeneratorInput:
     selection: AttributeSelection
     light: FaceLight
     camera: Camera | None
+    teeth: Teeth | None = None
 
 
 def prepare_inputs(pipeline: FaceDeidPipeline, faces: Sequence[Face], map_blend: float = 0.0) -> list[GeneratorInput]:
@@ -98,7 +111,9 @@ def prepare_inputs(pipeline: FaceDeidPipeline, faces: Sequence[Face], map_blend:
         matrix = resized(analysis.matrix, scale)
         context = extract(face.image.erased, matrix, scale * size)
         mask = extract(face.image.erase_weights, matrix, scale * size) > 1e-3
-        light = read_light(crop, analysis.map_mesh * (_READING_SIZE / size))
+        crop_mesh = analysis.map_mesh * (_READING_SIZE / size)
+        light = read_light(crop, crop_mesh)
+        keeps_expression = "expression" in selection.keep and "expression" not in selection.change
         camera = None
         if "light" in selection.keep:
             camera = read_camera(extract(face.image.photo, matrix, scale * size), analysis.map_mesh * scale)
@@ -112,6 +127,7 @@ def prepare_inputs(pipeline: FaceDeidPipeline, faces: Sequence[Face], map_blend:
                 selection=selection,
                 light=select_light(light, context, mask, selection),
                 camera=camera,
+                teeth=read_teeth(crop, crop_mesh, light) if keeps_expression else None,
             )
         )
     return inputs
@@ -195,9 +211,9 @@ def choose_donors(
         attempt: number of candidates that came before, see `draw_donors`.
     """
     model, adapter = pipeline.identity_model, pipeline.attribute_adapter
-    expression = measure(inputs.mesh)
+    expression, teeth = measure(inputs.mesh), None if inputs.teeth is None else inputs.teeth.brightness
     if known is not None:
-        return show_teeth(model, known, expression, seed)
+        return show_teeth(model, known, expression, seed, teeth)
     selection, features = inputs.selection, inputs.features
     subspace = None if features is None else pipeline.subspace(selection.phrases)
     zeros = torch.zeros(1) if features is None else torch.zeros_like(features)
@@ -211,7 +227,7 @@ def choose_donors(
         and wears_glasses(model, features, centre, subspace)
         and ("glasses" in selection.change or glasses_fit(model, costs))
     )
-    return draw_donors(model, costs, expression, seed, glasses=glasses, steady=steady, attempt=attempt)
+    return draw_donors(model, costs, expression, seed, glasses=glasses, steady=steady, attempt=attempt, teeth=teeth)
 
 
 def compose(
@@ -230,8 +246,9 @@ def compose(
         mesh = reshape_mesh(part.mesh, model.shape(mixture), size, share=share, own_eyes=glasses)
         meshes.append(mesh)
         mesh = mesh * (len(part.context) / size)
-        texture = light_texture(model.texture(mixture), part.light)
-        composite = render_person(texture, mesh, part.ground, part.mask)
+        texture = model.texture(mixture)
+        texture = texture if part.teeth is None else match_mouth(texture, part.teeth)
+        composite = render_person(light_texture(texture, part.light), mesh, part.ground, part.mask, part.teeth)
         camera = part.camera
         composites.append(composite if camera is None else match_camera(composite, mesh, part.mask, camera))
     return composites, meshes

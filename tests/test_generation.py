@@ -74,7 +74,7 @@ def test_nothing_kept_leaves_no_trace(tiny_pipeline, astronaut, face):
     assert torch.equal(first.features, tiny_pipeline.attribute_adapter.centre)
     assert np.array_equal(first.context, second.context)
     assert np.array_equal(first.light.coefficients, second.light.coefficients)
-    assert first.camera is second.camera is None
+    assert first.camera is second.camera is first.teeth is second.teeth is None
     assert np.array_equal(*(generated(tiny_pipeline, inputs) for inputs in (first, second)))
 
 
@@ -83,7 +83,7 @@ def test_masked_pixels_act_through_kept_attributes(tiny_pipeline, astronaut, fac
     kept = inputs_of(tiny_pipeline, astronaut, face, *keep)
     other = inputs_of(tiny_pipeline, other_face(astronaut, face), face, *keep)
     assert not np.array_equal(kept.light.coefficients, other.light.coefficients)
-    held = replace(other, features=kept.features, light=kept.light, camera=kept.camera)
+    held = replace(other, features=kept.features, light=kept.light, camera=kept.camera, teeth=kept.teeth)
     assert np.array_equal(generated(tiny_pipeline, kept), generated(tiny_pipeline, held))
     assert not np.array_equal(generated(tiny_pipeline, kept), generated(tiny_pipeline, other))
 

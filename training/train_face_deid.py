@@ -84,6 +84,8 @@ def load(config: GeneratorConfig, crop_size: int) -> Components:
             config.pretrained_model_name_or_path, config.image_encoder, config.bottleneck_dim
         )
     else:
+        assert config.vae is not None  # GeneratorConfig checks both
+        assert config.clip is not None
         widths = tuple(int(width) for width in config.block_out_channels.split(","))
         components = builtin_components(config.vae, config.clip, widths, crop_size, config.bottleneck_dim)
     if config.initial_generator is not None:

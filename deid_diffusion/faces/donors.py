@@ -44,8 +44,8 @@ _TOO_OPEN = 0.36  # `FaceMeasures.mouth_open` above which a texture's lips are t
 _MAX_CLOSED_EYES_OPEN = 0.2  # `FaceMeasures.eyes_open` below which eyes may be closed
 _MIN_EYE_WHITE = -0.5  # `IdentityModel.eye_whites` below which eyes cost something
 _MAX_ASYMMETRY = 0.85  # `IdentityModel.asymmetry` above which regions cost something
-_TEETH_AT_REST, _TEETH_PER_SMILE, _TEETH_RANGE = -0.8, 6.0, (-1.2, -0.15)  # expected `IdentityModel.teeth`
-_TEETH_SCALE = 0.3  # difference of `IdentityModel.teeth` that costs 1
+_TEETH_AT_REST, _TEETH_PER_SMILE, _TEETH_RANGE = -0.8, 6.0, (-1.2, -0.1)  # expected `IdentityModel.teeth`
+_TEETH_SCALE, _MAX_TEETH_COST = 0.3, 6.0  # difference of `IdentityModel.teeth` that costs 1; most, of a mouth's donor
 _EXCLUDED = 1e6  # cost of people who must not be drawn
 _WITH_GLASSES, _WITHOUT_GLASSES = 0.75, 0.25  # probability of glasses from which, and up to which, people count
 _GLASSES_PRIOR = 0.15  # share of people who wear glasses
@@ -205,6 +205,7 @@ def draw_donors(
     glasses: bool,
     steady: bool,
     attempt: int = 0,
+    teeth: float | None = None,
 ) -> Donors:
     """Draw the donors of a new person.
 
@@ -216,6 +217,7 @@ def draw_donors(
         glasses: whether the new person wears glasses; if not, all donors are without.
         steady: the person will show other expressions, too, as in a video: lips come from mouths at rest.
         attempt: number of candidates rejected before; it widens the choice and emphasises the proportions.
+        teeth: `IdentityModel.teeth` to show in an open mouth; without it, they follow from the smile.
     """
     rng, widening = np.random.default_rng(seed ^ _STREAM), 1 + min(attempt, _MAX_WIDENING)
     open_lips = min(expression.mouth_open, _MAX_DONOR_MOUTH_OPEN)
@@ -234,28 +236,30 @@ def draw_donors(
         eyes = _draw(eye_costs, _FEATURE_PERPLEXITY, rng, widening)
         nose = _draw(matching, _FEATURE_PERPLEXITY, rng, widening)
     penalties = _asymmetry_costs(model, "mouth") + np.where(_column(model, "mouth_open") > _TOO_OPEN, _EXCLUDED, 0)
+    if expression.mouth_open >= _PARTED_LIPS and not steady:
+        penalties = penalties + np.minimum(_teeth_costs(model, expression, teeth), _MAX_TEETH_COST)
     mouth = _draw(matching + _MOUTH_WEIGHT * mouths + penalties, _MOUTH_PERPLEXITY, rng, widening)
     emphasis = _EMPHASIS + min(_EMPHASIS_STEP * attempt, _MAX_EXTRA_EMPHASIS)
-    return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth, emphasis), expression, seed)
+    return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth, emphasis), expression, seed, teeth)
 
 
-def show_teeth(model: IdentityModel, donors: Donors, expression: FaceMeasures, seed: int) -> Donors:
+def show_teeth(
+    model: IdentityModel, donors: Donors, expression: FaceMeasures, seed: int, teeth: float | None = None
+) -> Donors:
     """Replace the donor of the mouth's interior if its teeth do not suit an open mouth; equal seeds, equal donors.
 
-    Smiles show bright teeth, other open mouths darker ones.
+    Without a brightness, smiles show bright teeth, other open mouths darker ones.
 
     Args:
         model: N people.
         donors: donors of the new person.
         expression: measures of the new face.
         seed: as of `draw_donors`.
+        teeth: likewise.
     """
     if expression.mouth_open < _PARTED_LIPS:
         return replace(donors, inner=donors.mouth)
-    target = np.clip(_TEETH_AT_REST + _TEETH_PER_SMILE * expression.smile, *_TEETH_RANGE)
-    difference = (model.teeth - target) / _TEETH_SCALE
-    # dark teeth are more conspicuous than bright ones
-    costs = np.where(difference < 0, 2 * difference, difference) ** 2
+    costs = _teeth_costs(model, expression, teeth)
     openings = _column(model, "mouth_open")
     if openings[donors.mouth] >= _PARTED_LIPS and costs[donors.mouth] < 1:
         return replace(donors, inner=donors.mouth)
@@ -267,6 +271,13 @@ def show_teeth(model: IdentityModel, donors: Donors, expression: FaceMeasures, s
     best = np.argsort(costs, kind="stable")[:_TEETH_CANDIDATES]
     odds = _odds(costs[best] - costs[best[0]], _TEMPERATURE)
     return replace(donors, inner=int(np.random.default_rng(seed ^ _STREAM ^ 1).choice(best, p=odds)))
+
+
+def _teeth_costs(model: IdentityModel, expression: FaceMeasures, teeth: float | None) -> np.ndarray:
+    """Return (N,) costs of differences from the teeth to show; dark ones are more conspicuous than bright ones."""
+    expected = _TEETH_AT_REST + _TEETH_PER_SMILE * expression.smile if teeth is None else teeth
+    difference = (model.teeth - np.clip(expected, *_TEETH_RANGE)) / _TEETH_SCALE
+    return np.where(difference < 0, 2 * difference, difference) ** 2
 
 
 def _asymmetry_costs(model: IdentityModel, region: str) -> np.ndarray:

@@ -43,6 +43,10 @@ _MOUTH_SHAPES: Mapping[str, tuple[float | None, float | None]] = {
 }
 _LID_SCALES: Mapping[str, float] = {"eyes closed": 0.2, "eyes open": 1.0}  # word -> factor on the opening's height
 
+_TOP, _CHIN = 10, 152
+_MIDLINE = (
+    10, 151, 9, 8, 168, 6, 197, 195, 5, 4, 1, 19, 94, 2, 164, 0, 11, 12, 13, 14, 15, 16, 17, 18, 200, 199, 175, 152,
+)  # fmt: skip
 _VERTICAL_SHARE = 0.65  # of a displacement along the face, as the height of features also encodes the head's pitch
 _OUTLINE_MARGIN = 0.12  # distance to the outline, in crop sides, over which displacements rise to their full length
 _SMILE_GAIN, _MAX_AMPLIFIED_SMILE = 1.4, 0.25  # other people's cheeks fold less; `FaceMeasures.smile`
@@ -55,7 +59,10 @@ _MAX_SHUT_EYES_OPEN, _MIN_NARROW_EYES_OPEN = (
     0.19,
 )  # `FaceMeasures.eyes_open` of eyes that are shut, and that stay open
 _MIN_IRIS_TO_CORNER, _MAX_IRIS_OFF_AXIS = 0.28, 0.12  # of an iris, along and across the line of the corners, eye widths
+_HIDING_YAW = 0.95  # `FaceMeasures.yaw` from which the far side is hidden
+_HIDING_DEPTH, _MIDLINE_TOLERANCE = 0.015, 0.005  # of hidden points behind the contour, and of the midline, crop sides
 _MAX_DISPLACEMENT = 0.2  # crop sides
+_MAX_OVERSHOOT = 0.012  # of a displacement past the shape, likewise
 
 
 @dataclass(frozen=True)
@@ -311,9 +318,12 @@ def reshape_mesh(
     """
     other = with_expression(mesh, project_shape(shape, mesh), eyes=not own_eyes)
     inner = _inner_weights()[:, None]
-    turned = np.clip((abs(measure(mesh).yaw) - _TURNED_YAW) / (_PROFILE_YAW - _TURNED_YAW), 0, 1)
-    share *= 1 - _PROFILE_REDUCTION * float(turned)
-    step = share * inner * (other - mesh) * (1 - _mouth_stretch(mesh) * _mouth_weights()[:, None])
+    share *= 1 - _PROFILE_REDUCTION * _profile_share(mesh)
+    beyond = max(share - 1, 0.0) * (other - mesh)  # bounded, as odd faces would become caricatures
+    length = np.linalg.norm(beyond, axis=1, keepdims=True).clip(1e-6)
+    beyond *= _MAX_OVERSHOOT * size * np.tanh(length / (_MAX_OVERSHOOT * size)) / length
+    step = inner * (min(share, 1.0) * (other - mesh) + beyond)
+    step *= 1 - _mouth_stretch(mesh) * _mouth_weights()[:, None]
     down = face_axes(mesh)[1]
     step -= (1 - _VERTICAL_SHARE) * (step @ down)[:, None] * down
     length = np.linalg.norm(step, axis=1, keepdims=True)
@@ -321,7 +331,38 @@ def reshape_mesh(
     reshaped = (mesh + step).astype(np.float32)
     keep_irises_inside(reshaped)
     close_lids(reshaped)
+    hide_far_side(reshaped, size)
     return reshaped
+
+
+def hide_far_side(mesh: np.ndarray, size: int) -> None:
+    """Move a profile's points beyond its midline, the contour, behind it, in place.
+
+    Landmarkers put the far eye in front of the bridge of the nose, where it would be drawn.
+
+    Args:
+        mesh: (478, 2) crop pixels.
+        size: side of the crop, in pixels.
+    """
+    yaw = measure(mesh).yaw
+    if abs(yaw) < _HIDING_YAW:
+        return
+    axis = mesh[_CHIN] - mesh[_TOP]
+    down = axis / max(float(np.linalg.norm(axis)), 1e-6)
+    across = np.array([down[1], -down[0]]) * np.sign(yaw)  # towards the far side
+    height, reach = mesh @ down, mesh @ across
+    order = np.argsort(height[list(_MIDLINE)])
+    midline = np.array(_MIDLINE)[order]
+    contour = np.interp(height, height[midline], reach[midline])
+    mean = mean_mesh(1)[:, 0]
+    far = (mean - mean[_TOP]) * np.sign(yaw) > _MIDLINE_TOLERANCE
+    excess = (reach - (contour - _HIDING_DEPTH * size)).clip(0) * far
+    mesh -= (2 * excess[:, None] * across).astype(mesh.dtype)  # mirrored: triangles between them face away
+
+
+def _profile_share(mesh: np.ndarray) -> float:
+    """Return 0 for faces up to half turned, rising to 1 for profiles."""
+    return float(np.clip((abs(measure(mesh).yaw) - _TURNED_YAW) / (_PROFILE_YAW - _TURNED_YAW), 0, 1))
 
 
 def close_lids(mesh: np.ndarray) -> None:
@@ -363,6 +404,8 @@ def keep_irises_inside(mesh: np.ndarray) -> None:
 def project_shape(shape: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     """Project a shape with depth into a mesh's pose by the best-fitting scaled orthographic camera.
 
+    For profiles it is an affine camera, which does not depend on the scale of the measured depth.
+
     Args:
         shape: (478, 3).
         mesh: (478, 2) pixels.
@@ -375,6 +418,7 @@ def project_shape(shape: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     affine, *_ = np.linalg.lstsq(source, target, rcond=None)
     u, singular, vt = np.linalg.svd(affine.T, full_matrices=False)  # the nearest scaled rotation
     camera = singular.mean() * u @ vt
+    camera += _profile_share(mesh) * (affine.T - camera)
     return (shape - shape[rows].mean(0)) @ camera.T + mesh[rows].mean(0)
 
 

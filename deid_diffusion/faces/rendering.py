@@ -13,7 +13,7 @@ from .landmarks import MESH_BROWS, MESH_LIPS, MESH_MOUTH, measure
 from .lighting import COEFFICIENTS, LUMA, FaceLight, bend_highlights, fit_light, from_log, polynomial, to_log
 from .mesh_editing import MOUTH_CORNERS, face_axes
 from .semantic_map import LABEL, draw_semantic_map
-from .texture import face_coordinates, nearest_inside, render_texture, texture_coordinates
+from .texture import face_coordinates, nearest_inside, render_texture, texture_coordinates, texture_mesh
 
 _EDGE_SIGMA = 0.008  # standard deviation of the face's soft edge, in crop sides
 _RIM_WIDTH = 0.04  # of the ring around the erased pixels that is compared with the face, in crop sides
@@ -28,6 +28,12 @@ _SHIFT_FADE = 0.015  # share of known skin in the ring below which the colour sh
 _TEETH_HEIGHT, _TEETH_PER_SMILE = 0.13, 1.4  # of visible teeth at rest, in mouth widths, and its increase with `smile`
 _CAVITY_TINT = np.array((1.15, 0.75, 0.75), np.float32)  # RGB relative to the lips
 _CAVITY_LUMINANCE, _CAVITY_RAMP = 0.4, 0.25  # of an open mouth, relative to the lips; share of the opening to reach it
+_MOUTH_SAMPLING, _MAX_MOUTH_SCALE = 90, 4  # width, in pixels, at which teeth are read, and largest enlargement for it
+_MIN_MOUTH_OPEN, _MIN_MOUTH_PIXELS = 0.03, 40  # `FaceMeasures.mouth_open` and pixels from which teeth are read
+_DEPTH_STEPS = 8  # between the lips, in which luminance is compared
+_TEETH_CHANGE = (-0.5, 0.7)  # of the colour of a donor's mouth, in nats
+_LIP_SIGMA = 0.006  # standard deviation of the edge between lips and teeth, in sides of the texture
+_DARK_MOUTH, _TEETH_EDGE = -0.5, 0.5  # `Teeth.brightness` without teeth, and fall of the luminance at their edge
 _DETAIL_SIGMA = 1 / 110  # standard deviation that separates fine detail, in crop sides
 _RESAMPLING_GAIN = 1.12  # detail that resampling into the photo removes again
 _MAX_SHARPENING, _MAX_BLUR_SIGMA = 0.7, 0.02  # the latter in crop sides
@@ -58,7 +64,9 @@ def _texels(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return inside, polynomial(uv[inside]).astype(np.float32), nearest_inside(inside)[1]
 
 
-def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, erased: np.ndarray) -> np.ndarray:
+def render_person(
+    picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, erased: np.ndarray, teeth: Teeth | None = None
+) -> np.ndarray:
     """Render a lit texture into a photo.
 
     The face is continued past its silhouette where the ring around the erased pixels shows skin and, above the brows,
@@ -69,6 +77,7 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, era
         mesh: (478, 2) crop pixels.
         ground: (S, S, 3) float32 RGB in 0..1, the photo, filled where it is erased, as by `fill_from_surroundings`.
         erased: (S, S) bool, the pixels to render.
+        teeth: of the original, if kept.
 
     Returns:
         (S, S, 3) float32 RGB in 0..1.
@@ -77,7 +86,7 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, era
     face, inside = render_texture(picture, mesh, size)
     if not inside.any():
         return ground
-    darken_mouth(face, mesh)
+    darken_mouth(face, mesh, teeth)
     distance = cv2.distanceTransform((~erased).astype(np.uint8), cv2.DIST_L2, 5)
     ring = (distance > 0) & (distance < _RIM_WIDTH * size)
     face, beyond = _continue(face, inside, erased | ring)
@@ -99,7 +108,81 @@ def render_person(picture: np.ndarray, mesh: np.ndarray, ground: np.ndarray, era
     return rendered.clip(0, 1)
 
 
-def darken_mouth(face: np.ndarray, mesh: np.ndarray) -> None:
+@dataclass(frozen=True)
+class Teeth:
+    """Appearance of a mouth's opening.
+
+    Attributes:
+        brightness: mean logarithm of its luminance without light, as of `IdentityModel.teeth`: about 0 for teeth, -1
+            for a dark mouth.
+        extent: share of the opening's height, from the upper lip, that teeth fill.
+        colour: (3,) mean logarithm of RGB without light of what they fill, of the full opening without any.
+    """
+
+    brightness: float
+    extent: float
+    colour: tuple[float, float, float]
+
+
+def read_teeth(crop: np.ndarray, mesh: np.ndarray, light: FaceLight | None) -> Teeth | None:
+    """Read the teeth of a face; return None if its mouth is closed or too small, or its light unknown.
+
+    Args:
+        crop: (S, S, 3) uint8 RGB, the original.
+        mesh: (478, 2) crop pixels.
+        light: of the face, from `read_light`.
+    """
+    if light is None or measure(mesh).mouth_open < _MIN_MOUTH_OPEN:
+        return None
+    width = float(np.ptp(mesh[list(MESH_MOUTH)], axis=0).max())
+    scale = int(np.clip(np.ceil(_MOUTH_SAMPLING / max(width, 1)), 1, _MAX_MOUTH_SCALE))
+    picture = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    window, opening, depth = _opening(mesh * scale, len(picture))
+    if window is None:
+        return None
+    uv = face_coordinates(mesh * scale, len(picture))[window]
+    opening = (opening > 0) & (uv[..., 0] >= 0)
+    if opening.sum() < _MIN_MOUTH_PIXELS:
+        return None
+    colours = to_log(picture[window][opening].astype(np.float32) / 255) - light.at(uv[opening])
+    values = colours @ LUMA
+    across = uv[opening][:, 0]
+    central = np.abs(across - np.median(across)) < np.ptp(across) / 4  # the corners are dark
+    steps = np.minimum((depth[opening] * _DEPTH_STEPS).astype(int), _DEPTH_STEPS - 1)
+    rows = [values[central & (steps == step)] for step in range(_DEPTH_STEPS)]
+    profile = np.array([np.median(row) if len(row) else -np.inf for row in rows])
+    brightest = int(profile[: _DEPTH_STEPS // 2 + 1].argmax())  # further down the lower lip or lower teeth are
+    dark = np.flatnonzero(profile[brightest:] < profile[brightest] - _TEETH_EDGE)
+    end = int(brightest + dark[0]) if len(dark) else _DEPTH_STEPS
+    if profile[brightest] < _DARK_MOUTH:
+        end = 0
+    filled = steps < (end or _DEPTH_STEPS)
+    red, green, blue = colours[filled].mean(0).tolist()
+    return Teeth(float(values.mean()), end / _DEPTH_STEPS, (red, green, blue))
+
+
+def match_mouth(texture: np.ndarray, teeth: Teeth) -> np.ndarray:
+    """Change the colour of a texture's mouth towards that of teeth.
+
+    Args:
+        texture: (T, T, 3) float32, logarithm of RGB without light.
+        teeth: of the original.
+
+    Returns:
+        (T, T, 3) float32.
+    """
+    window, opening, depth = _opening(texture_mesh(len(texture)), len(texture))
+    filled = (opening > 0) & (depth <= (teeth.extent or 1.0))
+    if window is None or not filled.any():
+        return texture
+    change = (np.array(teeth.colour, np.float32) - texture[window][filled].mean(0)).clip(*_TEETH_CHANGE)
+    weight = cv2.GaussianBlur(opening.astype(np.float32), (0, 0), _LIP_SIGMA * len(texture))
+    changed = texture.copy()
+    changed[window] += weight[..., None] * change
+    return changed
+
+
+def darken_mouth(face: np.ndarray, mesh: np.ndarray, teeth: Teeth | None = None) -> None:
     """Darken an open mouth below the upper teeth, in place.
 
     In a texture the mouth is a slit, which stretched over an open mouth would show only teeth or tongue.
@@ -107,32 +190,44 @@ def darken_mouth(face: np.ndarray, mesh: np.ndarray) -> None:
     Args:
         face: (S, S, 3) float32 RGB in 0..1.
         mesh: (478, 2) pixels of the face.
+        teeth: of the original; without them, their extent follows from the mesh.
     """
     measures = measure(mesh)
     smile = max(measures.smile - measures.mouth_open / 4, 0.0)  # parted lips also lower the mouth's centre
-    teeth = (_TEETH_HEIGHT + _TEETH_PER_SMILE * smile) / max(measures.mouth_open, 1e-6)
-    if teeth >= 1:
+    extent = (_TEETH_HEIGHT + _TEETH_PER_SMILE * smile) / max(measures.mouth_open, 1e-6)
+    extent = extent if teeth is None else teeth.extent
+    if extent >= 1:
         return
+    window, opening, depth = _opening(mesh, len(face))
+    if window is None:
+        return
+    share = ((depth - extent) / _CAVITY_RAMP).clip(0, 1) * opening
+    share = cv2.GaussianBlur(share.astype(np.float32), (0, 0), max(0.5, _EDGE_SIGMA * len(face) / 2))[..., None]
+    lips = np.round(mesh[list(MESH_LIPS)]).astype(int).clip(0, len(face) - 1)
+    cavity = _CAVITY_LUMINANCE * _CAVITY_TINT * np.median(face[lips[:, 1], lips[:, 0]], axis=0)
+    pixels = face[window]
+    pixels += share * (np.minimum(pixels, cavity) - pixels)
+
+
+def _opening(mesh: np.ndarray, size: int) -> tuple[tuple[slice, slice] | None, np.ndarray, np.ndarray]:
+    """Return the rows and columns around a mouth's opening, None outside the crop, and for their pixels (H, W) uint8 1
+    within it, and (H, W) depths, 0 at the upper lip to 1 at the lower one.
+    """
     half = len(MESH_MOUTH) // 2
     outline = mesh[list(MESH_MOUTH)]
     low, high = np.floor(outline.min(0)).astype(int) - 1, np.ceil(outline.max(0)).astype(int) + 2
-    low, high = low.clip(0, len(face)), high.clip(0, len(face))
-    if (high <= low).any():
-        return
-    shape = (high[1] - low[1], high[0] - low[0])
+    low, high = low.clip(0, size), high.clip(0, size)
+    shape = tuple((high - low).clip(0)[::-1].tolist())
     opening, distances = np.zeros(shape, np.uint8), []
+    if (high <= low).any():
+        return None, opening, opening
     cv2.fillPoly(opening, [np.round(outline - low).astype(np.int32)], (1,))
     for lip in (outline[: half + 1], np.concatenate([outline[half:], outline[:1]])):
         line = np.ones(shape, np.uint8)
         cv2.polylines(line, [np.round(lip - low).astype(np.int32)], isClosed=False, color=(0,))
         distances.append(cv2.distanceTransform(line, cv2.DIST_L2, 5))
     depth = distances[0] / np.maximum(distances[0] + distances[1], 1e-3)
-    share = ((depth - teeth) / _CAVITY_RAMP).clip(0, 1) * opening
-    share = cv2.GaussianBlur(share.astype(np.float32), (0, 0), max(0.5, _EDGE_SIGMA * len(face) / 2))[..., None]
-    lips = np.round(mesh[list(MESH_LIPS)]).astype(int).clip(0, len(face) - 1)
-    cavity = _CAVITY_LUMINANCE * _CAVITY_TINT * np.median(face[lips[:, 1], lips[:, 0]], axis=0)
-    window = face[low[1] : high[1], low[0] : high[0]]
-    window += share * (np.minimum(window, cavity) - window)
+    return (slice(low[1], high[1]), slice(low[0], high[0])), opening, depth
 
 
 def _skin_and_hair(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,12 @@ from functools import cache
 import cv2
 import numpy as np
 
-from .landmarks import MESH_EYES, MESH_IRISES
+from .landmarks import MESH_EYES, MESH_IRISES, MESH_MOUTH
 from .semantic_map import mean_mesh
 
 POINTS = 468  # of a mesh without the irises
 _NOSE_TIP = 1
+_OPENING = 0.3  # height of the mouth in textures, in its widths, added to the mean mesh's
 _TRIANGLE_TOLERANCE = 1e-5  # barycentric distance outside a triangle up to which a pixel belongs to it
 _MAX_FOLD = 0.05  # side, as a share of the square's, of the largest hole in a silhouette that is a fold of lids or lips
 _STRETCHED, _FULLY_STRETCHED = 0.4, 0.2  # ratio of a texture's steps along and across from which it is smoothed
@@ -90,15 +91,33 @@ def _triangles() -> np.ndarray:
 @cache
 def texture_corners() -> tuple[np.ndarray, np.ndarray]:
     """Return the upper left and lower right corner of the texture square, in crop sides of the mean mesh."""
-    mean = mean_mesh(1)[:POINTS]
-    return mean.min(0), mean.max(0)
+    points = _open_mesh()[:POINTS]
+    return points.min(0), points.max(0)
+
+
+@cache
+def _open_mesh() -> np.ndarray:
+    """Return the mean mesh with a dropped jaw, (478, 2) in crop sides: between closed lips, teeth would be a line."""
+    mean = mean_mesh(1).astype(np.float64)
+    half = len(MESH_MOUTH) // 2
+    upper, lower = mean[list(MESH_MOUTH[: half + 1])], mean[[*MESH_MOUTH[:half:-1], MESH_MOUTH[half]]]
+    lower = np.vstack([upper[:1], lower])
+    line = (upper + lower) / 2
+    centre, width = (line[0, 0] + line[-1, 0]) / 2, line[-1, 0] - line[0, 0]
+    level, chin = mean[list(MESH_MOUTH), 1].mean(), mean[:POINTS, 1].max()
+    descent = ((mean[:, 1] - level) / (chin - level)).clip(0, 1)
+    reach = width / 2 + descent * (np.ptp(mean[:POINTS, 0]) / 2 - width / 2)
+    distance = (np.abs(mean[:, 0] - centre) / reach).clip(0, 1)
+    below = mean[:, 1] > np.interp(mean[:, 0], line[:, 0], line[:, 1])
+    mean[:, 1] += below * _OPENING * width * (1 - distance**3)
+    return mean.astype(np.float32)
 
 
 @cache
 def texture_mesh(size: int) -> np.ndarray:
-    """Return the mean mesh, (478, 2), in texels of a texture of side `size`."""
+    """Return the mean mesh with parted lips, (478, 2), in texels of a texture of side `size`."""
     low, high = texture_corners()
-    return ((mean_mesh(1) - low) / (high - low) * (size - 1) + 0.5).astype(np.float32)
+    return ((_open_mesh() - low) / (high - low) * (size - 1) + 0.5).astype(np.float32)
 
 
 @cache
@@ -219,6 +238,8 @@ def fill_folds(positions: np.ndarray) -> np.ndarray:
 def follow_gaze(positions: np.ndarray, source: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     """Shift positions within the eyes so that the source's irises appear where a mesh has them; the lids stay.
 
+    Eyes that face away from the camera are left out.
+
     Args:
         positions: (S, S, 2) positions on the source, from triangles without irises; -1 outside.
         source: (478, 2) mesh of the source.
@@ -229,6 +250,8 @@ def follow_gaze(positions: np.ndarray, source: np.ndarray, mesh: np.ndarray) -> 
     """
     shifted, size = positions.copy(), len(positions)
     for eye, iris in zip(MESH_EYES, MESH_IRISES, strict=True):
+        if _signed_area(mesh[list(eye)]) * _signed_area(source[list(eye)]) <= 0:
+            continue
         opening = np.zeros((size, size), np.uint8)
         cv2.fillPoly(opening, [np.round(mesh[list(eye)]).astype(np.int32)], (1,))
         opening[positions[..., 0] < 0] = 0
@@ -242,6 +265,12 @@ def follow_gaze(positions: np.ndarray, source: np.ndarray, mesh: np.ndarray) -> 
         shift = source[list(iris)].mean(0) - positions[row, column]
         shifted[rows, columns] += np.exp(-0.5 * distance**2)[:, None] * shift
     return shifted
+
+
+def _signed_area(outline: np.ndarray) -> float:
+    """Return the area of an outline, (N, 2), by the shoelace formula; its sign is that of the direction."""
+    x, y = outline.astype(np.float64).T
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
 def nearest_inside(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

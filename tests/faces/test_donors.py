@@ -134,6 +134,7 @@ def test_steady_lips(people: IdentityModel) -> None:
 
 
 def test_open_mouth_has_teeth(people: IdentityModel) -> None:
+    people.measures[:, 3] *= 3  # a quarter have open mouths
     closed = Donors(0, 0, 0, 0, 0)
     assert show_teeth(people, closed, REST, 5) == closed
     donors = show_teeth(people, closed, expression(mouth_open=0.3), 5)
@@ -148,6 +149,9 @@ def test_smiles_show_brighter_teeth(people: IdentityModel) -> None:
     for smile, low, high in ((0.15, -0.4, 0.1), (-0.1, -1.3, -0.9)):
         measures = expression(smile, 0.2)
         drawn = [show_teeth(people, Donors(20, 20, 20, 20, 20), measures, seed).inner for seed in range(20)]
+        assert low < people.teeth[drawn].min() <= people.teeth[drawn].max() < high
+    for teeth, low, high in ((-0.2, -0.5, 0.1), (-1.0, -1.3, -0.8)):
+        drawn = [show_teeth(people, Donors(20, 20, 20, 20, 20), measures, seed, teeth).inner for seed in range(20)]
         assert low < people.teeth[drawn].min() <= people.teeth[drawn].max() < high
     suitable = Donors(20, 20, 20, 39, 20)
     assert show_teeth(people, suitable, expression(0.15, 0.2), 1).inner == 39

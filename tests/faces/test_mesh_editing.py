@@ -4,7 +4,7 @@ import pytest
 from deid_diffusion.attributes.selection import MAP_ATTRIBUTES
 from deid_diffusion.attributes.vocabulary import VOCABULARY
 from deid_diffusion.faces import mesh_editing as editing
-from deid_diffusion.faces.landmarks import MESH_EYES, MESH_IRISES, MESH_OVAL, measure
+from deid_diffusion.faces.landmarks import MESH_EYES, MESH_IRISES, MESH_NOSE, MESH_OVAL, measure
 from deid_diffusion.faces.mesh_editing import neutralize_mesh, reshape_mesh, shape_mouth
 from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
 
@@ -213,7 +213,10 @@ def test_profiles_are_reshaped_less() -> None:
         """Return the share of the displacement to the other shape that is taken, over the inner points."""
         mesh, shape = mean_faces()[6 + turn] * 200, wide(0.95)
         full = np.linalg.norm(editing.with_expression(mesh, editing.project_shape(shape, mesh)) - mesh, axis=1)
-        return float((np.linalg.norm(reshape_mesh(mesh, shape, 200) - mesh, axis=1) / full.clip(1e-3))[INNER].mean())
+        taken = np.linalg.norm(reshape_mesh(mesh, shape, 200) - mesh, axis=1) / full.clip(1e-3)
+        across = mean_mesh(1)[:, 0] - mean_mesh(1)[10, 0]
+        near = [point for point in INNER if turn * across[point] <= 0]  # the far side is hidden
+        return float(taken[near].mean())
 
     assert abs(measure(mean_faces()[1]).yaw) > 0.9
     assert share(0) > 0.6
@@ -238,3 +241,34 @@ def test_misplaced_irises_are_moved_back() -> None:
     editing.keep_irises_inside(moved)
     position = (moved[rows].mean(0) - mesh[33]) @ (mesh[133] - mesh[33]) / width**2
     assert 0.2 < position < 0.35
+
+
+def test_far_side_of_a_profile_is_hidden() -> None:
+    profile = mean_faces()[-1] * 200
+    mesh = profile.copy()
+    side = np.sign(measure(mesh).yaw)
+    far = list(MESH_EYES[1] if side > 0 else MESH_EYES[0])
+    mesh[far, 0] += side * 20  # in front of the bridge of the nose
+    editing.hide_far_side(mesh, 200)
+    assert (side * (mesh[far, 0] - mesh[168, 0]) < 0).all()
+    near = list(MESH_EYES[0] if side > 0 else MESH_EYES[1])
+    assert np.array_equal(mesh[near], profile[near])
+    frontal = mean_mesh(200)
+    editing.hide_far_side(frontal, 200)
+    assert np.array_equal(frontal, mean_mesh(200))
+
+
+def test_exaggeration_is_bounded() -> None:
+    mesh, shape = mean_mesh(200), SHAPE.copy()
+    shape[list(MESH_NOSE)] += (0.03, 0, 0)
+    steps = [np.abs(reshape_mesh(mesh, shape, 200, share=share) - mesh).max() for share in (1.0, 1.3, 3.0)]
+    assert 0.5 < steps[1] - steps[0] < steps[2] - steps[0] < 4
+
+
+def test_depth_does_not_change_profiles() -> None:
+    angle = np.deg2rad(80)
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0]])
+    solid = np.column_stack([mean_mesh(1), 0.5 - 3 * np.abs(mean_mesh(1)[:, 0] - 0.5) ** 2]).astype(np.float32)
+    mesh = (solid @ turn.T * 200 + 100).astype(np.float32)
+    flat = solid * (1, 1, 0.5)
+    assert np.abs(editing.project_shape(flat, mesh) - mesh).max() < 1

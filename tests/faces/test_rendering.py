@@ -6,7 +6,7 @@ from deid_diffusion.faces import rendering
 from deid_diffusion.faces.landmarks import MESH_MOUTH
 from deid_diffusion.faces.lighting import FaceLight
 from deid_diffusion.faces.semantic_map import mean_mesh
-from deid_diffusion.faces.texture import silhouette
+from deid_diffusion.faces.texture import silhouette, texture_mesh
 
 SIZE = 128
 MESH = mean_mesh(SIZE)
@@ -92,10 +92,15 @@ def test_coloured_photo_has_no_tint(rng: np.random.Generator) -> None:
     assert np.array_equal(rendering.keep_tint(crop, photo, np.ones_like(ERASED)), crop)
 
 
-def test_darken_mouth() -> None:
+@pytest.fixture
+def open_mouth() -> np.ndarray:
     mesh = MESH.copy()
     mesh[list(MESH_MOUTH[11:]), 1] += 20
-    face = uniform((0.6,))
+    return mesh
+
+
+def test_darken_mouth(open_mouth: np.ndarray) -> None:
+    mesh, face = open_mouth, uniform((0.6,))
     rendering.darken_mouth(face, mesh)
     x, top, bottom = int(mesh[13, 0]), int(np.ceil(mesh[13, 1])), int(mesh[14, 1])
     assert face[bottom - 2, x, 0] < 0.35
@@ -103,6 +108,41 @@ def test_darken_mouth() -> None:
     outside = np.ones((SIZE, SIZE), bool)
     outside[top - 6 : bottom + 6] = False
     assert (face[outside] == np.float32(0.6)).all()
-    closed = uniform((0.6,))
-    rendering.darken_mouth(closed, MESH)
-    assert (closed == np.float32(0.6)).all()
+    full = uniform((0.6,))
+    rendering.darken_mouth(full, mesh, rendering.Teeth(0.0, 1.0, (0, 0, 0)))
+    assert (full == np.float32(0.6)).all()
+
+
+def test_mouth_takes_the_colour_of_teeth() -> None:
+    texture = np.full((64, 64, 3), -0.2, np.float32)
+    changed = rendering.match_mouth(texture, rendering.Teeth(0.0, 0.5, (0.0, 0.1, 0.2)))
+    x, y = texture_mesh(64)[list(MESH_MOUTH)].mean(0).astype(int)
+    assert changed[y, x] == pytest.approx([0.0, 0.1, 0.2], abs=0.02)
+    assert np.array_equal(changed[:32], texture[:32])
+
+
+@pytest.mark.parametrize("extent", [0.0, 0.5, 1.0])
+def test_teeth_are_read(open_mouth: np.ndarray, extent: float) -> None:
+    crop, skin = uniform((150, 110, 90), np.uint8), uniform((150, 110, 90), np.uint8)
+    top, bottom = open_mouth[13, 1], open_mouth[14, 1]
+    rows = np.arange(SIZE)[:, None, None]
+    crop = np.where((rows > top - 1) & (rows < bottom + 1), np.uint8(15), crop)
+    crop = np.where((rows > top - 1) & (rows < top + extent * (bottom - top)), np.uint8(200), crop)
+    light = rendering.read_light(skin, open_mouth)
+    teeth = rendering.read_teeth(crop, open_mouth, light)
+    assert teeth is not None
+    assert abs(teeth.extent - extent) <= 0.25
+    assert (teeth.brightness > 0.2) == (extent == 1)
+    if extent:
+        assert teeth.colour[2] > teeth.colour[0] > 0.1  # white teeth are bluer than skin
+    assert (teeth.brightness < -1) == (extent == 0)
+    shut = open_mouth.copy()
+    shut[list(MESH_MOUTH[11:])] = shut[list(MESH_MOUTH[9:0:-1])]
+    assert rendering.read_teeth(crop, shut, light) is None
+    assert rendering.read_teeth(crop, open_mouth, None) is None
+
+
+def test_closed_mouth() -> None:
+    face = uniform((0.6,))
+    rendering.darken_mouth(face, MESH)
+    assert (face == np.float32(0.6)).all()

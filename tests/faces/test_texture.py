@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from deid_diffusion.faces import texture as module
-from deid_diffusion.faces.landmarks import MESH_IRISES
+from deid_diffusion.faces.landmarks import MESH_EYES, MESH_IRISES, MESH_MOUTH, measure
 from deid_diffusion.faces.semantic_map import mean_faces, mean_mesh
 
 
@@ -54,6 +54,14 @@ def test_coordinates_and_mirrored_points() -> None:
     inside = uv[..., 0] >= 0
     assert inside.mean() > 0.6
     assert -0.02 <= uv[inside].min() < uv[inside].max() <= 1.02
+
+
+def test_mouth_of_textures_is_open() -> None:
+    frame, mean = module.texture_mesh(256), mean_mesh(1)
+    assert measure(frame).mouth_open > 0.2 > measure(mean).mouth_open
+    scale, offset = np.polyfit(mean[list(MESH_EYES[0]), 1], frame[list(MESH_EYES[0]), 1], 1)
+    upper = list(MESH_MOUTH[:11])
+    assert np.abs(frame[upper, 1] - scale * mean[upper, 1] - offset).max() < 1
 
 
 def test_silhouette_of_a_profile() -> None:
