@@ -30,7 +30,7 @@ from ..models.attribute_adapter import AttributeAdapter
 from ..models.face_encoder import FaceEncoder
 from ..models.identity_model import IdentityModel
 from ..results import FaceRecord
-from .inputs import check_counts, check_positive, join, resize_area, texts_for
+from .inputs import check_counts, check_positive, join, match_precision, resize_area, texts_for
 from .publishing import use_installed_classes, write_portable
 
 if TYPE_CHECKING:
@@ -40,13 +40,6 @@ if TYPE_CHECKING:
 
 ERASED = 0.5
 """Value of masked pixels in the generator's input, 0..1: mid-grey, as in the training of SD's inpainting models."""
-
-
-def _match_precision(encoder: Any, unet: Any) -> None:
-    """Convert a half-precision encoder of a single-precision UNet: transformers 5 loads it as it was saved."""
-    quantized = getattr(encoder, "quantization_method", None) is not None
-    if encoder is not None and unet is not None and unet.dtype == torch.float32 != encoder.dtype and not quantized:
-        encoder.float()
 
 
 @dataclass
@@ -102,7 +95,7 @@ class FaceDeidPipeline(StableDiffusionControlNetInpaintPipeline):
         if control not in CONTROLS:
             raise ValueError(f"control: expected one of {', '.join(CONTROLS)}, got {control!r}")
         for encoder in (text_encoder, phrase_encoder, image_encoder):
-            _match_precision(encoder, unet)
+            match_precision(encoder, unet)
         super().__init__(
             vae, text_encoder, tokenizer, unet, controlnet, scheduler, safety_checker, feature_extractor, image_encoder,
             requires_safety_checker,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-if TYPE_CHECKING:
-    pass
 
 
 def resize_area(pictures: torch.Tensor, size: int) -> torch.Tensor:
@@ -53,3 +50,10 @@ def check_counts(**given: torch.Tensor | list[str] | None) -> None:
     counts = {name: len(value) for name, value in given.items() if value is not None}
     if len(set(counts.values())) > 1:
         raise ValueError(f"expected the same number of each, got {', '.join(f'{v} {k}' for k, v in counts.items())}")
+
+
+def match_precision(encoder: Any, unet: Any) -> None:
+    """Convert a half-precision encoder of a single-precision UNet: transformers 5 loads it as it was saved."""
+    quantized = getattr(encoder, "quantization_method", None) is not None
+    if encoder is not None and unet is not None and unet.dtype == torch.float32 != encoder.dtype and not quantized:
+        encoder.float()
