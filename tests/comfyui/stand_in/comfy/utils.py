@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.comfyui.stand_in.comfy import model_management
+from comfy import model_management
 
 shown: list[tuple[int, int, Any]] = []  # what was shown, for tests
 hooks: list[Callable[[], None]] = []  # called at each update, for tests
