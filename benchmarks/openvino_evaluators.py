@@ -41,10 +41,11 @@ class Detector:
         scale = min(1.0, MAX_SIDE / max(image.shape[:2]))
         small = cv2.resize(image[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         self._net.setInputSize(small.shape[1::-1])
-        rows = self._net.detect(small)[1]
+        faces = self._net.detect(small)[1]
+        rows = [] if faces is None else (faces / np.array([scale] * 14 + [1])).tolist()
         return [
             Detection((x, y, x + w, y + h), score, "yunet", np.array(points, np.float32).reshape(5, 2))
-            for x, y, w, h, *points, score in ([] if rows is None else rows / np.array([scale] * 14 + [1])).tolist()
+            for x, y, w, h, *points, score in rows
         ]
 
 

@@ -36,7 +36,7 @@ _MOUTH_SCALES = {"smile": 0.05, "mouth_open": 0.08}  # `FaceMeasures` difference
 _EYE_SCALES = {"eyes_open": 0.07}
 _MOUTH_AT_REST = {"smile": 0.05, "mouth_open": 0.0}
 _MOUTH_WEIGHT = 5  # of the expression in the choice of the mouth
-_MAX_EXPRESSION_COST = 4.0  # of a measure: for extreme expressions no donor fits
+_MAX_EXPRESSION_COST, _MAX_MOUTH_COST = 4.0, 9.0  # of a measure: for extreme expressions no donor fits
 _SMILE_GAIN, _MAX_AMPLIFIED_SMILE = 1.5, 0.13  # donors smile more than their mixtures; `FaceMeasures.smile`
 _PARTED_LIPS = 0.06  # `FaceMeasures.mouth_open` from which teeth are visible
 _MAX_DONOR_MOUTH_OPEN = 0.24  # `FaceMeasures.mouth_open` of the donors of wider mouths
@@ -46,6 +46,7 @@ _MIN_EYE_WHITE = -0.5  # `IdentityModel.eye_whites` below which eyes cost someth
 _MAX_ASYMMETRY = 0.85  # `IdentityModel.asymmetry` above which regions cost something
 _TEETH_AT_REST, _TEETH_PER_SMILE, _TEETH_RANGE = -0.8, 6.0, (-1.2, -0.1)  # expected `IdentityModel.teeth`
 _TEETH_SCALE, _MAX_TEETH_COST = 0.3, 6.0  # difference of `IdentityModel.teeth` that costs 1; most, of a mouth's donor
+_MAX_OWN_TEETH_COST = 4.0  # above which lips show another donor's teeth
 _EXCLUDED = 1e6  # cost of people who must not be drawn
 _WITH_GLASSES, _WITHOUT_GLASSES = 0.75, 0.25  # probability of glasses from which, and up to which, people count
 _GLASSES_PRIOR = 0.15  # share of people who wear glasses
@@ -238,7 +239,9 @@ def draw_donors(
     penalties = _asymmetry_costs(model, "mouth") + np.where(_column(model, "mouth_open") > _TOO_OPEN, _EXCLUDED, 0)
     if expression.mouth_open >= _PARTED_LIPS and not steady:
         penalties = penalties + np.minimum(_teeth_costs(model, expression, teeth), _MAX_TEETH_COST)
-    mouth = _draw(matching + _MOUTH_WEIGHT * mouths + penalties, _MOUTH_PERPLEXITY, rng, widening)
+    penalties = penalties + _MOUTH_WEIGHT * _expression_costs(model, lips, _MOUTH_SCALES, _MAX_MOUTH_COST)
+    # few mouths fit: other attributes count half, and later candidates differ in the other regions
+    mouth = _draw(0.5 * matching + penalties, _MOUTH_PERPLEXITY, rng, 1)
     emphasis = _EMPHASIS + min(_EMPHASIS_STEP * attempt, _MAX_EXTRA_EMPHASIS)
     return show_teeth(model, Donors(skin, eyes, nose, mouth, mouth, emphasis), expression, seed, teeth)
 
@@ -261,7 +264,7 @@ def show_teeth(
         return replace(donors, inner=donors.mouth)
     costs = _teeth_costs(model, expression, teeth)
     openings = _column(model, "mouth_open")
-    if openings[donors.mouth] >= _PARTED_LIPS and costs[donors.mouth] < 1:
+    if openings[donors.mouth] >= _PARTED_LIPS and costs[donors.mouth] < _MAX_OWN_TEETH_COST:
         return replace(donors, inner=donors.mouth)
     unsuitable = (openings < _PARTED_LIPS) | (openings > _TOO_OPEN)
     costs = costs + _ODDITY_COST * _column(model, "oddity") + np.where(unsuitable, _EXCLUDED, 0)
@@ -317,10 +320,12 @@ def _perplexity(odds: np.ndarray) -> float:
     return float(np.exp(-(odds * np.log(odds.clip(1e-12))).sum()))
 
 
-def _expression_costs(model: IdentityModel, expression: FaceMeasures, scales: Mapping[str, float]) -> np.ndarray:
+def _expression_costs(
+    model: IdentityModel, expression: FaceMeasures, scales: Mapping[str, float], bound: float = _MAX_EXPRESSION_COST
+) -> np.ndarray:
     """Return (N,) sums of squared, scaled and bounded differences of `FaceMeasures`."""
     differences = [(_column(model, name) - getattr(expression, name)) / scale for name, scale in scales.items()]
-    return sum(np.minimum(difference**2, _MAX_EXPRESSION_COST) for difference in differences)
+    return sum(np.minimum(difference**2, bound) for difference in differences)
 
 
 def _mismatch(model: IdentityModel, person: int) -> np.ndarray:

@@ -22,6 +22,7 @@ _OBJECT_CHROMA = 0.42  # chroma residual below the brows that neither skin nor b
 _MIN_SKIN_SHARE = 0.02  # of the crop
 _MIN_WIDTH = 0.02  # of an occluder, in crop sides
 _MIN_AREA = 0.004  # of an occluder, as a share of the crop
+_FRINGE_WIDTH = 9  # pixels, of an occluder above the brows: thinner strands end as dashes on the forehead
 _MAX_COVERED = 0.6  # share of the face above which the result is unreliable
 _EDGE_WIDTH = 9  # pixels along the silhouette's edge that an occluder has to reach
 _GROWTH_REACH, _MAX_COLOUR_DIFFERENCE = 25, 0.12  # growth past the silhouette: pixels, and colours in 0..1
@@ -64,7 +65,11 @@ def find_occluders(photo: np.ndarray, mesh: np.ndarray, matrix: np.ndarray, size
     regions = cv2.morphologyEx(((residual > 1) & skin).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
     regions = cv2.morphologyEx(regions, cv2.MORPH_OPEN, kernel)
     occluders = _select_regions(regions > 0, inside, inside & (residual < _CERTAIN_SKIN))
-    return None if occluders is None else _grow(occluders, inside, crop, above)
+    if occluders is None:
+        return None
+    wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_FRINGE_WIDTH, _FRINGE_WIDTH))
+    occluders &= ~above | (cv2.morphologyEx(occluders.astype(np.uint8), cv2.MORPH_OPEN, wide) > 0)
+    return _grow(occluders, inside, crop, above) if occluders.any() else None
 
 
 def _skin_residual(crop: np.ndarray, uv: np.ndarray, skin: np.ndarray, above: np.ndarray) -> np.ndarray:

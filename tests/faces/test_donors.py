@@ -151,7 +151,9 @@ def test_smiles_show_brighter_teeth(people: IdentityModel) -> None:
         drawn = [show_teeth(people, Donors(20, 20, 20, 20, 20), measures, seed).inner for seed in range(20)]
         assert low < people.teeth[drawn].min() <= people.teeth[drawn].max() < high
     for teeth, low, high in ((-0.2, -0.5, 0.1), (-1.0, -1.3, -0.8)):
-        drawn = [show_teeth(people, Donors(20, 20, 20, 20, 20), measures, seed, teeth).inner for seed in range(20)]
+        lips = 5 if teeth > -0.5 else 35  # whose own teeth do not suit
+        donors = Donors(20, 20, 20, lips, lips)
+        drawn = [show_teeth(people, donors, measures, seed, teeth).inner for seed in range(20)]
         assert low < people.teeth[drawn].min() <= people.teeth[drawn].max() < high
     suitable = Donors(20, 20, 20, 39, 20)
     assert show_teeth(people, suitable, expression(0.15, 0.2), 1).inner == 39
