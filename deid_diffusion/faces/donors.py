@@ -43,6 +43,7 @@ _MAX_DONOR_MOUTH_OPEN = 0.24  # `FaceMeasures.mouth_open` of the donors of wider
 _TOO_OPEN = 0.36  # `FaceMeasures.mouth_open` above which a texture's lips are the tongue
 _MAX_CLOSED_EYES_OPEN = 0.2  # `FaceMeasures.eyes_open` below which eyes may be closed
 _MIN_EYE_WHITE = -0.5  # `IdentityModel.eye_whites` below which eyes cost something
+_MAX_EYE_HIGHLIGHT, _HIGHLIGHT_COST = 0.18, 80.0  # `IdentityModel.eye_highlights` above which a unit of them costs that
 _MAX_ASYMMETRY = 0.85  # `IdentityModel.asymmetry` above which regions cost something
 _TEETH_AT_REST, _TEETH_PER_SMILE, _TEETH_RANGE = -0.8, 6.0, (-1.2, -0.1)  # expected `IdentityModel.teeth`
 _TEETH_SCALE, _MAX_TEETH_COST = 0.3, 6.0  # difference of `IdentityModel.teeth` that costs 1; most, of a mouth's donor
@@ -233,7 +234,7 @@ def draw_donors(
     matching = costs + 0.5 * _mismatch(model, skin)
     eyes = nose = skin
     if not glasses:  # frames must not be cut at the regions' edges
-        eye_costs = matching + lids + _asymmetry_costs(model, "eyes") + _dark_eye_costs(model)
+        eye_costs = matching + lids + _asymmetry_costs(model, "eyes") + _eye_costs(model)
         eyes = _draw(eye_costs, _FEATURE_PERPLEXITY, rng, widening)
         nose = _draw(matching, _FEATURE_PERPLEXITY, rng, widening)
     penalties = _asymmetry_costs(model, "mouth") + np.where(_column(model, "mouth_open") > _TOO_OPEN, _EXCLUDED, 0)
@@ -288,9 +289,10 @@ def _asymmetry_costs(model: IdentityModel, region: str) -> np.ndarray:
     return _ODDITY_COST * (model.asymmetry(region) - _MAX_ASYMMETRY).clip(0)
 
 
-def _dark_eye_costs(model: IdentityModel) -> np.ndarray:
-    """Return (N,) costs of narrow eyes without visible white, which would be black when opened wide."""
-    return _ODDITY_COST * (_MIN_EYE_WHITE - model.eye_whites).clip(0)
+def _eye_costs(model: IdentityModel) -> np.ndarray:
+    """Return (N,) costs of narrow eyes without visible white, black when opened wide, and of highlights around eyes."""
+    highlights = _HIGHLIGHT_COST * (model.eye_highlights - _MAX_EYE_HIGHLIGHT).clip(0)
+    return _ODDITY_COST * (_MIN_EYE_WHITE - model.eye_whites).clip(0) + highlights
 
 
 def _donor_smile(smile: float) -> float:

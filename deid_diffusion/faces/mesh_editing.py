@@ -62,7 +62,7 @@ _MIN_IRIS_TO_CORNER, _MAX_IRIS_OFF_AXIS = 0.28, 0.12  # of an iris, along and ac
 _HIDING_YAW = 0.95  # `FaceMeasures.yaw` from which the far side is hidden
 _HIDING_DEPTH, _MIDLINE_TOLERANCE = 0.015, 0.005  # of hidden points behind the contour, and of the midline, crop sides
 _MAX_DISPLACEMENT = 0.2  # crop sides
-_MAX_OVERSHOOT = 0.012  # of a displacement past the shape, likewise
+_MAX_OVERSHOOT = 0.02  # of a displacement past the shape, likewise
 
 
 @dataclass(frozen=True)

@@ -193,13 +193,28 @@ class IdentityModel(ModelMixin, ConfigMixin):
         """Brightness of the brightest eighth between the lids, (N,) float32, as in textures."""
         return np.quantile(self._values_within(MESH_EYES), 7 / 8, axis=1).astype(np.float32)
 
+    @cached_property
+    def eye_highlights(self) -> np.ndarray:
+        """Brightness of the brightest fiftieth of the skin around the eyes, (N,) float32, as in textures."""
+        side = int(self.config.texels)
+        around = ((region_weight("eyes", side) > 0.5) & self._light).astype(np.uint8)
+        for eye in MESH_EYES:
+            lids = np.round(texture_mesh(side)[list(eye)]).astype(np.int32)
+            cv2.fillPoly(around, [lids], (0,))
+            cv2.polylines(around, [lids], isClosed=True, color=(0,), thickness=max(1, side // 50))
+        return np.quantile(self._values_at(around), 0.98, axis=1).astype(np.float32)
+
     def _values_within(self, outlines: Sequence[Sequence[int]]) -> np.ndarray:
         """Return (N, n) luminances of the texels within outlines on the mesh."""
         side = int(self.config.texels)
         opening = np.zeros((side, side), np.uint8)
         for outline in outlines:
             cv2.fillPoly(opening, [np.round(texture_mesh(side)[list(outline)]).astype(np.int32)], (1,))
-        texels = torch.from_numpy(np.flatnonzero(opening[self._light]))
+        return self._values_at(opening)
+
+    def _values_at(self, mask: np.ndarray) -> np.ndarray:
+        """Return (N, n) luminances of the face's texels where a (T, T) mask is not 0."""
+        texels = torch.from_numpy(np.flatnonzero(mask[self._light]))
         modes = self.modes[:, texels].float().cpu()
         return (self.mean[texels].float().cpu() + self.codes.float().cpu() @ modes).numpy()
 

@@ -170,7 +170,16 @@ def test_unsuitable_regions_avoided(people: IdentityModel, monkeypatch: pytest.M
 
 
 def test_eyes_without_white_are_avoided(people: IdentityModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    people.eye_highlights = np.zeros(len(people), np.float32)
     people.measures[:, [0, 1]] = torch.tensor([1.0, 30.0])
     monkeypatch.setattr(IdentityModel, "asymmetry", lambda model, region: np.zeros(len(model)))
     people.eye_whites = np.where(np.arange(len(people)) < 20, -0.7, -0.2).astype(np.float32)
+    assert np.mean([draw(people, seed).eyes < 20 for seed in range(40)]) < 0.15
+
+
+def test_highlights_around_eyes_are_avoided(people: IdentityModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    people.measures[:, [0, 1]] = torch.tensor([1.0, 30.0])
+    monkeypatch.setattr(IdentityModel, "asymmetry", lambda model, region: np.zeros(len(model)))
+    people.eye_whites = np.zeros(len(people), np.float32)
+    people.eye_highlights = np.where(np.arange(len(people)) < 20, 0.4, 0.1).astype(np.float32)
     assert np.mean([draw(people, seed).eyes < 20 for seed in range(40)]) < 0.15

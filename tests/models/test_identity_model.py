@@ -106,3 +106,14 @@ def test_teeth_and_eye_whites(people: IdentityModel) -> None:
     people.codes.zero_()
     assert people.eye_whites == pytest.approx(0.2, abs=0.02)
     assert people.teeth == pytest.approx(-0.3, abs=0.02)
+
+
+def test_eye_highlights(people: IdentityModel) -> None:
+    people.codes.zero_()
+    eye = texture_mesh(32)[list(MESH_EYES[0])]
+    for stripe in (-0.3, 0.5):
+        texture = np.full((32, 32, 3), -0.3, np.float32)
+        texture[int(eye[:, 1].min()) - 2, int(eye[:, 0].min()) : int(eye[:, 0].max())] = stripe
+        people.mean.copy_(torch.from_numpy(people.pack(texture)))
+        vars(people).pop("eye_highlights", None)
+        assert people.eye_highlights == pytest.approx(stripe, abs=0.15)
