@@ -43,7 +43,8 @@ _MOUTH_SHAPES: Mapping[str, tuple[float | None, float | None]] = {
 }
 _LID_SCALES: Mapping[str, float] = {"eyes closed": 0.2, "eyes open": 1.0}  # word -> factor on the opening's height
 
-_TOP, _CHIN = 10, 152
+_TOP, _CHIN, _NOSE_TIP = 10, 152, 1
+_CHEEKS = (234, 454)  # outermost points, right and left
 _MIDLINE = (
     10, 151, 9, 8, 168, 6, 197, 195, 5, 4, 1, 19, 94, 2, 164, 0, 11, 12, 13, 14, 15, 16, 17, 18, 200, 199, 175, 152,
 )  # fmt: skip
@@ -59,8 +60,12 @@ _MAX_SHUT_EYES_OPEN, _MIN_NARROW_EYES_OPEN = (
     0.19,
 )  # `FaceMeasures.eyes_open` of eyes that are shut, and that stay open
 _MIN_IRIS_TO_CORNER, _MAX_IRIS_OFF_AXIS = 0.28, 0.12  # of an iris, along and across the line of the corners, eye widths
-_HIDING_YAW = 0.95  # `FaceMeasures.yaw` from which the far side is hidden
-_HIDING_DEPTH, _MIDLINE_TOLERANCE = 0.015, 0.005  # of hidden points behind the contour, and of the midline, crop sides
+_MIN_OVERHANG = 0.12  # of a profile's nose past its far cheek, likewise: less turned faces show both eyes
+_HIDING_DEPTH, _HIDDEN_SCALE = (
+    0.015,
+    0.3,
+)  # of hidden points behind the contour, crop sides, and scale of their distance
+_MIDLINE_TOLERANCE = 0.005  # crop sides
 _MAX_DISPLACEMENT = 0.2  # crop sides
 _MAX_OVERSHOOT = 0.02  # of a displacement past the shape, likewise
 
@@ -336,7 +341,7 @@ def reshape_mesh(
 
 
 def hide_far_side(mesh: np.ndarray, size: int) -> None:
-    """Move a profile's points beyond its midline, the contour, behind it, in place.
+    """Move the far side of a profile behind its midline, the contour, in place.
 
     Landmarkers put the far eye in front of the bridge of the nose, where it would be drawn.
 
@@ -345,19 +350,19 @@ def hide_far_side(mesh: np.ndarray, size: int) -> None:
         size: side of the crop, in pixels.
     """
     yaw = measure(mesh).yaw
-    if abs(yaw) < _HIDING_YAW:
-        return
     axis = mesh[_CHIN] - mesh[_TOP]
     down = axis / max(float(np.linalg.norm(axis)), 1e-6)
     across = np.array([down[1], -down[0]]) * np.sign(yaw)  # towards the far side
     height, reach = mesh @ down, mesh @ across
+    if abs(yaw) < 1 or reach[_NOSE_TIP] - reach[_CHEEKS[int(yaw > 0)]] < _MIN_OVERHANG * size:
+        return
     order = np.argsort(height[list(_MIDLINE)])
     midline = np.array(_MIDLINE)[order]
     contour = np.interp(height, height[midline], reach[midline])
     mean = mean_mesh(1)[:, 0]
-    far = (mean - mean[_TOP]) * np.sign(yaw) > _MIDLINE_TOLERANCE
-    excess = (reach - (contour - _HIDING_DEPTH * size)).clip(0) * far
-    mesh -= (2 * excess[:, None] * across).astype(mesh.dtype)  # mirrored: triangles between them face away
+    beyond = (mean - mean[_TOP]) * np.sign(yaw)
+    hidden = contour - (_HIDING_DEPTH + _HIDDEN_SCALE * beyond) * size  # mirrored: triangles between them face away
+    mesh -= ((reach - hidden)[:, None] * across * (beyond > _MIDLINE_TOLERANCE)[:, None]).astype(mesh.dtype)
 
 
 def _profile_share(mesh: np.ndarray) -> float:
