@@ -259,7 +259,7 @@ def show_teeth(
         donors: donors of the new person.
         expression: measures of the new face.
         seed: as of `draw_donors`.
-        teeth: likewise.
+        teeth: as of `draw_donors`.
     """
     if expression.mouth_open < _PARTED_LIPS:
         return replace(donors, inner=donors.mouth)

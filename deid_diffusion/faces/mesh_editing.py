@@ -60,11 +60,9 @@ _MAX_SHUT_EYES_OPEN, _MIN_NARROW_EYES_OPEN = (
     0.19,
 )  # `FaceMeasures.eyes_open` of eyes that are shut, and that stay open
 _MIN_IRIS_TO_CORNER, _MAX_IRIS_OFF_AXIS = 0.28, 0.12  # of an iris, along and across the line of the corners, eye widths
-_MIN_OVERHANG = 0.12  # of a profile's nose past its far cheek, likewise: less turned faces show both eyes
-_HIDING_DEPTH, _HIDDEN_SCALE = (
-    0.015,
-    0.3,
-)  # of hidden points behind the contour, crop sides, and scale of their distance
+_MIN_OVERHANG = 0.12  # of a profile's nose past its far cheek, in crop sides: less turned faces show both eyes
+_HIDING_DEPTH = 0.015  # of hidden points behind the contour, in crop sides
+_HIDDEN_SCALE = 0.3  # of their distance to it
 _MIDLINE_TOLERANCE = 0.005  # crop sides
 _MAX_DISPLACEMENT = 0.2  # crop sides
 _MAX_OVERSHOOT = 0.02  # of a displacement past the shape, likewise

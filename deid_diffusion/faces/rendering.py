@@ -185,7 +185,7 @@ def match_mouth(texture: np.ndarray, teeth: Teeth) -> np.ndarray:
 def darken_mouth(face: np.ndarray, mesh: np.ndarray, teeth: Teeth | None = None) -> None:
     """Darken an open mouth below the upper teeth, in place.
 
-    In a texture the mouth is a slit, which stretched over an open mouth would show only teeth or tongue.
+    Where the original is dark, the donor's mouth may show teeth or tongue.
 
     Args:
         face: (S, S, 3) float32 RGB in 0..1.
@@ -210,8 +210,11 @@ def darken_mouth(face: np.ndarray, mesh: np.ndarray, teeth: Teeth | None = None)
 
 
 def _opening(mesh: np.ndarray, size: int) -> tuple[tuple[slice, slice] | None, np.ndarray, np.ndarray]:
-    """Return the rows and columns around a mouth's opening, None outside the crop, and for their pixels (H, W) uint8 1
-    within it, and (H, W) depths, 0 at the upper lip to 1 at the lower one.
+    """Find a mouth's opening.
+
+    Returns:
+        Rows and columns around it, None outside the crop; for their pixels, (H, W) uint8 that is 1 within it, and (H,
+        W) depths from 0 at the upper lip to 1 at the lower one.
     """
     half = len(MESH_MOUTH) // 2
     outline = mesh[list(MESH_MOUTH)]

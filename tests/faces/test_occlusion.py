@@ -68,3 +68,11 @@ def test_skin_between_strands_is_replaced() -> None:
         picture[100:112, column : column + 6] = RIBBON
     skin = (picture == SKIN).all(2) & (MASK.full() == 1)
     assert ((alpha_of(picture) < 0.5) & skin).sum() < 0.02 * skin.sum()
+
+
+def test_thin_strand_above_the_brows() -> None:
+    """It would end as a dash on the new forehead; the wide fringe that it hangs from stays."""
+    fringe, strand = (slice(0, 92), slice(40, 260)), (slice(92, 104), slice(146, 152))
+    alpha = alpha_of(photo(fringe, strand))
+    assert np.median(alpha[80:86, 130:170]) < 0.1
+    assert alpha[97:102, 147:151].min() > 0.9
